@@ -1,0 +1,43 @@
+"""The whole configuration of a campaign."""
+
+from pydantic import Field, model_validator
+
+from opsd_core.config.base import Section
+from opsd_core.config.judgement import EvaluationConfig, PromotionConfig
+from opsd_core.config.method import (
+    DistillationConfig,
+    FilterConfig,
+    OptimizerConfig,
+    RolloutConfig,
+    TeacherConfig,
+)
+from opsd_core.config.rules import check_rules
+from opsd_core.config.sources import DataConfig, ModelConfig, PromptConfig
+
+
+class CampaignConfig(Section):
+    """Everything that decides what a campaign computes."""
+
+    name: str = Field(
+        "opsd", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Campaign and registered-model name."
+    )
+    seed: int = Field(0, ge=0, description="Seed of everything that is drawn at random.")
+    iterations: int = Field(1, ge=1, le=1000, description="Iterations of roll out, distil, evaluate, gate.")
+    model: ModelConfig = Field(description="The policy's starting weights.")
+    data: DataConfig = Field(description="The dataset and its splits.")
+    prompts: PromptConfig = Field(PromptConfig(), description="Student and teacher templates.")
+    rollout: RolloutConfig = Field(RolloutConfig(), description="Sampling of completions.")
+    filter: FilterConfig = Field(FilterConfig(), description="Which completions are trained on.")
+    teacher: TeacherConfig = Field(TeacherConfig(), description="The teacher's weights, context and temperature.")
+    distillation: DistillationConfig = Field(DistillationConfig(), description="Divergence, targets, bound.")
+    optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW, schedule, steps.")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out measurement.")
+    promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
+    control: bool = Field(
+        False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."
+    )
+
+    @model_validator(mode="after")
+    def _cross_field_rules(self) -> "CampaignConfig":
+        check_rules(self)
+        return self

@@ -1,0 +1,94 @@
+"""Rollouts, teacher, divergence, optimiser: the method's settings."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from opsd_core.config.base import Section
+
+
+class RolloutConfig(Section):
+    """How completions are sampled."""
+
+    num_prompts: int = Field(64, ge=1, le=1_000_000, description="Training prompts per iteration.")
+    group_size: int = Field(1, ge=1, le=256, description="Completions per prompt.")
+    temperature: float = Field(1.0, gt=0, le=5, description="Sampling temperature.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass kept; 1 = all.")
+    top_k: int = Field(0, ge=0, description="Tokens kept before sampling; 0 = all.")
+    max_completion_length: int = Field(256, ge=1, le=131_072, description="Most tokens a completion may have.")
+    record_top_k: int = Field(32, ge=1, le=1024, description="Largest log-probabilities stored at each position.")
+    num_shards: int = Field(2, ge=1, le=1000, description="Rollout tasks per iteration; one stored object each.")
+    batch_size: int = Field(32, ge=1, le=4096, description="Completions decoded together.")
+
+
+class FilterConfig(Section):
+    """Which completions are trained on. Nothing is deleted; every drop is counted with its reason."""
+
+    drop_truncated: bool = Field(False, description="Leave out completions that hit max_completion_length.")
+    max_repetition: float = Field(
+        10.0, gt=1, description="Leave out completions whose text zlib compresses by more than this factor."
+    )
+    route: Literal["all", "incorrect_only", "correct_only"] = Field(
+        "all", description="Train on all graded completions, or only on wrong or right ones."
+    )
+
+
+class TeacherConfig(Section):
+    """Teacher = weights x context x transform."""
+
+    weights: Literal["initial", "previous", "ema", "live"] = Field(
+        "initial", description="Which weights teach: the campaign's first, the last promoted, an average, or the student's own."
+    )
+    context: Literal["reference", "shuffled_reference", "none"] = Field(
+        "reference", description="Privileged context; shuffled_reference (another item's) is a control."
+    )
+    template: str = Field(
+        "{{ question }}\n\n(The correct final answer is {{ privileged_context }}.)",
+        description="The user message the teacher sees when it has a context.",
+    )
+    reference: Literal["solution", "answer"] = Field("answer", description="What `privileged_context` holds.")
+    temperature: float = Field(1.0, gt=0, le=10, description="Divides the teacher's logits: <1 sharpens the target.")
+    ema_decay: float = Field(
+        0.99, ge=0, lt=1, description="weights=ema: teacher <- decay * teacher + (1 - decay) * policy, each step."
+    )
+
+
+class DistillationConfig(Section):
+    """The token-level divergence and its bound."""
+
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
+        "forward_kl", description="forward_kl = KL(teacher||student); reverse_kl = KL(student||teacher); jsd = generalised Jensen-Shannon."
+    )
+    beta: float = Field(
+        0.5, ge=0, le=1, description="jsd only: teacher's weight in the mixture; 0 = forward KL, 1 = reverse KL."
+    )
+    targets: Literal["recorded", "online"] = Field(
+        "recorded", description="recorded = teacher's top-k + tail, computed once and stored; online = full vocabulary, recomputed."
+    )
+    top_k: int = Field(32, ge=1, le=1024, description="recorded targets: teacher entries kept per position.")
+    temperature: float = Field(1.0, gt=0, le=10, description="Divides both sides' logits in the loss.")
+    bound: Literal["none", "token_reweight", "token_clip", "entry_clip"] = Field(
+        "token_reweight", description="Bound per token: detached reweighting keeps the gradient's direction."
+    )
+    bound_threshold: float = Field(1.0, gt=0, description="tau of the bound, in nats.")
+    skip_first_tokens: int = Field(0, ge=0, description="Completion tokens at the start that do not count.")
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule over the whole campaign."""
+
+    learning_rate: float = Field(1e-5, gt=0, le=1, description="Peak learning rate.")
+    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="Decay over all iterations' steps.")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1, description="Share of all steps with a rising rate.")
+    final_fraction: float = Field(0.1, ge=0, le=1, description="Rate at the end, as a share of the peak.")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Decoupled weight decay.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the first moment.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the second moment.")
+    eps: float = Field(1e-8, gt=0, description="Added to the denominator.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Global gradient-norm clip.")
+    num_steps: int = Field(20, ge=1, le=1_000_000, description="Optimiser steps per iteration.")
+    batch_size: int = Field(32, ge=1, le=65_536, description="Completions per optimiser step.")
+    microbatch_tokens: int = Field(
+        8192, ge=16, description="Most padded tokens (prompt + completion) in one forward pass; does not change the result."
+    )
+    checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")

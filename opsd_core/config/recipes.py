@@ -1,0 +1,79 @@
+"""Named recipes: partial configurations, merged deeply with a user's overrides.
+
+A recipe is the smallest dictionary that differs from the defaults; `resolve` is the one way from names to a config.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+from pydantic import ValidationError
+
+from opsd_core.config.campaign import CampaignConfig
+from opsd_core.errors import ConfigError
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "iterations": 3,
+    "model": {"source": "tiny", "dtype": "float32", "device": "cpu"},
+    "data": {"source": "tiny:addition", "size": 10_000, "validation_fraction": 0.05, "test_fraction": 0.05, "grader": "exact"},
+    "teacher": {"template": "{{ privileged_context }}|{{ question }}"},
+    "rollout": {"num_prompts": 1600, "max_completion_length": 4, "record_top_k": 8, "batch_size": 512},
+    "distillation": {"top_k": 8},
+    "optimizer": {"learning_rate": 1e-3, "schedule": "constant", "num_steps": 50, "batch_size": 64, "checkpoint_every": 25},
+    "evaluation": {"num_items": 250, "max_completion_length": 4, "batch_size": 512},
+}
+
+DEMO: dict[str, Any] = {
+    "name": "demo",
+    "iterations": 2,
+    "model": {"source": "smollm2"},
+    "data": {"source": "reasoning_gym:chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}},
+    "rollout": {"num_prompts": 128, "max_completion_length": 24},
+    "optimizer": {"learning_rate": 1e-4, "num_steps": 8, "batch_size": 16},
+    "evaluation": {"num_items": 100, "max_completion_length": 24},
+}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "demo": DEMO,
+    "tiny": TINY,
+}
+
+
+def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
+    """A new dictionary: `override` wins, nested dictionaries are merged key by key, siblings keep their values."""
+    merged = deepcopy(base)
+    for key, value in override.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = deep_merge(merged[key], value)
+        else:
+            merged[key] = deepcopy(value)
+    return merged
+
+
+def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
+    """The complete configuration of `recipe` with `overrides` merged in, left to right.
+
+    Raises ConfigError naming the unknown recipe, the unknown key, or the rule that is broken.
+    """
+    if recipe not in RECIPES:
+        raise ConfigError(f"recipe={recipe!r} does not exist. Available: {', '.join(sorted(RECIPES))}.")
+    values = RECIPES[recipe]
+    for override in overrides:
+        values = deep_merge(values, override)
+    try:
+        return CampaignConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(recipe, error)) from error
+
+
+def _explain(recipe: str, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors(include_url=False):
+        field = ".".join(str(part) for part in problem["loc"])
+        value = problem.get("input")
+        shown = "" if problem["type"] in ("value_error", "missing") else f" (value: {value!r:.80})"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key; see docs/configuration.md for the names that exist"
+        lines.append(f"{field + ': ' if field else ''}{message}{shown}")
+    return f"configuration of recipe {recipe!r} is refused: " + "; ".join(lines)

@@ -1,0 +1,114 @@
+"""Rules between settings, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opsd_core.config.campaign import CampaignConfig
+
+
+def _null_configuration(config: CampaignConfig) -> str | None:
+    teacher = config.teacher
+    no_asymmetry = teacher.context == "none" and teacher.temperature == 1.0
+    if no_asymmetry and not config.control:
+        return (
+            f"teacher.context=none with teacher.temperature=1.0 and teacher.weights={teacher.weights}: the teacher is the "
+            "student itself (or only an anchor to older weights), so the loss and its gradient are 0 and nothing can be "
+            "learned. Give the teacher an advantage (teacher.context=reference) or another temperature; "
+            "to run this as a control arm set control=true."
+        )
+    return None
+
+
+def _shuffled_is_a_control(config: CampaignConfig) -> str | None:
+    if config.teacher.context == "shuffled_reference" and not config.control:
+        return (
+            "teacher.context=shuffled_reference shows the teacher another item's answer; it measures the effect of the "
+            "format alone. Set control=true to run it as a control arm."
+        )
+    return None
+
+
+def _reference_needs_labels(config: CampaignConfig) -> str | None:
+    teacher, columns = config.teacher, config.data.columns
+    generated = ":" in config.data.source and not config.data.source.startswith("s3://")
+    if teacher.context == "none" or generated:
+        return None
+    if not getattr(columns, teacher.reference):
+        return (
+            f"teacher.context={teacher.context} shows the {teacher.reference}, but data.columns.{teacher.reference} is "
+            f"empty. Name the column, or set teacher.reference to the one the dataset has."
+        )
+    return None
+
+
+def _live_needs_online(config: CampaignConfig) -> str | None:
+    if config.teacher.weights in ("live", "ema") and config.distillation.targets == "recorded":
+        return (
+            f"teacher.weights={config.teacher.weights} changes at every optimiser step, but distillation.targets=recorded "
+            "stores the teacher's distribution once per iteration. Set distillation.targets=online."
+        )
+    return None
+
+
+def _recorded_reverse_kl(config: CampaignConfig) -> str | None:
+    if config.distillation.targets == "recorded" and config.distillation.divergence == "reverse_kl" and config.distillation.top_k < 8:
+        return (
+            f"distillation.divergence=reverse_kl on distillation.top_k={config.distillation.top_k} recorded teacher entries "
+            "sees almost nothing of the student's distribution. Use top_k >= 8 (64 is sensible) or targets=online."
+        )
+    return None
+
+
+def _near_limit_beta(config: CampaignConfig) -> str | None:
+    beta = config.distillation.beta
+    if config.distillation.divergence == "jsd" and (0.0 < beta < 0.05 or 0.95 < beta < 1.0):
+        return (
+            f"distillation.beta={beta}: the generalised JSD goes to 0 near its limits, so this trains about "
+            f"{1 / max(min(beta, 1 - beta), 1e-9):.0f} times more weakly than beta={round(beta)}. "
+            "Use 0 (forward KL), 1 (reverse KL) or a value in [0.05, 0.95]."
+        )
+    return None
+
+
+def _prompt_budget(config: CampaignConfig) -> str | None:
+    if config.optimizer.microbatch_tokens < config.rollout.max_completion_length:
+        return (
+            f"optimizer.microbatch_tokens={config.optimizer.microbatch_tokens} is below "
+            f"rollout.max_completion_length={config.rollout.max_completion_length}: not even one completion fits."
+        )
+    return None
+
+
+def _split_leaves_training_items(config: CampaignConfig) -> str | None:
+    held_out = config.data.validation_fraction + config.data.test_fraction
+    if held_out >= 0.95:
+        return f"data.validation_fraction + data.test_fraction = {held_out:.2f} leaves no items to train on; keep it below 0.95."
+    return None
+
+
+RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
+    _null_configuration,
+    _shuffled_is_a_control,
+    _reference_needs_labels,
+    _live_needs_online,
+    _recorded_reverse_kl,
+    _near_limit_beta,
+    _prompt_budget,
+    _split_leaves_training_items,
+)
+
+
+def violations(config: CampaignConfig) -> Iterator[str]:
+    """The reasons why this combination of settings is refused."""
+    for rule in RULES:
+        if reason := rule(config):
+            yield reason
+
+
+def check_rules(config: CampaignConfig) -> None:
+    """Raise ValueError with every violated rule at once (pydantic reports it as a validation error)."""
+    if reasons := list(violations(config)):
+        raise ValueError(" | ".join(reasons))

@@ -1,0 +1,40 @@
+"""Every error a user of opsd can meet.
+
+    OpsdError
+    ├── ConfigError    (ValueError)      a setting is unknown, out of bounds or contradicts another
+    ├── DataError      (ValueError)      a dataset, a row or a prompt cannot be used
+    ├── ModelError     (ValueError)      weights, tokenizer or template cannot be used
+    ├── IntegrityError (OSError)         stored bytes are missing, torn or not what their manifest says
+    ├── ServiceError   (ConnectionError) Prefect, MLflow or the object store does not answer or refuses
+    └── TrainingError  (RuntimeError)    training must not go on (non-finite loss, no signal, alarm)
+
+A message says what is wrong, the value, the rule, the likely cause, and the field to change.
+"""
+
+
+class OpsdError(Exception):
+    """Base of all errors that opsd raises on purpose."""
+
+
+class ConfigError(OpsdError, ValueError):
+    """A setting is unknown, out of bounds or contradicts another one."""
+
+
+class DataError(OpsdError, ValueError):
+    """A dataset, a row or a prompt cannot be used."""
+
+
+class ModelError(OpsdError, ValueError):
+    """Weights, a tokenizer or a chat template cannot be used."""
+
+
+class IntegrityError(OpsdError, OSError):
+    """Stored bytes are missing, torn or differ from what their manifest promises."""
+
+
+class ServiceError(OpsdError, ConnectionError):
+    """Prefect, MLflow or the object store does not answer, or refuses the credentials."""
+
+
+class TrainingError(OpsdError, RuntimeError):
+    """Training must not go on: non-finite numbers, no signal, or an alarm."""
