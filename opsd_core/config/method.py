@@ -56,19 +56,42 @@ class TeacherConfig(Section):
 class DistillationConfig(Section):
     """The token-level divergence and its bound."""
 
-    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
-        "forward_kl", description="forward_kl = KL(teacher||student); reverse_kl = KL(student||teacher); jsd = generalised Jensen-Shannon."
+    divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "entropy_mix", "sampled_token"] = Field(
+        "forward_kl",
+        description="forward_kl = KL(teacher||student); reverse_kl = KL(student||teacher); jsd = generalised "
+        "Jensen-Shannon; skew_kl = KL(teacher||mixture); entropy_mix = forward KL where the teacher hesitates, reverse KL "
+        "where it is sure; sampled_token = policy gradient on the sampled token.",
     )
     beta: float = Field(
         0.5, ge=0, le=1, description="jsd only: teacher's weight in the mixture; 0 = forward KL, 1 = reverse KL."
     )
+    normalise_beta: bool = Field(
+        False, description="jsd only: divide by beta (1 - beta), so that the limits of beta join the two KLs smoothly."
+    )
+    skew: float = Field(0.1, ge=0, lt=1, description="skew_kl only: teacher's weight in the mixture.")
+    entropy_threshold: float = Field(
+        0.8, ge=0, le=20, description="entropy_mix only: teacher entropy, in nats, at which both KLs weigh the same."
+    )
+    entropy_width: float = Field(
+        0.1, gt=0, le=10, description="entropy_mix only: nats over which forward KL takes over from reverse KL."
+    )
     targets: Literal["recorded", "online"] = Field(
         "recorded", description="recorded = teacher's top-k + tail, computed once and stored; online = full vocabulary, recomputed."
     )
-    top_k: int = Field(32, ge=1, le=1024, description="recorded targets: teacher entries kept per position.")
+    top_k_of: Literal["full", "teacher", "student", "union"] = Field(
+        "full",
+        description="online targets: compare the full vocabulary, or the top_k entries of a side (or both) and a tail. "
+        "Recorded targets always hold the teacher's.",
+    )
+    top_k: int = Field(32, ge=1, le=1024, description="Entries kept per position: of recorded targets, or of top_k_of.")
     temperature: float = Field(1.0, gt=0, le=10, description="Divides both sides' logits in the loss.")
-    bound: Literal["none", "token_reweight", "token_clip", "entry_clip"] = Field(
-        "token_reweight", description="Bound per token: detached reweighting keeps the gradient's direction."
+    scale_by_temperature_squared: bool = Field(
+        False, description="Multiply the loss by temperature squared, which partly restores the gradient's size."
+    )
+    bound: Literal["none", "token_reweight", "token_clip", "entry_clip", "ratio_clip"] = Field(
+        "token_reweight",
+        description="Bound per token: detached reweighting keeps the gradient's direction; token_clip drops it above "
+        "the threshold; ratio_clip clips log T - log S; entry_clip can reverse it and is for reproduction only.",
     )
     bound_threshold: float = Field(1.0, gt=0, description="tau of the bound, in nats.")
     skip_first_tokens: int = Field(0, ge=0, description="Completion tokens at the start that do not count.")

@@ -64,11 +64,12 @@ def _recorded_reverse_kl(config: CampaignConfig) -> str | None:
 
 def _near_limit_beta(config: CampaignConfig) -> str | None:
     beta = config.distillation.beta
-    if config.distillation.divergence == "jsd" and (0.0 < beta < 0.05 or 0.95 < beta < 1.0):
+    trap = 0.0 < beta < 0.05 or 0.95 < beta < 1.0
+    if config.distillation.divergence == "jsd" and trap and not config.distillation.normalise_beta:
         return (
             f"distillation.beta={beta}: the generalised JSD goes to 0 near its limits, so this trains about "
             f"{1 / max(min(beta, 1 - beta), 1e-9):.0f} times more weakly than beta={round(beta)}. "
-            "Use 0 (forward KL), 1 (reverse KL) or a value in [0.05, 0.95]."
+            "Use 0 (forward KL), 1 (reverse KL), a value in [0.05, 0.95], or distillation.normalise_beta=true."
         )
     return None
 
@@ -89,6 +90,26 @@ def _split_leaves_training_items(config: CampaignConfig) -> str | None:
     return None
 
 
+def _top_k_side_was_recorded(config: CampaignConfig) -> str | None:
+    distillation = config.distillation
+    if distillation.targets == "recorded" and distillation.top_k_of in ("student", "union"):
+        return (
+            f"distillation.top_k_of={distillation.top_k_of} with distillation.targets=recorded: only the teacher's largest "
+            "entries are stored, the student's are unknown until training. Use top_k_of=teacher, or targets=online."
+        )
+    return None
+
+
+def _sampled_token_has_no_entries(config: CampaignConfig) -> str | None:
+    distillation = config.distillation
+    if distillation.divergence == "sampled_token" and distillation.bound == "entry_clip":
+        return (
+            "distillation.bound=entry_clip clips the summands over the vocabulary, but distillation.divergence=sampled_token "
+            "has only one. Use bound=ratio_clip, which clips the advantage, or token_reweight."
+        )
+    return None
+
+
 RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
     _null_configuration,
     _shuffled_is_a_control,
@@ -98,6 +119,8 @@ RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
     _near_limit_beta,
     _prompt_budget,
     _split_leaves_training_items,
+    _top_k_side_was_recorded,
+    _sampled_token_has_no_entries,
 )
 
 

@@ -1,0 +1,113 @@
+"""The distillation objective: from hidden states and an output head to a loss and what to log.
+
+Reading order: types, divergences, bounds, supports, plain, fused. docs/objective.md has the equations.
+
+N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
+"""
+
+from dataclasses import fields, replace
+
+import torch
+from torch import Tensor
+
+from opsd_core.config.method import DistillationConfig
+from opsd_core.errors import DataError
+from opsd_core.objective.plain import plain_loss, working_dtype
+from opsd_core.objective.types import Head, HiddenTargets, ObjectiveResult, TopKTargets
+
+__all__ = ["Head", "HiddenTargets", "ObjectiveResult", "TopKTargets", "distillation_loss"]
+
+
+def distillation_loss(
+    student_hidden_NH: Tensor,
+    head: Head,
+    targets: TopKTargets | HiddenTargets,
+    token_ids_N: Tensor,
+    weights_N: Tensor,
+    config: DistillationConfig,
+) -> ObjectiveResult:
+    """How far the student is from the teacher, summed over tokens, with gradients to student hidden states and head.
+
+        s_n = log_softmax(logits(student_hidden_n) / T_loss)
+        t_n = log_softmax(logits(teacher_hidden_n) / (T_teacher * T_loss))     or recorded
+        loss_sum = sum_n weights_n * bound(D(s_n, t_n))
+
+    Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is no part of that
+    sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
+    they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input).
+
+    Raises DataError when shapes disagree, or when sampled_token gets recorded targets without sampled_logprob_N.
+    """
+    _check(student_hidden_NH, head, targets, token_ids_N, weights_N, config)
+    rows_R = weights_N.nonzero()[:, 0]
+    if len(rows_R) == 0:
+        return _nothing(student_hidden_NH, head, targets)
+    if len(rows_R) == len(weights_N):
+        return plain_loss(student_hidden_NH, head, targets, token_ids_N, weights_N, config)
+    result = plain_loss(
+        student_hidden_NH[rows_R], head, _select(targets, rows_R), token_ids_N[rows_R], weights_N[rows_R], config
+    )
+    return _expand(result, rows_R, len(weights_N))
+
+
+def _select(targets: TopKTargets | HiddenTargets, rows_R: Tensor) -> TopKTargets | HiddenTargets:
+    if isinstance(targets, HiddenTargets):
+        return replace(targets, hidden_NH=targets.hidden_NH[rows_R])
+    columns = {field.name: getattr(targets, field.name) for field in fields(targets)}
+    return TopKTargets(**{name: None if column is None else column[rows_R] for name, column in columns.items()})
+
+
+def _expand(result: ObjectiveResult, rows_R: Tensor, size: int) -> ObjectiveResult:
+    columns = {field.name: getattr(result, field.name) for field in fields(result)}
+    for name, column in columns.items():
+        if name != "loss_sum" and column is not None:
+            columns[name] = column.new_zeros(size).index_copy(0, rows_R, column)
+    return ObjectiveResult(**columns)
+
+
+def _nothing(student_hidden_NH: Tensor, head: Head, targets: TopKTargets | HiddenTargets) -> ObjectiveResult:
+    dtype = working_dtype(student_hidden_NH)
+    leaves = [student_hidden_NH, head.weight_VH] + ([] if head.bias_V is None else [head.bias_V])
+    zeros_N = torch.zeros(len(student_hidden_NH), dtype=dtype, device=student_hidden_NH.device)
+    no_teacher = isinstance(targets, TopKTargets) and targets.sampled_logprob_N is None
+    return ObjectiveResult(
+        sum(leaf[:0].sum().to(dtype) for leaf in leaves), *[zeros_N] * 5, None if no_teacher else zeros_N
+    )
+
+
+def _check(
+    student_hidden_NH: Tensor,
+    head: Head,
+    targets: TopKTargets | HiddenTargets,
+    token_ids_N: Tensor,
+    weights_N: Tensor,
+    config: DistillationConfig,
+) -> None:
+    if student_hidden_NH.dim() != 2 or head.weight_VH.dim() != 2 or student_hidden_NH.shape[1] != head.weight_VH.shape[1]:
+        raise DataError(
+            f"student_hidden_NH {tuple(student_hidden_NH.shape)} and head.weight_VH {tuple(head.weight_VH.shape)} must "
+            "be [N, H] and [V, H]: flatten the completion positions, and pass the head of the same model."
+        )
+    size = len(student_hidden_NH)
+    lengths = {"token_ids_N": len(token_ids_N), "weights_N": len(weights_N)}
+    if isinstance(targets, HiddenTargets):
+        lengths["targets.hidden_NH"] = len(targets.hidden_NH)
+        vocabulary, teacher_vocabulary = len(head.weight_VH), len(targets.head.weight_VH)
+        if vocabulary != teacher_vocabulary:
+            raise DataError(
+                f"The student's head has {vocabulary} entries and the teacher's {teacher_vocabulary}: distributions over "
+                "different vocabularies cannot be compared. Use a teacher with the student's tokenizer and padding."
+            )
+    else:
+        lengths["targets.ids_NK"], lengths["targets.logprobs_NK"] = len(targets.ids_NK), len(targets.logprobs_NK)
+        lengths["targets.tail_logprob_N"] = len(targets.tail_logprob_N)
+        if config.divergence == "sampled_token" and targets.sampled_logprob_N is None:
+            raise DataError(
+                "distillation.divergence=sampled_token needs the teacher's log-probability of each sampled token, and "
+                "these recorded targets hold none. Record sampled_logprob_N, or set distillation.targets=online."
+            )
+    if wrong := {name: length for name, length in lengths.items() if length != size}:
+        raise DataError(
+            f"student_hidden_NH has {size} rows but {wrong}: one row per completion token on every side. Check that "
+            "student and teacher positions are cut at the same completion."
+        )

@@ -1,0 +1,159 @@
+"""Divergences between a student S and a teacher T, entry by entry.
+
+Each function takes log-probabilities s = log S and t = log T of the same entries (whole vocabulary, or kept entries
+and tail) and returns
+
+    terms   l_v            the divergence of a token is sum_v l_v, in nats
+    slopes  dl_v / ds_v    with t constant
+
+From the slopes the gradient with respect to the student's logits z is  slope_v - S_v * sum_u slope_u.
+Log-probabilities must be finite: callers replace -inf by LOG_ZERO, so that 0 * log 0 is 0.
+
+N = tokens, E = entries
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from opsd_core.config.method import DistillationConfig
+
+LOG_ZERO = -1e30
+"""log 0 for arithmetic: exp gives exactly 0, and differences stay finite (-inf - -inf is nan)."""
+
+
+class Entries(NamedTuple):
+    """The summands of a divergence and their derivatives."""
+
+    terms_NE: Tensor
+    slopes_NE: Tensor
+
+
+def forward_kl(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> Entries:
+    """KL(T || S) = sum_v T_v (log T_v - log S_v): covers the teacher's modes.
+
+    Source: Hinton et al. 2015, arXiv:1503.02531; default of OPSD v3, arXiv:2601.18734.
+    """
+    teacher_NE = teacher_logprobs_NE.exp()
+    return Entries(teacher_NE * (teacher_logprobs_NE - student_logprobs_NE), -teacher_NE)
+
+
+def reverse_kl(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> Entries:
+    """KL(S || T) = sum_v S_v (log S_v - log T_v): seeks one of the teacher's modes.
+
+    Source: Gu et al. 2024 (MiniLLM), arXiv:2306.08543, token level.
+    """
+    student_NE = student_logprobs_NE.exp()
+    terms_NE = student_NE * (student_logprobs_NE - teacher_logprobs_NE)
+    return Entries(terms_NE, terms_NE + student_NE)
+
+
+def log_over_mixture(
+    student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor, teacher_share: float
+) -> tuple[Tensor, Tensor]:
+    """log S/M and log T/M for M = share * T + (1 - share) * S, exactly 0 where S = T.
+
+        d = t - s;  u = log1p(c * expm1(-|d|)),  c = 1 - share if d > 0 else share
+        log M = max(s, t) + u
+
+    logaddexp would lose the difference of two large numbers when S and T nearly agree.
+    """
+    difference_NE = teacher_logprobs_NE - student_logprobs_NE
+    share_of_smaller_NE = torch.where(difference_NE > 0, 1.0 - teacher_share, teacher_share)
+    u_NE = torch.log1p(share_of_smaller_NE * torch.expm1(-difference_NE.abs()))
+    return -difference_NE.clamp(min=0) - u_NE, difference_NE.clamp(max=0) - u_NE
+
+
+def jsd(
+    student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor, beta: float = 0.5, normalise: bool = False
+) -> Entries:
+    """Generalised Jensen-Shannon divergence; beta = 0 is forward KL and beta = 1 reverse KL.
+
+        M     = beta T + (1 - beta) S
+        JSD   = beta KL(T || M) + (1 - beta) KL(S || M)          <= log 2 at beta = 0.5
+        slope = (1 - beta) S log(S / M)
+
+    JSD itself goes to 0 at both ends: JSD / beta -> forward KL, JSD / (1 - beta) -> reverse KL. The loss scale
+    therefore jumps between beta = 0 and beta = 0.01, unless `normalise` divides by beta (1 - beta).
+
+    Raises ValueError for beta outside [0, 1]. Source: Agarwal et al. 2024 (GKD), eq. 1, arXiv:2306.13649.
+    """
+    if not 0.0 <= beta <= 1.0:
+        raise ValueError(f"distillation.beta={beta}: the mixture weight must be in [0, 1].")
+    if beta == 0.0:
+        return forward_kl(student_logprobs_NE, teacher_logprobs_NE)
+    if beta == 1.0:
+        return reverse_kl(student_logprobs_NE, teacher_logprobs_NE)
+    scale = 1.0 / (beta * (1.0 - beta)) if normalise else 1.0
+    log_s_over_m_NE, log_t_over_m_NE = log_over_mixture(student_logprobs_NE, teacher_logprobs_NE, beta)
+    slopes_NE = student_logprobs_NE.exp() * log_s_over_m_NE * ((1.0 - beta) * scale)
+    return Entries(teacher_logprobs_NE.exp() * log_t_over_m_NE * (beta * scale) + slopes_NE, slopes_NE)
+
+
+def skew_kl(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor, skew: float = 0.1) -> Entries:
+    """KL(T || M) with M = skew * T + (1 - skew) * S: forward KL whose terms stay below T log(1 / skew).
+
+        slope = -(1 - skew) T S / M
+
+    Source: Ko et al. 2024 (DistiLLM), arXiv:2402.03898.
+    """
+    log_s_over_m_NE, log_t_over_m_NE = log_over_mixture(student_logprobs_NE, teacher_logprobs_NE, skew)
+    teacher_NE = teacher_logprobs_NE.exp()
+    return Entries(teacher_NE * log_t_over_m_NE, teacher_NE * log_s_over_m_NE.exp() * -(1.0 - skew))
+
+
+def entropy_mix(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor, forward_share_N1: Tensor) -> Entries:
+    """g * KL(T || S) + (1 - g) * KL(S || T) with one g per token: see `forward_share`."""
+    forward, reverse = (kl(student_logprobs_NE, teacher_logprobs_NE) for kl in (forward_kl, reverse_kl))
+    return Entries(
+        torch.lerp(reverse.terms_NE, forward.terms_NE, forward_share_N1),
+        torch.lerp(reverse.slopes_NE, forward.slopes_NE, forward_share_N1),
+    )
+
+
+def forward_share(teacher_entropy_N: Tensor, threshold: float, width: float) -> Tensor:
+    """g = sigmoid((H_T - threshold) / width): forward KL where the teacher hesitates, reverse KL where it is sure.
+
+    Source: EOPD, arXiv:2603.07079, with its step 1[H_T > 0.8] made smooth; there forward KL is added to, here
+    exchanged for, reverse KL.
+    """
+    return torch.sigmoid((teacher_entropy_N - threshold) / width)
+
+
+def sampled_token(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> Entries:
+    """Policy gradient on the sampled token: value log S - log T, gradient -A d log S with A = log T - log S held fixed.
+
+    The value is the one-sample estimate of KL(S || T) and may be negative. Its own derivative, d log S without A,
+    has expectation 0 under S and would teach nothing. The only entry is the sampled token.
+
+    Source: OPSD variant 2, arXiv:2601.18734; Thinking Machines, On-Policy Distillation (2025).
+    """
+    negative_advantage_NE = (student_logprobs_NE - teacher_logprobs_NE).detach()
+    surrogate_NE = negative_advantage_NE * student_logprobs_NE
+    return Entries(negative_advantage_NE + (surrogate_NE - surrogate_NE.detach()), negative_advantage_NE)
+
+
+DIVERGENCES: dict[str, Callable[..., Entries]] = {
+    "forward_kl": forward_kl,
+    "reverse_kl": reverse_kl,
+    "jsd": jsd,
+    "skew_kl": skew_kl,
+    "entropy_mix": entropy_mix,
+    "sampled_token": sampled_token,
+}
+
+
+def configured(config: DistillationConfig, teacher_entropy_N: Tensor) -> Callable[[Tensor, Tensor], Entries]:
+    """The divergence that `config` names, as a function of (student_logprobs_NE, teacher_logprobs_NE)."""
+    function = DIVERGENCES[config.divergence]
+    if config.divergence == "jsd":
+        return partial(function, beta=config.beta, normalise=config.normalise_beta)
+    if config.divergence == "skew_kl":
+        return partial(function, skew=config.skew)
+    if config.divergence == "entropy_mix":
+        share_N = forward_share(teacher_entropy_N, config.entropy_threshold, config.entropy_width)
+        return partial(function, forward_share_N1=share_N[:, None])
+    return function

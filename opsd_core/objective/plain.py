@@ -1,0 +1,113 @@
+"""The objective over whole logits, differentiated by autograd: what small inputs use and the fused path is tested against.
+
+N = tokens, V = vocabulary, H = hidden size, K = kept entries, E = compared entries (V, or K + 1 with the tail, or 1)
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from opsd_core.config.method import DistillationConfig
+from opsd_core.objective.bounds import TOKEN_BOUNDS, bounded_entries
+from opsd_core.objective.divergences import LOG_ZERO, configured
+from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
+from opsd_core.objective.types import Head, HiddenTargets, ObjectiveResult, TopKTargets
+
+
+class Compared(NamedTuple):
+    """Both sides' log-probabilities on the same entries, and what is logged of the teacher."""
+
+    student_logprobs_NE: Tensor
+    teacher_logprobs_NE: Tensor
+    teacher_entropy_N: Tensor
+    teacher_logprobs_N: Tensor | None
+
+
+def working_dtype(hidden_NH: Tensor) -> torch.dtype:
+    """float32 whatever the input, or float64 when the input is."""
+    return torch.float64 if hidden_NH.dtype == torch.float64 else torch.float32
+
+
+def project(hidden_NH: Tensor, head: Head, temperature: float) -> Tensor:
+    """Full-vocabulary log-probabilities of hidden states, in the working dtype; -inf becomes LOG_ZERO."""
+    dtype = working_dtype(hidden_NH)
+    bias_V = None if head.bias_V is None else head.bias_V.to(dtype)
+    logits_NV = functional.linear(hidden_NH.to(dtype), head.weight_VH.to(dtype), bias_V)
+    if head.softcap is not None:
+        logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
+    return torch.log_softmax(logits_NV / temperature, dim=-1).clamp(min=LOG_ZERO)
+
+
+def entropy(logprobs_NE: Tensor) -> Tensor:
+    """-sum_v p_v log p_v, in nats."""
+    return -(logprobs_NE.exp() * logprobs_NE).sum(dim=-1)
+
+
+def _compare_recorded(student_NV: Tensor, targets: TopKTargets, token_ids_N: Tensor, sampled: bool) -> Compared:
+    teacher_NE = bucket(targets.logprobs_NK.to(student_NV.dtype), targets.tail_logprob_N.to(student_NV.dtype))
+    sampled_N = targets.sampled_logprob_N
+    if sampled:
+        student_NE = student_NV.gather(-1, token_ids_N[:, None])
+        return Compared(student_NE, sampled_N.to(student_NV.dtype)[:, None], entropy(teacher_NE), sampled_N)
+    return Compared(_student_buckets(student_NV, targets.ids_NK), teacher_NE, entropy(teacher_NE), sampled_N)
+
+
+def _student_buckets(student_NV: Tensor, ids_NK: Tensor, repeated_NK: Tensor | None = None) -> Tensor:
+    return bucket(student_NV.gather(-1, ids_NK), tail_logsumexp(mask_kept(student_NV, ids_NK)), repeated_NK)
+
+
+def _compare_online(
+    student_NV: Tensor, targets: HiddenTargets, token_ids_N: Tensor, config: DistillationConfig
+) -> Compared:
+    with torch.no_grad():
+        teacher_NV = project(targets.hidden_NH, targets.head, targets.temperature * config.temperature)
+        teacher_NV = teacher_NV.to(student_NV.dtype)
+        entropy_N = entropy(teacher_NV)
+        sampled_N1 = teacher_NV.gather(-1, token_ids_N[:, None])
+    if config.divergence == "sampled_token":
+        return Compared(student_NV.gather(-1, token_ids_N[:, None]), sampled_N1, entropy_N, sampled_N1[:, 0])
+    if config.top_k_of == "full":
+        return Compared(student_NV, teacher_NV, entropy_N, sampled_N1[:, 0])
+    kept = choose_entries(student_NV.detach(), teacher_NV, config.top_k, config.top_k_of)
+    student_NE, teacher_NE = (_student_buckets(side_NV, *kept) for side_NV in (student_NV, teacher_NV))
+    return Compared(student_NE, teacher_NE, entropy_N, sampled_N1[:, 0])
+
+
+def plain_loss(
+    student_hidden_NH: Tensor,
+    head: Head,
+    targets: TopKTargets | HiddenTargets,
+    token_ids_N: Tensor,
+    weights_N: Tensor,
+    config: DistillationConfig,
+) -> ObjectiveResult:
+    """The objective of `distillation_loss` with student logits (and online: teacher logits) [N, V] in memory."""
+    student_NV = project(student_hidden_NH, head, config.temperature)
+    if isinstance(targets, TopKTargets):
+        compared = _compare_recorded(student_NV, targets, token_ids_N, config.divergence == "sampled_token")
+    else:
+        compared = _compare_online(student_NV, targets, token_ids_N, config)
+    terms_NE, bounded = bounded_entries(
+        configured(config, compared.teacher_entropy_N),
+        compared.student_logprobs_NE,
+        compared.teacher_logprobs_NE,
+        config.bound,
+        config.bound_threshold,
+    )
+    bounded_N = bounded.terms_NE.sum(dim=-1)
+    token = TOKEN_BOUNDS[config.bound](bounded_N.detach(), config.bound_threshold)
+    gradient_carrier_N = token.gradient_factor_N * bounded_N
+    value_N = token.value_N + (gradient_carrier_N - gradient_carrier_N.detach())
+    if config.scale_by_temperature_squared:
+        value_N = value_N * config.temperature**2
+    return ObjectiveResult(
+        loss_sum=(weights_N.to(value_N.dtype) * value_N).sum(),
+        divergence_N=terms_NE.detach().sum(dim=-1),
+        bounded_N=value_N.detach(),
+        student_entropy_N=entropy(student_NV.detach()),
+        teacher_entropy_N=compared.teacher_entropy_N,
+        logprobs_N=student_NV.detach().gather(-1, token_ids_N[:, None])[:, 0],
+        teacher_logprobs_N=compared.teacher_logprobs_N,
+    )

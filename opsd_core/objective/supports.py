@@ -1,0 +1,91 @@
+"""Which entries of the vocabulary the divergence compares: all of them, or K kept ones and a tail bucket.
+
+The bucketed divergence never exceeds the full one (data processing), grows with K and is equal at K = V.
+Renormalising inside the K entries instead would be neither, and gives nothing at K = 1.
+
+N = tokens, V = vocabulary, K = kept entries
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from opsd_core.objective.divergences import LOG_ZERO
+from opsd_core.objective.types import TopKTargets
+
+TAIL_FLOOR = math.log(1e-10)
+"""Least log-mass of a tail, on both sides: a teacher tail that rounds to 0 would make reverse KL infinite."""
+_LOG_HALF = math.log(0.5)
+_EMPTY_TAIL = 0.1 * LOG_ZERO
+"""Stands for the log-sum of no entries; far above LOG_ZERO, so that exp(LOG_ZERO - it) is 0 and not 1."""
+
+
+def log1mexp(x: Tensor) -> Tensor:
+    """log(1 - e^x) for x <= 0: log(-expm1(x)) near 0 and log1p(-e^x) below log(1/2), each where it is exact.
+
+    Source: Maechler 2012, "Accurately computing log(1 - exp(-|a|))".
+    """
+    near_zero = x > _LOG_HALF
+    safe_near, safe_far = torch.where(near_zero, x, _LOG_HALF), torch.where(near_zero, _LOG_HALF, x)
+    return torch.where(near_zero, torch.log(-torch.expm1(safe_near)), torch.log1p(-torch.exp(safe_far)))
+
+
+def tail_logprob(logprobs_NK: Tensor) -> Tensor:
+    """log(1 - sum_k p_k) when only the kept entries are known, floored at a mass of 1e-7 (what float32 sums resolve)."""
+    return log1mexp(torch.logsumexp(logprobs_NK.float(), dim=-1).clamp(max=-1e-7))
+
+
+def mask_kept(logits_NV: Tensor, ids_NK: Tensor) -> Tensor:
+    """A copy of the logits with LOG_ZERO at the kept entries: what is left is the tail."""
+    return logits_NV.scatter(-1, ids_NK, LOG_ZERO)
+
+
+def tail_logsumexp(masked_logits_NV: Tensor) -> Tensor:
+    """logsumexp of the entries that were not kept, from masked logits; exact, unlike 1 - sum of the kept."""
+    return torch.logsumexp(masked_logits_NV, dim=-1).clamp(min=_EMPTY_TAIL)
+
+
+def top_k_targets(logits_NV: Tensor, k: int, token_ids_N: Tensor | None = None) -> TopKTargets:
+    """Record the k largest entries and the exact tail of logits that are already divided by their temperatures."""
+    logits_NV = logits_NV.float()
+    kept_NK, ids_NK = logits_NV.topk(min(k, logits_NV.shape[-1]), dim=-1)
+    normaliser_N = torch.logsumexp(logits_NV, dim=-1)
+    tail_N = tail_logsumexp(mask_kept(logits_NV, ids_NK)) - normaliser_N
+    sampled_N = None if token_ids_N is None else logits_NV.gather(-1, token_ids_N[:, None])[:, 0] - normaliser_N
+    return TopKTargets(
+        ids_NK=ids_NK,
+        logprobs_NK=kept_NK - normaliser_N[:, None],
+        tail_logprob_N=tail_N.masked_fill(tail_N < _EMPTY_TAIL / 2, -torch.inf),
+        sampled_logprob_N=sampled_N,
+    )
+
+
+class Kept(NamedTuple):
+    """Kept entries of the vocabulary; `repeated` marks entries that stand earlier in the row and must not count."""
+
+    ids_NK: Tensor
+    repeated_NK: Tensor | None
+
+
+def choose_entries(student_logits_NV: Tensor, teacher_logits_NV: Tensor, k: int, top_k_of: str) -> Kept:
+    """The k largest entries of one side, or of both (`union`: 2k ids, repeated ones marked)."""
+    k = min(k, student_logits_NV.shape[-1])
+    if top_k_of == "teacher":
+        return Kept(teacher_logits_NV.topk(k, dim=-1).indices, None)
+    if top_k_of == "student":
+        return Kept(student_logits_NV.topk(k, dim=-1).indices, None)
+    both = [side_NV.topk(k, dim=-1).indices for side_NV in (teacher_logits_NV, student_logits_NV)]
+    ids_NK = torch.cat(both, dim=-1).sort(dim=-1).values
+    repeated_NK = torch.zeros_like(ids_NK, dtype=torch.bool)
+    repeated_NK[:, 1:] = ids_NK[:, 1:] == ids_NK[:, :-1]
+    return Kept(ids_NK, repeated_NK)
+
+
+def bucket(kept_logprobs_NK: Tensor, tail_logprob_N: Tensor, repeated_NK: Tensor | None = None) -> Tensor:
+    """Kept log-probabilities and the tail's as K + 1 entries; repeated ones count as LOG_ZERO on both sides."""
+    kept_logprobs_NK = kept_logprobs_NK.clamp(min=LOG_ZERO)
+    if repeated_NK is not None:
+        kept_logprobs_NK = kept_logprobs_NK.masked_fill(repeated_NK, LOG_ZERO)
+    return torch.cat([kept_logprobs_NK, tail_logprob_N.clamp(min=TAIL_FLOOR)[:, None]], dim=-1)

@@ -1,0 +1,65 @@
+"""What the objective takes and returns.
+
+N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Head(NamedTuple):
+    """An output projection: logits = cap(hidden @ weight^T + bias), cap(x) = softcap * tanh(x / softcap)."""
+
+    weight_VH: Tensor
+    bias_V: Tensor | None = None
+    softcap: float | None = None
+
+
+@dataclass
+class TopKTargets:
+    """The teacher's K largest entries per token, recorded once, and the mass outside them.
+
+    All log-probabilities are normalised over the full vocabulary at the teacher's temperature and the loss
+    temperature; `supports.top_k_targets` makes them from logits.
+    """
+
+    ids_NK: Tensor
+    """int64, distinct within a row."""
+    logprobs_NK: Tensor
+    """float32, nats."""
+    tail_logprob_N: Tensor
+    """float32, log of the mass outside the K entries; -inf when they hold everything."""
+    sampled_logprob_N: Tensor | None = None
+    """float32, of the sampled token; divergence=sampled_token needs it."""
+
+
+@dataclass
+class HiddenTargets:
+    """The teacher's last hidden states and head: the full vocabulary, projected inside the objective, no gradient."""
+
+    hidden_NH: Tensor
+    head: Head
+    temperature: float = 1.0
+    """The teacher's own temperature; its logits are divided by it and by the loss temperature."""
+
+
+@dataclass
+class ObjectiveResult:
+    """The loss to differentiate and what to log. Rows whose weight is 0 hold 0 everywhere."""
+
+    loss_sum: Tensor
+    """Scalar, differentiable: sum_n weights_n * bounded_n. Not divided: divide by the global sum of weights."""
+    divergence_N: Tensor
+    """Divergence per token before the bound, in nats (sampled_token: log S - log T, may be negative)."""
+    bounded_N: Tensor
+    """Value per token after the bound (and the temperature-squared factor, if on)."""
+    student_entropy_N: Tensor
+    """Nats, full vocabulary, at the loss temperature."""
+    teacher_entropy_N: Tensor
+    """Nats, at both temperatures; recorded targets: of the K entries and the tail, a lower limit."""
+    logprobs_N: Tensor
+    """Student log-probability of token_ids_N at the loss temperature."""
+    teacher_logprobs_N: Tensor | None
+    """Teacher log-probability of token_ids_N (recorded targets: sampled_logprob_N, or None)."""
