@@ -1,0 +1,56 @@
+"""Ragged sequences through the model: hidden states of the rows that predict the completion.
+
+B = sequences, P = padded length, N = completion tokens of all sequences, H = hidden size
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from opsd_core.models import Policy
+
+
+def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Group sequences of similar length so that rows x longest <= max_tokens (a longer one stands alone)."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+        if groups and lengths[index] * (len(groups[-1]) + 1) <= max_tokens:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
+
+
+def completion_hidden(policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+    """Hidden states (N, H) whose logits predict the completion tokens, sequence after sequence.
+
+    The row that predicts the first completion token is the last row of the *prompt*: for a prompt of p tokens and a
+    completion of c tokens these are rows p-1 .. p-1+c-1. Padding is on the right, so causal attention never sees it and
+    needs no mask; a sequence's rows are the same in any batch.
+    """
+    width = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)) - 1
+    ids_BP = torch.zeros(len(prompts), width, dtype=torch.long)
+    rows, columns = [], []
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        # The last completion token predicts nothing that is scored, so it is not fed.
+        tokens = [*prompt, *completion][:-1]
+        ids_BP[row, : len(tokens)] = torch.tensor(tokens)
+        rows.extend([row] * len(completion))
+        columns.extend(range(len(prompt) - 1, len(prompt) - 1 + len(completion)))
+    decoder = policy.causal_lm.get_decoder()
+    hidden_BPH = decoder(input_ids=ids_BP.to(policy.device), use_cache=False).last_hidden_state
+    return hidden_BPH[torch.tensor(rows, device=policy.device), torch.tensor(columns, device=policy.device)]
+
+
+@torch.inference_mode()
+def check_head(policy: Policy) -> float:
+    """Largest difference between the model's own logits and head(hidden); models that scale logits elsewhere show it."""
+    ids = torch.arange(1, 9, device=policy.device)[None] % policy.causal_lm.config.vocab_size
+    wanted = policy.causal_lm(input_ids=ids, use_cache=False).logits.float()
+    head = policy.head
+    hidden = policy.causal_lm.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state
+    logits = torch.nn.functional.linear(hidden, head.weight_VH, head.bias_V).float()
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    return float((logits - wanted).abs().max())

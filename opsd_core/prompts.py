@@ -1,0 +1,105 @@
+"""Prompts of the two sides: what the student sees, and what the teacher sees on top.
+
+Templates are data. User text (questions, answers, solutions) is a template's *value*, never a template, and the
+environment is sandboxed, so a data set cannot run template code.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+from transformers import PreTrainedTokenizerBase
+
+from opsd_core.config import PromptConfig, TeacherConfig
+from opsd_core.digest import digest
+from opsd_core.errors import ConfigError, DataError, ModelError
+from opsd_core.types import Example
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+
+
+@dataclass(frozen=True)
+class PromptBuilder:
+    """Turns examples into token ids, one chat prompt per side."""
+
+    tokenizer: PreTrainedTokenizerBase
+    prompts: PromptConfig
+    teacher: TeacherConfig
+    chat_template: str | None = None
+
+    def student_ids(self, example: Example) -> list[int]:
+        """Token ids of the student's prompt. DataError when it exceeds prompts.max_prompt_length."""
+        text = _render("prompts.student", self.prompts.student, _variables(example))
+        ids = self._encode(text, self.prompts.student_thinking)
+        return _within_budget(ids, self.prompts.max_prompt_length, "prompts.max_prompt_length", "student", example)
+
+    def teacher_ids(self, example: Example, privileged_context: str | None) -> list[int]:
+        """Token ids of the teacher's prompt; without a privileged context it is the student's, id for id.
+
+        DataError when it exceeds prompts.max_teacher_prompt_length: a cut reference would silently remove the signal.
+        """
+        if privileged_context is None:
+            return self.student_ids(example)
+        variables = _variables(example) | {"privileged_context": privileged_context}
+        ids = self._encode(_render("teacher.template", self.teacher.template, variables), self.prompts.teacher_thinking)
+        limit = self.prompts.max_teacher_prompt_length
+        return _within_budget(ids, limit, "prompts.max_teacher_prompt_length", "teacher", example)
+
+    @property
+    def template_digest(self) -> str:
+        """Identity of everything that decides how an example becomes token ids, apart from the tokenizer."""
+        chat = self.chat_template or self.tokenizer.chat_template
+        teacher = {"template": self.teacher.template, "reference": self.teacher.reference}
+        return digest({"chat": chat, "prompts": self.prompts.model_dump(), "teacher": teacher})
+
+    def _encode(self, text: str, thinking: bool) -> list[int]:
+        messages = [{"role": "user", "content": text}]
+        if self.prompts.system is not None:
+            messages.insert(0, {"role": "system", "content": self.prompts.system})
+        template = self.chat_template or self.tokenizer.chat_template
+        if template is None:
+            raise ModelError(
+                "the tokenizer has no chat template, so a prompt cannot be built. It is probably a base model: "
+                "set model.chat_template to the template of its instruct version."
+            )
+        encoded = self.tokenizer.apply_chat_template(
+            messages, chat_template=template, add_generation_prompt=True, enable_thinking=thinking, return_dict=True
+        )
+        return list(encoded["input_ids"])
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Identity of the vocabulary and special tokens."""
+    return digest({"vocabulary": tokenizer.get_vocab(), "special": sorted(tokenizer.all_special_ids)})
+
+
+def eos_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[int] | None) -> tuple[int, ...]:
+    """All token ids that end a completion: the tokenizer's and the model's own."""
+    declared = generation_eos if isinstance(generation_eos, list) else [generation_eos]
+    ids = {token for token in [tokenizer.eos_token_id, *declared] if token is not None}
+    if not ids:
+        raise ModelError("neither the tokenizer nor the generation config names an end-of-sequence token.")
+    return tuple(sorted(ids))
+
+
+def _variables(example: Example) -> dict[str, Any]:
+    return {"question": example.question, "answer": example.answer, "solution": example.solution}
+
+
+def _render(field: str, template: str, variables: dict[str, Any]) -> str:
+    try:
+        return _ENVIRONMENT.from_string(template).render(variables)
+    except TemplateError as error:
+        raise ConfigError(
+            f"{field}={template!r:.120} cannot be rendered: {error}. Variables that exist: {', '.join(sorted(variables))}."
+        ) from error
+
+
+def _within_budget(ids: list[int], limit: int, field: str, side: str, example: Example) -> list[int]:
+    if len(ids) > limit:
+        raise DataError(
+            f"the {side} prompt of item {example.id} has {len(ids)} tokens, more than {field}={limit}. Nothing is cut "
+            f"silently; raise {field}, shorten the template, or set prompts.overflow=drop to leave such items out."
+        )
+    return ids

@@ -1,0 +1,157 @@
+"""Rollouts on disk: one Parquet file per shard, typed and versioned.
+
+A rollout is one prompt, one sampled completion and the policy's distribution at each of its positions. List columns
+hold one value per completion token; `topk_ids` and `topk_logprobs` are flattened rows of K entries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from opsd_core.errors import IntegrityError
+from opsd_core.generation import Completion
+
+SCHEMA_VERSION = 1
+_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("seed", pa.int64()),
+        ("prompt_ids", pa.list_(pa.int32())),
+        ("completion_ids", pa.list_(pa.int32())),
+        ("completion_text", pa.string()),
+        ("finish_reason", pa.string()),
+        ("sampling_logprobs", pa.list_(pa.float32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("topk_ids", pa.list_(pa.int32())),
+        ("topk_logprobs", pa.list_(pa.float32())),
+        ("tail_mass", pa.list_(pa.float32())),
+        ("entropy", pa.list_(pa.float32())),
+    ],
+    metadata={"opsd.schema": "rollouts", "opsd.schema_version": str(SCHEMA_VERSION)},
+)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One prompt and one completion of T tokens with the policy's distribution, K entries kept per position."""
+
+    example_id: str
+    sample_index: int
+    seed: int
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    completion_text: str
+    finish_reason: str
+    sampling_logprobs_T: np.ndarray
+    logprobs_T: np.ndarray
+    topk_ids_TK: np.ndarray
+    topk_logprobs_TK: np.ndarray
+    tail_mass_T: np.ndarray
+    entropy_T: np.ndarray
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """Identity within an iteration."""
+        return (self.example_id, self.sample_index)
+
+    @property
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
+
+    @classmethod
+    def of(
+        cls, example_id: str, sample_index: int, seed: int, prompt_ids: Sequence[int], completion: Completion, text: str
+    ) -> "Rollout":
+        """Pack what generation returned."""
+        return cls(
+            example_id=example_id,
+            sample_index=sample_index,
+            seed=seed,
+            prompt_ids=list(prompt_ids),
+            completion_ids=completion.ids_T,
+            completion_text=text,
+            finish_reason=completion.finish_reason,
+            sampling_logprobs_T=np.asarray(completion.sampling_logprobs_T, np.float32),
+            logprobs_T=np.asarray(completion.logprobs_T, np.float32),
+            topk_ids_TK=np.stack(completion.topk_ids_TK).astype(np.int32),
+            topk_logprobs_TK=np.stack(completion.topk_logprobs_TK).astype(np.float32),
+            tail_mass_T=np.asarray(completion.tail_mass_T, np.float32),
+            entropy_T=np.asarray(completion.entropy_T, np.float32),
+        )
+
+
+def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
+    """Write a shard; equal rollouts give equal bytes."""
+    columns = {
+        "example_id": [r.example_id for r in rollouts],
+        "sample_index": [r.sample_index for r in rollouts],
+        "seed": [r.seed for r in rollouts],
+        "prompt_ids": [r.prompt_ids for r in rollouts],
+        "completion_ids": [r.completion_ids for r in rollouts],
+        "completion_text": [r.completion_text for r in rollouts],
+        "finish_reason": [r.finish_reason for r in rollouts],
+        "sampling_logprobs": [r.sampling_logprobs_T for r in rollouts],
+        "logprobs": [r.logprobs_T for r in rollouts],
+        "topk_ids": [r.topk_ids_TK.ravel() for r in rollouts],
+        "topk_logprobs": [r.topk_logprobs_TK.ravel() for r in rollouts],
+        "tail_mass": [r.tail_mass_T for r in rollouts],
+        "entropy": [r.entropy_T for r in rollouts],
+    }
+    write_table(path, columns, _SCHEMA)
+
+
+def read_rollouts(path: Path) -> list[Rollout]:
+    """Read a shard. IntegrityError when it is not a rollout file of this schema version or its lengths disagree."""
+    rollouts = []
+    for row in read_table(path, _SCHEMA).to_pylist():
+        length = len(row["completion_ids"])
+        topk = np.asarray(row["topk_logprobs"], np.float32)
+        if any(len(row[name]) != length for name in ("sampling_logprobs", "logprobs", "tail_mass", "entropy")):
+            raise IntegrityError(f"{path.name}: rollout {row['example_id']} has columns of unequal length; the file is damaged.")
+        rollouts.append(
+            Rollout(
+                example_id=row["example_id"],
+                sample_index=row["sample_index"],
+                seed=row["seed"],
+                prompt_ids=row["prompt_ids"],
+                completion_ids=row["completion_ids"],
+                completion_text=row["completion_text"],
+                finish_reason=row["finish_reason"],
+                sampling_logprobs_T=np.asarray(row["sampling_logprobs"], np.float32),
+                logprobs_T=np.asarray(row["logprobs"], np.float32),
+                topk_ids_TK=np.asarray(row["topk_ids"], np.int32).reshape(length, -1),
+                topk_logprobs_TK=topk.reshape(length, -1),
+                tail_mass_T=np.asarray(row["tail_mass"], np.float32),
+                entropy_T=np.asarray(row["entropy"], np.float32),
+            )
+        )
+    return rollouts
+
+
+def write_table(path: Path, columns: dict[str, list], schema: pa.Schema) -> None:
+    """Write typed columns as Parquet; the bytes depend on nothing but the values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read Parquet that must have exactly `schema` and its version. IntegrityError otherwise."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise IntegrityError(f"{path.name} is not a readable Parquet file: {error}.") from error
+    found, wanted = table.schema.metadata or {}, schema.metadata
+    if any(found.get(key) != value for key, value in wanted.items()):
+        raise IntegrityError(
+            f"{path.name} has schema {found.get(b'opsd.schema')!r} version {found.get(b'opsd.schema_version')!r}; this "
+            f"version of opsd reads {wanted[b'opsd.schema']!r} version {wanted[b'opsd.schema_version']!r}. "
+            "It was written by another version: run the stage again."
+        )
+    if not table.schema.equals(schema):
+        raise IntegrityError(f"{path.name} declares schema {wanted[b'opsd.schema']!r}, but its columns differ: {table.schema.names}.")
+    return table

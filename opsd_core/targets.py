@@ -1,0 +1,158 @@
+"""Soft targets: the teacher's distribution at every completion position.
+
+N = completion tokens, K = entries kept
+
+Recorded targets hold the K most likely tokens, normalised over the full vocabulary, and the tail's log-mass. They are
+computed once by a teacher that does not change during the iteration and are stored beside the rollouts.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from opsd_core.batching import completion_hidden, microbatches
+from opsd_core.errors import IntegrityError
+from opsd_core.models import Policy
+from opsd_core.objective.types import Head, TopKTargets
+from opsd_core.rollouts import Rollout, read_table, write_table
+
+SCHEMA_VERSION = 1
+_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("sample_index", pa.int32()),
+        ("teacher_prompt_length", pa.int32()),
+        ("topk_ids", pa.list_(pa.int32())),
+        ("topk_logprobs", pa.list_(pa.float32())),
+        ("tail_logprob", pa.list_(pa.float32())),
+        ("sampled_logprob", pa.list_(pa.float32())),
+        ("entropy", pa.list_(pa.float32())),
+    ],
+    metadata={"opsd.schema": "targets", "opsd.schema_version": str(SCHEMA_VERSION)},
+)
+_ROWS_PER_TILE = 1024
+"""Positions projected to the vocabulary at a time; bounds memory at 1024 x V floats."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The teacher's distribution along one completion of T tokens."""
+
+    example_id: str
+    sample_index: int
+    teacher_prompt_length: int
+    topk_ids_TK: np.ndarray
+    topk_logprobs_TK: np.ndarray
+    tail_logprob_T: np.ndarray
+    sampled_logprob_T: np.ndarray
+    entropy_T: np.ndarray
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return (self.example_id, self.sample_index)
+
+
+@torch.inference_mode()
+def score_targets(
+    teacher: Policy,
+    rollouts: Sequence[Rollout],
+    teacher_prompts: Sequence[Sequence[int]],
+    top_k: int,
+    temperature: float,
+    max_tokens: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Target]:
+    """Prefill the teacher with its own prompt and the student's completion; keep top-k and tail per position.
+
+    temperature = teacher temperature x loss temperature; it divides the logits before the softmax.
+    """
+    lengths = [len(prompt) + len(r.completion_ids) for prompt, r in zip(teacher_prompts, rollouts, strict=True)]
+    targets: list[Target | None] = [None] * len(rollouts)
+    done = 0
+    for rows in microbatches(lengths, max_tokens):
+        completions = [rollouts[row].completion_ids for row in rows]
+        hidden_NH = completion_hidden(teacher, [teacher_prompts[row] for row in rows], completions)
+        tokens_N = torch.tensor([token for ids in completions for token in ids], device=hidden_NH.device)
+        parts = [
+            _score_tile(hidden_NH[i : i + _ROWS_PER_TILE], teacher.head, tokens_N[i : i + _ROWS_PER_TILE], top_k, temperature)
+            for i in range(0, len(hidden_NH), _ROWS_PER_TILE)
+        ]
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        start = 0
+        for row in rows:
+            stop = start + len(rollouts[row].completion_ids)
+            targets[row] = Target(*rollouts[row].key, len(teacher_prompts[row]), *(column[start:stop] for column in columns))
+            start = stop
+        done += len(rows)
+        if on_progress:
+            on_progress(done, len(rollouts))
+    return targets
+
+
+def full_logprobs(hidden_NH: torch.Tensor, head: Head, temperature: float) -> torch.Tensor:
+    """Log-probabilities (N, V) in float32: log_softmax(softcap(hidden @ weight.T + bias) / temperature)."""
+    logits_NV = torch.nn.functional.linear(hidden_NH, head.weight_VH, head.bias_V).float()
+    if head.softcap is not None:
+        logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
+    return torch.log_softmax(logits_NV / temperature, dim=-1)
+
+
+def _score_tile(hidden_NH, head, tokens_N, top_k, temperature):  # noqa: ANN001, ANN202
+    logprobs_NV = full_logprobs(hidden_NH, head, temperature)
+    probs_NV = logprobs_NV.exp()
+    top = logprobs_NV.topk(min(top_k, logprobs_NV.shape[-1]), dim=-1)
+    tail_N = probs_NV.scatter(1, top.indices, 0.0).sum(-1).log()
+    entropy_N = -torch.special.xlogy(probs_NV, probs_NV).sum(-1)
+    sampled_N = logprobs_NV.gather(1, tokens_N[:, None]).squeeze(1)
+    columns = (top.indices.to(torch.int32), top.values, tail_N, sampled_N, entropy_N)
+    return tuple(column.cpu().numpy() for column in columns)
+
+
+def stack_targets(targets: Sequence[Target], device: torch.device) -> TopKTargets:
+    """Concatenate along positions: (N, K) ids and log-probabilities, (N,) tails."""
+    ids_NK = torch.from_numpy(np.concatenate([t.topk_ids_TK for t in targets]).astype(np.int64))
+    logprobs_NK = torch.from_numpy(np.concatenate([t.topk_logprobs_TK for t in targets]))
+    tail_N = torch.from_numpy(np.concatenate([t.tail_logprob_T for t in targets]))
+    sampled_N = torch.from_numpy(np.concatenate([t.sampled_logprob_T for t in targets]))
+    return TopKTargets(ids_NK.to(device), logprobs_NK.to(device), tail_N.to(device), sampled_N.to(device))
+
+
+def write_targets(path: Path, targets: Sequence[Target]) -> None:
+    """Write a shard's targets; equal targets give equal bytes."""
+    columns = {
+        "example_id": [t.example_id for t in targets],
+        "sample_index": [t.sample_index for t in targets],
+        "teacher_prompt_length": [t.teacher_prompt_length for t in targets],
+        "topk_ids": [t.topk_ids_TK.ravel() for t in targets],
+        "topk_logprobs": [t.topk_logprobs_TK.ravel() for t in targets],
+        "tail_logprob": [t.tail_logprob_T for t in targets],
+        "sampled_logprob": [t.sampled_logprob_T for t in targets],
+        "entropy": [t.entropy_T for t in targets],
+    }
+    write_table(path, columns, _SCHEMA)
+
+
+def read_targets(path: Path) -> list[Target]:
+    """Read a shard's targets. IntegrityError when the file is not one of this schema version."""
+    targets = []
+    for row in read_table(path, _SCHEMA).to_pylist():
+        length = len(row["tail_logprob"])
+        if length == 0 or len(row["topk_ids"]) % length or len(row["topk_ids"]) != len(row["topk_logprobs"]):
+            raise IntegrityError(f"{path.name}: target {row['example_id']} has columns that do not fit its {length} positions.")
+        targets.append(
+            Target(
+                example_id=row["example_id"],
+                sample_index=row["sample_index"],
+                teacher_prompt_length=row["teacher_prompt_length"],
+                topk_ids_TK=np.asarray(row["topk_ids"], np.int32).reshape(length, -1),
+                topk_logprobs_TK=np.asarray(row["topk_logprobs"], np.float32).reshape(length, -1),
+                tail_logprob_T=np.asarray(row["tail_logprob"], np.float32),
+                sampled_logprob_T=np.asarray(row["sampled_logprob"], np.float32),
+                entropy_T=np.asarray(row["entropy"], np.float32),
+            )
+        )
+    return targets
