@@ -1,0 +1,134 @@
+"""Where the services are: the environment, read once into a typed record that hides its secrets.
+
+    Settings    Prefect, MLflow and object-store addresses, credentials, project and cache folders
+    load_settings()    environment first, then the embedded stack's `.opsd/env` in the project folder
+
+Each service is taken whole: when its address variable is set, nothing of it is read from `.opsd/env`; when it is not,
+address and credentials both come from there (so that credentials never travel to a server they were not made for).
+"""
+
+import os
+import shlex
+from collections.abc import MutableMapping
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from opsd_core.errors import ConfigError
+
+ENV_FILE = ".opsd/env"
+DEFAULT_STORE = "s3://opsd"
+
+# Address variables of a service -> every variable that belongs with them.
+_SERVICES: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"): (
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_DEFAULT_REGION",
+        "MLFLOW_S3_ENDPOINT_URL",
+    ),
+    ("MLFLOW_TRACKING_URI",): ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    ("PREFECT_API_URL",): ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_API_KEY"),
+}
+_GROUPED = {name for names in _SERVICES.values() for name in names}
+
+
+class Settings(BaseModel):
+    """Addresses, credentials and folders; secrets show as `**********` in every repr, log and dump."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path
+    """Project folder; the embedded stack keeps its data in `.opsd` below it."""
+    cache: Path
+    """Local folder for verified copies of artefacts."""
+    store: str = DEFAULT_STORE
+    """Root of all artefacts: `s3://bucket[/prefix]` or `file:///folder`."""
+    s3_endpoint: str | None = None
+    s3_region: str = "us-east-1"
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    mlflow_uri: str | None = None
+    mlflow_username: str | None = None
+    mlflow_password: SecretStr | None = None
+    prefect_api_url: str | None = None
+    prefect_auth: SecretStr | None = None
+
+    def redact(self, text: str) -> str:
+        """`text` with every known secret value replaced by `***`."""
+        for value in (self.s3_access_key, self.s3_secret_key, self.mlflow_password, self.prefect_auth):
+            if value is not None and value.get_secret_value():
+                text = text.replace(value.get_secret_value(), "***")
+        return text
+
+
+def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
+    """Settings from `environ` (default: the process's), absent services filled in from `<OPSD_HOME>/.opsd/env`.
+
+    What the file supplies is also written into `environ`, because the Prefect, MLflow and S3 clients read it there.
+    Raises ConfigError when the file exists and a line of it is not NAME=VALUE.
+    """
+    environ = os.environ if environ is None else environ
+    home = Path(environ.get("OPSD_HOME") or Path.cwd()).resolve()
+    _fill(environ, read_env_file(home / ENV_FILE))
+
+    def secret(name: str) -> SecretStr | None:
+        return SecretStr(environ[name]) if environ.get(name) else None
+
+    return Settings(
+        home=home,
+        cache=Path(environ.get("OPSD_CACHE") or home / ".opsd" / "cache"),
+        store=environ.get("OPSD_STORE") or DEFAULT_STORE,
+        s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None,
+        s3_region=environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1",
+        s3_access_key=secret("AWS_ACCESS_KEY_ID"),
+        s3_secret_key=secret("AWS_SECRET_ACCESS_KEY"),
+        mlflow_uri=environ.get("MLFLOW_TRACKING_URI") or None,
+        mlflow_username=environ.get("MLFLOW_TRACKING_USERNAME") or None,
+        mlflow_password=secret("MLFLOW_TRACKING_PASSWORD"),
+        prefect_api_url=environ.get("PREFECT_API_URL") or None,
+        prefect_auth=secret("PREFECT_API_AUTH_STRING"),
+    )
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """NAME=VALUE lines of a shell-style file (`export`, quotes and # comments allowed); {} when it does not exist."""
+    if not path.is_file():
+        return {}
+    variables: dict[str, str] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            words = ["?"]
+        if words[:1] == ["export"]:
+            words = words[1:]
+        if not words:
+            continue
+        name, sign, value = words[0].partition("=")
+        if len(words) != 1 or not sign or not name.isidentifier():
+            raise ConfigError(f"{path}:{number}: the line is not NAME=VALUE (values with spaces need quotes).")
+        variables[name] = value
+    return variables
+
+
+def public_url(url: str) -> str:
+    """`url` without user name, password, query and fragment: fit for messages and logs."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _fill(environ: MutableMapping[str, str], file: dict[str, str]) -> None:
+    for addresses, names in _SERVICES.items():
+        if any(environ.get(address) for address in addresses) or not any(file.get(address) for address in addresses):
+            continue
+        for name in names:
+            environ.pop(name, None)
+            if name in file:
+                environ[name] = file[name]
+    for name, value in file.items():
+        if name not in _GROUPED:
+            environ.setdefault(name, value)
