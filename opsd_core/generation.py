@@ -74,7 +74,13 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), list(prompts[index]), index))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        _decode_batch(policy, [prompts[row] for row in rows], [seeds[row] for row in rows], sampling, [completions[row] for row in rows])
+        _decode_batch(
+            policy,
+            [prompts[row] for row in rows],
+            [seeds[row] for row in rows],
+            sampling,
+            [completions[row] for row in rows],
+        )
         if on_progress:
             on_progress(min(start + batch_size, len(order)), len(order))
     return completions
@@ -153,7 +159,12 @@ def _shared_prefix(prompts: list[Sequence[int]]) -> int:
 
 
 def _sample_and_record(
-    logits_BV: Tensor, draws_B: Tensor, sampling: Sampling, completions: list[Completion], rows: Tensor, running_B: Tensor
+    logits_BV: Tensor,
+    draws_B: Tensor,
+    sampling: Sampling,
+    completions: list[Completion],
+    rows: Tensor,
+    running_B: Tensor,
 ) -> Tensor:
     logprobs_BV = torch.log_softmax(logits_BV.float(), dim=-1)
     probs_BV = logprobs_BV.exp()
@@ -173,7 +184,9 @@ def _sample_and_record(
         # Summing what is left keeps small tails exact; 1 - sum(top) would leave only rounding noise.
         tail = probs_BV.scatter(1, top.indices, 0.0).sum(-1).tolist()
     columns = (rows, running_B, tokens_B, chosen_B, sampling_B, entropy_B)
-    for index, (row, running, token, logprob, drawn, entropy) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+    for index, (row, running, token, logprob, drawn, entropy) in enumerate(
+        zip(*(c.tolist() for c in columns), strict=True)
+    ):
         if not running:
             continue
         completion = completions[row]

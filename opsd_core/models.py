@@ -80,7 +80,10 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
     `dtype` overrides the configured one (training keeps float32 weights). ModelError when it cannot be used.
     """
     source = str(folder)
-    options = {"revision": config.revision if not Path(source).is_dir() else None, "trust_remote_code": config.trust_remote_code}
+    options = {
+        "revision": config.revision if not Path(source).is_dir() else None,
+        "trust_remote_code": config.trust_remote_code,
+    }
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
         model = AutoModelForCausalLM.from_pretrained(

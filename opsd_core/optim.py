@@ -11,10 +11,10 @@ from opsd_core.config import OptimizerConfig
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
     """The rate of optimiser step `step` (0-based) of `total_steps` in the campaign, all iterations together.
 
-        warm-up   lr * (step + 1) / warmup                       for step < warmup
-        constant  lr
-        linear    lr * (1 - (1 - f) * x)                         x = progress after warm-up in [0, 1]
-        cosine    lr * (f + (1 - f) * (1 + cos(pi * x)) / 2)     f = final_fraction
+    warm-up   lr * (step + 1) / warmup                       for step < warmup
+    constant  lr
+    linear    lr * (1 - (1 - f) * x)                         x = progress after warm-up in [0, 1]
+    cosine    lr * (f + (1 - f) * (1 + cos(pi * x)) / 2)     f = final_fraction
     """
     warmup = round(config.warmup_fraction * total_steps)
     if step < warmup:

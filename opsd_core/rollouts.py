@@ -112,7 +112,9 @@ def read_rollouts(path: Path) -> list[Rollout]:
         length = len(row["completion_ids"])
         topk = np.asarray(row["topk_logprobs"], np.float32)
         if any(len(row[name]) != length for name in ("sampling_logprobs", "logprobs", "tail_mass", "entropy")):
-            raise IntegrityError(f"{path.name}: rollout {row['example_id']} has columns of unequal length; the file is damaged.")
+            raise IntegrityError(
+                f"{path.name}: rollout {row['example_id']} has columns of unequal length; the file is damaged."
+            )
         rollouts.append(
             Rollout(
                 example_id=row["example_id"],
@@ -153,5 +155,7 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
             "It was written by another version: run the stage again."
         )
     if not table.schema.equals(schema):
-        raise IntegrityError(f"{path.name} declares schema {wanted[b'opsd.schema']!r}, but its columns differ: {table.schema.names}.")
+        raise IntegrityError(
+            f"{path.name} declares schema {wanted[b'opsd.schema']!r}, but its columns differ: {table.schema.names}."
+        )
     return table

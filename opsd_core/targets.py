@@ -78,14 +78,18 @@ def score_targets(
         hidden_NH = completion_hidden(teacher, [teacher_prompts[row] for row in rows], completions)
         tokens_N = torch.tensor([token for ids in completions for token in ids], device=hidden_NH.device)
         parts = [
-            _score_tile(hidden_NH[i : i + _ROWS_PER_TILE], teacher.head, tokens_N[i : i + _ROWS_PER_TILE], top_k, temperature)
+            _score_tile(
+                hidden_NH[i : i + _ROWS_PER_TILE], teacher.head, tokens_N[i : i + _ROWS_PER_TILE], top_k, temperature
+            )
             for i in range(0, len(hidden_NH), _ROWS_PER_TILE)
         ]
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         start = 0
         for row in rows:
             stop = start + len(rollouts[row].completion_ids)
-            targets[row] = Target(*rollouts[row].key, len(teacher_prompts[row]), *(column[start:stop] for column in columns))
+            targets[row] = Target(
+                *rollouts[row].key, len(teacher_prompts[row]), *(column[start:stop] for column in columns)
+            )
             start = stop
         done += len(rows)
         if on_progress:
@@ -101,7 +105,7 @@ def full_logprobs(hidden_NH: torch.Tensor, head: Head, temperature: float) -> to
     return torch.log_softmax(logits_NV / temperature, dim=-1)
 
 
-def _score_tile(hidden_NH, head, tokens_N, top_k, temperature):  # noqa: ANN001, ANN202
+def _score_tile(hidden_NH, head, tokens_N, top_k, temperature):
     logprobs_NV = full_logprobs(hidden_NH, head, temperature)
     probs_NV = logprobs_NV.exp()
     top = logprobs_NV.topk(min(top_k, logprobs_NV.shape[-1]), dim=-1)
@@ -142,7 +146,9 @@ def read_targets(path: Path) -> list[Target]:
     for row in read_table(path, _SCHEMA).to_pylist():
         length = len(row["tail_logprob"])
         if length == 0 or len(row["topk_ids"]) % length or len(row["topk_ids"]) != len(row["topk_logprobs"]):
-            raise IntegrityError(f"{path.name}: target {row['example_id']} has columns that do not fit its {length} positions.")
+            raise IntegrityError(
+                f"{path.name}: target {row['example_id']} has columns that do not fit its {length} positions."
+            )
         targets.append(
             Target(
                 example_id=row["example_id"],

@@ -1,9 +1,9 @@
 """Teacher weights: whose parameters produce the targets.
 
-    initial   the campaign's first policy, never changed
-    previous  the last promoted policy (the champion), fixed during an iteration
-    ema       teacher <- decay * teacher + (1 - decay) * policy after each optimiser step, in float32
-    live      the policy's own current weights, without gradient
+initial   the campaign's first policy, never changed
+previous  the last promoted policy (the champion), fixed during an iteration
+ema       teacher <- decay * teacher + (1 - decay) * policy after each optimiser step, in float32
+live      the policy's own current weights, without gradient
 """
 
 from typing import Protocol

@@ -18,9 +18,7 @@ from opsd_core.config.sources import DataConfig, ModelConfig, PromptConfig
 class CampaignConfig(Section):
     """Everything that decides what a campaign computes."""
 
-    name: str = Field(
-        "opsd", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Campaign and registered-model name."
-    )
+    name: str = Field("opsd", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Campaign and registered-model name.")
     seed: int = Field(0, ge=0, description="Seed of everything that is drawn at random.")
     iterations: int = Field(1, ge=1, le=1000, description="Iterations of roll out, distil, evaluate, gate.")
     model: ModelConfig = Field(description="The policy's starting weights.")

@@ -11,7 +11,9 @@ class EvaluationConfig(Section):
     """How a policy is measured on held-out items."""
 
     num_items: int = Field(200, ge=1, description="Validation items; the same for champion and candidate.")
-    num_samples: int = Field(0, ge=0, le=256, description="Sampled completions per item for avg@k, pass@k, maj@k; 0 = greedy only.")
+    num_samples: int = Field(
+        0, ge=0, le=256, description="Sampled completions per item for avg@k, pass@k, maj@k; 0 = greedy only."
+    )
     temperature: float = Field(1.0, gt=0, le=5, description="Temperature of the sampled completions.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass of the sampled completions.")
     max_completion_length: int = Field(256, ge=1, description="Most tokens a completion may have.")
@@ -25,14 +27,23 @@ class PromotionConfig(Section):
         "auto", description="auto = the gate moves the alias; manual = a person does, with opsd/promote."
     )
     test: Literal["mcnemar", "bootstrap"] = Field(
-        "mcnemar", description="Paired test on the same items: exact McNemar (greedy) or bootstrap of the mean difference."
+        "mcnemar",
+        description="Paired test on the same items: exact McNemar (greedy) or bootstrap of the mean difference.",
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error rate of promoting an equal candidate.")
-    min_effect: float = Field(0.0, ge=0, lt=1, description="Smallest accuracy gain worth a promotion (0.01 = one point).")
-    max_length_ratio: float = Field(2.0, gt=1, description="Guard: candidate's mean length over the champion's, and its inverse.")
+    min_effect: float = Field(
+        0.0, ge=0, lt=1, description="Smallest accuracy gain worth a promotion (0.01 = one point)."
+    )
+    max_length_ratio: float = Field(
+        2.0, gt=1, description="Guard: candidate's mean length over the champion's, and its inverse."
+    )
     max_truncation_increase: float = Field(0.1, ge=0, le=1, description="Guard: rise of the truncated share.")
-    max_repetition_increase: float = Field(0.1, ge=0, le=1, description="Guard: rise of the share of repetitive completions.")
-    min_entropy_ratio: float = Field(0.1, ge=0, lt=1, description="Guard: candidate's mean token entropy over the champion's.")
+    max_repetition_increase: float = Field(
+        0.1, ge=0, le=1, description="Guard: rise of the share of repetitive completions."
+    )
+    min_entropy_ratio: float = Field(
+        0.1, ge=0, lt=1, description="Guard: candidate's mean token entropy over the champion's."
+    )
     continue_from: Literal["candidate", "champion"] = Field(
         "candidate", description="Where the next iteration starts after a refusal."
     )

@@ -37,7 +37,8 @@ class TeacherConfig(Section):
     """Teacher = weights x context x transform."""
 
     weights: Literal["initial", "previous", "ema", "live"] = Field(
-        "initial", description="Which weights teach: the campaign's first, the last promoted, an average, or the student's own."
+        "initial",
+        description="Which weights teach: the campaign's first, the last promoted, an average, or the student's own.",
     )
     context: Literal["reference", "shuffled_reference", "none"] = Field(
         "reference", description="Privileged context; shuffled_reference (another item's) is a control."
@@ -48,6 +49,10 @@ class TeacherConfig(Section):
     )
     reference: Literal["solution", "answer"] = Field("answer", description="What `privileged_context` holds.")
     temperature: float = Field(1.0, gt=0, le=10, description="Divides the teacher's logits: <1 sharpens the target.")
+    require_privilege_gain: bool = Field(
+        True,
+        description="Refuse to train when the context does not raise the teacher's likelihood of the reference answers.",
+    )
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="weights=ema: teacher <- decay * teacher + (1 - decay) * policy, each step."
     )
@@ -76,7 +81,8 @@ class DistillationConfig(Section):
         0.1, gt=0, le=10, description="entropy_mix only: nats over which forward KL takes over from reverse KL."
     )
     targets: Literal["recorded", "online"] = Field(
-        "recorded", description="recorded = teacher's top-k + tail, computed once and stored; online = full vocabulary, recomputed."
+        "recorded",
+        description="recorded = teacher's top-k + tail, computed once and stored; online = full vocabulary, recomputed.",
     )
     top_k_of: Literal["full", "teacher", "student", "union"] = Field(
         "full",
@@ -112,6 +118,8 @@ class OptimizerConfig(Section):
     num_steps: int = Field(20, ge=1, le=1_000_000, description="Optimiser steps per iteration.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Completions per optimiser step.")
     microbatch_tokens: int = Field(
-        8192, ge=16, description="Most padded tokens (prompt + completion) in one forward pass; does not change the result."
+        8192,
+        ge=16,
+        description="Most padded tokens (prompt + completion) in one forward pass; does not change the result.",
     )
     checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")

@@ -15,11 +15,23 @@ TINY: dict[str, Any] = {
     "name": "tiny",
     "iterations": 3,
     "model": {"source": "tiny", "dtype": "float32", "device": "cpu"},
-    "data": {"source": "tiny:addition", "size": 10_000, "validation_fraction": 0.05, "test_fraction": 0.05, "grader": "exact"},
+    "data": {
+        "source": "tiny:addition",
+        "size": 10_000,
+        "validation_fraction": 0.05,
+        "test_fraction": 0.05,
+        "grader": "exact",
+    },
     "teacher": {"template": "{{ privileged_context }}|{{ question }}"},
     "rollout": {"num_prompts": 1600, "max_completion_length": 4, "record_top_k": 8, "batch_size": 512},
     "distillation": {"top_k": 8},
-    "optimizer": {"learning_rate": 1e-3, "schedule": "constant", "num_steps": 50, "batch_size": 64, "checkpoint_every": 25},
+    "optimizer": {
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "num_steps": 50,
+        "batch_size": 64,
+        "checkpoint_every": 25,
+    },
     "evaluation": {"num_items": 250, "max_completion_length": 4, "batch_size": 512},
 }
 
@@ -27,7 +39,10 @@ DEMO: dict[str, Any] = {
     "name": "demo",
     "iterations": 2,
     "model": {"source": "smollm2"},
-    "data": {"source": "reasoning_gym:chain_sum", "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}},
+    "data": {
+        "source": "reasoning_gym:chain_sum",
+        "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
+    },
     "rollout": {"num_prompts": 128, "max_completion_length": 24},
     "optimizer": {"learning_rate": 1e-4, "num_steps": 8, "batch_size": 16},
     "evaluation": {"num_items": 100, "max_completion_length": 24},

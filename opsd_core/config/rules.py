@@ -54,7 +54,11 @@ def _live_needs_online(config: CampaignConfig) -> str | None:
 
 
 def _recorded_reverse_kl(config: CampaignConfig) -> str | None:
-    if config.distillation.targets == "recorded" and config.distillation.divergence == "reverse_kl" and config.distillation.top_k < 8:
+    if (
+        config.distillation.targets == "recorded"
+        and config.distillation.divergence == "reverse_kl"
+        and config.distillation.top_k < 8
+    ):
         return (
             f"distillation.divergence=reverse_kl on distillation.top_k={config.distillation.top_k} recorded teacher entries "
             "sees almost nothing of the student's distribution. Use top_k >= 8 (64 is sensible) or targets=online."
@@ -94,8 +98,8 @@ def _top_k_side_was_recorded(config: CampaignConfig) -> str | None:
     distillation = config.distillation
     if distillation.targets == "recorded" and distillation.top_k_of in ("student", "union"):
         return (
-            f"distillation.top_k_of={distillation.top_k_of} with distillation.targets=recorded: only the teacher's largest "
-            "entries are stored, the student's are unknown until training. Use top_k_of=teacher, or targets=online."
+            f"distillation.top_k_of={distillation.top_k_of} with distillation.targets=recorded: only the teacher's "
+            "largest entries are stored, the student's are unknown until training. Use top_k_of=teacher, or targets=online."
         )
     return None
 
@@ -104,8 +108,8 @@ def _sampled_token_has_no_entries(config: CampaignConfig) -> str | None:
     distillation = config.distillation
     if distillation.divergence == "sampled_token" and distillation.bound == "entry_clip":
         return (
-            "distillation.bound=entry_clip clips the summands over the vocabulary, but distillation.divergence=sampled_token "
-            "has only one. Use bound=ratio_clip, which clips the advantage, or token_reweight."
+            "distillation.bound=entry_clip clips the summands over the vocabulary, but distillation.divergence="
+            "sampled_token has only one. Use bound=ratio_clip, which clips the advantage, or token_reweight."
         )
     return None
 

@@ -28,7 +28,8 @@ class ModelConfig(Section):
     )
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch) when source is a hub id.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="Weights for sampling and scoring; auto = bfloat16 where the hardware multiplies it natively, else float32."
+        "auto",
+        description="Weights for sampling and scoring; auto = bfloat16 where the hardware multiplies it natively, else float32.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda when there is one.")
     lora: LoraConfig = Field(LoraConfig(), description="Adapter settings; rank 0 = full fine-tuning.")
@@ -75,7 +76,9 @@ class PromptConfig(Section):
     student: str = Field("{{ question }}", min_length=1, description="The user message the policy sees.")
     student_thinking: bool = Field(False, description="enable_thinking passed to the student's chat template.")
     teacher_thinking: bool = Field(False, description="enable_thinking passed to the teacher's chat template.")
-    max_prompt_length: int = Field(1024, ge=1, description="Longest student prompt in tokens; a longer one is an error.")
+    max_prompt_length: int = Field(
+        1024, ge=1, description="Longest student prompt in tokens; a longer one is an error."
+    )
     max_teacher_prompt_length: int = Field(2048, ge=1, description="Longest teacher prompt in tokens.")
     overflow: Literal["error", "drop"] = Field(
         "error", description="What happens to rows whose prompt does not fit: stop, or drop them and report the count."

@@ -1,0 +1,80 @@
+"""Everything a trainer needs to go on bit for bit, in safetensors and JSON.
+
+trainable.safetensors   trained parameters (adapters under LoRA), float32
+optimizer.safetensors   AdamW moments and step counts, per parameter
+teacher.safetensors     the averaged teacher, when there is one
+rng.safetensors         torch's random state
+trainer.json            schema version, optimiser steps done
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from opsd_core.errors import IntegrityError
+from opsd_core.models import Policy
+from opsd_core.teachers import EmaTeacher, TeacherWeights
+
+SCHEMA_VERSION = 1
+
+
+def trainable_parameters(policy: Policy) -> dict[str, torch.nn.Parameter]:
+    """Parameters that receive gradients, by name."""
+    return {name: parameter for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
+
+
+def save_checkpoint(
+    folder: Path, student: Policy, optimizer: torch.optim.Optimizer, teacher: TeacherWeights, step: int
+) -> None:
+    """Write the state after `step` optimiser steps of this iteration. Equal states give equal bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = trainable_parameters(student)
+    save_file(
+        {name: parameter.detach().contiguous() for name, parameter in parameters.items()},
+        folder / "trainable.safetensors",
+    )
+    moments = {}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            moments[f"{key}/{name}"] = value.contiguous()
+    save_file(moments, folder / "optimizer.safetensors")
+    if isinstance(teacher, EmaTeacher):
+        shadow = {name: tensor.clone() for name, tensor in teacher.policy.causal_lm.state_dict().items()}
+        save_file(shadow, folder / "teacher.safetensors")
+    save_file({"torch": torch.get_rng_state()}, folder / "rng.safetensors")
+    (folder / "trainer.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "step": step}))
+
+
+def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimizer, teacher: TeacherWeights) -> int:
+    """Restore what `save_checkpoint` wrote and return the number of steps done.
+
+    IntegrityError when the state belongs to another model, adapter or schema.
+    """
+    meta = json.loads((folder / "trainer.json").read_text())
+    if meta["schema_version"] != SCHEMA_VERSION:
+        raise IntegrityError(
+            f"trainer state {folder.name} has schema version {meta['schema_version']}, this version of opsd reads "
+            f"{SCHEMA_VERSION}. Start the campaign anew or use the version that wrote it."
+        )
+    parameters, saved = trainable_parameters(student), load_file(folder / "trainable.safetensors")
+    if parameters.keys() != saved.keys():
+        different = sorted(parameters.keys() ^ saved.keys())
+        raise IntegrityError(
+            f"trainer state {folder.name} holds other parameters than this model trains (first difference: "
+            f"{different[0]!r}). Was model.source or model.lora changed within a campaign?"
+        )
+    moments = load_file(folder / "optimizer.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])
+            state = {
+                key: moments[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in moments
+            }
+            if state:
+                optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+    if isinstance(teacher, EmaTeacher):
+        teacher.policy.causal_lm.load_state_dict(load_file(folder / "teacher.safetensors"))
+    torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
+    return int(meta["step"])

@@ -1,0 +1,94 @@
+"""Checks before the first optimiser step: is there a signal, is it a useful one, are the rows aligned?
+
+teacher/divergence       mean divergence teacher vs. student on the first batch; 0 means nothing to learn
+teacher/privilege_gain   mean of log T - log S on the reference answer's tokens; <= 0 means the context does not help
+alignment/max_abs_diff   the batched rows with an empty context vs. the whole sequence alone; large = shifted rows
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from opsd_core.batching import check_head, completion_hidden
+from opsd_core.config import CampaignConfig
+from opsd_core.errors import ModelError, TrainingError
+from opsd_core.models import Policy
+from opsd_core.targets import full_logprobs
+from opsd_core.teachers import TeacherWeights
+from opsd_core.trainer import Metrics, TrainingItem, objective
+
+_MIN_DIVERGENCE = 1e-7
+"""Mean divergence, in nats, under which float32 rounding is all there is."""
+_ALIGNMENT_ITEMS = 4
+_MAX_ROW_DIFFERENCE = 5e-2
+"""Largest log-probability difference that batching or a lower precision may cause; a shifted row differs by far more."""
+
+
+@torch.inference_mode()
+def answer_logprob(policy: Policy, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Log-probability of each answer token after its prompt, flattened (N,)."""
+    hidden_NH = completion_hidden(policy, prompts, answers)
+    tokens_N1 = torch.tensor([token for answer in answers for token in answer], device=hidden_NH.device)[:, None]
+    return full_logprobs(hidden_NH, policy.head, 1.0).gather(1, tokens_N1).squeeze(1)
+
+
+def _full_sequence_logprob(policy: Policy, item: TrainingItem) -> torch.Tensor:
+    """The same numbers the long way: the whole sequence alone, all logits, shifted by one."""
+    ids_T = torch.tensor(item.prompt_ids + item.completion_ids, device=policy.device)
+    with torch.inference_mode():
+        logprobs_TV = torch.log_softmax(policy.causal_lm(input_ids=ids_T[None], use_cache=False).logits[0].float(), -1)
+    return logprobs_TV[:-1].gather(1, ids_T[1:, None]).squeeze(1)[len(item.prompt_ids) - 1 :]
+
+
+def run_probes(
+    student: Policy,
+    teacher: TeacherWeights,
+    batch: Sequence[TrainingItem],
+    answers: Sequence[Sequence[int]],
+    config: CampaignConfig,
+) -> Metrics:
+    """The three probes on one batch; `answers` are the reference answers' token ids, empty without labels.
+
+    TrainingError when there is no divergence, no privilege gain, or rows are shifted; a control arm reports and goes on.
+    """
+    if (difference := check_head(student)) > _MAX_ROW_DIFFERENCE:
+        raise ModelError(
+            f"this model's logits differ from hidden @ head.weight by up to {difference:.3g}: it scales or transforms "
+            "them in a way the objective does not know. Use a model whose output head is a plain projection."
+        )
+    with torch.no_grad():
+        result = objective(student, teacher, batch, config)
+    weight = sum(float(item.weights_T.sum()) for item in batch)
+    metrics = {"teacher/divergence": float(result.divergence_N.abs().sum()) / max(weight, 1.0)}
+    prompts, completions = [item.prompt_ids for item in batch], [item.completion_ids for item in batch]
+    own = answer_logprob(student, prompts, completions)
+    alone = torch.cat([_full_sequence_logprob(student, item) for item in batch[:_ALIGNMENT_ITEMS]])
+    metrics["alignment/max_abs_diff"] = float((own[: len(alone)] - alone).abs().max())
+    if answers and config.teacher.context != "none":
+        teacher_prompts = [item.teacher_prompt_ids for item in batch]
+        gain_N = answer_logprob(teacher.policy, teacher_prompts, answers) - answer_logprob(student, prompts, answers)
+        metrics["teacher/privilege_gain"] = float(gain_N.mean())
+    _judge(metrics, config)
+    return metrics
+
+
+def _judge(metrics: Metrics, config: CampaignConfig) -> None:
+    if metrics["alignment/max_abs_diff"] > _MAX_ROW_DIFFERENCE:
+        raise TrainingError(
+            f"alignment probe: a completion scored alone and in a batch differs by {metrics['alignment/max_abs_diff']:.3g} nats. "
+            "Rows of prompt and completion are shifted, or the model is not causal."
+        )
+    if config.control:
+        return
+    if metrics["teacher/divergence"] < _MIN_DIVERGENCE:
+        raise TrainingError(
+            f"teacher probe: mean divergence between teacher and student is {metrics['teacher/divergence']:.3g} nats, so there "
+            f"is nothing to learn. Check teacher.context={config.teacher.context} and that teacher.template shows it."
+        )
+    gain = metrics.get("teacher/privilege_gain")
+    if gain is not None and gain <= 0.0 and config.teacher.require_privilege_gain:
+        raise TrainingError(
+            f"privilege probe: with its context the teacher gives the reference answers {gain:.3g} nats per token more than "
+            "the student does; it must be above 0, else it teaches away from the answer. Change teacher.template or the "
+            "context, or set teacher.require_privilege_gain=false."
+        )

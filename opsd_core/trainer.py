@@ -1,0 +1,216 @@
+"""The distillation loop: sample a batch, score it with both sides, compare, step.
+
+N = completion tokens of a microbatch
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsd_core.batching import completion_hidden, microbatches
+from opsd_core.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
+from opsd_core.config import CampaignConfig
+from opsd_core.digest import derive_seed
+from opsd_core.errors import TrainingError
+from opsd_core.models import Policy, resolve_dtype
+from opsd_core.objective import HiddenTargets, ObjectiveResult, TopKTargets, distillation_loss
+from opsd_core.optim import build_optimizer, learning_rate, set_learning_rate
+from opsd_core.targets import Target, stack_targets
+from opsd_core.teachers import TeacherWeights
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingItem:
+    """One kept rollout with what the teacher sees and, for recorded targets, what it said."""
+
+    prompt_ids: list[int]
+    teacher_prompt_ids: list[int]
+    completion_ids: list[int]
+    rollout_logprobs_T: np.ndarray
+    weights_T: np.ndarray
+    target: Target | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the longer side; what a forward pass has to hold."""
+        return max(len(self.prompt_ids), len(self.teacher_prompt_ids)) + len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Where an iteration stands in its campaign: steps before it, and steps of all iterations."""
+
+    first_step: int
+    total_steps: int
+
+
+def batch_order(num_items: int, batch_size: int, num_steps: int, seed: int) -> list[list[int]]:
+    """Item indices of each step: passes over seeded permutations, without a gap between them."""
+    needed, order, epoch = batch_size * num_steps, [], 0
+    while len(order) < needed:
+        generator = torch.Generator().manual_seed(derive_seed("order", seed, epoch))
+        order.extend(torch.randperm(num_items, generator=generator).tolist())
+        epoch += 1
+    return [order[step * batch_size : (step + 1) * batch_size] for step in range(num_steps)]
+
+
+def distil(
+    student: Policy,
+    teacher: TeacherWeights,
+    items: Sequence[TrainingItem],
+    config: CampaignConfig,
+    schedule: Schedule,
+    seed: int,
+    *,
+    start_from: Path | None = None,
+    resume_from: Path | None = None,
+    on_step: Callable[[int, Metrics], None] | None = None,
+    on_checkpoint: Callable[[int, Callable[[Path], None]], None] | None = None,
+) -> Callable[[Path], None]:
+    """Run the iteration's optimiser steps on `student`, in place; return a function that saves the final state.
+
+    `start_from` is the final state of an earlier iteration (its optimiser goes on), `resume_from` a state of this one
+    (its steps are not repeated). `on_step(step, metrics)` gets the campaign-wide step; `on_checkpoint(step, save)` is
+    called every optimizer.checkpoint_every steps. TrainingError when loss or gradient is not finite, or no token counts.
+    """
+    if not items:
+        raise TrainingError(
+            "no rollout is left to train on: every one was filtered out. See the filter's reasons and config.filter."
+        )
+    student.model.eval()  # no dropout: the student's noise is never left to chance
+    parameters = trainable_parameters(student)
+    optimizer = build_optimizer(parameters.values(), config.optimizer)
+    first = 0
+    if resume_from is not None:
+        first = load_checkpoint(resume_from, student, optimizer, teacher)
+    elif start_from is not None:
+        load_checkpoint(start_from, student, optimizer, teacher)
+    batches = batch_order(len(items), config.optimizer.batch_size, config.optimizer.num_steps, seed)
+    for step in range(first, config.optimizer.num_steps):
+        campaign_step = schedule.first_step + step
+        rate = learning_rate(config.optimizer, campaign_step, schedule.total_steps)
+        set_learning_rate(optimizer, rate)
+        metrics = train_step(student, teacher, [items[i] for i in batches[step]], optimizer, config, campaign_step)
+        if on_step:
+            on_step(campaign_step, metrics | {"optim/learning_rate": rate})
+        done = step + 1
+        if on_checkpoint and done % config.optimizer.checkpoint_every == 0 and done < config.optimizer.num_steps:
+            on_checkpoint(done, lambda folder, done=done: save_checkpoint(folder, student, optimizer, teacher, done))
+    return lambda folder: save_checkpoint(folder, student, optimizer, teacher, config.optimizer.num_steps)
+
+
+def train_step(
+    student: Policy,
+    teacher: TeacherWeights,
+    batch: Sequence[TrainingItem],
+    optimizer: torch.optim.Optimizer,
+    config: CampaignConfig,
+    step: int,
+) -> Metrics:
+    """One optimiser step:  loss = sum_n w_n bound(D_n) / sum_n w_n  over all tokens of the batch.
+
+    The denominator is the batch's, not a microbatch's, so any split into microbatches gives the same gradient.
+    """
+    started = time.perf_counter()
+    total_weight = float(sum(item.weights_T.sum() for item in batch))
+    if total_weight == 0.0:
+        raise TrainingError(
+            f"step {step}: no token of the batch counts. Completions are not longer than "
+            f"distillation.skip_first_tokens={config.distillation.skip_first_tokens}, or every token is masked."
+        )
+    optimizer.zero_grad(set_to_none=True)
+    results: list[ObjectiveResult] = []
+    for rows in microbatches([item.num_tokens for item in batch], config.optimizer.microbatch_tokens):
+        result = objective(student, teacher, [batch[row] for row in rows], config)
+        (result.loss_sum / total_weight).backward()
+        results.append(result)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
+    loss = float(sum(result.loss_sum.detach().double() for result in results)) / total_weight
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise TrainingError(
+            f"step {step}: loss={loss}, gradient norm={grad_norm}. The step was not applied. Lower "
+            f"optimizer.learning_rate={config.optimizer.learning_rate}, or use float32 (model.dtype={config.model.dtype})."
+        )
+    optimizer.step()
+    teacher.update(student)
+    ordered = [
+        batch[row]
+        for rows in microbatches([i.num_tokens for i in batch], config.optimizer.microbatch_tokens)
+        for row in rows
+    ]
+    metrics = _token_metrics(results, ordered)
+    return metrics | {
+        "distillation/loss": loss,
+        "optim/grad_norm": grad_norm,
+        "tokens/trained": total_weight,
+        "time/step_seconds": time.perf_counter() - started,
+    }
+
+
+def objective(
+    student: Policy, teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig
+) -> ObjectiveResult:
+    """Divergence of one microbatch, with gradients to the student."""
+    completions = [item.completion_ids for item in batch]
+    with _autocast(student.device, config):
+        hidden_NH = completion_hidden(student, [item.prompt_ids for item in batch], completions)
+    tokens_N = torch.tensor([token for ids in completions for token in ids], device=student.device)
+    weights_N = torch.from_numpy(np.concatenate([item.weights_T for item in batch]).astype(np.float32)).to(
+        student.device
+    )
+    return distillation_loss(
+        hidden_NH, student.head, _targets(teacher, batch, config), tokens_N, weights_N, config.distillation
+    )
+
+
+def _targets(
+    teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig
+) -> TopKTargets | HiddenTargets:
+    if config.distillation.targets == "recorded":
+        return stack_targets([item.target for item in batch], teacher.policy.device)
+    with torch.no_grad(), _autocast(teacher.policy.device, config):
+        prompts = [item.teacher_prompt_ids for item in batch]
+        hidden_NH = completion_hidden(teacher.policy, prompts, [item.completion_ids for item in batch])
+    return HiddenTargets(hidden_NH, teacher.policy.head, config.teacher.temperature)
+
+
+def _autocast(device: torch.device, config: CampaignConfig):
+    dtype = resolve_dtype(config.model)
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+
+
+def _token_metrics(results: Sequence[ObjectiveResult], batch: Sequence[TrainingItem]) -> Metrics:
+    """Means over the tokens that count; names as in TRL, verl and the OPSD literature."""
+    counted_N = torch.from_numpy(np.concatenate([item.weights_T for item in batch])) > 0
+
+    def column(name: str) -> Tensor:
+        return torch.cat([getattr(result, name) for result in results]).float().cpu()[counted_N]
+
+    divergence_N, student_N, teacher_N = (
+        column("divergence_N"),
+        column("student_entropy_N"),
+        column("teacher_entropy_N"),
+    )
+    rollout_N = torch.from_numpy(np.concatenate([item.rollout_logprobs_T for item in batch]))[counted_N]
+    lengths = [len(item.completion_ids) for item in batch]
+    return {
+        "kl/mean": divergence_N.mean().item(),
+        "kl/p50": divergence_N.quantile(0.5).item(),
+        "kl/p99": divergence_N.quantile(0.99).item(),
+        "clip/token_fraction": (column("bounded_N") < divergence_N - 1e-6).float().mean().item(),
+        "actor/entropy": student_N.mean().item(),
+        "teacher/entropy": teacher_N.mean().item(),
+        "entropy_gap": (student_N - teacher_N).mean().item(),
+        "rollout_corr/log_ppl_diff": (rollout_N - column("logprobs_N")).mean().item(),
+        "completions/mean_length": sum(lengths) / len(lengths),
+    }
