@@ -1,0 +1,86 @@
+"""Prepare a Prefect server for opsd; safe to repeat: `python -m infra.bootstrap`.
+
+    work pool `opsd`     type process; queue `default` for promotions, queue `models` for jobs that hold a model in memory
+    dead-run automation  a run whose heartbeats stop is set to Crashed, so that its slot is free again
+"""
+
+import os
+import sys
+from datetime import timedelta
+
+import httpx
+from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger, Posture
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.workers.process import ProcessWorker
+
+POOL = "opsd"
+MODEL_QUEUE = "models"
+DEAD_RUNS = "opsd-dead-runs"
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+_ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
+# Three missed heartbeats of 60 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY) and some room for a slow machine.
+_SILENCE_S = 200
+
+
+def dead_run_automation() -> AutomationCore:
+    """Set a run to Crashed when neither a heartbeat nor an end of it was seen for 200 s after its last heartbeat."""
+    return AutomationCore(
+        name=DEAD_RUNS,
+        description="A run whose process died without a word is set to Crashed, which frees its slot.",
+        trigger=EventTrigger(
+            after={_HEARTBEAT},
+            expect={_HEARTBEAT, *(f"prefect.flow-run.{ending}" for ending in _ENDINGS)},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=_SILENCE_S),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=f"No heartbeat for {_SILENCE_S} s.")],
+    )
+
+
+def prepare(client: SyncPrefectClient, model_jobs: int) -> None:
+    """Create or update pool, queues and automation; `model_jobs` is how many model-holding runs may go at once."""
+    template = ProcessWorker.get_default_base_job_template()
+    try:
+        client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
+    except ObjectAlreadyExists:
+        client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
+    try:
+        queue = client.read_work_queue_by_name(MODEL_QUEUE, work_pool_name=POOL)
+    except ObjectNotFound:
+        client.create_work_queue(name=MODEL_QUEUE, work_pool_name=POOL, concurrency_limit=model_jobs)
+    else:
+        client.update_work_queue(queue.id, concurrency_limit=model_jobs)
+    automation = dead_run_automation()
+    known = client.read_automations_by_name(DEAD_RUNS)
+    if known:
+        client.update_automation(known[0].id, automation)
+    else:
+        client.create_automation(automation)
+    for surplus in known[1:]:
+        client.delete_automation(surplus.id)
+
+
+def main() -> int:
+    """Prepare the server that PREFECT_API_URL names; returns the exit status."""
+    given = os.environ.get("OPSD_MODEL_JOBS", "1")
+    if not given.isdigit() or int(given) < 1:
+        print(f"opsd: OPSD_MODEL_JOBS={given!r} must be a whole number of at least 1.", file=sys.stderr)
+        return 1
+    try:
+        with get_client(sync_client=True) as client:
+            prepare(client, int(given))
+    except httpx.HTTPError as error:
+        url = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]
+        print(f"opsd: Prefect at {url or '(PREFECT_API_URL is not set)'} cannot be prepared: {error!r}.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

