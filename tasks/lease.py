@@ -63,10 +63,8 @@ class Lease:
     def _write(self, etag: str | None) -> bool:
         """One conditional write of a fresh record."""
         body = self._body(self.ttl_s)
-        if etag is None:
-            won = self.store.put_if_absent(self.key, body)
-        else:
-            won = self.store.put_if_match(self.key, body, etag)
+        store, key = self.store, self.key
+        won = store.put_if_absent(key, body) if etag is None else store.put_if_match(key, body, etag)
         if won:
             self.expires_at = json.loads(body)["expires_at"]
         return won

@@ -1,0 +1,212 @@
+"""Artefacts on a real S3 server and in a folder: found, published once, and never read when damaged."""
+
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from opsd_core.digest import canonical_json, digest
+from opsd_core.errors import ConfigError, IntegrityError
+from tasks.artifacts import Artifact, artifact_key, describe, discard, fetch, find, prune_cache, publish
+from tasks.manifest import parse_manifest
+
+IDENTITY = {"policy": "ab12", "seed": 7, "sampling": {"temperature": 1.0, "top_p": 0.9}}
+FILES = {"part-0.parquet": b"rows" * 50, "nested/config.json": b'{"a": 1}'}
+
+
+def folder_with(path: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+    return path
+
+
+@pytest.fixture
+def published(store, tmp_path) -> Artifact:
+    return publish(store, "rollouts", IDENTITY, folder_with(tmp_path / "made", FILES), {"rows": 50})
+
+
+def data_key(store, artifact: Artifact, name: str) -> str:
+    return f"{store.key_of(artifact.uri)}/{name}"
+
+
+def test_published_files_are_found_described_and_fetched(store, published, tmp_path):
+    assert published.key == artifact_key("rollouts", IDENTITY) and published.num_bytes == 208
+    assert find(store, "rollouts", IDENTITY) == published
+    assert describe(store, published.uri) == describe(store, store.uri(published.key)) == published
+    assert Artifact.from_dict(json.loads(json.dumps(published.to_dict()))) == published
+    folder = fetch(store, published, tmp_path / "cache")
+    assert {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} == set(FILES)
+    assert all((folder / name).read_bytes() == data for name, data in FILES.items())
+    assert fetch(store, published.uri, tmp_path / "cache") == folder
+    assert (published.summary, published.identity) == ({"rows": 50}, IDENTITY)
+
+
+def test_identity_decides_the_key_and_order_does_not():
+    shuffled = dict(reversed(IDENTITY.items()))
+    assert artifact_key("rollouts", shuffled) == artifact_key("rollouts", IDENTITY)
+    assert artifact_key("rollouts", {**IDENTITY, "seed": 8}) != artifact_key("rollouts", IDENTITY)
+    assert artifact_key("targets", IDENTITY)[-32:] != artifact_key("rollouts", IDENTITY)[-32:]
+    for kind in ("", "../x", "a/b", "Rollouts", "x" * 64):
+        with pytest.raises(ConfigError, match="no artefact kind"):
+            artifact_key(kind, IDENTITY)
+
+
+def test_nothing_is_found_before_the_manifest_stands(store, tmp_path):
+    assert find(store, "rollouts", IDENTITY) is None
+    with pytest.raises(IntegrityError, match="does not exist"):
+        describe(store, store.uri(artifact_key("rollouts", IDENTITY)))
+    with pytest.raises(IntegrityError, match="nothing to publish"):
+        publish(store, "rollouts", IDENTITY, tmp_path / "absent", {})
+
+
+def test_the_summary_does_not_change_the_digest(store, published, tmp_path):
+    again = publish(store, "rollouts", IDENTITY, tmp_path / "made", {"rows": 50, "seconds": 3.1})
+    assert again == published
+
+
+def test_another_outcome_is_dropped_and_the_first_one_stands(store, published, tmp_path, caplog):
+    other = folder_with(tmp_path / "other", {**FILES, "part-0.parquet": b"else" * 50})
+    with caplog.at_level(logging.WARNING):
+        assert publish(store, "rollouts", IDENTITY, other, {}) == published
+    assert published.digest in caplog.text and "the first one stands" in caplog.text
+    with pytest.raises(IntegrityError, match=rf"{published.digest} came first, [0-9a-f]{{64}} second"):
+        publish(store, "rollouts", IDENTITY, other, {}, reproducible=True)
+    assert len(store.list(published.key + "/")) == 3
+    assert fetch(store, published, tmp_path / "cache").joinpath("part-0.parquet").read_bytes() == b"rows" * 50
+
+
+def test_racing_writers_agree_on_one_outcome(store, tmp_path):
+    results, barrier = [], threading.Barrier(4)
+
+    def write(number: int) -> None:
+        folder = folder_with(tmp_path / str(number), {"data": b"%d" % number})
+        barrier.wait()
+        results.append(publish(store, "race", IDENTITY, folder, {}))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4 and len({artifact.digest for artifact in results}) == 1
+    assert len(store.list(results[0].key)) == 2
+
+
+@pytest.mark.parametrize("position", [0, 100, 199])
+def test_a_flipped_byte_is_refused(store, published, tmp_path, position):
+    data = bytearray(FILES["part-0.parquet"])
+    data[position] ^= 1
+    store.put(data_key(store, published, "part-0.parquet"), bytes(data))
+    pattern = r"part-0.parquet: expected sha256 [0-9a-f]{64}, actual [0-9a-f]{64}"
+    with pytest.raises(IntegrityError, match=pattern):
+        fetch(store, published, tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("data", [b"", FILES["part-0.parquet"][:-1], FILES["part-0.parquet"] + b"x"])
+def test_a_torn_object_is_refused_and_healed_by_running_again(store, published, tmp_path, data):
+    store.put(data_key(store, published, "part-0.parquet"), data)
+    with pytest.raises(IntegrityError, match=f"part-0.parquet has {len(data)} bytes, the manifest says 200"):
+        fetch(store, published, tmp_path / "cache")
+    assert find(store, "rollouts", IDENTITY) is None
+    assert publish(store, "rollouts", IDENTITY, tmp_path / "made", {"rows": 50}) == published
+    assert fetch(store, published, tmp_path / "cache").is_dir()
+
+
+def test_a_missing_object_is_refused_and_replaced_by_another_outcome(store, published, tmp_path):
+    store.delete(data_key(store, published, "nested/config.json"))
+    with pytest.raises(IntegrityError, match=r"nested/config.json is missing, the manifest says 8 bytes"):
+        fetch(store, published.uri, tmp_path / "cache")
+    other = publish(store, "rollouts", IDENTITY, folder_with(tmp_path / "other", {"new": b"1"}), {})
+    assert find(store, "rollouts", IDENTITY) == other != published
+    with pytest.raises(IntegrityError, match="is no longer what"):
+        describe(store, published.uri)
+
+
+def damaged_manifests(good: bytes) -> dict[str, bytes]:
+    record = json.loads(good)
+    return {
+        "empty": b"",
+        "cut": good[: len(good) // 2],
+        "flipped": good.replace(b'"seed":7', b'"seed":6'),
+        "list": b"[]",
+        "no files": json.dumps({**record, "files": []}).encode(),
+        "future": json.dumps({**record, "schema_version": 99}).encode(),
+        "deep": b"[" * 100_000,
+        "not text": bytes(range(200, 256)),
+    }
+
+
+@pytest.mark.parametrize("damage", damaged_manifests(b'{"seed":7, "checksum": ""}'))
+def test_a_damaged_manifest_is_refused_and_healed_by_running_again(store, published, tmp_path, damage):
+    name = f"{published.key}/MANIFEST.json"
+    store.put(name, damaged_manifests(store.get(name))[damage])
+    with pytest.raises(IntegrityError):
+        describe(store, published.uri)
+    assert find(store, "rollouts", IDENTITY) is None
+    assert publish(store, "rollouts", IDENTITY, tmp_path / "made", {"rows": 50}) == published
+    assert find(store, "rollouts", IDENTITY) == published
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../../b", "a\\b", "", "."])
+def test_file_names_cannot_leave_the_folder(published, name):
+    forged = {key: value for key, value in published.manifest.items() if key != "checksum"}
+    forged["files"] = [{**forged["files"][0], "name": name}]
+    forged["checksum"] = digest(forged)
+    with pytest.raises(IntegrityError, match="tries to leave its folder"):
+        parse_manifest(canonical_json(forged).encode(), "here")
+
+
+def test_links_are_not_published(store, tmp_path):
+    folder = folder_with(tmp_path / "made", FILES)
+    (folder / "link").symlink_to("/etc/passwd")
+    with pytest.raises(IntegrityError, match="link or special file"):
+        publish(store, "rollouts", IDENTITY, folder, {})
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "absent", "extra", "link"])
+def test_a_damaged_cache_copy_is_downloaded_again(store, published, tmp_path, damage):
+    cache = tmp_path / "cache"
+    file = fetch(store, published, cache) / "part-0.parquet"
+    if damage == "flip":
+        file.write_bytes(b"x" + file.read_bytes()[1:])
+    elif damage == "cut":
+        os.truncate(file, 5)
+    elif damage == "extra":
+        (file.parent / "pytorch_model.bin").write_bytes(b"pickle")
+    else:
+        file.unlink()
+        if damage == "link":
+            file.symlink_to("/etc/passwd")
+    folder = fetch(store, published, cache)
+    assert file.read_bytes() == FILES["part-0.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["nested", "part-0.parquet"]
+    assert [path.name for path in cache.iterdir()] == [folder.name]
+
+
+def test_a_published_copy_in_the_cache_needs_no_store(store, tmp_path):
+    cache = tmp_path / "cache"
+    artifact = publish(store, "rollouts", IDENTITY, folder_with(tmp_path / "made", FILES), {}, cache=cache)
+    assert discard(store, artifact.key) > 208 and store.list("") == []
+    assert (fetch(store, artifact, cache) / "part-0.parquet").read_bytes() == FILES["part-0.parquet"]
+    assert find(store, "rollouts", IDENTITY) is None
+
+
+def test_the_cache_keeps_what_was_used_last(store, tmp_path):
+    cache, folders = tmp_path / "cache", []
+    for number in range(3):
+        made = folder_with(tmp_path / str(number), {"data": b"%d" % number * 100})
+        folders.append(fetch(store, publish(store, "x", {"n": number}, made, {}), cache))
+        os.utime(folders[-1], (time.time() - 1000 + number,) * 2)
+    (cache / ".staged-dead").mkdir()
+    os.utime(cache / ".staged-dead", (0, 0))
+    fetch(store, describe(store, store.uri(artifact_key("x", {"n": 0}))), cache)
+    assert prune_cache(cache, 250) == 100
+    assert sorted(cache.iterdir()) == sorted([folders[0], folders[2]])
+    assert prune_cache(cache, 0) == 100 and list(cache.iterdir()) == [folders[0]]
+    assert prune_cache(cache, 0, idle_s=0) == 100 and prune_cache(tmp_path / "absent", 0) == 0
