@@ -1,6 +1,24 @@
 """Datasets: reading, cleaning, splitting."""
 
 from opsd_core.data.addition import addition_example, addition_examples
+from opsd_core.data.clean import gsm8k_answer
 from opsd_core.data.examples import example_id, make_example
+from opsd_core.data.load import Fetch, load_examples
+from opsd_core.data.records import DataReport, LoadedData, UnusableRow, split_digest
+from opsd_core.data.splits import split_examples, split_name
 
-__all__ = ["addition_example", "addition_examples", "example_id", "make_example"]
+__all__ = [
+    "DataReport",
+    "Fetch",
+    "LoadedData",
+    "UnusableRow",
+    "addition_example",
+    "addition_examples",
+    "example_id",
+    "gsm8k_answer",
+    "load_examples",
+    "make_example",
+    "split_digest",
+    "split_examples",
+    "split_name",
+]

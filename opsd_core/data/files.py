@@ -1,0 +1,128 @@
+"""Local files, read row by row, so that one broken row costs one row and a huge file costs no memory."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from opsd_core.data.records import RawRow
+from opsd_core.errors import DataError
+
+MAX_LINE_CHARS = 4_000_000
+"""Longest line of a .jsonl file; a longer one is an unusable row."""
+MAX_JSON_BYTES = 256 << 20
+"""Largest .json file: it must be parsed as a whole, which takes about ten times its size in memory."""
+_PARQUET_BATCH_ROWS = 64
+
+
+def file_rows(path: Path, suffix: str, needed: list[str]) -> Iterator[RawRow]:
+    """Rows of a .jsonl, .json, .csv or .parquet file.
+
+    Raises DataError for an absent, empty or malformed file, an unknown suffix, or columns that are not there.
+    """
+    if not path.is_file():
+        what = "is a folder, not a file" if path.is_dir() else "does not exist"
+        raise DataError(f"data.source={path} {what}. Check the path; it is read from the worker's working directory.")
+    if path.stat().st_size == 0:
+        raise DataError(f"data.source={path} is empty (0 bytes).")
+    if suffix not in READERS:
+        raise DataError(f"data.source={path}: suffix {suffix!r} is not read. Use one of {', '.join(sorted(READERS))}.")
+    return READERS[suffix](path, needed)
+
+
+def require_columns(source: str, needed: list[str], present: list[str]) -> None:
+    """Raise DataError when a mapped column is missing, naming those that exist."""
+    if missing := [column for column in needed if column not in present]:
+        raise DataError(
+            f"data.source={source} has no column {', '.join(map(repr, missing))}. It has: "
+            f"{', '.join(map(repr, present)) or 'none'}. Set data.columns.question / answer / solution."
+        )
+
+
+def _jsonl(path: Path, needed: list[str]) -> Iterator[RawRow]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for index, (line, whole) in enumerate(_lines(file)):
+            if not line.strip():
+                continue
+            yield _json_row(index, line) if whole else RawRow(index, unreadable=f"over {MAX_LINE_CHARS:,} characters")
+
+
+def _lines(file: Any) -> Iterator[tuple[str, bool]]:
+    """(line, True) or, for a line that is too long, (its beginning, False)."""
+    while line := file.readline(MAX_LINE_CHARS):
+        whole = line.endswith("\n") or len(line) < MAX_LINE_CHARS
+        rest = line
+        while not whole and rest and not rest.endswith("\n"):
+            rest = file.readline(MAX_LINE_CHARS)
+        yield line, whole
+
+
+def _json_row(index: int, line: str) -> RawRow:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return RawRow(index, unreadable=f"not JSON: {type(error).__name__}: {error}"[:300])
+    return _object_row(index, value)
+
+
+def _object_row(index: int, value: Any) -> RawRow:
+    if not isinstance(value, dict):
+        return RawRow(index, unreadable=f"a JSON {type(value).__name__}, not an object")
+    return RawRow(index, value)
+
+
+def _json(path: Path, needed: list[str]) -> Iterator[RawRow]:
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise DataError(
+            f"data.source={path} has {size:,} bytes; a .json file of more than {MAX_JSON_BYTES:,} is not parsed at "
+            "once. Store it as .jsonl (one object a line) or .parquet."
+        )
+    try:
+        value = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"data.source={path} is not valid JSON: {type(error).__name__}: {error}. "
+            "If it holds one object a line, name it .jsonl."
+        ) from error
+    if not isinstance(value, list):
+        raise DataError(f"data.source={path} holds a JSON {type(value).__name__}; a list of objects is read.")
+    for index, item in enumerate(value):
+        yield _object_row(index, item)
+
+
+def _csv(path: Path, needed: list[str]) -> Iterator[RawRow]:
+    csv.field_size_limit(MAX_LINE_CHARS)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file, restkey="", restval=None, strict=False)
+        try:
+            require_columns(str(path), needed, list(reader.fieldnames or []))
+            for index, values in enumerate(reader):
+                if "" in values and "" not in (reader.fieldnames or []):
+                    yield RawRow(index, unreadable="more fields than the header has")
+                else:
+                    yield RawRow(index, values)
+        except csv.Error as error:
+            raise DataError(f"data.source={path} is malformed at line {reader.line_num}: {error}.") from error
+
+
+def _parquet(path: Path, needed: list[str]) -> Iterator[RawRow]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            require_columns(str(path), needed, file.schema_arrow.names)
+            index = 0
+            for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, columns=needed):
+                for values in batch.to_pylist():
+                    yield RawRow(index, values)
+                    index += 1
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"data.source={path} cannot be read as Parquet: {error}. The file is torn, or is another format."
+        ) from error
+
+
+READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
