@@ -12,10 +12,14 @@ from torch import Tensor
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.errors import DataError
+from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss, working_dtype
 from opsd_core.objective.types import Head, HiddenTargets, ObjectiveResult, TopKTargets
 
 __all__ = ["Head", "HiddenTargets", "ObjectiveResult", "TopKTargets", "distillation_loss"]
+
+PLAIN_MAX_LOGITS = 4 * 2**20
+"""N x V up to which whole logits are used (16 MiB a side): there tiling costs more time than it saves."""
 
 
 def distillation_loss(
@@ -42,9 +46,10 @@ def distillation_loss(
     rows_R = weights_N.nonzero()[:, 0]
     if len(rows_R) == 0:
         return _nothing(student_hidden_NH, head, targets)
+    loss = plain_loss if len(rows_R) * len(head.weight_VH) <= PLAIN_MAX_LOGITS else fused_loss
     if len(rows_R) == len(weights_N):
-        return plain_loss(student_hidden_NH, head, targets, token_ids_N, weights_N, config)
-    result = plain_loss(
+        return loss(student_hidden_NH, head, targets, token_ids_N, weights_N, config)
+    result = loss(
         student_hidden_NH[rows_R], head, _select(targets, rows_R), token_ids_N[rows_R], weights_N[rows_R], config
     )
     return _expand(result, rows_R, len(weights_N))
@@ -83,7 +88,8 @@ def _check(
     weights_N: Tensor,
     config: DistillationConfig,
 ) -> None:
-    if student_hidden_NH.dim() != 2 or head.weight_VH.dim() != 2 or student_hidden_NH.shape[1] != head.weight_VH.shape[1]:
+    flat = student_hidden_NH.dim() == 2 and head.weight_VH.dim() == 2
+    if not flat or student_hidden_NH.shape[1] != head.weight_VH.shape[1]:
         raise DataError(
             f"student_hidden_NH {tuple(student_hidden_NH.shape)} and head.weight_VH {tuple(head.weight_VH.shape)} must "
             "be [N, H] and [V, H]: flatten the completion positions, and pass the head of the same model."
@@ -95,8 +101,8 @@ def _check(
         vocabulary, teacher_vocabulary = len(head.weight_VH), len(targets.head.weight_VH)
         if vocabulary != teacher_vocabulary:
             raise DataError(
-                f"The student's head has {vocabulary} entries and the teacher's {teacher_vocabulary}: distributions over "
-                "different vocabularies cannot be compared. Use a teacher with the student's tokenizer and padding."
+                f"The student's head has {vocabulary} entries and the teacher's {teacher_vocabulary}: distributions "
+                "over different vocabularies cannot be compared. Use a teacher with the same tokenizer and padding."
             )
     else:
         lengths["targets.ids_NK"], lengths["targets.logprobs_NK"] = len(targets.ids_NK), len(targets.logprobs_NK)

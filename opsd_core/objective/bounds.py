@@ -45,9 +45,7 @@ def entry_clip(entries: Entries, threshold: float) -> Entries:
     Source: OPSD v3 (2601.18734), `jsd_token_clip`.
     """
     clipped_NE = entries.terms_NE > threshold
-    return Entries(
-        entries.terms_NE.clamp(max=threshold), entries.slopes_NE.masked_fill(clipped_NE, 0.0)
-    )
+    return Entries(entries.terms_NE.clamp(max=threshold), entries.slopes_NE.masked_fill(clipped_NE, 0.0))
 
 
 def unbounded(divergence_N: Tensor, threshold: float) -> TokenBound:
@@ -61,7 +59,7 @@ def token_clip(divergence_N: Tensor, threshold: float) -> TokenBound:
 
 
 def token_reweight(divergence_N: Tensor, threshold: float) -> TokenBound:
-    """D * min(1, tau / |D|) with the factor held fixed: the direction of each token's gradient stays, its size is bounded."""
+    """D * min(1, tau / |D|), the factor held fixed: each token's gradient keeps its direction, not its size."""
     factor_N = threshold / divergence_N.abs().clamp(min=threshold)
     return TokenBound(divergence_N * factor_N, factor_N)
 

@@ -1,4 +1,4 @@
-"""The objective over whole logits, differentiated by autograd: what small inputs use and the fused path is tested against.
+"""The objective over whole logits, differentiated by autograd: for small inputs, and to test the fused path.
 
 N = tokens, V = vocabulary, H = hidden size, K = kept entries, E = compared entries (V, or K + 1 with the tail, or 1)
 """

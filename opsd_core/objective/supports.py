@@ -18,7 +18,7 @@ from opsd_core.objective.types import TopKTargets
 TAIL_FLOOR = math.log(1e-10)
 """Least log-mass of a tail, on both sides: a teacher tail that rounds to 0 would make reverse KL infinite."""
 _LOG_HALF = math.log(0.5)
-_EMPTY_TAIL = 0.1 * LOG_ZERO
+EMPTY_TAIL = 0.1 * LOG_ZERO
 """Stands for the log-sum of no entries; far above LOG_ZERO, so that exp(LOG_ZERO - it) is 0 and not 1."""
 
 
@@ -33,7 +33,7 @@ def log1mexp(x: Tensor) -> Tensor:
 
 
 def tail_logprob(logprobs_NK: Tensor) -> Tensor:
-    """log(1 - sum_k p_k) when only the kept entries are known, floored at a mass of 1e-7 (what float32 sums resolve)."""
+    """log(1 - sum_k p_k) when only the kept entries are known; at least log(1e-7), which float32 resolves."""
     return log1mexp(torch.logsumexp(logprobs_NK.float(), dim=-1).clamp(max=-1e-7))
 
 
@@ -44,7 +44,7 @@ def mask_kept(logits_NV: Tensor, ids_NK: Tensor) -> Tensor:
 
 def tail_logsumexp(masked_logits_NV: Tensor) -> Tensor:
     """logsumexp of the entries that were not kept, from masked logits; exact, unlike 1 - sum of the kept."""
-    return torch.logsumexp(masked_logits_NV, dim=-1).clamp(min=_EMPTY_TAIL)
+    return torch.logsumexp(masked_logits_NV, dim=-1).clamp(min=EMPTY_TAIL)
 
 
 def top_k_targets(logits_NV: Tensor, k: int, token_ids_N: Tensor | None = None) -> TopKTargets:
@@ -57,7 +57,7 @@ def top_k_targets(logits_NV: Tensor, k: int, token_ids_N: Tensor | None = None) 
     return TopKTargets(
         ids_NK=ids_NK,
         logprobs_NK=kept_NK - normaliser_N[:, None],
-        tail_logprob_N=tail_N.masked_fill(tail_N < _EMPTY_TAIL / 2, -torch.inf),
+        tail_logprob_N=tail_N.masked_fill(tail_N < EMPTY_TAIL / 2, -torch.inf),
         sampled_logprob_N=sampled_N,
     )
 

@@ -1,0 +1,218 @@
+"""The objective without a logits tensor: hidden states and head in, loss and gradients out, strip by strip.
+
+A strip is R tokens x the whole vocabulary, small enough for a fixed memory budget; arithmetic inside it runs over tiles
+of the vocabulary that stay in cache. The loss is a scalar, so the gradients of a strip need nothing from later strips:
+they are computed in the forward pass, while its logits still exist, and `backward` only multiplies by the incoming
+scalar. That is three matrix products per strip (logits, hidden gradient, weight gradient), as many as over whole
+logits; recomputing logits in the backward pass would be four.
+
+When teacher and student share one head, their hidden states are stacked and one product per weight tile serves both.
+
+N = tokens, R = tokens of a strip, V = vocabulary, W = width of a tile, H = hidden size, K = kept entries
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from opsd_core.config.method import DistillationConfig
+from opsd_core.objective.plain import working_dtype
+from opsd_core.objective.strips import StripResult, Tiles, bucketed_strip, dense_strip
+from opsd_core.objective.types import Head, HiddenTargets, ObjectiveResult, TopKTargets
+
+_STRIP_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
+"""Logits held at once, both sides together. CPU: larger strips gain no time; CUDA: few, large products."""
+_TILE_BYTES = {"cpu": 2**20, "cuda": 256 * 2**20}
+"""One tile of logits. CPU: several temporaries of this size stay in cache; CUDA: few kernel launches."""
+
+
+def default_tiles(vocabulary: int, sides: int, device: torch.device) -> Tiles:
+    """Rows of a strip and columns of a tile for this vocabulary and 1 or 2 sides of logits."""
+    kind = "cpu" if device.type == "cpu" else "cuda"
+    rows = max(_STRIP_BYTES[kind] // (4 * vocabulary * sides), 1)
+    rows = rows - rows % 32 if rows >= 32 else rows
+    return Tiles(rows, min(max(_TILE_BYTES[kind] // (4 * rows), 256), vocabulary))
+
+
+class _Wanted(NamedTuple):
+    hidden: bool
+    weight: bool
+    bias: bool
+
+
+@dataclass
+class _Call:
+    """What one evaluation needs besides the differentiable tensors."""
+
+    softcap: float | None
+    targets: TopKTargets | HiddenTargets
+    token_ids_N: Tensor
+    weights_N: Tensor
+    config: DistillationConfig
+    tiles: Tiles
+    wanted: _Wanted
+
+
+def fused_loss(
+    student_hidden_NH: Tensor,
+    head: Head,
+    targets: TopKTargets | HiddenTargets,
+    token_ids_N: Tensor,
+    weights_N: Tensor,
+    config: DistillationConfig,
+    tiles: Tiles | None = None,
+) -> ObjectiveResult:
+    """The objective of `distillation_loss` holding at most `tiles.rows` rows of logits per side.
+
+    Peak extra memory is the strips, the float32 gradients (of the head only when it is trained) and a few tiles.
+    Raises RuntimeError when differentiated twice: the first backward gives its gradient buffers away.
+    """
+    sides = 2 if isinstance(targets, HiddenTargets) else 1
+    tiles = tiles or default_tiles(len(head.weight_VH), sides, student_hidden_NH.device)
+    leaves = (student_hidden_NH, head.weight_VH, head.bias_V)
+    wanted = _Wanted(*(torch.is_grad_enabled() and leaf is not None and leaf.requires_grad for leaf in leaves))
+    call = _Call(head.softcap, targets, token_ids_N, weights_N, config, tiles, wanted)
+    loss_sum, *columns = _FusedLoss.apply(*leaves, call)
+    return ObjectiveResult(loss_sum, *columns)
+
+
+class _FusedLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, call: _Call):
+        size, dtype = len(hidden_NH), working_dtype(hidden_NH)
+        wanted = call.wanted
+        gradients = [
+            leaf.new_zeros(leaf.shape, dtype=dtype) if wants else None
+            for leaf, wants in zip((hidden_NH, weight_VH, bias_V), wanted, strict=True)
+        ]
+        student = Head(weight_VH, bias_V, call.softcap)
+        buffer_SRV = _strip_buffer(hidden_NH, student, call, dtype)
+        results = []
+        for start in range(0, size, call.tiles.rows):
+            rows = slice(start, min(start + call.tiles.rows, size))
+            hidden_RH = hidden_NH[rows].to(dtype)
+            strips = _project_strip(hidden_RH, student, call, rows, buffer_SRV)
+            results.append(_strip(strips, call, rows, any(wanted)))
+            if any(wanted):
+                _accumulate(gradients, strips[0], hidden_RH, weight_VH, rows, call.tiles)
+        columns = [None if column[0] is None else torch.cat(column) for column in zip(*results, strict=True)]
+        loss_sum = (call.weights_N.to(dtype) * columns[1]).sum()
+        ctx.gradients = gradients
+        ctx.dtypes = [None if leaf is None else leaf.dtype for leaf in (hidden_NH, weight_VH, bias_V)]
+        ctx.mark_non_differentiable(*(column for column in columns if column is not None))
+        return loss_sum, *columns
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss, *_):
+        if ctx.gradients is None:
+            raise RuntimeError(
+                "The fused objective was differentiated a second time, but its gradient buffers were given away by the "
+                "first backward. Call distillation_loss again instead of backward(retain_graph=True)."
+            )
+        gradients, ctx.gradients = ctx.gradients, None
+        pairs = zip(gradients, ctx.dtypes, strict=True)
+        return *(None if gradient is None else gradient.mul_(grad_loss).to(dtype) for gradient, dtype in pairs), None
+
+
+def _strip_buffer(hidden_NH: Tensor, student: Head, call: _Call, dtype: torch.dtype) -> Tensor:
+    sides = 2 if isinstance(call.targets, HiddenTargets) else 1
+    rows = min(call.tiles.rows, len(hidden_NH))
+    return hidden_NH.new_empty((sides * rows, len(student.weight_VH)), dtype=dtype)
+
+
+def _same_tensor(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+
+
+def _weight_tiles(weight_VH: Tensor, dtype: torch.dtype, tiles: Tiles) -> Iterator[tuple[slice, Tensor]]:
+    """The head in the working dtype: itself when it has that dtype, else one converted tile after another."""
+    if weight_VH.dtype == dtype:
+        yield slice(0, len(weight_VH)), weight_VH
+        return
+    for columns in tiles.of(len(weight_VH)):
+        yield columns, weight_VH[columns].to(dtype)
+
+
+def _project_strip(hidden_RH: Tensor, student: Head, call: _Call, rows: slice, buffer_SRV: Tensor) -> list[Tensor]:
+    """Logits of a strip of rows divided by their temperatures: [student], or [student, teacher]."""
+    size, dtype, temperature = len(hidden_RH), hidden_RH.dtype, call.config.temperature
+    sides = [(hidden_RH, student, temperature)]
+    if isinstance(call.targets, HiddenTargets):
+        teacher = call.targets
+        sides.append((teacher.hidden_NH[rows].to(dtype), teacher.head, temperature * teacher.temperature))
+    strips = list(buffer_SRV[: len(sides) * size].split(size))
+    if len(sides) == 2 and _same_tensor(student.weight_VH, sides[1][1].weight_VH):
+        stacked_SH = torch.cat([hidden_RH, sides[1][0]])
+        for columns, weight_WH in _weight_tiles(student.weight_VH, dtype, call.tiles):
+            torch.mm(stacked_SH, weight_WH.T, out=buffer_SRV[: 2 * size, columns])
+    else:
+        for strip_RV, (side_RH, head, _) in zip(strips, sides, strict=True):
+            for columns, weight_WH in _weight_tiles(head.weight_VH, dtype, call.tiles):
+                torch.mm(side_RH, weight_WH.T, out=strip_RV[:, columns])
+    for strip_RV, (_, head, divisor) in zip(strips, sides, strict=True):
+        _cap(strip_RV, head, divisor, call.tiles)
+    return strips
+
+
+def _cap(logits_RV: Tensor, head: Head, temperature: float, tiles: Tiles) -> None:
+    """Add the bias, cap and divide by the temperature, in place."""
+    if head.bias_V is None and head.softcap is None and temperature == 1.0:
+        return
+    for columns in tiles.of(logits_RV.shape[1]):
+        tile_RW = logits_RV[:, columns]
+        if head.bias_V is not None:
+            tile_RW += head.bias_V[columns].to(tile_RW.dtype)
+        if head.softcap is not None:
+            tile_RW.div_(head.softcap).tanh_().mul_(head.softcap)
+        tile_RW.div_(temperature)
+
+
+def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> StripResult:
+    """Turn a strip's student logits into their gradients (in place) and return the columns of its rows."""
+    targets = call.targets
+    teacher_RV = strips[1] if len(strips) == 2 else None
+    if isinstance(targets, TopKTargets):
+        sampled_N = targets.sampled_logprob_N
+        targets = TopKTargets(
+            targets.ids_NK[rows],
+            targets.logprobs_NK[rows],
+            targets.tail_logprob_N[rows],
+            None if sampled_N is None else sampled_N[rows],
+        )
+    bucketed = teacher_RV is None or call.config.top_k_of != "full" or call.config.divergence == "sampled_token"
+    strip = bucketed_strip if bucketed else dense_strip
+    return strip(
+        strips[0],
+        targets if teacher_RV is None else teacher_RV,
+        call.token_ids_N[rows],
+        call.weights_N[rows].to(strips[0].dtype),
+        call.config,
+        call.softcap,
+        call.tiles,
+        gradients,
+    )
+
+
+def _accumulate(
+    gradients: list[Tensor | None],
+    grad_logits_RV: Tensor,
+    hidden_RH: Tensor,
+    weight_VH: Tensor,
+    rows: slice,
+    tiles: Tiles,
+) -> None:
+    """Push a strip's logit gradients through the head, in the working dtype."""
+    grad_hidden_NH, grad_weight_VH, grad_bias_V = gradients
+    if grad_hidden_NH is not None:
+        grad_hidden_RH = grad_hidden_NH[rows]
+        for columns, weight_WH in _weight_tiles(weight_VH, hidden_RH.dtype, tiles):
+            grad_hidden_RH.addmm_(grad_logits_RV[:, columns], weight_WH)
+    if grad_weight_VH is not None:
+        grad_weight_VH.addmm_(grad_logits_RV.T, hidden_RH)
+    if grad_bias_V is not None:
+        grad_bias_V += grad_logits_RV.sum(dim=0)

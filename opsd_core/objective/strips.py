@@ -1,0 +1,214 @@
+"""One strip of logits: value, what is logged, and the gradient with respect to the student's logits, in place.
+
+With slopes d_v = dl_v / ds_v and C = sum_v d_v the gradient of a token's divergence is
+
+    full vocabulary          g_v = d_v - S_v C
+    kept entry v             g_v = d_v - S_v C
+    outside the kept ones    g_v = Q_v (d_tail - S_tail C),   Q_v = S_v / S_tail
+
+then times weight, bound factor, 1 / temperature and the derivative of the soft cap.
+
+R = tokens of the strip, V = vocabulary, W = width of a tile, K = kept entries, E = compared entries
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from opsd_core.config.method import DistillationConfig
+from opsd_core.objective.bounds import TOKEN_BOUNDS, bounded_entries
+from opsd_core.objective.divergences import LOG_ZERO, configured
+from opsd_core.objective.plain import entropy
+from opsd_core.objective.supports import EMPTY_TAIL, TAIL_FLOOR, Kept, bucket, choose_entries
+from opsd_core.objective.types import TopKTargets
+
+
+class Tiles(NamedTuple):
+    """Rows of a strip and columns of a tile."""
+
+    rows: int
+    width: int
+
+    def of(self, vocabulary: int) -> Iterator[slice]:
+        """The tiles of a strip, left to right; the last may be narrower."""
+        return (slice(start, min(start + self.width, vocabulary)) for start in range(0, vocabulary, self.width))
+
+
+class StripResult(NamedTuple):
+    """The columns of ObjectiveResult for one strip."""
+
+    divergence_R: Tensor
+    bounded_R: Tensor
+    student_entropy_R: Tensor
+    teacher_entropy_R: Tensor
+    logprobs_R: Tensor
+    teacher_logprobs_R: Tensor | None
+
+
+def dense_strip(
+    student_RV: Tensor,
+    teacher_RV: Tensor,
+    token_ids_R: Tensor,
+    weights_R: Tensor,
+    config: DistillationConfig,
+    softcap: float | None,
+    tiles: Tiles,
+    gradients: bool,
+) -> StripResult:
+    """Full vocabulary: normalise both sides, then values and slopes, then gradients; logits in, gradients out."""
+    student_normaliser_R, student_entropy_R = _normalise(student_RV, tiles)
+    _, teacher_entropy_R = _normalise(teacher_RV, tiles)
+    logprobs_R, teacher_logprobs_R = (side.gather(1, token_ids_R[:, None])[:, 0] for side in (student_RV, teacher_RV))
+    divergence = configured(config, teacher_entropy_R)
+    total_R, bounded_R, slope_sum_R = (torch.zeros_like(weights_R) for _ in range(3))
+    for columns in tiles.of(student_RV.shape[1]):
+        teacher_RW = teacher_RV[:, columns]
+        terms_RW, entries = bounded_entries(
+            divergence, student_RV[:, columns], teacher_RW, config.bound, config.bound_threshold
+        )
+        tile_total_R = terms_RW.sum(dim=1)
+        total_R += tile_total_R
+        bounded_R += tile_total_R if entries.terms_NE is terms_RW else entries.terms_NE.sum(dim=1)
+        if gradients:
+            slope_sum_R += entries.slopes_NE.sum(dim=1)
+            teacher_RW.copy_(entries.slopes_NE)
+    value_R, factor_R = _bound_tokens(bounded_R, weights_R, config)
+    if gradients:
+        for columns in tiles.of(student_RV.shape[1]):
+            student_RW = student_RV[:, columns]
+            slopes_RW = teacher_RV[:, columns]
+            cap_RW = _cap_derivative(student_RW + student_normaliser_R[:, None], config, softcap) if softcap else None
+            student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(slopes_RW, factor_R[:, None])
+            if cap_RW is not None:
+                student_RW *= cap_RW
+    return StripResult(total_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+
+
+def bucketed_strip(
+    student_RV: Tensor,
+    teacher: TopKTargets | Tensor,
+    token_ids_R: Tensor,
+    weights_R: Tensor,
+    config: DistillationConfig,
+    softcap: float | None,
+    tiles: Tiles,
+    gradients: bool,
+) -> StripResult:
+    """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone."""
+    sampled = config.divergence == "sampled_token"
+    kept, teacher_RE, teacher_entropy_R, teacher_logprobs_R = (
+        _recorded(teacher, student_RV.dtype, token_ids_R, sampled)
+        if isinstance(teacher, TopKTargets)
+        else _online(teacher, student_RV, token_ids_R, config, tiles)
+    )
+    token_logits_R = student_RV.gather(1, token_ids_R[:, None])[:, 0]
+    kept_logits_RK = student_RV.gather(1, kept.ids_NK)
+    if kept.repeated_NK is not None:
+        kept_logits_RK = kept_logits_RK.masked_fill(kept.repeated_NK, LOG_ZERO)
+    student_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
+    tail_R = _logsumexp(student_RV, tiles).clamp(min=EMPTY_TAIL)
+    normaliser_R = torch.logaddexp(tail_R, torch.logsumexp(kept_logits_RK, dim=1))
+    kept_logprobs_RK = (kept_logits_RK - normaliser_R[:, None]).clamp(min=LOG_ZERO)
+    tail_logprob_R = tail_R - normaliser_R
+    student_RE = kept_logprobs_RK if sampled else bucket(kept_logprobs_RK, tail_logprob_R)
+    terms_RE, entries = bounded_entries(
+        configured(config, teacher_entropy_R), student_RE, teacher_RE, config.bound, config.bound_threshold
+    )
+    value_R, factor_R = _bound_tokens(entries.terms_NE.sum(dim=1), weights_R, config)
+    slopes_RE = entries.slopes_NE
+    kept_slopes_RK = slopes_RE[:, : kept_logits_RK.shape[1]]
+    tail_slope_R = torch.zeros_like(factor_R) if sampled else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
+    slope_sum_R = kept_slopes_RK.sum(dim=1) + tail_slope_R
+    outside_R = (tail_slope_R - tail_logprob_R.exp() * slope_sum_R) * factor_R
+    mean_log_q_R = _tail_gradients(student_RV, tail_R, outside_R, config, softcap, tiles, gradients)
+    if gradients:
+        kept_RK = (kept_slopes_RK - kept_logprobs_RK.exp() * slope_sum_R[:, None]) * factor_R[:, None]
+        if softcap:
+            kept_RK *= _cap_derivative(kept_logits_RK, config, softcap)
+        student_RV.scatter_add_(1, kept.ids_NK, kept_RK)
+    student_entropy_R = entropy(kept_logprobs_RK) - tail_logprob_R.exp() * (mean_log_q_R + tail_logprob_R)
+    logprobs_R = token_logits_R - normaliser_R
+    divergence_R = terms_RE.sum(dim=1)
+    return StripResult(divergence_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+
+
+def _recorded(
+    targets: TopKTargets, dtype: torch.dtype, token_ids_R: Tensor, sampled: bool
+) -> tuple[Kept, Tensor, Tensor, Tensor | None]:
+    teacher_RE = bucket(targets.logprobs_NK.to(dtype), targets.tail_logprob_N.to(dtype))
+    sampled_R = targets.sampled_logprob_N
+    entropy_R = entropy(teacher_RE)
+    if sampled:
+        return Kept(token_ids_R[:, None], None), sampled_R.to(dtype)[:, None], entropy_R, sampled_R
+    return Kept(targets.ids_NK, None), teacher_RE, entropy_R, sampled_R
+
+
+def _online(
+    teacher_RV: Tensor, student_RV: Tensor, token_ids_R: Tensor, config: DistillationConfig, tiles: Tiles
+) -> tuple[Kept, Tensor, Tensor, Tensor]:
+    """Choose the entries and read the teacher's log-probabilities; overwrites the teacher's logits."""
+    _, entropy_R = _normalise(teacher_RV, tiles)
+    sampled_R1 = teacher_RV.gather(1, token_ids_R[:, None])
+    if config.divergence == "sampled_token":
+        return Kept(token_ids_R[:, None], None), sampled_R1, entropy_R, sampled_R1[:, 0]
+    kept = choose_entries(student_RV, teacher_RV, config.top_k, config.top_k_of)
+    logprobs_RK = teacher_RV.gather(1, kept.ids_NK)
+    teacher_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
+    tail_R = _logsumexp(teacher_RV, tiles).clamp(min=EMPTY_TAIL)
+    return kept, bucket(logprobs_RK, tail_R, kept.repeated_NK), entropy_R, sampled_R1[:, 0]
+
+
+def _tail_gradients(
+    masked_RV: Tensor,
+    tail_R: Tensor,
+    outside_R: Tensor,
+    config: DistillationConfig,
+    softcap: float | None,
+    tiles: Tiles,
+    gradients: bool,
+) -> Tensor:
+    """Overwrite masked logits with Q_v * outside (0 at kept entries); return sum_v Q_v log Q_v."""
+    mean_log_q_R = torch.zeros_like(tail_R)
+    for columns in tiles.of(masked_RV.shape[1]):
+        tile_RW = masked_RV[:, columns]
+        log_q_RW = (tile_RW - tail_R[:, None]).clamp_(min=LOG_ZERO)
+        q_RW = log_q_RW.exp()
+        mean_log_q_R += torch.linalg.vecdot(q_RW, log_q_RW)
+        if gradients:
+            q_RW *= outside_R[:, None]
+            if softcap:
+                q_RW *= _cap_derivative(tile_RW, config, softcap)
+            tile_RW.copy_(q_RW)
+    return mean_log_q_R
+
+
+def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConfig) -> tuple[Tensor, Tensor]:
+    """Value per token, and what a token's slopes are multiplied with to become gradients of undivided logits."""
+    token = TOKEN_BOUNDS[config.bound](bounded_R, config.bound_threshold)
+    scale = config.temperature**2 if config.scale_by_temperature_squared else 1.0
+    return token.value_N * scale, weights_R * token.gradient_factor_N * (scale / config.temperature)
+
+
+def _cap_derivative(scaled_logits: Tensor, config: DistillationConfig, softcap: float) -> Tensor:
+    """1 - (logits / softcap)^2, the derivative of softcap * tanh(x / softcap); masked logits count as fully capped."""
+    return 1.0 - (scaled_logits * (config.temperature / softcap)).clamp(min=-1.0).square()
+
+
+def _logsumexp(logits_RV: Tensor, tiles: Tiles) -> Tensor:
+    """Online over tiles, combined in float64: one rounding, however many tiles."""
+    total_R = logits_RV.new_full((len(logits_RV),), -torch.inf, dtype=torch.float64)
+    for columns in tiles.of(logits_RV.shape[1]):
+        total_R = torch.logaddexp(total_R, torch.logsumexp(logits_RV[:, columns], dim=1).double())
+    return total_R.to(logits_RV.dtype)
+
+
+def _normalise(logits_RV: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
+    """Logits to log-probabilities in place (-inf becomes LOG_ZERO); returns the normaliser and the entropy."""
+    normaliser_R = _logsumexp(logits_RV, tiles)
+    entropy_R = torch.zeros_like(normaliser_R)
+    for columns in tiles.of(logits_RV.shape[1]):
+        logprobs_RW = logits_RV[:, columns].sub_(normaliser_R[:, None]).clamp_(min=LOG_ZERO)
+        entropy_R -= torch.linalg.vecdot(logprobs_RW.exp(), logprobs_RW)
+    return normaliser_R, entropy_R
