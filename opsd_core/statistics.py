@@ -130,7 +130,11 @@ def clustered_standard_error(means_P: np.ndarray) -> float | None:
 
 def _upper_tail(n: int, k: int) -> float:
     """P(X >= k) for X ~ Binomial(n, 1/2), in exact integers."""
-    return sum(math.comb(n, i) for i in range(k, n + 1)) / (1 << n)
+    term = total = math.comb(n, k)
+    for i in range(k, n):
+        term = term * (n - i) // (i + 1)
+        total += term
+    return total / (1 << n)
 
 
 def _fewest_wins(n: int, alpha: float) -> int:

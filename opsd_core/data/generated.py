@@ -28,7 +28,7 @@ def addition_rows(config: DataConfig) -> Iterator[RawRow]:
 def reasoning_gym_rows(config: DataConfig) -> Iterator[RawRow]:
     """Rows of `reasoning_gym:<task>` until `size` different ones are found or 20 x size entries are drawn.
 
-    Each row's metadata holds what the task's verifier needs: {"task", "entry"}. An entry whose own answer the verifier
+    Each row's metadata holds what the task's verifier needs: {"task", "options", "entry"}. An entry whose own answer the verifier
     does not accept after a passage through JSON is unusable.
     """
     task = config.source.partition(":")[2]
@@ -37,7 +37,7 @@ def reasoning_gym_rows(config: DataConfig) -> Iterator[RawRow]:
         length = min(_GENERATION_CHUNK, config.size * GENERATION_FACTOR - chunk)
         dataset = create_task(task, config.options, size=chunk + length, seed=config.seed)
         for index in range(chunk, chunk + length):
-            row = _row(task, dataset, index)
+            row = _row(task, config.options, dataset, index)
             yield row
             found.add(json.dumps([row.values, row.unreadable], sort_keys=True))
             if len(found) >= config.size:
@@ -74,7 +74,7 @@ def create_task(task: str, options: dict[str, Any], size: int = 1, seed: int = 0
         ) from error
 
 
-def _row(task: str, dataset: Any, index: int) -> RawRow:
+def _row(task: str, options: dict[str, Any], dataset: Any, index: int) -> RawRow:
     try:
         entry = dataset[index]
     except Exception as error:  # third-party generators fail in many ways; one entry is one unusable row
@@ -83,7 +83,7 @@ def _row(task: str, dataset: Any, index: int) -> RawRow:
     stored = json.loads(json.dumps({"answer": answer, "metadata": entry.get("metadata", {})}, default=str))
     if answer is not None and not _accepts(dataset, answer, stored):
         return RawRow(index, unreadable="the verifier refuses the task's own answer after storing it as JSON")
-    return RawRow(index, {"question": question, "answer": answer}, {"task": task, "entry": stored})
+    return RawRow(index, {"question": question, "answer": answer}, {"task": task, "options": options, "entry": stored})
 
 
 def _accepts(dataset: Any, answer: Any, entry: dict[str, Any]) -> bool:
