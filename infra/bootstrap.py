@@ -16,8 +16,8 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
-POOL = "opsd"
-MODEL_QUEUE = "models"
+from infra.state import MODEL_QUEUE, POOL
+
 DEAD_RUNS = "opsd-dead-runs"
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")

@@ -9,14 +9,15 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 from infra import processes
-from infra.services import SERVERS, SERVICES, Service, answers, describe
+from infra.services import SERVERS, SERVICES, Service, answers, describe, leftovers
 from infra.state import State, port_is_free
 from opsd_core.digest import digest
 from opsd_core.errors import ServiceError
@@ -48,27 +49,26 @@ def up(state: State, environ: Mapping[str, str], *, worker: bool) -> list[str]:
         external = state.external(environ)
         _check_external(external)
         variables = {**environ, **state.write_env(environ)}
+        names = [name for name in SERVERS if name not in external] + ["worker"] * worker
+        services = {name: describe(name, state, environ) for name in names}
+        missing = [name for name in names if processes.find(state.root, name) is None]
         started: list[str] = []
         try:
-            with ThreadPoolExecutor(len(SERVERS)) as pool:
-                waits: dict[Future[None], str] = {}
-                for name in (name for name in SERVERS if name not in external):
-                    service = describe(name, state, environ)
-                    if _start(state, service):
-                        started.append(name)
-                    waits[pool.submit(_wait_ready, state, service)] = name
-                for done in as_completed(waits):
-                    done.result()
-                    if waits[done] == "prefect":
-                        _prepare_prefect(state, variables, fresh="prefect" in started)
+            for name in missing:
+                processes.stop(state.root, name)  # children that a crash left behind
+                _check_ports(state, services[name])
+            started = [name for name in missing if name != "worker"]
+            for name in started:
+                _spawn(state, services[name])
+            _wait_for_servers(state, services, variables, fresh="prefect" in started)
             if "prefect" in external:
                 _prepare_prefect(state, variables, fresh=False)
             if worker:
-                service = describe("worker", state, environ)
-                if _start(state, service):
+                if "worker" in missing:
                     started.append("worker")
+                    _spawn(state, services["worker"])
                 _deploy(state, variables)
-                _wait_ready(state, service)
+                _wait_ready(state, services["worker"], Event())
         except BaseException:
             for name in reversed(started):
                 processes.stop(state.root, name)
@@ -80,7 +80,9 @@ def down(state: State, patience_s: float = 15.0) -> list[str]:
     """Stop every service of this stack, the worker and its runs first; returns the names of those that ran."""
     with _exclusive(state), ThreadPoolExecutor(len(SERVERS)) as pool:
         stopped = ["worker"] if processes.stop(state.root, "worker", patience_s) else []
-        found = pool.map(lambda name: processes.stop(state.root, name, patience_s), SERVERS)
+        found = list(pool.map(lambda name: processes.stop(state.root, name, patience_s), SERVERS))
+        for path in leftovers(state):
+            path.unlink(missing_ok=True)
         return stopped + [name for name, ran in zip(SERVERS, found, strict=True) if ran]
 
 
@@ -100,23 +102,38 @@ def status(state: State, environ: Mapping[str, str]) -> list[Report]:
     return reports
 
 
-def _start(state: State, service: Service) -> bool:
-    """Start a service unless it runs; raises ServiceError when one of its ports is taken."""
-    if processes.find(state.root, service.name):
-        return False
-    processes.stop(state.root, service.name)  # children that a crash left behind
+def _check_ports(state: State, service: Service) -> None:
     if taken := [port for port in service.ports if not port_is_free(port)]:
         raise ServiceError(
             f"{service.name} cannot start: another program listens on port {taken[0]} of this machine. "
             f"Stop that program, or remove {state.root / 'ports.json'} while the stack is down to choose new ports."
         )
+
+
+def _spawn(state: State, service: Service) -> None:
     processes.spawn(state.root, service.name, service.command, service.environ, service.cwd)
-    return True
 
 
-def _wait_ready(state: State, service: Service) -> None:
+def _wait_for_servers(
+    state: State, services: Mapping[str, Service], variables: Mapping[str, str], *, fresh: bool
+) -> None:
+    """Wait for all servers at once, prepare Prefect meanwhile; the first failure ends the waiting for the others."""
+    given_up = Event()
+    with ThreadPoolExecutor(len(SERVERS)) as pool:
+        names = [name for name in SERVERS if name in services]
+        waits = {pool.submit(_wait_ready, state, services[name], given_up): name for name in names}
+        try:
+            for done in as_completed(waits):
+                done.result()
+                if waits[done] == "prefect":
+                    _prepare_prefect(state, variables, fresh=fresh)
+        finally:
+            given_up.set()
+
+
+def _wait_ready(state: State, service: Service, given_up: Event) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not service.is_ready():
+    while not service.is_ready() and not given_up.is_set():
         if processes.find(state.root, service.name) is None:
             raise ServiceError(_failure(state, service, "ended while starting"))
         if time.monotonic() > deadline:
@@ -161,7 +178,7 @@ def _deploy(state: State, variables: Mapping[str, str]) -> None:
     )
 
 
-def _once(stamp: Path, token: str, action, *, again: bool = False) -> None:
+def _once(stamp: Path, token: str, action: Callable[[], None], *, again: bool = False) -> None:
     if again or not stamp.exists() or stamp.read_text() != token:
         action()
         stamp.write_text(token)

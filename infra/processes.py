@@ -99,7 +99,7 @@ def stop(root: Path, name: str, patience_s: float = 15.0) -> bool:
     return bool(members)
 
 
-def last_lines(root: Path, name: str, count: int = 20) -> str:
+def last_lines(root: Path, name: str, count: int = 40) -> str:
     """The end of a service's log, for messages."""
     path = log_path(root, name)
     if not path.exists():

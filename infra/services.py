@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.state import HOST, State
+from infra.state import HOST, POOL, State
 from opsd_core.errors import OpsdError, ServiceError
 from tasks.settings import load_settings
 from tasks.store import open_store
 
-POOL = "opsd"
 WORKER_LIMIT = 2  # one campaign and, beside it, a promotion or a second small one
 SERVERS = ("s3", "prefect", "mlflow")
 SERVICES = (*SERVERS, "worker")
@@ -44,6 +43,12 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+def leftovers(state: State) -> list[Path]:
+    """Socket files outside the state folder that the object store leaves behind when it ends."""
+    ports = [port + offset for port in state.ports.values() for offset in (0, 10_000)]
+    return [path for port in ports for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock")]
 
 
 def _program(name: str) -> str:
@@ -77,7 +82,7 @@ def _object_store(state: State, environ: dict[str, str]) -> Service:
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
     )
-    listening = [ports[name] for name in ("s3", "s3_master", "s3_volume", "s3_filer")]
+    listening = [ports[name] for name in ("s3", "s3_master", "s3_volume", "s3_filer", "s3_admin")]
     settings = load_settings(dict(environ))
 
     def is_ready() -> bool:

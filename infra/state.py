@@ -16,13 +16,15 @@ import secrets
 import shlex
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
 from tasks.settings import read_env_file
 
 HOST = "127.0.0.1"
+POOL = "opsd"
+MODEL_QUEUE = "models"  # for runs that hold a model in memory; promotions use the default queue
 PORTS = ("prefect", "mlflow", "worker", "s3", "s3_master", "s3_volume", "s3_filer", "s3_admin")
 SERVER_SECRETS = (
     "WEED_JWT_SIGNING_KEY",
@@ -43,9 +45,9 @@ class State:
     root: Path
     home: Path
     ports: dict[str, int]
-    access_key: str
-    secret_key: str
-    server_secrets: dict[str, str]
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    server_secrets: dict[str, str] = field(repr=False)
 
     @property
     def urls(self) -> dict[str, str]:

@@ -1,0 +1,45 @@
+"""Session-wide set-up: own servers, own variables, started on demand."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.stack import Stack, discard, make_stack
+
+_STACK = pytest.StashKey[Stack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point the environment at this session's servers before any client library is imported and reads it."""
+    config.addinivalue_line("markers", "ends_stack: kills the session's servers, so it runs last")
+    stack = make_stack()
+    config.stash[_STACK] = stack
+    os.environ.update(stack.env)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the servers, if they run, and delete their folder."""
+    if _STACK in config.stash:
+        discard(config.stash[_STACK])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run last what kills the session's servers."""
+    items.sort(key=lambda item: item.get_closest_marker("ends_stack") is not None)
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
+    """Prefect, MLflow and S3 servers that really run; `stack.env` holds the client variables, already set."""
+    stack = pytestconfig.stash[_STACK]
+    stack.up()
+    yield stack
+    stack.down()
+
+
+@pytest.fixture(scope="session")
+def worker(stack: Stack) -> Stack:
+    """`stack` with the deployments of prefect.yaml registered and one worker."""
+    stack.up(worker=True)
+    return stack
