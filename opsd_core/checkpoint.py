@@ -58,17 +58,10 @@ def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimi
             f"trainer state {folder.name} has schema version {meta['schema_version']}, this version of opsd reads "
             f"{SCHEMA_VERSION}. Start the campaign anew or use the version that wrote it."
         )
-    parameters, saved = trainable_parameters(student), load_file(folder / "trainable.safetensors")
-    if parameters.keys() != saved.keys():
-        different = sorted(parameters.keys() ^ saved.keys())
-        raise IntegrityError(
-            f"trainer state {folder.name} holds other parameters than this model trains (first difference: "
-            f"{different[0]!r}). Was model.source or model.lora changed within a campaign?"
-        )
+    load_trainable(folder, student)
     moments = load_file(folder / "optimizer.safetensors")
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+        for name, parameter in trainable_parameters(student).items():
             state = {
                 key: moments[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in moments
             }
@@ -78,3 +71,17 @@ def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimi
         teacher.policy.causal_lm.load_state_dict(load_file(folder / "teacher.safetensors"))
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
     return int(meta["step"])
+
+
+def load_trainable(folder: Path, student: Policy) -> None:
+    """Put the saved parameters into `student`. IntegrityError when it trains other parameters."""
+    parameters, saved = trainable_parameters(student), load_file(folder / "trainable.safetensors")
+    if parameters.keys() != saved.keys():
+        different = sorted(parameters.keys() ^ saved.keys())
+        raise IntegrityError(
+            f"trainer state {folder.name} holds other parameters than this model trains (first difference: "
+            f"{different[0]!r}). Was model.source or model.lora changed within a campaign?"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(saved[name])

@@ -3,7 +3,6 @@
 The canonical form of a policy is a Hugging Face folder with safetensors weights. Pickled weights are never read.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +97,11 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
     return Policy(model.to(resolve_device(config)).eval(), tokenizer)
 
 
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a stored policy."""
+    return AutoTokenizer.from_pretrained(folder)
+
+
 def load_gguf(path: Path) -> Policy:
     """Read a GGUF file with transformers' own reader and dequantise it to float32."""
     if not path.is_file():
@@ -126,14 +130,6 @@ def save_policy(policy: Policy, folder: Path) -> None:
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
-
-
-def save_folder_copy(source: Path, folder: Path) -> None:
-    """Copy a model folder's loadable files (no pickles, no code)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in {".json", ".safetensors", ".txt", ".jinja", ".model"}:
-            shutil.copy2(path, folder / path.name)
 
 
 def add_lora(policy: Policy, config: LoraConfig, seed: int) -> Policy:

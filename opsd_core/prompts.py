@@ -4,6 +4,7 @@ Templates are data. User text (questions, answers, solutions) is a template's *v
 environment is sandboxed, so a data set cannot run template code.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,11 +48,22 @@ class PromptBuilder:
         return _within_budget(ids, limit, "prompts.max_teacher_prompt_length", "teacher", example)
 
     @property
-    def template_digest(self) -> str:
-        """Identity of everything that decides how an example becomes token ids, apart from the tokenizer."""
-        chat = self.chat_template or self.tokenizer.chat_template
-        teacher = {"template": self.teacher.template, "reference": self.teacher.reference}
-        return digest({"chat": chat, "prompts": self.prompts.model_dump(), "teacher": teacher})
+    def student_digest(self) -> str:
+        """Identity of how an example becomes the student's text."""
+        sides = {"system": self.prompts.system, "user": self.prompts.student, "thinking": self.prompts.student_thinking}
+        return digest(sides | {"chat": self.chat_template or self.tokenizer.chat_template})
+
+    @property
+    def teacher_digest(self) -> str:
+        """Identity of how an example and a privileged context become the teacher's text."""
+        sides = {
+            "system": self.prompts.system,
+            "user": self.teacher.template,
+            "thinking": self.prompts.teacher_thinking,
+        }
+        return digest(
+            sides | {"chat": self.chat_template or self.tokenizer.chat_template, "student": self.student_digest}
+        )
 
     def _encode(self, text: str, thinking: bool) -> list[int]:
         messages = [{"role": "user", "content": text}]
@@ -103,3 +115,24 @@ def _within_budget(ids: list[int], limit: int, field: str, side: str, example: E
             f"silently; raise {field}, shorten the template, or set prompts.overflow=drop to leave such items out."
         )
     return ids
+
+
+def fitting_examples(
+    examples: Sequence[Example], builder: PromptBuilder, contexts: Callable[[Example], str | None]
+) -> tuple[list[Example], list[str]]:
+    """Examples whose prompts fit both budgets, and the ids of those whose prompts do not.
+
+    With prompts.overflow=error a DataError states how many rows are affected and the first of them.
+    """
+    fitting, too_long, first = [], [], ""
+    for example in examples:
+        try:
+            builder.student_ids(example)
+            builder.teacher_ids(example, contexts(example))
+            fitting.append(example)
+        except DataError as error:
+            too_long.append(example.id)
+            first = first or str(error)
+    if too_long and builder.prompts.overflow == "error":
+        raise DataError(f"{len(too_long)} of {len(examples)} items have a prompt that does not fit. The first: {first}")
+    return fitting, too_long

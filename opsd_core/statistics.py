@@ -92,14 +92,19 @@ def paired_bootstrap(
     if differences_P.ndim != 1 or differences_P.size == 0:
         raise ValueError(f"paired_bootstrap needs one difference per problem; got shape {differences_P.shape}")
     generator = np.random.default_rng(seed)
-    mean = float(differences_P.mean())
+    mean, num_problems = float(differences_P.mean()), differences_P.size
+    values_U, counts_U = np.unique(differences_P, return_counts=True)
+    sizes_M, size_counts_M = np.unique(np.abs(differences_P), return_counts=True)
     means, as_large = [], 0
     for start in range(0, num_resamples, _CHUNK_RESAMPLES):
         count = min(_CHUNK_RESAMPLES, num_resamples - start)
-        picks = generator.integers(0, differences_P.size, (count, differences_P.size))
-        means.append(differences_P[picks].mean(axis=1))
-        signs = generator.integers(0, 2, (count, differences_P.size), dtype=np.int8) * 2 - 1
-        as_large += int((signs @ differences_P / differences_P.size >= mean - 1e-12).sum())
+        # how often each of the U distinct values is drawn in num_problems draws with replacement
+        drawn_RU = generator.multinomial(num_problems, counts_U / num_problems, size=count)
+        means.append(drawn_RU @ values_U / num_problems)
+        # how many of the differences of each of the M distinct sizes keep a plus sign
+        plus_RM = generator.binomial(size_counts_M, 0.5, size=(count, sizes_M.size))
+        flipped_R = (2 * plus_RM - size_counts_M) @ sizes_M / num_problems
+        as_large += int((flipped_R >= mean - 1e-12).sum())
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(np.concatenate(means), [tail, 1.0 - tail])
     return PairedDifference(mean, float(low), float(high), (1 + as_large) / (num_resamples + 1))

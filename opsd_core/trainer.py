@@ -73,14 +73,16 @@ def distil(
     *,
     start_from: Path | None = None,
     resume_from: Path | None = None,
+    before_first_step: Callable[[], None] | None = None,
     on_step: Callable[[int, Metrics], None] | None = None,
     on_checkpoint: Callable[[int, Callable[[Path], None]], None] | None = None,
 ) -> Callable[[Path], None]:
     """Run the iteration's optimiser steps on `student`, in place; return a function that saves the final state.
 
     `start_from` is the final state of an earlier iteration (its optimiser goes on), `resume_from` a state of this one
-    (its steps are not repeated). `on_step(step, metrics)` gets the campaign-wide step; `on_checkpoint(step, save)` is
-    called every optimizer.checkpoint_every steps. TrainingError when loss or gradient is not finite, or no token counts.
+    (its steps are not repeated and `before_first_step()` is not called). `on_step(step, metrics)` gets the campaign-wide
+    step; `on_checkpoint(step, save)` is called every optimizer.checkpoint_every steps. TrainingError when loss or gradient
+    is not finite, or no token counts.
     """
     if not items:
         raise TrainingError(
@@ -94,6 +96,8 @@ def distil(
         first = load_checkpoint(resume_from, student, optimizer, teacher)
     elif start_from is not None:
         load_checkpoint(start_from, student, optimizer, teacher)
+    if first == 0 and before_first_step:
+        before_first_step()
     batches = batch_order(len(items), config.optimizer.batch_size, config.optimizer.num_steps, seed)
     for step in range(first, config.optimizer.num_steps):
         campaign_step = schedule.first_step + step

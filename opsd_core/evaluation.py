@@ -1,0 +1,98 @@
+"""Measuring a policy on held-out items: greedy and sampled completions, graded one by one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+
+from opsd_core.config import EvaluationConfig
+from opsd_core.digest import derive_seed
+from opsd_core.filters import repetition_factor
+from opsd_core.generation import Completion, Sampling, generate
+from opsd_core.graders import Grade
+from opsd_core.metrics import ItemOutcome
+from opsd_core.models import Policy
+from opsd_core.prompts import PromptBuilder
+from opsd_core.rollouts import read_table, write_table
+from opsd_core.types import Example
+
+SCHEMA_VERSION = 1
+_SCHEMA = pa.schema(
+    [
+        ("example_id", pa.string()),
+        ("mode", pa.string()),
+        ("sample_index", pa.int32()),
+        ("correct", pa.bool_()),
+        ("score", pa.float64()),
+        ("extracted", pa.string()),
+        ("num_tokens", pa.int32()),
+        ("truncated", pa.bool_()),
+        ("repetition", pa.float64()),
+        ("mean_entropy", pa.float64()),
+        ("text", pa.string()),
+    ],
+    metadata={"opsd.schema": "outcomes", "opsd.schema_version": str(SCHEMA_VERSION)},
+)
+assert [field.name for field in fields(ItemOutcome)] == _SCHEMA.names
+
+
+def evaluate_policy(
+    policy: Policy,
+    examples: Sequence[Example],
+    builder: PromptBuilder,
+    config: EvaluationConfig,
+    judge: Callable[[Example, str], Grade],
+    seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[ItemOutcome]:
+    """One greedy completion per item, then `num_samples` sampled ones; the same draws for every policy.
+
+    Seeds depend on (seed, item, sample) alone, so two policies are compared on common random numbers.
+    """
+    prompts = [builder.student_ids(example) for example in examples]
+    outcomes: list[ItemOutcome] = []
+    for mode, samples in (("greedy", 1), ("sampled", config.num_samples)):
+        pairs = [(row, sample) for row in range(len(examples)) for sample in range(samples)]
+        if not pairs:
+            continue
+        sampling = Sampling(
+            temperature=0.0 if mode == "greedy" else config.temperature,
+            top_p=config.top_p if mode == "sampled" else 1.0,
+            max_completion_length=config.max_completion_length,
+        )
+        seeds = [derive_seed("evaluation", seed, examples[row].id, sample) for row, sample in pairs]
+        completions = generate(
+            policy, [prompts[row] for row, _ in pairs], seeds, sampling, config.batch_size, on_progress
+        )
+        for (row, sample), completion in zip(pairs, completions, strict=True):
+            outcomes.append(_outcome(policy, examples[row], mode, sample, completion, judge))
+    return outcomes
+
+
+def _outcome(policy, example, mode, sample, completion: Completion, judge) -> ItemOutcome:
+    text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
+    grade = judge(example, text)
+    return ItemOutcome(
+        example_id=example.id,
+        mode=mode,
+        sample_index=sample,
+        correct=grade.correct,
+        score=grade.score,
+        extracted=grade.extracted,
+        num_tokens=len(completion.ids_T),
+        truncated=completion.finish_reason == "length",
+        repetition=repetition_factor(text),
+        mean_entropy=sum(completion.entropy_T) / len(completion.entropy_T),
+        text=text,
+    )
+
+
+def write_outcomes(path: Path, outcomes: Sequence[ItemOutcome]) -> None:
+    """Write one evaluation, a row per completion."""
+    write_table(path, {name: [getattr(o, name) for o in outcomes] for name in _SCHEMA.names}, _SCHEMA)
+
+
+def read_outcomes(path: Path) -> list[ItemOutcome]:
+    """Read one evaluation. IntegrityError when the file is not one of this schema version."""
+    return [ItemOutcome(**row) for row in read_table(path, _SCHEMA).to_pylist()]

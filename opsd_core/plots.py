@@ -1,0 +1,48 @@
+"""Figures of an iteration and of a campaign, as PNG files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+matplotlib.use("Agg")
+_SIZE = (7.0, 3.2)
+
+
+def plot_steps(steps: Sequence[dict[str, float]], path: Path) -> None:
+    """Loss and per-token divergence (mean, median, 99th percentile) against the optimiser step."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    x = [row["step"] for row in steps]
+    left.plot(x, [row["distillation/loss"] for row in steps], color="tab:blue")
+    left.set(xlabel="optimiser step", ylabel="nats per token", title="distillation loss")
+    for name, label in (("kl/mean", "mean"), ("kl/p50", "median"), ("kl/p99", "99th percentile")):
+        right.plot(x, [row[name] for row in steps], label=label)
+    right.set(xlabel="optimiser step", title="divergence", yscale="symlog")
+    right.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def plot_completions(lengths: Sequence[int], entropies: Sequence[float], path: Path) -> None:
+    """Histograms of completion lengths (tokens) and of entropies along them (nats)."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(lengths, bins=min(40, max(5, len(set(lengths)))), color="tab:blue")
+    left.set(xlabel="completion length (tokens)", ylabel="completions")
+    right.hist(np.asarray(entropies), bins=40, color="tab:orange")
+    right.set(xlabel="entropy (nats)", ylabel="positions", yscale="log")
+    figure.savefig(path, dpi=110)
+
+
+def plot_accuracy(rows: Sequence[tuple[str, float, float]], path: Path) -> None:
+    """Held-out accuracy with its 95 % interval; `rows` are (label, accuracy, standard error)."""
+    figure = Figure(figsize=(5.0, 3.2), layout="constrained")
+    axes = figure.subplots()
+    x = range(len(rows))
+    axes.errorbar(x, [row[1] for row in rows], yerr=[1.96 * row[2] for row in rows], marker="o", capsize=3)
+    axes.set_xticks(list(x), [row[0] for row in rows], rotation=30, ha="right")
+    axes.set(ylabel="held-out accuracy", ylim=(0, None))
+    axes.grid(axis="y", alpha=0.3)
+    figure.savefig(path, dpi=110)

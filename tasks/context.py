@@ -1,0 +1,79 @@
+"""What every stage needs: the store, the tracker, a scratch folder, loaded policies."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from prefect.logging import get_run_logger
+
+from opsd_core.config import ModelConfig
+from opsd_core.models import Policy, load_policy
+from tasks.artifacts import Artifact, fetch, find, publish
+from tasks.settings import Settings, load_settings
+from tasks.store import Store, open_store
+from tasks.store_base import local_disk
+from tasks.tracking import Tracker
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The environment, read once per process."""
+    return load_settings()
+
+
+@lru_cache(maxsize=1)
+def store() -> Store:
+    """The object store that OPSD_STORE names."""
+    return open_store(settings().store, settings())
+
+
+@lru_cache(maxsize=1)
+def tracker() -> Tracker:
+    """The MLflow server that MLFLOW_TRACKING_URI names."""
+    return Tracker(settings())
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder on the cache's disk, gone afterwards."""
+    with local_disk(settings().cache):
+        settings().cache.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=settings().cache, prefix=".work-") as folder:
+        yield Path(folder)
+
+
+def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, float]:
+    """The artefact of this identity and the seconds spent on making it: 0 when a finished one was found.
+
+    `make(folder)` writes the files and returns the summary.
+    """
+    if found := find(store(), kind, identity):
+        get_run_logger().info("%s: %s exists and is reused", kind, found.uri)
+        return found, 0.0
+    with scratch() as folder:
+        started = time.perf_counter()
+        with local_disk(folder):
+            summary = make(folder)
+        seconds = time.perf_counter() - started
+        return publish(store(), kind, identity, folder, summary | {"seconds": seconds}, cache=settings().cache), seconds
+
+
+def local(uri: str) -> Path:
+    """A verified local copy of the artefact at `uri`."""
+    return fetch(store(), uri, settings().cache)
+
+
+def load(uri: str, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:
+    """A fresh policy from a stored folder; the caller may change it."""
+    return load_policy(local(uri), config, dtype)
+
+
+@lru_cache(maxsize=2)
+def load_shared(uri: str, config_json: str) -> Policy:
+    """A policy for sampling and scoring, kept in memory between the stages of an iteration. Never change it."""
+    return load(uri, ModelConfig.model_validate_json(config_json))

@@ -1,0 +1,136 @@
+"""Register a candidate, judge it against the champion, carry out the verdict."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from opsd_core.gate import Verdict, decide
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from opsd_core.evaluation import read_outcomes
+from tasks.context import local, produce, tracker
+from tasks.environment import git_revision
+from tasks.records import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
+from tasks.teach import teacher_ref
+
+_RETRIES = {"retries": 3, "retry_delay_seconds": [2, 10, 30], "cache_policy": NO_CACHE}
+
+
+@task(name="register", task_run_name="register-it{iteration}", **_RETRIES)
+def register(
+    campaign: Campaign,
+    iteration: int,
+    run_id: str,
+    parent: PolicyRef,
+    champion: PolicyRef,
+    candidate: DistilRef,
+    evaluation: EvaluationRef,
+    shards: list[ShardRef],
+    graded: GradedRef,
+    targets: list[TargetsRef],
+) -> PolicyRef:
+    """One registry version per iteration, pointing at the stored weights; its tags are the lineage."""
+    policy = candidate.policy
+    tags = {
+        "opsd.role": "candidate",
+        "opsd.campaign": campaign.id,
+        "opsd.iteration": str(iteration),
+        "opsd.model_uri": policy.uri,
+        "opsd.model_digest": policy.digest,
+        "opsd.state_uri": policy.state_uri or "",
+        "opsd.parent_version": str(parent.version or ""),
+        "opsd.parent_digest": parent.digest,
+        "opsd.teacher_digest": teacher_ref(campaign, champion).digest,
+        "opsd.teacher_weights": campaign.config.teacher.weights,
+        "opsd.rollouts": json.dumps([shard.uri for shard in shards]),
+        "opsd.rollout_digests": json.dumps([shard.digest[:16] for shard in shards]),
+        "opsd.grades": graded.uri,
+        "opsd.targets": json.dumps([target.uri for target in targets]),
+        "opsd.config": campaign.config_uri,
+        "opsd.data": campaign.data_uri,
+        "opsd.evaluation": evaluation.uri,
+        "opsd.git_revision": git_revision(),
+        "opsd.trust_remote_code": str(campaign.config.model.trust_remote_code),
+        "prefect.flow_run_id": campaign.flow_run_id or "",
+    }
+    registry = tracker()
+    description = f"Campaign {campaign.id}, iteration {iteration}."
+    version = registry.register(campaign.name, policy.uri, run_id, tags, description)
+    registry.set_alias(campaign.name, "candidate", version)
+    return policy.model_copy(update={"version": version})
+
+
+@task(name="gate", task_run_name="gate-it{iteration}", **_RETRIES)
+def judge(
+    campaign: Campaign,
+    iteration: int,
+    candidate: PolicyRef,
+    candidate_evaluation: EvaluationRef,
+    champion: PolicyRef,
+    champion_evaluation: EvaluationRef,
+) -> VerdictRef:
+    """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not."""
+    config = campaign.config.promotion
+    verdict = decide(
+        read_outcomes(local(candidate_evaluation.uri) / "outcomes.parquet"),
+        read_outcomes(local(champion_evaluation.uri) / "outcomes.parquet"),
+        config,
+        candidate_version=str(candidate.version),
+        champion_version=str(champion.version),
+        candidate_digest=candidate_evaluation.conditions_digest,
+        champion_digest=champion_evaluation.conditions_digest,
+    )
+    identity = {
+        "campaign": campaign.id,
+        "iteration": iteration,
+        "evaluations": [candidate_evaluation.digest, champion_evaluation.digest],
+        "versions": [candidate.version, champion.version],
+        "promotion": config.model_dump(),
+    }
+    artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict))
+    promoted, reasons = _carry_out(campaign, verdict, candidate, champion)
+    return VerdictRef(
+        uri=artifact.uri,
+        promote=promoted,
+        summary=verdict.markdown(),
+        reasons=reasons,
+        champion=candidate if promoted else champion,
+    )
+
+
+def _write_verdict(verdict: Verdict, folder: Path) -> dict[str, Any]:
+    (folder / "verdict.json").write_text(json.dumps(verdict.as_dict(), indent=1))
+    (folder / "verdict.md").write_text(verdict.markdown())
+    return {"promote": verdict.promote}
+
+
+def _carry_out(
+    campaign: Campaign, verdict: Verdict, candidate: PolicyRef, champion: PolicyRef
+) -> tuple[bool, list[str]]:
+    registry, name = tracker(), campaign.name
+    tags = registry.version_tags(name, candidate.version)
+    if "opsd.gate" in tags:  # carried out before a crash or by an earlier trigger of the same campaign
+        return tags["opsd.gate"] == "promoted", list(verdict.reasons)
+    promote, reasons = verdict.promote, list(verdict.reasons)
+    if promote and campaign.config.promotion.mode == "manual":
+        promote, outcome = False, "awaiting"
+        reasons.append("promotion.mode=manual: the gate agrees; promote with the opsd/promote deployment.")
+    else:
+        outcome = "promoted" if promote else "refused"
+    if promote:
+        current = registry.version_by_alias(name, "champion")
+        if current not in (champion.version, candidate.version):
+            promote, outcome = False, "refused"
+            reasons.append(
+                f"the champion changed underneath: version {champion.version} was compared, version {current} is champion now."
+            )
+        else:
+            registry.promote(name, candidate.version, why="; ".join(reasons), who=f"gate of campaign {campaign.id}")
+    registry.set_version_tags(
+        name, candidate.version, verdict.tags() | {"opsd.gate": outcome, "opsd.reason": "; ".join(reasons)[:4000]}
+    )
+    get_run_logger().info("version %s %s: %s", candidate.version, outcome, "; ".join(reasons))
+    return promote, reasons

@@ -1,0 +1,206 @@
+"""Train the candidate of an iteration: optimiser steps on stored rollouts, resumable at every checkpoint."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from opsd_core.checkpoint import load_trainable
+from opsd_core.digest import derive_seed
+from opsd_core.examples_io import read_examples
+from opsd_core.grades import read_grades
+from opsd_core.models import Policy, add_lora, save_policy
+from opsd_core.probes import run_probes
+from opsd_core.rollouts import read_rollouts
+from opsd_core.targets import read_targets
+from opsd_core.teachers import EmaTeacher, FixedTeacher, LiveTeacher, TeacherWeights
+from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
+from opsd_core.weights import token_weights
+from tasks.artifacts import Artifact, find, publish
+from tasks.context import load, load_shared, local, produce, scratch, store, tracker
+from tasks.progress import progress
+from tasks.records import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
+from tasks.teach import teacher_prompts, teacher_ref
+
+_SEND_EVERY = 10
+"""Optimiser steps between metric batches: live curves without a call per step."""
+_PROBE_ITEMS = 32
+"""Completions the probes look at."""
+
+
+@task(name="distil", task_run_name="distil-it{iteration}", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def distil_candidate(
+    campaign: Campaign,
+    iteration: int,
+    run_id: str,
+    policy: PolicyRef,
+    champion: PolicyRef,
+    shards: list[ShardRef],
+    graded: GradedRef,
+    targets: list[TargetsRef],
+) -> DistilRef:
+    """The candidate's weights and trainer state after this iteration's optimiser steps."""
+    config = campaign.config
+    identity = {
+        "policy": policy.digest,
+        "state": policy.state_uri,
+        "initial": campaign.initial.digest,
+        "teacher": teacher_ref(campaign, champion).digest,
+        "rollouts": [shard.digest for shard in shards],
+        "grades": graded.digest,
+        "targets": [target.digest for target in targets],
+        "method": {
+            name: getattr(config, name).model_dump() for name in ("teacher", "distillation", "optimizer", "prompts")
+        },
+        "model": config.model.model_dump(include={"dtype", "lora"}),
+        "iterations": config.iterations,
+        "iteration": iteration,
+        "seed": config.seed,
+        "control": config.control,
+    }
+    work = partial(_distil, campaign, iteration, run_id, policy, champion, shards, graded, targets, identity)
+    state, seconds = produce("states", identity, work)
+    folder = local(state.uri)
+    model, _ = produce("models", {"state": state.digest}, partial(_export, campaign, folder))
+    steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    tracker().log_metrics(run_id, [(row.pop("step"), row) for row in (dict(step) for step in steps)])
+    return DistilRef(
+        policy=PolicyRef(uri=model.uri, digest=model.digest, state_uri=state.uri),
+        metrics=_summary(steps),
+        probes=json.loads((folder / "probes.json").read_text()),
+        steps_uri=state.uri,
+        seconds=seconds,
+    )
+
+
+def _distil(
+    campaign, iteration, run_id, policy, champion, shards, graded, targets, identity, folder: Path
+) -> dict[str, Any]:
+    config = campaign.config
+    student = _student(campaign)
+    teacher = _teacher(campaign, student, champion)
+    items, answers = _training_items(campaign, student, shards, graded, targets)
+    resume, steps = _latest_checkpoint(identity, config.optimizer.num_steps, config.optimizer.checkpoint_every)
+    seed = derive_seed("distil", config.seed, iteration)
+    start = local(policy.state_uri) if policy.state_uri else None
+    probes: dict[str, float] = {}
+    if resume is not None:
+        probes |= json.loads((resume / "probes.json").read_text())
+        get_run_logger().info("going on after optimiser step %d of this iteration", len(steps))
+    schedule = Schedule(iteration * config.optimizer.num_steps, config.iterations * config.optimizer.num_steps)
+    unsent: list[tuple[int, dict[str, float]]] = []
+
+    def before_first_step() -> None:
+        rows = batch_order(len(items), config.optimizer.batch_size, 1, seed)[0][:_PROBE_ITEMS]
+        labelled = [answers[row] for row in rows] if all(answers[row] for row in rows) else []
+        probes.update(run_probes(student, teacher, [items[row] for row in rows], labelled, config))
+        get_run_logger().info("probes: %s", probes)
+
+    def on_step(step: int, metrics: dict[str, float]) -> None:
+        # Times differ between runs: MLflow gets them, the stored journal does not, so that equal work is equal bytes.
+        steps.append({"step": step} | {name: value for name, value in metrics.items() if not name.startswith("time/")})
+        unsent.append((step, metrics))
+        report(len(steps), config.optimizer.num_steps)
+        if len(unsent) >= _SEND_EVERY:
+            tracker().log_metrics(run_id, unsent)
+            unsent.clear()
+
+    def on_checkpoint(done: int, save: Any) -> None:
+        with scratch() as part:
+            save(part)
+            _write_journal(part, steps, probes)
+            publish(store(), "checkpoints", {"distil": identity, "step": done}, part, {"step": done})
+
+    with progress(f"distil-it{iteration}", "steps") as report:
+        save = distil(
+            student, teacher, items, config, schedule, seed,
+            start_from=start, resume_from=resume,
+            before_first_step=before_first_step, on_step=on_step, on_checkpoint=on_checkpoint,
+        )  # fmt: skip
+    save(folder)
+    _write_journal(folder, steps, probes)
+    return {"num_steps": len(steps), "num_items": len(items)}
+
+
+def _write_journal(folder: Path, steps: list[dict], probes: dict[str, float]) -> None:
+    (folder / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    (folder / "probes.json").write_text(json.dumps(probes))
+
+
+def _latest_checkpoint(identity: dict[str, Any], num_steps: int, every: int) -> tuple[Path | None, list[dict]]:
+    """The newest checkpoint of an interrupted run of the same work, and the metrics of the steps before it."""
+    for step in range((num_steps - 1) // every * every, 0, -every):
+        found: Artifact | None = find(store(), "checkpoints", {"distil": identity, "step": step})
+        if found:
+            folder = local(found.uri)
+            return folder, [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    return None, []
+
+
+def _student(campaign: Campaign) -> Policy:
+    """The trainable policy in float32: the initial weights; the trainer state brings what was learned since."""
+    config = campaign.config
+    student = load(campaign.initial.uri, config.model, torch.float32)
+    return add_lora(student, config.model.lora, seed=config.seed) if config.model.lora.rank else student
+
+
+def _teacher(campaign: Campaign, student: Policy, champion: PolicyRef) -> TeacherWeights:
+    config = campaign.config
+    if config.teacher.weights == "live":
+        get_run_logger().warning(
+            "teacher.weights=live moves with the student and often diverges; prefer initial or ema."
+        )
+        return LiveTeacher(student)
+    if config.teacher.weights == "ema":
+        return EmaTeacher(load(campaign.initial.uri, config.model, torch.float32), config.teacher.ema_decay)
+    return FixedTeacher(load_shared(teacher_ref(campaign, champion).uri, config.model.model_dump_json()))
+
+
+def _training_items(campaign, student, shards, graded, targets) -> tuple[list[TrainingItem], list[list[int]]]:
+    """Kept rollouts joined with their targets by (example, sample), and the reference answers' token ids."""
+    config = campaign.config
+    keep = {grade.key for grade in read_grades(local(graded.uri) / "grades.parquet") if grade.keep}
+    scored = {t.key: t for ref in targets for t in read_targets(local(ref.uri) / "targets.parquet")}
+    rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet") if r.key in keep]
+    rollouts.sort(key=lambda r: r.key)  # training order must not depend on the number of shards
+    wanted = {r.example_id for r in rollouts}
+    examples = {e.id: e for e in read_examples(local(campaign.data_uri) / "train.parquet") if e.id in wanted}
+    prompts = teacher_prompts(campaign, student.tokenizer, list(examples.values()))
+    items = [
+        TrainingItem(
+            prompt_ids=r.prompt_ids,
+            teacher_prompt_ids=prompts[r.example_id],
+            completion_ids=r.completion_ids,
+            rollout_logprobs_T=r.logprobs_T,
+            weights_T=token_weights(len(r.completion_ids), config.distillation),
+            target=scored[r.key] if targets else None,
+        )
+        for r in rollouts
+    ]
+    answers = [student.tokenizer.encode(examples[r.example_id].answer, add_special_tokens=False) for r in rollouts]
+    return items, answers
+
+
+def _export(campaign: Campaign, state: Path, folder: Path) -> dict[str, Any]:
+    """The trained weights as a plain model folder, adapters merged."""
+    student = _student(campaign)
+    load_trainable(state, student)
+    save_policy(student, folder)
+    tracker().write_mlmodel(folder)
+    return {"parameters": sum(p.numel() for p in student.causal_lm.parameters())}
+
+
+def _summary(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Last values, and means over the last quarter of the steps, of what a report shows."""
+    tail = steps[-max(1, len(steps) // 4) :]
+    names = ("distillation/loss", "kl/mean", "actor/entropy", "completions/mean_length", "optim/grad_norm")
+    means = {name: sum(step[name] for step in tail) / len(tail) for name in names}
+    return means | {
+        "distillation/first_loss": steps[0]["distillation/loss"],
+        "tokens/trained": sum(s["tokens/trained"] for s in steps),
+    }

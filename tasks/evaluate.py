@@ -1,0 +1,65 @@
+"""Measure a policy on held-out items and store every item's outcome."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from opsd_core.data import split_digest
+from opsd_core.digest import digest
+from opsd_core.evaluation import evaluate_policy, write_outcomes
+from opsd_core.examples_io import read_examples
+from opsd_core.graders import resolve_grader
+from opsd_core.metrics import summarise
+from opsd_core.models import Policy
+from opsd_core.prompts import PromptBuilder, tokenizer_digest
+from opsd_core.types import Example
+from tasks.context import load_shared, local, produce
+from tasks.progress import progress
+from tasks.records import Campaign, EvaluationRef, PolicyRef
+
+
+@task(
+    name="evaluate",
+    task_run_name="evaluate-{label}",
+    retries=2,
+    retry_delay_seconds=[3, 20],
+    cache_policy=NO_CACHE,
+)
+def evaluate(campaign: Campaign, policy: PolicyRef, label: str, split: str = "validation") -> EvaluationRef:
+    """Outcomes of `policy` on the split's first num_items items (by id); the same items for every policy."""
+    config = campaign.config
+    examples = read_examples(local(campaign.data_uri) / f"{split}.parquet")[: config.evaluation.num_items]
+    loaded = load_shared(policy.uri, config.model.model_dump_json())
+    builder = PromptBuilder(loaded.tokenizer, config.prompts, config.teacher, config.model.chat_template)
+    conditions = {
+        "items": split_digest(examples),
+        "template": builder.student_digest,
+        "tokenizer": tokenizer_digest(loaded.tokenizer),
+        "evaluation": config.evaluation.model_dump(exclude={"num_items", "batch_size"}),
+        "grader": config.data.grader,
+        "source": config.data.source,
+        "seed": config.seed,
+    }
+    identity = {"policy": policy.digest, "conditions": conditions, "dtype": config.model.dtype}
+    artifact, seconds = produce("evaluations", identity, partial(_evaluate, campaign, loaded, builder, examples, label))
+    return EvaluationRef(
+        uri=artifact.uri,
+        digest=artifact.digest,
+        conditions_digest=digest(conditions),
+        metrics=artifact.summary["metrics"],
+        seconds=seconds,
+    )
+
+
+def _evaluate(
+    campaign: Campaign, policy: Policy, builder: PromptBuilder, examples: list[Example], label: str, folder: Path
+) -> dict[str, Any]:
+    config = campaign.config
+    judge = resolve_grader(config.data)
+    with progress(f"evaluate-{label}", "completions") as report:
+        outcomes = evaluate_policy(policy, examples, builder, config.evaluation, judge, config.seed, report)
+    write_outcomes(folder / "outcomes.parquet", outcomes)
+    return {"metrics": summarise(outcomes, config.filter.max_repetition), "num_items": len(examples)}

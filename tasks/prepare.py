@@ -1,0 +1,221 @@
+"""Before the first iteration: services, model, data, and the record of what is about to run."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from opsd_core.tiny import build_tiny
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from opsd_core.config import CampaignConfig, ModelConfig
+from opsd_core.contexts import CONTEXTS
+from opsd_core.data import load_examples
+from opsd_core.digest import digest, file_digest
+from opsd_core.errors import ModelError, ServiceError
+from opsd_core.examples_io import write_examples
+from opsd_core.graders import resolve_grader
+from opsd_core.models import load_gguf, load_policy, load_tokenizer, resolve_device, save_policy
+from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
+from opsd_core.smollm2 import smollm2_gguf
+from tasks.artifacts import describe
+from tasks.context import local, produce, scratch, settings, store, tracker
+from tasks.environment import environment, git_revision
+from tasks.records import Campaign, PolicyRef
+from tasks.store import open_store
+
+_MIN_FREE_BYTES = 2 << 30
+"""Free space under which a campaign is refused: a model, its optimiser state and their staged copies have to fit."""
+
+
+@task(name="preflight", retries=1, retry_delay_seconds=3, cache_policy=NO_CACHE)
+def preflight(config: CampaignConfig) -> None:
+    """Ask every service and the disk before any work. ServiceError or ConfigError names what is missing."""
+    resolve_device(config.model)
+    store().ensure_bucket()
+    store().probe()
+    tracker().check()
+    cache = settings().cache
+    cache.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(cache).free
+    if free < _MIN_FREE_BYTES:
+        raise ServiceError(
+            f"{cache} has {free / 1e9:.1f} GB free, a campaign needs {_MIN_FREE_BYTES / 1e9:.1f} GB. "
+            "Free space there or point OPSD_CACHE to a larger disk."
+        )
+
+
+@task(name="prepare-model", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def prepare_model(config: CampaignConfig) -> PolicyRef:
+    """The starting weights as a safetensors folder in the store."""
+    source = config.model.source
+    if source.startswith("models:/"):
+        source = tracker().source_of(source)
+    if source.startswith(store().uri("models/")):
+        artifact = describe(store(), source)
+        return PolicyRef(uri=artifact.uri, digest=artifact.digest)
+    identity = {"source": source, "model": _identity(config.model), "content": _content(source), "seed": config.seed}
+    if source != "tiny":
+        identity.pop("seed")
+    artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
+    return PolicyRef(uri=artifact.uri, digest=artifact.digest)
+
+
+def _identity(model: ModelConfig) -> dict[str, Any]:
+    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+
+
+def _content(source: str) -> dict[str, str]:
+    path = Path(source)
+    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
+    return {file.name: file_digest(file) for file in files}
+
+
+def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str, Any]:
+    if source == "tiny":
+        build_tiny(folder, seed=0)
+    elif source == "smollm2":
+        save_policy(load_gguf(smollm2_gguf(settings().cache / "downloads")), folder)
+    elif source.endswith(".gguf"):
+        save_policy(load_gguf(Path(source)), folder)
+    elif source.startswith("s3://"):
+        with scratch() as copy:
+            _download_folder(source, copy)
+            save_policy(load_policy(copy, config.model, dtype=None), folder)
+    else:
+        save_policy(load_policy(source, config.model), folder)
+    tracker().write_mlmodel(folder)
+    return {"source": source}
+
+
+def _download_folder(source: str, folder: Path) -> None:
+    bucket, _, prefix = source.removeprefix("s3://").partition("/")
+    remote = open_store(f"s3://{bucket}", settings())
+    objects = [
+        info
+        for info in remote.list(prefix.rstrip("/") + "/")
+        if info.key.count("/") == prefix.rstrip("/").count("/") + 1
+    ]
+    if not objects:
+        raise ModelError(
+            f"model.source={source!r} holds no objects. Give the folder with config.json and model.safetensors."
+        )
+    for info in objects:
+        remote.download(info.key, folder / info.key.rpartition("/")[2])
+
+
+@task(name="prepare-data", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
+    """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artefact."""
+    resolve_grader(config.data)
+    tokenizer = load_tokenizer(local(initial.uri))
+    builder = PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
+    identity = {
+        "data": config.data.model_dump(exclude={"grader"}),
+        "content": _content(config.data.source),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "templates": builder.teacher_digest,
+        "context": [config.teacher.context, config.teacher.reference],
+        "budgets": config.prompts.model_dump(include={"max_prompt_length", "max_teacher_prompt_length", "overflow"}),
+    }
+    artifact, _ = produce("datasets", identity, partial(_load_data, config, builder))
+    return artifact.uri
+
+
+def _load_data(config: CampaignConfig, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
+    with scratch() as downloads:
+        data = load_examples(config.data, fetch=lambda uri: _download_file(uri, downloads))
+    context = CONTEXTS[config.teacher.context]
+    report, too_long = data.report.as_dict(), []
+    for split in ("train", "validation", "test"):
+        examples = getattr(data, split)
+        in_context = (
+            partial(context, pool=examples, config=config.teacher) if split == "train" else lambda example: None
+        )
+        fitting, dropped = fitting_examples(examples, builder, in_context)
+        write_examples(folder / f"{split}.parquet", fitting)
+        report["sizes"][split] = len(fitting)
+        too_long += dropped
+    report["prompts_too_long"] = too_long
+    (folder / "report.json").write_text(json.dumps(report, indent=1))
+    return {name: report[name] for name in ("sizes", "digests", "reasons")} | {"prompts_too_long": len(too_long)}
+
+
+def _download_file(uri: str, folder: Path) -> Path:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    path = folder / key.rpartition("/")[2]
+    open_store(f"s3://{bucket}", settings()).download(key, path)
+    return path
+
+
+@task(name="start-campaign", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def start_campaign(config: CampaignConfig, initial: PolicyRef, data_uri: str) -> Campaign:
+    """Store resolved config, git revision and package versions; open the MLflow run; register a first champion.
+
+    The campaign's identity is its configuration, model and data: triggering it again continues or reuses it.
+    """
+    identity = {
+        "config": config.model_dump(mode="json"),
+        "initial": initial.digest,
+        "data": data_uri.rsplit("/", 2)[-2],
+    }
+    campaign_id = digest(identity)[:16]
+    experiment = tracker()
+    run_id = experiment.campaign_run(config.name, campaign_id, identity["config"], _tags(initial, data_uri))
+    champion = _current_champion(config, initial, run_id)
+
+    def write(folder: Path) -> dict[str, Any]:
+        (folder / "config.json").write_text(config.model_dump_json(indent=1))
+        (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+        (folder / "champion.json").write_text(champion.model_dump_json(indent=1))
+        return {"name": config.name}
+
+    artifact, _ = produce("campaigns", identity, write)
+    folder = local(artifact.uri)
+    for name in ("config.json", "environment.json"):
+        experiment.log_text(run_id, (folder / name).read_text(), name)
+    return Campaign(
+        id=campaign_id,
+        config=config,
+        config_uri=artifact.uri,
+        data_uri=data_uri,
+        initial=initial,
+        champion=PolicyRef.model_validate_json((folder / "champion.json").read_text()),
+        run_id=run_id,
+        flow_run_id=flow_run.get_id(),
+        git_revision=git_revision(),
+    )
+
+
+def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -> PolicyRef:
+    """The registry's champion, or the starting weights registered as the first version."""
+    registry = tracker()
+    registry.ensure_model(config.name)
+    version = registry.version_by_alias(config.name, "champion")
+    if version is not None:
+        tags = registry.version_tags(config.name, version)
+        if "opsd.model_uri" not in tags:
+            raise ModelError(
+                f"models:/{config.name}@champion (version {version}) was not registered by opsd: tag opsd.model_uri is "
+                f"missing. Choose another campaign name (name={config.name!r}) or remove the alias."
+            )
+        state_uri = tags.get("opsd.state_uri") or None
+        return PolicyRef(
+            uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state_uri=state_uri, version=version
+        )
+    tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
+    version = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
+    registry.promote(config.name, version, why="first version: the starting weights", who="opsd")
+    return initial.model_copy(update={"version": version})
+
+
+def _tags(initial: PolicyRef, data_uri: str) -> dict[str, str]:
+    return {
+        "opsd.git_revision": git_revision(),
+        "opsd.initial_model": initial.uri,
+        "opsd.data": data_uri,
+        "prefect.flow_run_id": flow_run.get_id() or "",
+    }

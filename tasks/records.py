@@ -1,0 +1,120 @@
+"""What stages hand to each other: addresses and a few numbers, never tensors or clients.
+
+Every record is a frozen pydantic model, so that Prefect can show it and a result can be stored as JSON.
+"""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from opsd_core.config import CampaignConfig
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PolicyRef(Record):
+    """A policy's weights, and the trainer state that produced them."""
+
+    uri: str
+    digest: str
+    state_uri: str | None = None
+    """Final trainer state of the iteration that made it; None for the initial policy."""
+    version: int | None = None
+    """Version in the MLflow registry, once registered."""
+
+
+class Campaign(Record):
+    """Everything that stays the same during a campaign."""
+
+    id: str
+    config: CampaignConfig
+    config_uri: str
+    data_uri: str
+    initial: PolicyRef
+    champion: PolicyRef
+    """The champion when the campaign started."""
+    run_id: str
+    """MLflow parent run."""
+    flow_run_id: str | None = None
+    git_revision: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+
+class PromptSet(Record):
+    """The training prompts of one iteration, cut into shards."""
+
+    iteration: int
+    uri: str
+    num_prompts: int
+    num_shards: int
+
+
+class ShardRef(Record):
+    """One shard of rollouts."""
+
+    iteration: int
+    shard: int
+    uri: str
+    digest: str
+    num_rollouts: int
+    num_tokens: int
+    seconds: float = Field(description="Model compute; 0 when an existing shard was reused.")
+
+
+class GradedRef(Record):
+    """Grades and keep/drop decisions for all shards of an iteration."""
+
+    uri: str
+    digest: str
+    num_kept: int
+    num_dropped: int
+    accuracy: float
+    reasons: dict[str, int]
+    seconds: float
+
+
+class TargetsRef(Record):
+    """Teacher targets of one shard."""
+
+    shard: int
+    uri: str
+    digest: str
+    num_tokens: int
+    seconds: float
+
+
+class DistilRef(Record):
+    """The candidate that an iteration's optimiser steps made."""
+
+    policy: PolicyRef
+    metrics: dict[str, float]
+    probes: dict[str, float]
+    steps_uri: str
+    seconds: float
+
+
+class EvaluationRef(Record):
+    """Per-item outcomes of one policy on the held-out items."""
+
+    uri: str
+    digest: str
+    conditions_digest: str
+    """Items, grader, template and sampling; only evaluations with the same one can be compared."""
+    metrics: dict[str, float]
+    seconds: float
+
+
+class VerdictRef(Record):
+    """What the gate said and what was done about it."""
+
+    uri: str
+    promote: bool
+    summary: str
+    reasons: list[str]
+    champion: PolicyRef
+    """The champion after the decision was carried out."""

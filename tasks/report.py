@@ -1,0 +1,214 @@
+"""What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
+from opsd_core.rollouts import read_rollouts
+from tasks.context import local, scratch, tracker
+from tasks.records import (
+    Campaign,
+    DistilRef,
+    EvaluationRef,
+    GradedRef,
+    PolicyRef,
+    PromptSet,
+    Record,
+    ShardRef,
+    TargetsRef,
+    VerdictRef,
+)
+
+
+class IterationSummary(Record):
+    """The numbers of one iteration that the campaign's summary needs."""
+
+    iteration: int
+    version: int
+    promoted: bool
+    accuracy_before: float
+    accuracy_after: float
+    standard_error: float
+    loss_first: float
+    loss_last: float
+    wall_seconds: float
+    compute_seconds: float = Field(description="Sampling, grading, scoring, training and evaluation.")
+
+    @property
+    def overhead_seconds(self) -> float:
+        return max(0.0, self.wall_seconds - self.compute_seconds)
+
+
+@task(
+    name="open-iteration",
+    task_run_name="open-iteration-it{iteration}",
+    retries=2,
+    retry_delay_seconds=5,
+    cache_policy=NO_CACHE,
+)
+def open_iteration(campaign: Campaign, iteration: int) -> str:
+    """The iteration's MLflow run, a child of the campaign's; the same one when the iteration runs again."""
+    tags = {"opsd.campaign": campaign.id, "prefect.flow_run_id": campaign.flow_run_id or ""}
+    return tracker().iteration_run(campaign.run_id, iteration, tags)
+
+
+@task(name="report", task_run_name="report-it{iteration}", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def report_iteration(
+    campaign: Campaign,
+    iteration: int,
+    run_id: str,
+    prompts: PromptSet,
+    shards: list[ShardRef],
+    graded: GradedRef,
+    targets: list[TargetsRef],
+    distilled: DistilRef,
+    candidate: PolicyRef,
+    before: EvaluationRef,
+    after: EvaluationRef,
+    verdict: VerdictRef,
+) -> IterationSummary:
+    """Metrics and plots to MLflow, a markdown and a table artifact to Prefect."""
+    stages = {
+        "rollout": sum(shard.seconds for shard in shards),
+        "grade": graded.seconds,
+        "targets": sum(target.seconds for target in targets),
+        "distil": distilled.seconds,
+        "evaluate": before.seconds + after.seconds,
+    }
+    metrics = {
+        **after.metrics,
+        **{f"champion/{name}": value for name, value in before.metrics.items()},
+        **distilled.probes,
+        "rollout/accuracy": graded.accuracy,
+        "rollout/kept": float(graded.num_kept),
+        "rollout/tokens": float(sum(shard.num_tokens for shard in shards)),
+        "gate/promoted": float(verdict.promote),
+        **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
+    }
+    experiment = tracker()
+    experiment.log_metrics(run_id, [(iteration, metrics)])
+    campaign_metrics = {
+        name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))
+    }
+    experiment.log_metrics(campaign.run_id, [(iteration, campaign_metrics)])
+    for shard in shards:
+        experiment.log_dataset(
+            run_id,
+            f"rollouts-it{iteration}-shard{shard.shard}",
+            shard.uri,
+            shard.digest,
+            shard.num_rollouts,
+            "rollouts",
+        )
+    _plots(run_id, shards, distilled)
+    experiment.log_text(run_id, verdict.summary, "verdict.md")
+    experiment.end_run(run_id, "FINISHED")
+    summary = IterationSummary(
+        iteration=iteration,
+        version=candidate.version,
+        promoted=verdict.promote,
+        accuracy_before=before.metrics["eval/accuracy"],
+        accuracy_after=after.metrics["eval/accuracy"],
+        standard_error=after.metrics["eval/accuracy_se"],
+        loss_first=distilled.metrics["distillation/first_loss"],
+        loss_last=distilled.metrics["distillation/loss"],
+        wall_seconds=0.0,  # the flow sets it: this task is part of it
+        compute_seconds=sum(stages.values()),
+    )
+    key = f"opsd-{_slug(campaign.name)}-it{iteration}"
+    create_markdown_artifact(
+        _markdown(campaign, summary, stages, prompts, shards, graded, distilled, before, after, verdict, run_id),
+        key=key,
+    )
+    return summary
+
+
+def _plots(run_id: str, shards: list[ShardRef], distilled: DistilRef) -> None:
+    rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet")]
+    steps = [json.loads(line) for line in (local(distilled.steps_uri) / "steps.jsonl").read_text().splitlines()]
+    with scratch() as folder:
+        plot_steps(steps, folder / "training.png")
+        entropies = np.concatenate([r.entropy_T for r in rollouts])
+        plot_completions([len(r.completion_ids) for r in rollouts], entropies, folder / "completions.png")
+        for name in ("training.png", "completions.png"):
+            tracker().log_figure(run_id, folder / name, f"plots/{name}")
+
+
+def _markdown(campaign, summary, stages, prompts, shards, graded, distilled, before, after, verdict, run_id) -> str:
+    outcome = "promoted to champion" if summary.promoted else "refused"
+    times = "\n".join(f"| {name} | {seconds:.1f} |" for name, seconds in stages.items())
+    lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
+    dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
+    return f"""# {campaign.name}: iteration {summary.iteration} — version {summary.version} {outcome}
+
+{verdict.summary}
+
+| | before (champion) | after (candidate) |
+|---|---|---|
+| held-out accuracy | {before.metrics["eval/accuracy"]:.3f} ± {1.96 * before.metrics["eval/accuracy_se"]:.3f} | {after.metrics["eval/accuracy"]:.3f} ± {1.96 * after.metrics["eval/accuracy_se"]:.3f} |
+| mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
+| truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
+
+Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean length {lengths};
+{prompts.num_prompts} prompts, {sum(s.num_tokens for s in shards)} sampled tokens, accuracy of the rollouts {graded.accuracy:.3f};
+trained on {graded.num_kept} completions, dropped: {dropped}.
+Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.items())}.
+
+| stage | seconds |
+|---|---|
+{times}
+
+[MLflow run]({tracker().run_url(run_id)}) · [model versions]({tracker().model_url(campaign.name)})
+"""
+
+
+@task(name="close-campaign", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+def close_campaign(campaign: Campaign, summaries: list[IterationSummary]) -> str:
+    """Accuracy per iteration as a plot and a table; the campaign's MLflow run is finished."""
+    rows = [
+        {
+            "iteration": s.iteration,
+            "version": s.version,
+            "outcome": "promoted" if s.promoted else "refused",
+            "accuracy before": round(s.accuracy_before, 4),
+            "accuracy after": round(s.accuracy_after, 4),
+            "loss": f"{s.loss_first:.4f} → {s.loss_last:.4f}",
+            "seconds": round(s.wall_seconds, 1),
+            "model compute": round(s.compute_seconds, 1),
+            "everything else": round(s.overhead_seconds, 1),
+        }
+        for s in summaries
+    ]
+    create_table_artifact(
+        rows, key=f"opsd-{_slug(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
+    )
+    points = [("start", summaries[0].accuracy_before, 0.0)]
+    points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.standard_error) for s in summaries]
+    with scratch() as folder:
+        plot_accuracy(points, Path(folder) / "accuracy.png")
+        tracker().log_figure(campaign.run_id, Path(folder) / "accuracy.png", "plots/accuracy.png")
+    tracker().end_run(campaign.run_id, "FINISHED")
+    wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
+    lines = [
+        f"iteration {s.iteration}: version {s.version} {'promoted' if s.promoted else 'refused'}, "
+        f"accuracy {s.accuracy_before:.3f} -> {s.accuracy_after:.3f}"
+        for s in summaries
+    ]
+    lines.append(
+        f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({100 * (1 - compute / wall):.0f} %)"
+    )
+    text = "\n".join(lines)
+    create_markdown_artifact(
+        f"# Campaign {campaign.name}\n\n```\n{text}\n```\n", key=f"opsd-{_slug(campaign.name)}-summary"
+    )
+    return text
+
+
+def _slug(name: str) -> str:
+    return "".join(char if char.isalnum() else "-" for char in name.lower())

@@ -1,0 +1,199 @@
+"""Choose prompts, sample completions shard by shard, grade them and decide which to train on."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from opsd_core.digest import derive_seed
+from opsd_core.errors import DataError
+from opsd_core.examples_io import read_examples, write_examples
+from opsd_core.filters import GradedCompletion, count_reasons, filter_rollouts
+from opsd_core.generation import Sampling, generate
+from opsd_core.graders import resolve_grader
+from opsd_core.grades import GradedRollout, write_grades
+from opsd_core.models import resolve_dtype
+from opsd_core.prompts import PromptBuilder, tokenizer_digest
+from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
+from opsd_core.types import Example
+from tasks.context import load_shared, local, produce
+from tasks.progress import progress
+from tasks.records import Campaign, GradedRef, PolicyRef, PromptSet, ShardRef
+
+
+@task(name="choose-prompts", task_run_name="choose-prompts-it{iteration}", cache_policy=NO_CACHE)
+def choose_prompts(campaign: Campaign, iteration: int) -> PromptSet:
+    """Draw the iteration's training prompts: seeded passes over the training split, without a gap between them."""
+    config = campaign.config
+    identity = {
+        "data": campaign.data_uri.rsplit("/", 2)[-2],
+        "num_prompts": config.rollout.num_prompts,
+        "num_shards": config.rollout.num_shards,
+        "seed": config.seed,
+        "iteration": iteration,
+    }
+    artifact, _ = produce("prompts", identity, partial(_draw_prompts, campaign, iteration))
+    return PromptSet(iteration=iteration, uri=artifact.uri, **artifact.summary["counts"])
+
+
+def _draw_prompts(campaign: Campaign, iteration: int, folder: Path) -> dict[str, Any]:
+    config = campaign.config
+    train = read_examples(local(campaign.data_uri) / "train.parquet")
+    if not train:
+        raise DataError("the training split is empty; raise data.size or lower the held-out fractions.")
+    wanted, first = config.rollout.num_prompts, iteration * config.rollout.num_prompts
+    chosen: list[Example] = []
+    position = first
+    while len(chosen) < wanted:
+        epoch, offset = divmod(position, len(train))
+        generator = torch.Generator().manual_seed(derive_seed("prompts", config.seed, epoch))
+        order = torch.randperm(len(train), generator=generator).tolist()
+        part = order[offset : offset + wanted - len(chosen)]
+        chosen.extend(train[index] for index in part)
+        position += len(part)
+    # A pass boundary inside an iteration can repeat an item; a second completion of it would be the same rollout.
+    chosen = list({example.id: example for example in chosen}.values())
+    num_shards = min(config.rollout.num_shards, len(chosen))
+    for shard in range(num_shards):
+        write_examples(folder / f"shard-{shard:04d}.parquet", chosen[shard::num_shards])
+    return {"counts": {"num_prompts": len(chosen), "num_shards": num_shards}}
+
+
+@task(
+    name="rollout",
+    task_run_name="rollout-it{prompts.iteration}-shard{shard}",
+    retries=2,
+    retry_delay_seconds=[3, 20],
+    cache_policy=NO_CACHE,
+)
+def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: int) -> ShardRef:
+    """Sample the shard's completions from `policy` and store them with the distribution at every position."""
+    config = campaign.config
+    loaded = load_shared(policy.uri, config.model.model_dump_json())
+    builder = PromptBuilder(loaded.tokenizer, config.prompts, config.teacher, config.model.chat_template)
+    identity = {
+        "policy": policy.digest,
+        "prompts": prompts.uri.rsplit("/", 1)[-1],
+        "shard": shard,
+        "student_template": builder.student_digest,
+        "tokenizer": tokenizer_digest(loaded.tokenizer),
+        "sampling": config.rollout.model_dump(exclude={"num_prompts", "num_shards"}),
+        "seed": config.seed,
+        "iteration": prompts.iteration,
+        "engine": _engine(config.model),
+    }
+    make = partial(_sample, campaign, policy, prompts, shard, loaded, builder)
+    artifact, seconds = produce("rollouts", identity, make)
+    counts = artifact.summary
+    return ShardRef(
+        iteration=prompts.iteration,
+        shard=shard,
+        uri=artifact.uri,
+        digest=artifact.digest,
+        num_rollouts=counts["num_rollouts"],
+        num_tokens=counts["num_tokens"],
+        seconds=seconds,
+    )
+
+
+def _engine(model: Any) -> dict[str, Any]:
+    cuda = model.device != "cpu" and torch.cuda.is_available()
+    return {
+        "name": "transformers",
+        "dtype": str(resolve_dtype(model)).removeprefix("torch."),
+        "device": "cuda" if cuda else "cpu",
+        "bitwise_reproducible": not cuda,
+    }
+
+
+def _sample(campaign, policy, prompts, shard, loaded, builder, folder: Path) -> dict[str, Any]:
+    config = campaign.config
+    examples = read_examples(local(prompts.uri) / f"shard-{shard:04d}.parquet")
+    pairs = [(example, sample) for example in examples for sample in range(config.rollout.group_size)]
+    ids = {example.id: builder.student_ids(example) for example in examples}
+    seeds = [derive_seed("rollout", config.seed, prompts.iteration, example.id, sample) for example, sample in pairs]
+    sampling = Sampling(
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        top_k=config.rollout.top_k,
+        max_completion_length=config.rollout.max_completion_length,
+        record_top_k=config.rollout.record_top_k,
+    )
+    with progress(f"rollout-it{prompts.iteration}-shard{shard}", "completions") as report:
+        completions = generate(
+            loaded, [ids[example.id] for example, _ in pairs], seeds, sampling, config.rollout.batch_size, report
+        )
+    rollouts = [
+        Rollout.of(
+            example.id,
+            sample,
+            seed,
+            ids[example.id],
+            completion,
+            loaded.tokenizer.decode(completion.ids_T, skip_special_tokens=True),
+        )
+        for (example, sample), seed, completion in zip(pairs, seeds, completions, strict=True)
+    ]
+    write_rollouts(folder / "rollouts.parquet", rollouts)
+    num_tokens = sum(len(r.completion_ids) for r in rollouts)
+    return {
+        "num_rollouts": len(rollouts),
+        "num_tokens": num_tokens,
+        "truncated": sum(r.truncated for r in rollouts),
+        "policy_version": policy.version,
+    }
+
+
+@task(name="grade", task_run_name="grade-it{prompts.iteration}", retries=1, cache_policy=NO_CACHE)
+def grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef]) -> GradedRef:
+    """Judge every completion and decide which are trained on; nothing is deleted, every drop has its reason."""
+    config = campaign.config
+    identity = {
+        "rollouts": [shard.digest for shard in shards],
+        "grader": config.data.grader,
+        "filter": config.filter.model_dump(),
+    }
+    artifact, seconds = produce("grades", identity, partial(_grade, campaign, prompts, shards))
+    return GradedRef(uri=artifact.uri, digest=artifact.digest, seconds=seconds, **artifact.summary["counts"])
+
+
+def _grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], folder: Path) -> dict[str, Any]:
+    config = campaign.config
+    judge = resolve_grader(config.data)
+    examples = {e.id: e for path in sorted(local(prompts.uri).glob("shard-*.parquet")) for e in read_examples(path)}
+    rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet")]
+    grades = [
+        judge(examples[r.example_id], r.completion_text) if examples[r.example_id].answer else None for r in rollouts
+    ]
+    decisions = filter_rollouts(
+        [
+            GradedCompletion(r.completion_text, len(r.completion_ids), r.truncated, g.correct if g else None)
+            for r, g in zip(rollouts, grades, strict=True)
+        ],
+        config.filter,
+    )
+    rows = [
+        GradedRollout(
+            example_id=r.example_id,
+            sample_index=r.sample_index,
+            correct=g.correct if g else None,
+            score=g.score if g else None,
+            extracted=g.extracted if g else None,
+            keep=d.keep,
+            reason=d.reason,
+        )
+        for r, g, d in zip(rollouts, grades, decisions, strict=True)
+    ]
+    write_grades(folder / "grades.parquet", rows)
+    judged = [row.correct for row in rows if row.correct is not None]
+    kept = sum(row.keep for row in rows)
+    counts = {
+        "num_kept": kept,
+        "num_dropped": len(rows) - kept,
+        "accuracy": sum(judged) / len(judged) if judged else 0.0,
+        "reasons": dict(count_reasons(decisions)),
+    }
+    return {"counts": counts}
