@@ -8,6 +8,7 @@ except a manifest that cannot be read or whose objects are gone: that one is rep
 
 import logging
 import os
+import re
 import shutil
 import time
 import uuid
@@ -33,7 +34,9 @@ from tasks.store_base import local_disk
 __all__ = ["Artifact", "artifact_key", "describe", "discard", "fetch", "find", "prune_cache", "publish"]
 
 _LOG = logging.getLogger(__name__)
-_ABANDONED_S = 3600.0  # a download or removal this old belongs to a killed process
+_COPY = re.compile(r"[0-9a-f]{32}")
+_TEMPORARY = (".staged-", ".trash-", ".work-")
+_ABANDONED_S = 24 * 3600.0  # a temporary folder unchanged for this long belongs to a killed process
 
 
 def find(store: Store, kind: str, identity: dict[str, Any]) -> Artifact | None:
@@ -150,23 +153,24 @@ def discard(store: Store, key: str) -> int:
 def prune_cache(cache: Path, max_bytes: int, *, idle_s: float = 300.0) -> int:
     """Remove the least recently fetched copies until `max_bytes` remain; returns the bytes removed.
 
-    Copies fetched within the last `idle_s` seconds stay; a process may be about to open them.
+    Copies fetched within the last `idle_s` seconds stay (a process may be about to open them), and so does everything
+    in the folder that is no copy of an artefact, except temporary folders that a killed process left.
     """
     if not cache.is_dir():
         return 0
-    copies = []
+    now, copies = time.time(), []
     for folder in cache.iterdir():
-        try:
-            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            copies.append((folder.stat().st_mtime, size, folder))
-        except FileNotFoundError:  # another process removed it
-            continue
+        if folder.name.startswith(_TEMPORARY) and _last_change(folder) < now - _ABANDONED_S:
+            _remove(folder)
+        elif _COPY.fullmatch(folder.name):
+            files = [path for path in folder.rglob("*") if path.is_file()]
+            copies.append((folder.stat().st_mtime, sum(path.stat().st_size for path in files), folder))
     total, removed = sum(size for _, size, _ in copies), 0
     for used_at, size, folder in sorted(copies):
-        abandoned = folder.name.startswith(".") and used_at < time.time() - _ABANDONED_S
-        if abandoned or (total - removed > max_bytes and used_at < time.time() - idle_s):
-            _remove(folder)
-            removed += size
+        if total - removed <= max_bytes or used_at > now - idle_s:
+            break
+        _remove(folder)
+        removed += size
     return removed
 
 
@@ -268,6 +272,10 @@ def _copy_into_cache(cache: Path, artifact: Artifact, folder: Path) -> None:
         staged.mkdir(parents=True)
         shutil.copytree(folder, staged, dirs_exist_ok=True)
         _enter_cache(staged, target)
+
+
+def _last_change(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _remove(folder: Path) -> None:

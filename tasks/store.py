@@ -5,11 +5,13 @@ Retries and timeouts are bounded by botocore's standard mode; what remains becom
 bucket and likely cause, or an IntegrityError when bytes are torn.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -68,22 +70,7 @@ class S3Store(Store):
 
     def __init__(self, root: str, bucket: str, prefix: str, settings: Settings, attempts: int = _ATTEMPTS) -> None:
         self.root, self.bucket, self.prefix, self.settings = root, bucket, prefix, settings
-        key, secret = settings.s3_access_key, settings.s3_secret_key
-        self._client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=settings.s3_endpoint,
-            region_name=settings.s3_region,
-            aws_access_key_id=key.get_secret_value() if key else None,
-            aws_secret_access_key=secret.get_secret_value() if secret else None,
-            config=Config(
-                retries={"mode": "standard", "total_max_attempts": attempts},
-                connect_timeout=_CONNECT_TIMEOUT_S,
-                read_timeout=_READ_TIMEOUT_S,
-                max_pool_connections=16,
-                signature_version="s3v4",
-                s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
-            ),
-        )
+        self._client = _client(settings, attempts, os.getpid())
 
     def put(self, key: str, data: bytes | Path) -> None:
         with self._naming(key):
@@ -235,6 +222,27 @@ class S3Store(Store):
         else:
             why = "failed after bounded retries: see its log (full disk, restart, overload)"
         return ServiceError(f"{place} {why}. Object {target}; it answered {code}: {detail}")
+
+
+@lru_cache(maxsize=8)
+def _client(settings: Settings, attempts: int, _pid: int) -> Any:
+    """One client per server and process: making one costs half a second, connections do not survive a fork."""
+    key, secret = settings.s3_access_key, settings.s3_secret_key
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=settings.s3_endpoint,
+        region_name=settings.s3_region,
+        aws_access_key_id=key.get_secret_value() if key else None,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        config=Config(
+            retries={"mode": "standard", "total_max_attempts": attempts},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+            max_pool_connections=16,
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
+        ),
+    )
 
 
 def _code(error: ClientError) -> str:

@@ -203,10 +203,13 @@ def test_the_cache_keeps_what_was_used_last(store, tmp_path):
         made = folder_with(tmp_path / str(number), {"data": b"%d" % number * 100})
         folders.append(fetch(store, publish(store, "x", {"n": number}, made, {}), cache))
         os.utime(folders[-1], (time.time() - 1000 + number,) * 2)
-    (cache / ".staged-dead").mkdir()
-    os.utime(cache / ".staged-dead", (0, 0))
+    for name in (".staged-dead", ".work-alive", "downloads"):
+        (cache / name).mkdir()
+        os.utime(cache / name, (0, 0))
+    (cache / ".work-alive" / "checkpoint").write_bytes(b"x" * 1000)
     fetch(store, describe(store, store.uri(artifact_key("x", {"n": 0}))), cache)
+    kept = [cache / ".work-alive", cache / "downloads"]
     assert prune_cache(cache, 250) == 100
-    assert sorted(cache.iterdir()) == sorted([folders[0], folders[2]])
-    assert prune_cache(cache, 0) == 100 and list(cache.iterdir()) == [folders[0]]
+    assert sorted(cache.iterdir()) == sorted([folders[0], folders[2], *kept])
+    assert prune_cache(cache, 0) == 100 and sorted(cache.iterdir()) == sorted([folders[0], *kept])
     assert prune_cache(cache, 0, idle_s=0) == 100 and prune_cache(tmp_path / "absent", 0) == 0

@@ -1,0 +1,32 @@
+"""The MLmodel file beside a folder of weights, which lets `mlflow.pyfunc.load_model` read the folder.
+
+It holds no date, random id or library version, so that a folder's digest depends on its weights alone.
+"""
+
+import json
+from pathlib import Path
+
+import yaml
+
+MLMODEL_NAME = "MLmodel"
+LOADER_MODULE = "opsd_core.pyfunc_loader"
+DEFAULTS = {"max_completion_length": 256, "temperature": 0.0, "seed": 0, "batch_size": 8}
+"""Parameters of `predict`: tokens, sampling temperature (0: greedy), seed of the sampler, prompts per batch."""
+
+_TYPES = {int: "long", float: "double"}
+
+
+def write_mlmodel(folder: Path) -> None:
+    """Write `MLmodel` into a folder with config.json, tokenizer and safetensors; the same bytes every time."""
+    params = [
+        {"name": name, "type": _TYPES[type(value)], "default": value, "shape": None} for name, value in DEFAULTS.items()
+    ]
+    record = {
+        "flavors": {"python_function": {"loader_module": LOADER_MODULE}},
+        "signature": {
+            "inputs": json.dumps([{"type": "string", "name": "prompt", "required": True}]),
+            "outputs": json.dumps([{"type": "string", "required": True}]),
+            "params": json.dumps(params),
+        },
+    }
+    (folder / MLMODEL_NAME).write_text(yaml.safe_dump(record, sort_keys=True))

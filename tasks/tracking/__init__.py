@@ -1,0 +1,27 @@
+"""The one door to MLflow: runs, metrics that never stop training, and the model registry.
+
+connection.py      one client, bounded patience, readable errors, `check()`
+spool.py           what could not be sent, kept on disk and sent later
+runs.py            campaign and iteration runs; metrics, parameters, datasets, files
+system_metrics.py  CPU, memory and GPU figures of a run, sampled in the background
+registry.py        versions, aliases, promotion and rollback
+mlmodel.py         the MLmodel file that lets MLflow load a folder of weights
+"""
+
+from pathlib import Path
+
+from opsd_core.mlmodel import write_mlmodel
+from tasks.tracking.registry import Move, Registry, Version
+from tasks.tracking.runs import RunLog
+
+
+class Tracker(RunLog, Registry):
+    """Everything opsd asks of MLflow, over one explicit client; no global run is ever opened."""
+
+    @staticmethod
+    def write_mlmodel(folder: Path) -> None:
+        """Add the file that lets `mlflow.pyfunc.load_model` read a folder of weights (`opsd_core.mlmodel`)."""
+        write_mlmodel(folder)
+
+
+__all__ = ["Move", "Tracker", "Version"]
