@@ -1,0 +1,184 @@
+"""The promotion gate: a pure function of two evaluations and the rules.
+
+A candidate is promoted when every check holds: a paired one-sided test on the same items, a smallest gain, and guard
+rails on length, truncation, repetition and entropy. `alpha` is the error rate of one decision: N iterations of
+candidates that are all equal to the champion promote at least one with a chance of up to 1 - (1 - alpha)^N.
+Power at the shipped sizes: see `opsd_core.statistics`.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from opsd_core.config import PromotionConfig
+from opsd_core.digest import derive_seed
+from opsd_core.errors import DataError
+from opsd_core.metrics import (
+    ItemOutcome,
+    Mode,
+    group_by_item,
+    mean_entropy,
+    mean_length,
+    repetition_fraction,
+    truncated_fraction,
+)
+from opsd_core.statistics import mcnemar, paired_bootstrap
+from opsd_core.verdict import Check, Verdict
+
+Items = dict[str, list[ItemOutcome]]
+
+
+def decide(
+    candidate: Sequence[ItemOutcome],
+    champion: Sequence[ItemOutcome],
+    config: PromotionConfig,
+    *,
+    candidate_version: str,
+    champion_version: str,
+    candidate_evaluation: str,
+    champion_evaluation: str,
+    max_repetition: float = 10.0,
+) -> Verdict:
+    """Promote the candidate or refuse it.
+
+    candidate_evaluation, champion_evaluation: digests of the items, grader and settings of each evaluation.
+    test=mcnemar compares greedy completions; test=bootstrap the items' mean correctness over their samples, or greedy
+    when there are none. Raises DataError when the two evaluations are not of the same items, grader and settings.
+    """
+    mode = _mode(candidate, champion, config)
+    after, before = group_by_item(candidate, mode), group_by_item(champion, mode)
+    _refuse_unpaired(after, before, candidate_evaluation, champion_evaluation)
+    accuracy_after_P, accuracy_before_P = _accuracies(after), _accuracies(before)
+    differences_P = accuracy_after_P - accuracy_before_P
+    wins, losses = int((differences_P > 0).sum()), int((differences_P < 0).sum())
+    seed = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
+    bootstrap = paired_bootstrap(differences_P, seed=seed)
+    p_value = mcnemar(wins, losses).p_greater if config.test == "mcnemar" else bootstrap.p_greater
+    checks = [
+        _at_most("p_value", p_value, config.alpha),
+        _at_least("gain", bootstrap.mean, config.min_effect, strictly_positive=True),
+        *_guard_rails(_flat(after), _flat(before), config, max_repetition),
+    ]
+    samples = len(next(iter(after.values())))
+    promote = all(check.passed for check in checks)
+    numbers = {
+        "metric": "accuracy" if mode == "greedy" else f"avg@{samples}",
+        "accuracy_before": float(accuracy_before_P.mean()),
+        "accuracy_after": float(accuracy_after_P.mean()),
+        "p_value": p_value,
+    }
+    reasons = [_promotion(**numbers)] if promote else [_EXPLAIN[c.name](c, wins, losses) for c in checks if not c.passed]
+    return Verdict(
+        promote=promote,
+        reasons=tuple(reasons),
+        checks=tuple(checks),
+        candidate_version=candidate_version,
+        champion_version=champion_version,
+        test=config.test,
+        difference=bootstrap.mean,
+        interval=(bootstrap.low, bootstrap.high),
+        wins=wins,
+        losses=losses,
+        ties=len(after) - wins - losses,
+        num_items=len(after),
+        evaluation_digest=candidate_evaluation,
+        **numbers,
+    )
+
+
+def _mode(candidate: Sequence[ItemOutcome], champion: Sequence[ItemOutcome], config: PromotionConfig) -> Mode:
+    sampled = any(o.mode == "sampled" for o in candidate) and any(o.mode == "sampled" for o in champion)
+    return "sampled" if config.test == "bootstrap" and sampled else "greedy"
+
+
+def _refuse_unpaired(after: Items, before: Items, candidate_digest: str, champion_digest: str) -> None:
+    if candidate_digest != champion_digest:
+        raise DataError(
+            f"gate: the candidate was evaluated with {candidate_digest:.12} and the champion with {champion_digest:.12}: "
+            "other items, grader or settings, so their difference means nothing. Evaluate the champion again with the "
+            "present data, evaluation and grader settings."
+        )
+    if not after or not before:
+        raise DataError("gate: an evaluation has no outcomes of the mode that promotion.test compares.")
+    if set(after) != set(before):
+        raise DataError(
+            f"gate: the evaluations share {len(set(after) & set(before))} items; {len(set(after) - set(before))} are the "
+            f"candidate's alone and {len(set(before) - set(after))} the champion's. Evaluate both on the same items."
+        )
+    sizes = {len(next(iter(items.values()))) for items in (after, before)}
+    if len(sizes) > 1:
+        raise DataError(f"gate: the evaluations have different numbers of samples per item: {sorted(sizes)}.")
+
+
+def _accuracies(items: Items) -> np.ndarray:
+    return np.array([sum(outcome.correct for outcome in group) / len(group) for group in items.values()])
+
+
+def _flat(items: Items) -> list[ItemOutcome]:
+    return [outcome for group in items.values() for outcome in group]
+
+
+def _guard_rails(
+    after: list[ItemOutcome], before: list[ItemOutcome], config: PromotionConfig, max_repetition: float
+) -> list[Check]:
+    length_ratio = _ratio(mean_length(after), mean_length(before))
+    truncation = truncated_fraction(after) - truncated_fraction(before)
+    repetition = repetition_fraction(after, max_repetition) - repetition_fraction(before, max_repetition)
+    return [
+        _at_most("length_ratio_max", length_ratio, config.max_length_ratio),
+        _at_least("length_ratio_min", length_ratio, 1.0 / config.max_length_ratio),
+        _at_most("truncation_increase", truncation, config.max_truncation_increase),
+        _at_most("repetition_increase", repetition, config.max_repetition_increase),
+        _at_least("entropy_ratio", _ratio(mean_entropy(after), mean_entropy(before)), config.min_entropy_ratio),
+    ]
+
+
+def _ratio(after: float, before: float) -> float:
+    """after / before; 1 when both are 0, and a large finite number when only `before` is (JSON has no infinity)."""
+    if before == 0.0:
+        return 1.0 if after == 0.0 else 1e9
+    return after / before
+
+
+def _at_most(name: str, value: float, threshold: float) -> Check:
+    return _check(name, value, "<=", threshold, value <= threshold + 1e-12)
+
+
+def _at_least(name: str, value: float, threshold: float, strictly_positive: bool = False) -> Check:
+    passed = value >= threshold - 1e-12 and (value > 0.0 or not strictly_positive)
+    return _check(name, value, ">=", threshold, passed)
+
+
+def _check(name: str, value: float, rule: str, threshold: float, passed: bool) -> Check:
+    """A value that is not a number never passes."""
+    return Check(name, value, rule, threshold, passed and math.isfinite(value))
+
+
+def _promotion(metric: str, accuracy_before: float, accuracy_after: float, p_value: float) -> str:
+    return f"{metric} rose from {accuracy_before:.3f} to {accuracy_after:.3f} (p = {p_value:.4g}) and every guard rail holds."
+
+
+_EXPLAIN = {
+    "p_value": lambda c, wins, losses: (
+        f"Not significant: {wins} items better, {losses} worse, p = {c.value:.4g} > promotion.alpha = {c.threshold:g}."
+    ),
+    "gain": lambda c, wins, losses: (
+        f"The gain of {c.value:+.4f} is not above 0 or below promotion.min_effect = {c.threshold:g}."
+    ),
+    "length_ratio_max": lambda c, wins, losses: (
+        f"Completions became {c.value:.2f} times as long; promotion.max_length_ratio = {c.threshold:g}."
+    ),
+    "length_ratio_min": lambda c, wins, losses: (
+        f"Completions shrank to {c.value:.2f} of their length; 1 / promotion.max_length_ratio = {c.threshold:.3g}."
+    ),
+    "truncation_increase": lambda c, wins, losses: (
+        f"The truncated share rose by {c.value:.3f}; promotion.max_truncation_increase = {c.threshold:g}."
+    ),
+    "repetition_increase": lambda c, wins, losses: (
+        f"The repetitive share rose by {c.value:.3f}; promotion.max_repetition_increase = {c.threshold:g}."
+    ),
+    "entropy_ratio": lambda c, wins, losses: (
+        f"Token entropy fell to {c.value:.3g} of the champion's; promotion.min_entropy_ratio = {c.threshold:g}."
+    ),
+}
