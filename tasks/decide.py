@@ -5,12 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opsd_core.gate import Verdict, decide
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from opsd_core.evaluation import read_outcomes
+from opsd_core.gate import Verdict, decide
 from tasks.context import local, produce, tracker
 from tasks.environment import git_revision
 from tasks.records import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
@@ -80,8 +80,9 @@ def judge(
         config,
         candidate_version=str(candidate.version),
         champion_version=str(champion.version),
-        candidate_digest=candidate_evaluation.conditions_digest,
-        champion_digest=champion_evaluation.conditions_digest,
+        candidate_evaluation=candidate_evaluation.conditions_digest,
+        champion_evaluation=champion_evaluation.conditions_digest,
+        max_repetition=campaign.config.filter.max_repetition,
     )
     identity = {
         "campaign": campaign.id,
@@ -115,22 +116,20 @@ def _carry_out(
     if "opsd.gate" in tags:  # carried out before a crash or by an earlier trigger of the same campaign
         return tags["opsd.gate"] == "promoted", list(verdict.reasons)
     promote, reasons = verdict.promote, list(verdict.reasons)
+    outcome = "promoted" if promote else "refused"
     if promote and campaign.config.promotion.mode == "manual":
-        promote, outcome = False, "awaiting"
+        promote, outcome = False, "awaiting a person"
         reasons.append("promotion.mode=manual: the gate agrees; promote with the opsd/promote deployment.")
-    else:
-        outcome = "promoted" if promote else "refused"
+    current = registry.version_by_alias(name, "champion")
+    if promote and current not in (champion.version, candidate.version):
+        promote, outcome = False, "refused"
+        reasons.append(
+            f"the champion changed underneath: version {champion.version} was compared, version {current} is champion now."
+        )
     if promote:
-        current = registry.version_by_alias(name, "champion")
-        if current not in (champion.version, candidate.version):
-            promote, outcome = False, "refused"
-            reasons.append(
-                f"the champion changed underneath: version {champion.version} was compared, version {current} is champion now."
-            )
-        else:
-            registry.promote(name, candidate.version, why="; ".join(reasons), who=f"gate of campaign {campaign.id}")
-    registry.set_version_tags(
-        name, candidate.version, verdict.tags() | {"opsd.gate": outcome, "opsd.reason": "; ".join(reasons)[:4000]}
-    )
+        who = f"gate of campaign {campaign.id}"
+        registry.promote(name, candidate.version, "; ".join(reasons), who, expected_champion=champion.version)
+    # Last, because it says that the verdict has been carried out.
+    registry.set_version_tags(name, candidate.version, verdict.tags() | {"opsd.gate": outcome})
     get_run_logger().info("version %s %s: %s", candidate.version, outcome, "; ".join(reasons))
     return promote, reasons

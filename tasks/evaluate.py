@@ -11,7 +11,7 @@ from opsd_core.data import split_digest
 from opsd_core.digest import digest
 from opsd_core.evaluation import evaluate_policy, write_outcomes
 from opsd_core.examples_io import read_examples
-from opsd_core.graders import resolve_grader
+from opsd_core.graders import get_grader, grader_name
 from opsd_core.metrics import summarise
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
@@ -58,7 +58,7 @@ def _evaluate(
     campaign: Campaign, policy: Policy, builder: PromptBuilder, examples: list[Example], label: str, folder: Path
 ) -> dict[str, Any]:
     config = campaign.config
-    judge = resolve_grader(config.data)
+    judge = get_grader(grader_name(config.data))
     with progress(f"evaluate-{label}", "completions") as report:
         outcomes = evaluate_policy(policy, examples, builder, config.evaluation, judge, config.seed, report)
     write_outcomes(folder / "outcomes.parquet", outcomes)

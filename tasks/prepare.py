@@ -17,7 +17,7 @@ from opsd_core.data import load_examples
 from opsd_core.digest import digest, file_digest
 from opsd_core.errors import ModelError, ServiceError
 from opsd_core.examples_io import write_examples
-from opsd_core.graders import resolve_grader
+from opsd_core.graders import check_gradable, grader_name
 from opsd_core.models import load_gguf, load_policy, load_tokenizer, resolve_device, save_policy
 from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
 from opsd_core.smollm2 import smollm2_gguf
@@ -110,7 +110,6 @@ def _download_folder(source: str, folder: Path) -> None:
 @task(name="prepare-data", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
 def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
     """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artefact."""
-    resolve_grader(config.data)
     tokenizer = load_tokenizer(local(initial.uri))
     builder = PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
     identity = {
@@ -128,6 +127,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
 def _load_data(config: CampaignConfig, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
     with scratch() as downloads:
         data = load_examples(config.data, fetch=lambda uri: _download_file(uri, downloads))
+    check_gradable([e for e in data.train + data.validation + data.test if e.answer], grader_name(config.data))
     context = CONTEXTS[config.teacher.context]
     report, too_long = data.report.as_dict(), []
     for split in ("train", "validation", "test"):
@@ -208,7 +208,9 @@ def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -
         )
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
     version = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
-    registry.promote(config.name, version, why="first version: the starting weights", who="opsd")
+    registry.promote(
+        config.name, version, why="first version: the starting weights", who="opsd", expected_champion=None
+    )
     return initial.model_copy(update={"version": version})
 
 

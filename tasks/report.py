@@ -123,7 +123,9 @@ def report_iteration(
     )
     key = f"opsd-{_slug(campaign.name)}-it{iteration}"
     create_markdown_artifact(
-        _markdown(campaign, summary, stages, prompts, shards, graded, distilled, before, after, verdict, run_id),
+        _markdown(
+            campaign, summary, stages, prompts, shards, graded, distilled, candidate, before, after, verdict, run_id
+        ),
         key=key,
     )
     return summary
@@ -140,7 +142,9 @@ def _plots(run_id: str, shards: list[ShardRef], distilled: DistilRef) -> None:
             tracker().log_figure(run_id, folder / name, f"plots/{name}")
 
 
-def _markdown(campaign, summary, stages, prompts, shards, graded, distilled, before, after, verdict, run_id) -> str:
+def _markdown(
+    campaign, summary, stages, prompts, shards, graded, distilled, candidate, before, after, verdict, run_id
+) -> str:
     outcome = "promoted to champion" if summary.promoted else "refused"
     times = "\n".join(f"| {name} | {seconds:.1f} |" for name, seconds in stages.items())
     lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
@@ -151,7 +155,7 @@ def _markdown(campaign, summary, stages, prompts, shards, graded, distilled, bef
 
 | | before (champion) | after (candidate) |
 |---|---|---|
-| held-out accuracy | {before.metrics["eval/accuracy"]:.3f} ± {1.96 * before.metrics["eval/accuracy_se"]:.3f} | {after.metrics["eval/accuracy"]:.3f} ± {1.96 * after.metrics["eval/accuracy_se"]:.3f} |
+| held-out accuracy | {_accuracy(before)} | {_accuracy(after)} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 
@@ -164,8 +168,13 @@ Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.ite
 |---|---|
 {times}
 
-[MLflow run]({tracker().run_url(run_id)}) · [model versions]({tracker().model_url(campaign.name)})
+[MLflow run]({tracker().run_url(run_id)}) · [model versions]({tracker().model_url(campaign.name, candidate.version)})
 """
+
+
+def _accuracy(evaluation: EvaluationRef) -> str:
+    accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics["eval/accuracy_se"]
+    return f"{accuracy:.3f} ± {1.96 * error:.3f}"
 
 
 @task(name="close-campaign", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)

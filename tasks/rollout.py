@@ -13,7 +13,7 @@ from opsd_core.errors import DataError
 from opsd_core.examples_io import read_examples, write_examples
 from opsd_core.filters import GradedCompletion, count_reasons, filter_rollouts
 from opsd_core.generation import Sampling, generate
-from opsd_core.graders import resolve_grader
+from opsd_core.graders import get_grader, grader_name
 from opsd_core.grades import GradedRollout, write_grades
 from opsd_core.models import resolve_dtype
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
@@ -162,7 +162,7 @@ def grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef]) -> Gra
 
 def _grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], folder: Path) -> dict[str, Any]:
     config = campaign.config
-    judge = resolve_grader(config.data)
+    judge = get_grader(grader_name(config.data))
     examples = {e.id: e for path in sorted(local(prompts.uri).glob("shard-*.parquet")) for e in read_examples(path)}
     rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet")]
     grades = [
