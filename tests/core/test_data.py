@@ -1,6 +1,9 @@
 """Datasets: every row is accounted for, splits are disjoint by content, bad input names its cause."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pyarrow
 import pyarrow.parquet
@@ -171,6 +174,18 @@ def test_absent_sources(tmp_path):
         load("s3://bucket/d.jsonl")
     with pytest.raises(DataError, match="built-in task is tiny:addition"):
         load("tiny:subtraction")
+
+
+def test_a_hub_that_is_not_reachable_is_one_paragraph():
+    program = (
+        "from opsd_core.config import DataConfig; from opsd_core.data import load_examples; "
+        "load_examples(DataConfig(source='some-owner/some-data', subset='main'))"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=False)
+    message = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and message.startswith("opsd_core.errors.DataError: data.source=some-owner/some-data")
+    assert "data.subset=main" in message and "use a local .jsonl" in message
 
 
 def test_an_s3_object_is_read_through_fetch(tmp_path):

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -135,6 +136,15 @@ def test_graders_judge_in_a_thread_as_in_the_main_thread(name):
     judge = get_grader(name)
     assert in_thread(lambda: judge(example, right)) == judge(example, right)
     assert judge(example, right).correct and not in_thread(lambda: judge(example, "no idea")).correct
+
+
+def test_many_threads_share_one_verifier_process():
+    examples = gym_examples("gcd")[:8]
+    judge = get_grader("reasoning_gym")
+    with ThreadPoolExecutor(8) as pool:
+        grades = list(pool.map(lambda i: judge(examples[i % 8], examples[(i + i // 8) % 8].answer), range(64)))
+    for i, result in enumerate(grades):
+        assert result.correct == (examples[i % 8].answer == examples[(i + i // 8) % 8].answer) and result.note == ""
 
 
 def test_text_that_never_ends_in_sympy_is_wrong_within_seconds_and_the_next_is_right():
