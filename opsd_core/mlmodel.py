@@ -24,7 +24,7 @@ def write_mlmodel(folder: Path) -> None:
     record = {
         "flavors": {"python_function": {"loader_module": LOADER_MODULE}},
         "signature": {
-            "inputs": json.dumps([{"type": "string", "name": "prompt", "required": True}]),
+            "inputs": json.dumps([{"type": "string", "required": True}]),  # unnamed: lists and one-column tables
             "outputs": json.dumps([{"type": "string", "required": True}]),
             "params": json.dumps(params),
         },

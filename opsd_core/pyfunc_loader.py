@@ -35,7 +35,7 @@ class TextGenerator:
             self.tokenizer.pad_token_id = _first(self.model.generation_config.eos_token_id)
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
-        """Completions in the order of the prompts: a list of strings, or a table with a column `prompt`.
+        """Completions in the order of the prompts: a list of strings, or a table with a column `prompt` (or just one).
 
         `params`: see `opsd_core.mlmodel.DEFAULTS`. Raises DataError for anything else.
         """
@@ -89,9 +89,10 @@ def _load_pyfunc(path: str) -> TextGenerator:
 
 def _prompts(model_input: Any) -> list[str]:
     if hasattr(model_input, "columns"):
-        if "prompt" not in model_input.columns:
-            raise DataError(f"predict needs a column 'prompt'; the table has {list(model_input.columns)}.")
-        model_input = model_input["prompt"].tolist()
+        columns = list(model_input.columns)
+        if "prompt" not in columns and len(columns) != 1:
+            raise DataError(f"predict needs a column 'prompt', or only one; the table has {columns}.")
+        model_input = model_input["prompt" if "prompt" in columns else columns[0]].tolist()
     prompts = [model_input] if isinstance(model_input, str) else list(model_input)
     for prompt in prompts:
         if not isinstance(prompt, str):
