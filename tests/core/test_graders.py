@@ -156,7 +156,8 @@ def test_text_that_never_ends_in_sympy_is_wrong_within_seconds_and_the_next_is_r
 
 @pytest.mark.parametrize("name", ["math", "numeric", "exact", "choice"])
 @pytest.mark.parametrize(
-    "unit", ["answer ", "answer is ", r"\boxed{", "<answer>", "1,", "1 ", "1/", "-", "9", "#### ", "(A", "\ud800", "\x00", "="]
+    "unit",
+    ["answer ", "answer is ", r"\boxed{", "<answer>", "1,", "1 ", "1/", "-", "9", "#### ", "(A", "\ud800", "\x00", "="],
 )
 def test_long_hostile_text_is_judged_quickly(name, unit):
     start = time.monotonic()
@@ -228,4 +229,6 @@ def test_numbers_are_read_exactly():
     assert find_numbers("a 1,234.5 b -3 c 12-5 d 2/3") == ["1,234.5", "-3", "12", "5", "2/3"]
     assert parse_number("-1 1/2") == Fraction(-3, 2)
     assert parse_number("3 or 4") is None
-    assert same_number(Fraction(1, 3), Fraction("0.3333333333")) and not same_number(Fraction(10**9), Fraction(10**9 + 1))
+    assert same_number(Fraction(1, 3), Fraction("0.3333333333")) and not same_number(
+        Fraction(10**9), Fraction(10**9 + 1)
+    )

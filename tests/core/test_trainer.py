@@ -118,10 +118,10 @@ def test_resume_from_a_checkpoint_is_bit_exact(tmp_path, teacher_kind, lora):
         save(tmp_path / str(done))
         saved.append(done)
 
-    undisturbed, teacher, log, save = run(0, settings, teacher_kind, lora, on_checkpoint=keep)
+    _, teacher, log, save = run(0, settings, teacher_kind, lora, on_checkpoint=keep)
     save(tmp_path / "end")
     assert saved == [2]
-    resumed, teacher_again, rest, save = run(0, settings, teacher_kind, lora, resume_from=tmp_path / "2")
+    _, teacher_again, rest, save = run(0, settings, teacher_kind, lora, resume_from=tmp_path / "2")
     save(tmp_path / "again")
     assert rest == log[2:]
     for name in ("trainable", "optimizer"):
