@@ -1,0 +1,52 @@
+# opsd: on-policy self-distillation as a pipeline. `make demo` shows it, `make test` proves its parts.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.opsd-installed
+STACK := $(BIN)/python -m infra.stack
+export OPSD_HOME := $(CURDIR)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint docs up down status venv constraints clean
+
+help: ## these lines
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+demo: up ## one campaign with a real language model, from nothing to a promoted or refused version
+	@$(STACK) run prefect deployment run opsd/iterate --param recipe=demo --watch || true
+	@$(STACK) run python -m infra.summary opsd/iterate
+
+test: lint ## every check that needs neither a GPU nor a container engine nor many minutes
+	$(BIN)/python -m pytest -m "not slow and not gpu and not compose"
+
+test-slow: venv ## the checks that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: venv ## style and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+docs: venv ## write the generated pages of docs/
+	$(BIN)/python -m infra.reference
+
+up: venv ## start Prefect, MLflow, the object store and a worker; register the deployments
+	@$(STACK) up --worker
+
+down: venv ## stop all of them
+	@$(STACK) down
+
+status: venv ## what runs where
+	@$(STACK) status
+
+venv: $(STAMP) ## the virtual environment, renewed when pyproject.toml or constraints.txt change
+
+$(STAMP): pyproject.toml constraints.txt infra/setup.sh
+	@sh infra/setup.sh $(VENV)
+	@touch $@
+
+constraints: venv ## resolve constraints.txt anew, keeping the versions that still fit
+	$(BIN)/uv pip compile pyproject.toml --extra stack --extra dev --universal --no-annotate --quiet \
+		--custom-compile-command "make constraints" --output-file constraints.txt
+
+clean: down ## stop everything and delete the environment; data in .opsd stays
+	rm -rf $(VENV) *.egg-info .pytest_cache .ruff_cache .import_linter_cache
