@@ -54,7 +54,7 @@ def prepare_model(config: CampaignConfig) -> PolicyRef:
     source = config.model.source
     if source.startswith("models:/"):
         source = tracker().source_of(source)
-    if source.startswith(store().uri("models/")):
+    if source.startswith(store().uri("models") + "/"):
         artifact = describe(store(), source)
         return PolicyRef(uri=artifact.uri, digest=artifact.digest)
     identity = {"source": source, "model": _identity(config.model), "content": _content(source), "seed": config.seed}
