@@ -16,13 +16,10 @@ _T = TypeVar("_T")
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 _CHECK_TIMEOUT_S = 10
 
-# The client's own retries are off: a request repeated after a lost answer would create a second run or version.
-# Ours repeat the whole look-up-or-create instead.
-_CLIENT_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
+# The client's own retries are off in this process: a request repeated after a lost answer would create a second run or
+# version, and would hold up training. Ours repeat the whole look-up-or-create instead.
+_FORCED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+_DEFAULT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
 class Connection:
@@ -35,8 +32,7 @@ class Connection:
                 "MLFLOW_TRACKING_URI is not set and no .opsd/env was found in the project folder (OPSD_HOME). "
                 "Start the stack (make up) or set the variable."
             )
-        for name, value in _CLIENT_ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+        os.environ.update({**_DEFAULT, **os.environ, **_FORCED})
         self.uri, self.patience_s = self.settings.mlflow_uri.rstrip("/"), patience_s
         self.public_uri = public_url(self.uri)
         self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
