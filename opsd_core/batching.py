@@ -7,8 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from opsd_core.models import Policy
+
+_MIN_SHARED_PREFIX = 4
+"""Shared prompt tokens from which computing them once pays for the extra forward pass."""
 
 
 def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
@@ -27,20 +31,42 @@ def completion_hidden(policy: Policy, prompts: Sequence[Sequence[int]], completi
 
     The row that predicts the first completion token is the last row of the *prompt*: for a prompt of p tokens and a
     completion of c tokens these are rows p-1 .. p-1+c-1. Padding is on the right, so causal attention never sees it and
-    needs no mask; a sequence's rows are the same in any batch.
+    needs no mask; a sequence's rows are the same in any batch. Tokens that all prompts begin with (system message,
+    template) are computed once; gradients through them add up over the batch, as they would row by row.
     """
+    shared = shared_prefix(prompts)
+    decoder, device = policy.causal_lm.get_decoder(), policy.device
+    cache = None
+    if shared:
+        cache = DynamicCache(config=policy.causal_lm.config)
+        prefix_1P = torch.tensor([list(prompts[0][:shared])], device=device)
+        decoder(input_ids=prefix_1P, past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(len(prompts))
     width = max(len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)) - 1
-    ids_BP = torch.zeros(len(prompts), width, dtype=torch.long)
+    ids_BP = torch.zeros(len(prompts), width - shared, dtype=torch.long)
     rows, columns = [], []
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         # The last completion token predicts nothing that is scored, so it is not fed.
-        tokens = [*prompt, *completion][:-1]
+        tokens = [*prompt[shared:], *completion][:-1]
         ids_BP[row, : len(tokens)] = torch.tensor(tokens)
+        first = len(prompt) - 1 - shared
         rows.extend([row] * len(completion))
-        columns.extend(range(len(prompt) - 1, len(prompt) - 1 + len(completion)))
-    decoder = policy.causal_lm.get_decoder()
-    hidden_BPH = decoder(input_ids=ids_BP.to(policy.device), use_cache=False).last_hidden_state
-    return hidden_BPH[torch.tensor(rows, device=policy.device), torch.tensor(columns, device=policy.device)]
+        columns.extend(range(first, first + len(completion)))
+    options = {"past_key_values": cache} if shared else {}
+    hidden_BPH = decoder(input_ids=ids_BP.to(device), use_cache=bool(shared), **options).last_hidden_state
+    return hidden_BPH[torch.tensor(rows, device=device), torch.tensor(columns, device=device)]
+
+
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of leading tokens that all prompts share, at least one less than the shortest; 0 where it does not pay."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)
+    limit = min(len(prompt) for prompt in prompts) - 1
+    length = 0
+    while length < limit and first[length] == last[length]:
+        length += 1
+    return length if length >= _MIN_SHARED_PREFIX else 0
 
 
 @torch.inference_mode()

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from opsd_core.batching import shared_prefix
 from opsd_core.errors import DataError
 from opsd_core.models import Policy
 
 _COMPACT_BELOW = 0.75
 """Share of live rows under which the batch is compacted: copying the cache costs about a quarter of a step."""
-_MIN_SHARED_PREFIX = 4
-"""Shared prompt tokens from which computing them once pays for the extra forward pass."""
+
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _decode_batch(
 
 def _prefill(policy: Policy, prompts: list[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
     """Logits after the last prompt token, the cache, its mask and the next position of each row."""
-    shared = _shared_prefix(prompts)
+    shared = shared_prefix(prompts)
     cache, device = DynamicCache(config=policy.causal_lm.config), policy.device
     if shared:
         prefix = torch.tensor([list(prompts[0][:shared])], device=device)
@@ -146,16 +146,6 @@ def _prefill(policy: Policy, prompts: list[Sequence[int]]) -> tuple[Tensor, Dyna
         logits_to_keep=1,
     )
     return output.logits[:, -1], cache, mask_BP, positions_BP[:, -1] + 1
-
-
-def _shared_prefix(prompts: list[Sequence[int]]) -> int:
-    """Number of leading tokens that all prompts share, leaving at least one token to each."""
-    first, last = min(prompts), max(prompts)
-    limit = min(len(prompt) for prompt in prompts) - 1
-    length = 0
-    while length < limit and first[length] == last[length]:
-        length += 1
-    return length if length >= _MIN_SHARED_PREFIX and len(prompts) > 1 else 0
 
 
 def _sample_and_record(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from opsd_core.batching import completion_hidden, microbatches
+from opsd_core.batching import completion_hidden, microbatches, shared_prefix
 from opsd_core.config import resolve
 from opsd_core.errors import TrainingError
 from opsd_core.models import Policy, add_lora, effective_weights
@@ -90,6 +90,26 @@ def test_rows_are_those_that_predict_the_completion():
         shifted = policy.model(input_ids=torch.tensor([prompt + completion])).logits[0, len(prompt) :]
         assert not torch.allclose(logits[start : start + len(completion)], shifted, atol=1e-2)
         start += len(completion)
+
+
+def test_computing_a_shared_prefix_once_changes_neither_rows_nor_gradients():
+    policy = small_policy()
+    encode = policy.tokenizer.encode
+    prompts = [encode(f"what is {a}+{b}?") for a, b in ((1, 2), (30, 4), (5, 60))]
+    completions = [encode(text) for text in ("3", "34.", "sixty")]
+
+    def gradient(groups):
+        policy.model.zero_grad()
+        for rows in groups:
+            hidden = completion_hidden(policy, [prompts[r] for r in rows], [completions[r] for r in rows])
+            policy.causal_lm.lm_head(hidden).square().sum().backward()
+        return hidden, torch.cat([p.grad.flatten() for p in policy.model.parameters()])
+
+    assert shared_prefix(prompts) == len("what is ")
+    together, one = gradient([[0, 1, 2]])
+    alone, many = gradient([[0], [1], [2]])
+    assert torch.allclose(together[-len(alone) :], alone, atol=1e-5)
+    assert (one - many).norm() <= 1e-5 * many.norm()
 
 
 def run(start_seed, settings, teacher_kind="fixed", lora=0, **options):
