@@ -53,21 +53,28 @@ def up(state: State, environ: Mapping[str, str], *, worker: bool) -> list[str]:
         services = {name: describe(name, state, environ) for name in names}
         missing = [name for name in names if processes.find(state.root, name) is None]
         started: list[str] = []
+
+        def start(name: str) -> None:
+            started.append(name)
+            service = services[name]
+            processes.spawn(state.root, name, service.command, service.environ, service.cwd)
+
+        def use_prefect() -> None:
+            _prepare_prefect(state, variables, again="prefect" in external)
+            if worker:
+                if "worker" in missing:
+                    start("worker")
+                _deploy(state, variables, again="prefect" in external)
+
         try:
             for name in missing:
                 processes.stop(state.root, name)  # children that a crash left behind
                 _check_ports(state, services[name])
-            started = [name for name in missing if name != "worker"]
-            for name in started:
-                _spawn(state, services[name])
-            _wait_for_servers(state, services, variables, fresh="prefect" in started)
-            if "prefect" in external:
-                _prepare_prefect(state, variables, fresh=False)
+            for name in missing:
+                if name != "worker":
+                    start(name)
+            _wait_for_all(state, {name: services[name] for name in names if name != "worker"}, use_prefect)
             if worker:
-                if "worker" in missing:
-                    started.append("worker")
-                    _spawn(state, services["worker"])
-                _deploy(state, variables)
                 _wait_ready(state, services["worker"], Event())
         except BaseException:
             for name in reversed(started):
@@ -110,23 +117,18 @@ def _check_ports(state: State, service: Service) -> None:
         )
 
 
-def _spawn(state: State, service: Service) -> None:
-    processes.spawn(state.root, service.name, service.command, service.environ, service.cwd)
-
-
-def _wait_for_servers(
-    state: State, services: Mapping[str, Service], variables: Mapping[str, str], *, fresh: bool
-) -> None:
-    """Wait for all servers at once, prepare Prefect meanwhile; the first failure ends the waiting for the others."""
+def _wait_for_all(state: State, services: Mapping[str, Service], use_prefect: Callable[[], None]) -> None:
+    """Wait for all servers at once and use Prefect as soon as it serves; the first failure ends all waiting."""
     given_up = Event()
     with ThreadPoolExecutor(len(SERVERS)) as pool:
-        names = [name for name in SERVERS if name in services]
-        waits = {pool.submit(_wait_ready, state, services[name], given_up): name for name in names}
+        waits = {pool.submit(_wait_ready, state, service, given_up): name for name, service in services.items()}
         try:
+            if "prefect" not in services:
+                use_prefect()
             for done in as_completed(waits):
                 done.result()
                 if waits[done] == "prefect":
-                    _prepare_prefect(state, variables, fresh=fresh)
+                    use_prefect()
         finally:
             given_up.set()
 
@@ -157,28 +159,32 @@ def _check_external(external: Mapping[str, str]) -> None:
             )
 
 
-def _prepare_prefect(state: State, variables: Mapping[str, str], *, fresh: bool) -> None:
-    """Create work pool, queues and automations once per server; repeated after every start of the embedded one."""
+def _prepare_prefect(state: State, variables: Mapping[str, str], *, again: bool) -> None:
+    """Create work pool, queues and automations, once per database of the embedded server."""
+    program = (Path(__file__).parent / "bootstrap.py").read_text()
     _once(
-        state.root / "run" / "prepared",
-        digest([variables["PREFECT_API_URL"], (Path(__file__).parent / "bootstrap.py").read_text()]),
+        state.root / "prefect" / "prepared",
+        digest([variables["PREFECT_API_URL"], program, variables.get("OPSD_MODEL_JOBS", "")]),
         lambda: _run(variables, state.home, "infra.bootstrap"),
-        again=fresh,
+        again=again,
     )
 
 
-def _deploy(state: State, variables: Mapping[str, str]) -> None:
+def _deploy(state: State, variables: Mapping[str, str], *, again: bool) -> None:
     """Register the deployments of prefect.yaml when what they are made of has changed."""
+    # Without OPSD_HOME the project folder stays a variable that every worker resolves for itself.
+    elsewhere = {name: value for name, value in variables.items() if name != "OPSD_HOME"}
     files = sorted(path for pattern in _DEPLOYED_FILES for path in state.home.glob(pattern))
     content = {str(path.relative_to(state.home)): path.read_text() for path in files}
     _once(
-        state.root / "run" / "deployed",
+        state.root / "prefect" / "deployed",
         digest([variables["PREFECT_API_URL"], content]),
-        lambda: _run(variables, state.home, "prefect", "--no-prompt", "deploy", "--all"),
+        lambda: _run(elsewhere, state.home, "prefect", "--no-prompt", "deploy", "--all"),
+        again=again,
     )
 
 
-def _once(stamp: Path, token: str, action: Callable[[], None], *, again: bool = False) -> None:
+def _once(stamp: Path, token: str, action: Callable[[], None], *, again: bool) -> None:
     if again or not stamp.exists() or stamp.read_text() != token:
         action()
         stamp.write_text(token)

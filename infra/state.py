@@ -121,8 +121,8 @@ def state_root() -> Path:
     return Path(os.environ.get("OPSD_STATE") or project_home() / ".opsd").resolve()
 
 
-def open_state(root: Path) -> State:
-    """The state in `root`, created with fresh ports and credentials at the first call.
+def open_state(root: Path, home: Path | None = None) -> State:
+    """The state in `root`, created with fresh ports and credentials at the first call; `home`: the project folder.
 
     Raises ConfigError when a file in it is damaged, ServiceError when the folder cannot be written.
     """
@@ -141,7 +141,7 @@ def open_state(root: Path) -> State:
         raise ConfigError(f"{root / 'server.env'} lacks {', '.join(missing)}. Restore it, or remove {root} to begin anew.")
     return State(
         root=root,
-        home=project_home(),
+        home=home or project_home(),
         ports=_read_ports(root / "ports.json"),
         access_key=known["S3_ACCESS_KEY"],
         secret_key=known["S3_SECRET_KEY"],

@@ -115,12 +115,19 @@ def test_acknowledged_objects_survive_a_kill_of_the_object_server(tmp_path: Path
 
 
 @pytest.mark.ends_stack
-def test_down_after_a_kill_leaves_no_process_and_no_port(stack: Stack) -> None:
+def test_down_after_a_kill_with_a_run_in_flight_leaves_no_process_and_no_port(worker: Stack) -> None:
+    stack = worker
+    _command(stack, "run", "prefect", "deployment", "run", "opsd/iterate", "--param", "recipe=tiny")
+    deadline = time.monotonic() + 60
+    while len(processes.family(stack.state.root, "worker")) < 2:
+        assert time.monotonic() < deadline, processes.last_lines(stack.state.root, "worker")
+        time.sleep(0.2)
     ports = [port for name in SERVERS for port in describe(name, stack.state, os.environ).ports]
-    for pid in _pids(stack).values():
-        os.kill(pid, 9)
+    for name in SERVICES:
+        processes.find(stack.state.root, name).kill()
     time.sleep(0.5)
-    assert processes.family(stack.state.root, "mlflow"), "the server's child outlives its parent: the case to clean up"
+    for name in ("mlflow", "worker"):
+        assert processes.family(stack.state.root, name), "children outlive their parent: the case to clean up"
     stack.down()
     assert [process for name in SERVICES for process in processes.family(stack.state.root, name)] == []
     assert [port for port in ports if not port_is_free(port)] == []

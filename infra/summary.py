@@ -1,0 +1,97 @@
+"""What the newest run of a deployment came to, and where to look at it: `python -m infra.summary opsd/iterate`.
+
+The exit status is 0 when the run completed, 1 when it did not.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    ArtifactFilterType,
+    DeploymentFilter,
+    DeploymentFilterId,
+)
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
+from prefect.exceptions import ObjectNotFound
+
+ARTIFACT_PREFIX = "opsd-"
+
+
+def newest_run(client: SyncPrefectClient, deployment: str) -> FlowRun | None:
+    """The run of `deployment` (`flow/name`) that was asked for last; None when there is none."""
+    chosen = client.read_deployment_by_name(deployment)
+    runs = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[chosen.id])),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+        limit=1,
+    )
+    return runs[0] if runs else None
+
+
+def newest_report(client: SyncPrefectClient, run: FlowRun) -> str:
+    """The newest markdown artifact of `run` whose key begins with `opsd-`; empty when it wrote none."""
+    found = client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]),
+            type=ArtifactFilterType(any_=["markdown"]),
+            key=ArtifactFilterKey(like_=ARTIFACT_PREFIX + "%"),
+        ),
+        sort=ArtifactSort.CREATED_DESC,
+        limit=1,
+    )
+    return str(found[0].data) if found else ""
+
+
+def describe(run: FlowRun, report: str, prefect_url: str, mlflow_url: str) -> str:
+    """The closing lines: state, report, addresses."""
+    state = run.state.name if run.state else "unknown"
+    message = run.state.message if run.state and run.state.message else ""
+    lines = [f"{run.name}: {state}" + (f" ({message})" if message else "")]
+    if report:
+        lines += ["", report.strip()]
+    name = run.parameters.get("name") or run.parameters.get("recipe", "")
+    lines += ["", "To look at:", f"  the run and its reports   {prefect_url}/runs/flow-run/{run.id}"]
+    if mlflow_url.startswith("http"):
+        lines += [
+            f"  metrics and plots         {mlflow_url}/#/experiments",
+            f"  the registered versions   {mlflow_url}/#/models/{name}",
+        ]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the summary of one deployment's newest run; returns the exit status."""
+    deployment = (sys.argv[1:] if arguments is None else arguments or ["opsd/iterate"])[0]
+    prefect_url = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
+    mlflow_url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
+    try:
+        with get_client(sync_client=True) as client:
+            run = newest_run(client, deployment)
+            report = newest_report(client, run) if run else ""
+    except ObjectNotFound:
+        print(f"opsd: the deployment {deployment!r} is not registered. Run: make up", file=sys.stderr)
+        return 1
+    except httpx.HTTPError as error:
+        print(f"opsd: Prefect does not answer ({error!r}). Run: make up", file=sys.stderr)
+        return 1
+    if run is None:
+        print(f"opsd: {deployment} has not run yet. Run: prefect deployment run {deployment} --watch", file=sys.stderr)
+        return 1
+    print(describe(run, report, _public(prefect_url), _public(mlflow_url)))
+    return 0 if run.state and run.state.is_completed() else 1
+
+
+def _public(url: str) -> str:
+    scheme, sign, rest = url.partition("://")
+    return f"{scheme}{sign}{rest.rpartition('@')[2]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
