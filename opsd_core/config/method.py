@@ -73,7 +73,7 @@ class DistillationConfig(Section):
     normalise_beta: bool = Field(
         False, description="jsd only: divide by beta (1 - beta), so that the limits of beta join the two KLs smoothly."
     )
-    skew: float = Field(0.1, ge=0, lt=1, description="skew_kl only: teacher's weight in the mixture.")
+    skew: float = Field(0.1, ge=0.01, le=0.99, description="skew_kl only: teacher's weight in the mixture.")
     entropy_threshold: float = Field(
         0.8, ge=0, le=20, description="entropy_mix only: teacher entropy, in nats, at which both KLs weigh the same."
     )

@@ -68,12 +68,13 @@ def _recorded_reverse_kl(config: CampaignConfig) -> str | None:
 
 def _near_limit_beta(config: CampaignConfig) -> str | None:
     beta = config.distillation.beta
-    trap = 0.0 < beta < 0.05 or 0.95 < beta < 1.0
-    if config.distillation.divergence == "jsd" and trap and not config.distillation.normalise_beta:
+    nearest = 0.01 if config.distillation.normalise_beta else 0.05
+    if config.distillation.divergence == "jsd" and (0.0 < beta < nearest or 1.0 - nearest < beta < 1.0):
         return (
             f"distillation.beta={beta}: the generalised JSD goes to 0 near its limits, so this trains about "
             f"{1 / max(min(beta, 1 - beta), 1e-9):.0f} times more weakly than beta={round(beta)}. "
-            "Use 0 (forward KL), 1 (reverse KL), a value in [0.05, 0.95], or distillation.normalise_beta=true."
+            "Use 0 (forward KL), 1 (reverse KL), a value in [0.05, 0.95], or one in [0.01, 0.99] with "
+            "distillation.normalise_beta=true."
         )
     return None
 

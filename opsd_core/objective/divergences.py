@@ -59,12 +59,17 @@ def log_over_mixture(
         d = t - s;  u = log1p(c * expm1(-|d|)),  c = 1 - share if d > 0 else share
         log M = max(s, t) + u
 
-    logaddexp would lose the difference of two large numbers when S and T nearly agree.
+    logaddexp would lose the difference of two large numbers when S and T nearly agree; and |d| and max written as
+    such would have the wrong derivative where they agree exactly. In float32 the result is good to 6e-8 / share.
     """
     difference_NE = teacher_logprobs_NE - student_logprobs_NE
-    share_of_smaller_NE = torch.where(difference_NE > 0, 1.0 - teacher_share, teacher_share)
-    u_NE = torch.log1p(share_of_smaller_NE * torch.expm1(-difference_NE.abs()))
-    return -difference_NE.clamp(min=0) - u_NE, difference_NE.clamp(max=0) - u_NE
+    teacher_is_larger_NE = difference_NE > 0
+    shares = difference_NE.new_tensor([1.0 - teacher_share, teacher_share])
+    share_of_smaller_NE = torch.where(teacher_is_larger_NE, shares[0], shares[1])
+    u_NE = torch.expm1(torch.where(teacher_is_larger_NE, -difference_NE, difference_NE))
+    u_NE = torch.log1p(share_of_smaller_NE * u_NE)
+    above_NE = difference_NE.masked_fill(~teacher_is_larger_NE, 0.0)
+    return -above_NE - u_NE, difference_NE - above_NE - u_NE
 
 
 def jsd(
@@ -100,6 +105,8 @@ def skew_kl(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor, skew: floa
 
     Source: Ko et al. 2024 (DistiLLM), arXiv:2402.03898.
     """
+    if skew == 0.0:
+        return forward_kl(student_logprobs_NE, teacher_logprobs_NE)
     log_s_over_m_NE, log_t_over_m_NE = log_over_mixture(student_logprobs_NE, teacher_logprobs_NE, skew)
     teacher_NE = teacher_logprobs_NE.exp()
     return Entries(teacher_NE * log_t_over_m_NE, teacher_NE * log_s_over_m_NE.exp() * -(1.0 - skew))
