@@ -1,7 +1,9 @@
 """Session-wide set-up: own servers, own variables, started on demand."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,22 @@ def worker(stack: Stack) -> Stack:
     """`stack` with the deployments of prefect.yaml registered and one worker."""
     stack.up(worker=True)
     return stack
+
+
+@pytest.fixture(scope="session")
+def tiny_model(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny model, to be read only; kept in pytest's cache for as long as the code that makes it is the same."""
+    import torch
+    import transformers
+
+    from opsd_core import models, tiny
+    from opsd_core.digest import digest, file_digest
+
+    code = [file_digest(Path(module.__file__)) for module in (tiny, models)]
+    name = digest([code, torch.__version__, transformers.__version__])[:16]
+    folder = Path(pytestconfig.cache.mkdir("tiny-model")) / name
+    if not folder.is_dir():
+        built = tiny.build_tiny(tmp_path_factory.mktemp("tiny") / name)
+        shutil.copytree(built, folder.with_name(f"{name}.{os.getpid()}"))
+        folder.with_name(f"{name}.{os.getpid()}").rename(folder)
+    return folder
