@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from prefect.logging import get_run_logger
 
+from opsd_core import checkpoint, evaluation, examples_io, grades, rollouts, targets
 from opsd_core.config import ModelConfig
 from opsd_core.models import Policy, load_policy
 from tasks.artifacts import Artifact, fetch, find, publish
@@ -47,11 +48,24 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
+_SCHEMAS = {
+    "datasets": examples_io.SCHEMA_VERSION,
+    "prompts": examples_io.SCHEMA_VERSION,
+    "rollouts": rollouts.SCHEMA_VERSION,
+    "grades": grades.SCHEMA_VERSION,
+    "targets": targets.SCHEMA_VERSION,
+    "states": checkpoint.SCHEMA_VERSION,
+    "evaluations": evaluation.SCHEMA_VERSION,
+}
+"""Part of each identity, so that a file of an older schema is never taken for a finished stage."""
+
+
 def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, float]:
     """The artefact of this identity and the seconds spent on making it: 0 when a finished one was found.
 
     `make(folder)` writes the files and returns the summary.
     """
+    identity = identity | {"schema": _SCHEMAS.get(kind, 1)}
     if found := find(store(), kind, identity):
         get_run_logger().info("%s: %s exists and is reused", kind, found.uri)
         return found, 0.0
