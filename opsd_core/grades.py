@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from opsd_core.rollouts import read_table, write_table
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),
@@ -18,6 +18,11 @@ _SCHEMA = pa.schema(
         ("extracted", pa.string()),
         ("keep", pa.bool_()),
         ("reason", pa.string()),
+        ("weight", pa.float32()),
+        ("leaks", pa.bool_()),
+        ("agreement", pa.float32()),
+        ("agrees", pa.bool_()),
+        ("teacher_gain", pa.float32()),
     ],
     metadata={"opsd.schema": "grades", "opsd.schema_version": str(SCHEMA_VERSION)},
 )
@@ -35,6 +40,14 @@ class GradedRollout:
     extracted: str | None
     keep: bool
     reason: str
+    weight: float = 1.0
+    """Factor of all its tokens in training."""
+    leaks: bool = False
+    agreement: float | None = None
+    """Share of the prompt's completions that give its most frequent answer."""
+    agrees: bool | None = None
+    teacher_gain: float | None = None
+    """Nats per answer token by which the teacher, with its context, is ahead of the policy; None when not probed."""
 
     @property
     def key(self) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +20,15 @@ from opsd_core.checkpoint import load_checkpoint, save_checkpoint, trainable_par
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import TrainingError
+from opsd_core.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
+from opsd_core.mixtures import Transform
 from opsd_core.models import Policy, resolve_dtype
-from opsd_core.objective import HiddenTargets, ObjectiveResult, TopKTargets, distillation_loss
+from opsd_core.monitors import Metrics, token_metrics
+from opsd_core.noise import embedding_noise
+from opsd_core.objective import FullTargets, HiddenTargets, ObjectiveResult, TopKTargets, distillation_loss
 from opsd_core.optim import build_optimizer, learning_rate, set_learning_rate
-from opsd_core.targets import Target, stack_targets
+from opsd_core.targets import Target, members_hidden, online_targets, stack_targets
 from opsd_core.teachers import TeacherWeights
-
-Metrics = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,11 @@ class TrainingItem:
     teacher_prompt_ids: list[int]
     completion_ids: list[int]
     rollout_logprobs_T: np.ndarray
+    """log pi_old of the sampled tokens, at `importance.old_temperature`."""
     weights_T: np.ndarray
     target: Target | None = None
+    key: tuple[str, int] = ("", 0)
+    """Identity within an iteration; the student's noise follows from it."""
 
     @property
     def num_tokens(self) -> int:
@@ -120,9 +126,10 @@ def train_step(
     config: CampaignConfig,
     step: int,
 ) -> Metrics:
-    """One optimiser step:  loss = sum_n w_n bound(D_n) / sum_n w_n  over all tokens of the batch.
+    """One optimiser step:  loss = sum_n w_n r_n bound(D_n) / sum_n w_n  over all tokens of the batch.
 
-    The denominator is the batch's, not a microbatch's, so any split into microbatches gives the same gradient.
+    r_n is the importance ratio, 1 without weights.importance_correction. The denominator is the batch's, not a
+    microbatch's, so any split into microbatches gives the same gradient.
     """
     started = time.perf_counter()
     total_weight = float(sum(item.weights_T.sum() for item in batch))
@@ -132,14 +139,14 @@ def train_step(
             f"distillation.skip_first_tokens={config.distillation.skip_first_tokens}, or every token is masked."
         )
     optimizer.zero_grad(set_to_none=True)
-    results: list[ObjectiveResult] = []
+    scored: list[Scored] = []
     for rows in microbatches([item.num_tokens for item in batch], config.optimizer.microbatch_tokens):
-        result = objective(student, teacher, [batch[row] for row in rows], config)
-        (result.loss_sum / total_weight).backward()
-        results.append(result)
+        part = _score(student, teacher, [batch[row] for row in rows], config, step)
+        (part.result.loss_sum / total_weight).backward()
+        scored.append(part)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
-    loss = float(sum(result.loss_sum.detach().double() for result in results)) / total_weight
+    loss = float(sum(part.result.loss_sum.detach().double() for part in scored)) / total_weight
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise TrainingError(
             f"step {step}: loss={loss}, gradient norm={grad_norm}. The step was not applied. Lower "
@@ -147,45 +154,68 @@ def train_step(
         )
     optimizer.step()
     teacher.update(student)
-    ordered = [
-        batch[row]
-        for rows in microbatches([i.num_tokens for i in batch], config.optimizer.microbatch_tokens)
-        for row in rows
-    ]
-    metrics = _token_metrics(results, ordered)
-    return metrics | {
+    return _step_metrics(scored, config) | {
         "distillation/loss": loss,
         "optim/grad_norm": grad_norm,
-        "tokens/trained": total_weight,
+        "tokens/weight": total_weight,
         "time/step_seconds": time.perf_counter() - started,
     }
 
 
 def objective(
-    student: Policy, teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig
+    student: Policy, teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig, step: int = 0
 ) -> ObjectiveResult:
-    """Divergence of one microbatch, with gradients to the student."""
+    """Divergence of one microbatch, with gradients to the student; `step` decides the student's noise, if any."""
+    return _score(student, teacher, batch, config, step).result
+
+
+class Scored(NamedTuple):
+    """A microbatch after its forward pass, and what the policy now says of the sampled tokens."""
+
+    batch: Sequence[TrainingItem]
+    result: ObjectiveResult
+    logprobs_N: Tensor | None
+    """At the temperature of `rollout_logprobs_T`; None where that is not the loss temperature and nothing needs it."""
+
+
+def _score(
+    student: Policy, teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig, step: int
+) -> Scored:
     completions = [item.completion_ids for item in batch]
+    noise = None
+    if alpha := config.teacher.student_noise:
+        size = student.causal_lm.get_input_embeddings().embedding_dim
+        noise = embedding_noise(alpha, size, config.seed, step, [item.key for item in batch])
     with _autocast(student.device, config):
-        hidden_NH = completion_hidden(student, [item.prompt_ids for item in batch], completions)
+        hidden_NH = completion_hidden(student, [item.prompt_ids for item in batch], completions, noise)
     tokens_N = torch.tensor([token for ids in completions for token in ids], device=student.device)
-    weights_N = torch.from_numpy(np.concatenate([item.weights_T for item in batch]).astype(np.float32)).to(
-        student.device
-    )
-    return distillation_loss(
-        hidden_NH, student.head, _targets(teacher, batch, config), tokens_N, weights_N, config.distillation
-    )
+    weights_N = _column(batch, "weights_T").to(student.device)
+    temperature, logprobs_N = old_temperature(config.rollout), None
+    if config.weights.importance_correction:
+        logprobs_N = sampled_logprobs(hidden_NH.detach(), student.head, tokens_N, temperature)
+        old_logprobs_N = _column(batch, "rollout_logprobs_T").to(student.device)
+        weights_N = weights_N * importance_ratio(logprobs_N, old_logprobs_N, config.weights.importance_clip)
+    targets = _targets(teacher, batch, config)
+    result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
+    if logprobs_N is None and temperature == config.distillation.temperature:
+        logprobs_N = result.logprobs_N
+    return Scored(batch, result, logprobs_N)
+
+
+def _column(batch: Sequence[TrainingItem], name: str) -> Tensor:
+    return torch.from_numpy(np.concatenate([getattr(item, name) for item in batch]).astype(np.float32))
 
 
 def _targets(
     teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig
-) -> TopKTargets | HiddenTargets:
+) -> TopKTargets | HiddenTargets | FullTargets:
     if config.distillation.targets == "recorded":
         return stack_targets([item.target for item in batch], teacher.policy.device)
+    prompts, completions = [item.teacher_prompt_ids for item in batch], [item.completion_ids for item in batch]
     with torch.no_grad(), _autocast(teacher.policy.device, config):
-        prompts = [item.teacher_prompt_ids for item in batch]
-        hidden_NH = completion_hidden(teacher.policy, prompts, [item.completion_ids for item in batch])
-    return HiddenTargets(hidden_NH, teacher.policy.head, config.teacher.temperature)
+        members_NH = members_hidden(teacher, prompts, completions)
+    loss_temperature = config.distillation.temperature
+    return online_targets(teacher, members_NH, Transform.of(config.teacher, loss_temperature), loss_temperature)
 
 
 def _autocast(device: torch.device, config: CampaignConfig):
@@ -193,28 +223,15 @@ def _autocast(device: torch.device, config: CampaignConfig):
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
 
 
-def _token_metrics(results: Sequence[ObjectiveResult], batch: Sequence[TrainingItem]) -> Metrics:
-    """Means over the tokens that count; names as in TRL, verl and the OPSD literature."""
-    counted_N = torch.from_numpy(np.concatenate([item.weights_T for item in batch])) > 0
-
-    def column(name: str) -> Tensor:
-        return torch.cat([getattr(result, name) for result in results]).float().cpu()[counted_N]
-
-    divergence_N, student_N, teacher_N = (
-        column("divergence_N"),
-        column("student_entropy_N"),
-        column("teacher_entropy_N"),
-    )
-    rollout_N = torch.from_numpy(np.concatenate([item.rollout_logprobs_T for item in batch]))[counted_N]
-    lengths = [len(item.completion_ids) for item in batch]
-    return {
-        "kl/mean": divergence_N.mean().item(),
-        "kl/p50": divergence_N.quantile(0.5).item(),
-        "kl/p99": divergence_N.quantile(0.99).item(),
-        "clip/token_fraction": (column("bounded_N") < divergence_N - 1e-6).float().mean().item(),
-        "actor/entropy": student_N.mean().item(),
-        "teacher/entropy": teacher_N.mean().item(),
-        "entropy_gap": (student_N - teacher_N).mean().item(),
-        "rollout_corr/log_ppl_diff": (rollout_N - column("logprobs_N")).mean().item(),
-        "completions/mean_length": sum(lengths) / len(lengths),
-    }
+def _step_metrics(scored: Sequence[Scored], config: CampaignConfig) -> Metrics:
+    """Over the tokens of the step that count; names as in TRL, verl and the OPSD literature."""
+    items = [item for part in scored for item in part.batch]
+    counted_N = _column(items, "weights_T") > 0
+    metrics = token_metrics([part.result for part in scored], counted_N)
+    metrics["tokens/trained"] = float(counted_N.sum())
+    metrics["completions/mean_length"] = sum(len(item.completion_ids) for item in items) / len(items)
+    if all(part.logprobs_N is not None for part in scored):
+        logprobs_N = torch.cat([part.logprobs_N for part in scored]).float().cpu()[counted_N]
+        old_logprobs_N = _column(items, "rollout_logprobs_T")[counted_N]
+        metrics |= correction_metrics(logprobs_N, old_logprobs_N, config.weights.importance_clip)
+    return metrics

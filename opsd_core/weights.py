@@ -1,12 +1,127 @@
-"""Which completion tokens count, and how much."""
+"""Which completion tokens count, and how much: one factor per function, multiplied.
+
+The weight of token t of a completion is  w_t = prod_f f_t >= 0,  and a step minimises
+
+    normaliser=token      sum_n w_n D_n / sum_n w_n      n over all tokens of the optimiser step
+    normaliser=sequence   sum_s v_s (sum_t w_st D_st / sum_t w_st) / sum_s v_s     s over completions with any weight
+
+with v_s the completion's own weight (1, times the gate's and the truncation's). Numerator and denominator are summed
+over the whole step before dividing, so any split into microbatches gives the same gradient. Neither the bound's factor
+nor the importance ratio is part of a denominator: if every token is held down, the step becomes smaller and is not
+scaled back up.
+
+T = tokens of one completion
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from opsd_core.config import DistillationConfig
+from opsd_core.config import CampaignConfig
+from opsd_core.errors import DataError
+from opsd_core.leaks import copied_positions
 
 
-def token_weights(num_tokens: int, config: DistillationConfig) -> np.ndarray:
-    """Weights (T,) of one completion: 0 for the first `skip_first_tokens`, 1 after them. End-of-sequence counts."""
-    weights_T = np.ones(num_tokens, np.float32)
-    weights_T[: config.skip_first_tokens] = 0.0
-    return weights_T
+@dataclass(frozen=True)
+class WeightInputs:
+    """What the factors look at: one completion, both prompts, and what is known along it."""
+
+    completion_ids: Sequence[int]
+    prompt_ids: Sequence[int] = ()
+    teacher_prompt_ids: Sequence[int] = ()
+    answer_ids: Sequence[Sequence[int]] = ()
+    """Encodings of the reference answer; repeating it is no leak."""
+    special_ids: frozenset[int] = frozenset()
+    """Special tokens without those that end a sequence."""
+    truncated: bool = False
+    student_entropy_T: np.ndarray | None = None
+    """Nats, of the policy that sampled."""
+    teacher_entropy_T: np.ndarray | None = None
+    """Nats, of the recorded target."""
+    sample_weight: float = 1.0
+    """Of the whole completion, from the sample gates."""
+
+
+Factor = Callable[[WeightInputs, CampaignConfig], np.ndarray]
+
+
+def after_first(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
+    """0 for the first `distillation.skip_first_tokens` tokens, 1 after them. Source: SDFT, arXiv:2601.19897."""
+    return (np.arange(len(inputs.completion_ids)) >= config.distillation.skip_first_tokens).astype(np.float64)
+
+
+def not_special(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
+    """0 for special tokens; end-of-sequence counts, or the policy forgets to stop."""
+    masked = inputs.special_ids if config.weights.mask_special_tokens else frozenset()
+    return np.array([token not in masked for token in inputs.completion_ids], np.float64)
+
+
+def whole_sample(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
+    """The completion's own weight, times `truncated_weight` when the length limit cut it."""
+    return np.full(len(inputs.completion_ids), _own_weight(inputs, config))
+
+
+def _own_weight(inputs: WeightInputs, config: CampaignConfig) -> float:
+    return inputs.sample_weight * (config.weights.truncated_weight if inputs.truncated else 1.0)
+
+
+def position(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
+    """w = floor + (1 - floor) sigmoid(+-(x - centre) / width),  x = t / (T - 1);  + for late, - for early.
+
+    Source: PW-OPSD, arXiv:2605.21606 (late: floor .25, centre .30, width .10); IW-OPD, arXiv:2606.22600, finds the opposite.
+    """
+    weights, num_tokens = config.weights, len(inputs.completion_ids)
+    if weights.position == "uniform":
+        return np.ones(num_tokens)
+    x = (np.arange(num_tokens) / max(num_tokens - 1, 1) - weights.position_centre) / weights.position_width
+    x = x if weights.position == "late" else -x
+    return weights.position_floor + (1 - weights.position_floor) / (1 + np.exp(-x))
+
+
+def entropy(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
+    """down exp(-beta H);  up 1 - exp(-beta H);  top: 1 for the ceil(fraction T) largest H of the completion, else 0.
+
+    Source: down SRPO and EGRSD (arXiv:2605.13255); top TIP (arXiv:2604.14084). The literature disagrees on the direction.
+    """
+    weights = config.weights
+    if weights.entropy == "uniform":
+        return np.ones(len(inputs.completion_ids))
+    entropy_T = inputs.teacher_entropy_T if weights.entropy_of == "teacher" else inputs.student_entropy_T
+    if entropy_T is None:
+        raise DataError(
+            f"weights.entropy={weights.entropy} needs the {weights.entropy_of}'s entropy, and this completion has none. "
+            "Use distillation.targets=recorded, or weights.entropy_of=student."
+        )
+    if weights.entropy == "top":
+        kept = np.argsort(-np.asarray(entropy_T), kind="stable")[: math.ceil(weights.entropy_fraction * len(entropy_T))]
+        return np.isin(np.arange(len(entropy_T)), kept).astype(np.float64)
+    down_T = np.exp(-weights.entropy_beta * np.asarray(entropy_T, np.float64))
+    return down_T if weights.entropy == "down" else 1.0 - down_T
+
+
+def not_leaked(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
+    """0 inside a run of `leak_span` tokens copied from the teacher's prompt that neither student's prompt nor answer has."""
+    span = config.weights.leak_span
+    if not span:
+        return np.ones(len(inputs.completion_ids))
+    public = [inputs.prompt_ids, *inputs.answer_ids]
+    return 1.0 - copied_positions(inputs.completion_ids, inputs.teacher_prompt_ids, public, span)
+
+
+FACTORS: tuple[Factor, ...] = (after_first, not_special, whole_sample, position, entropy, not_leaked)
+
+
+def token_weights(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
+    """Weights (T,) of one completion, float32; with normaliser=sequence they sum to the completion's own weight (or 0).
+
+    DataError when an entropy weight finds no entropy.
+    """
+    weights_T = np.ones(len(inputs.completion_ids))
+    for factor in FACTORS:
+        weights_T = weights_T * factor(inputs, config)
+    total = weights_T.sum()
+    if config.weights.normaliser == "sequence" and total > 0:
+        weights_T = weights_T * (_own_weight(inputs, config) / total)
+    return weights_T.astype(np.float32)

@@ -14,13 +14,14 @@ from opsd_core.checkpoint import load_trainable
 from opsd_core.digest import derive_seed
 from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
+from opsd_core.importance import check_staleness, old_logprobs
 from opsd_core.models import Policy, add_lora, save_policy
 from opsd_core.probes import run_probes
 from opsd_core.rollouts import read_rollouts
 from opsd_core.targets import read_targets
 from opsd_core.teachers import EmaTeacher, FixedTeacher, LiveTeacher, TeacherWeights
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
-from opsd_core.weights import token_weights
+from opsd_core.weights import WeightInputs, token_weights
 from tasks.artifacts import Artifact, find, publish
 from tasks.context import load, load_shared, local, produce, scratch, store, tracker
 from tasks.progress import progress
@@ -46,6 +47,7 @@ def distil_candidate(
 ) -> DistilRef:
     """The candidate's weights and trainer state after this iteration's optimiser steps."""
     config = campaign.config
+    check_staleness([shard.iteration for shard in shards], iteration, config.weights.max_staleness)
     identity = {
         "policy": policy.digest,
         "state": policy.state_uri,
@@ -55,7 +57,8 @@ def distil_candidate(
         "grades": graded.digest,
         "targets": [target.digest for target in targets],
         "method": {
-            name: getattr(config, name).model_dump() for name in ("teacher", "distillation", "optimizer", "prompts")
+            name: getattr(config, name).model_dump()
+            for name in ("teacher", "distillation", "weights", "optimizer", "prompts")
         },
         "model": config.model.model_dump(include={"dtype", "lora"}),
         "iterations": config.iterations,
@@ -164,26 +167,45 @@ def _teacher(campaign: Campaign, student: Policy, champion: PolicyRef) -> Teache
 def _training_items(campaign, student, shards, graded, targets) -> tuple[list[TrainingItem], list[list[int]]]:
     """Kept rollouts joined with their targets by (example, sample), and the reference answers' token ids."""
     config = campaign.config
-    keep = {grade.key for grade in read_grades(local(graded.uri) / "grades.parquet") if grade.keep}
+    kept = {grade.key: grade for grade in read_grades(local(graded.uri) / "grades.parquet") if grade.keep}
     scored = {t.key: t for ref in targets for t in read_targets(local(ref.uri) / "targets.parquet")}
-    rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet") if r.key in keep]
+    rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet") if r.key in kept]
     rollouts.sort(key=lambda r: r.key)  # training order must not depend on the number of shards
     wanted = {r.example_id for r in rollouts}
     examples = {e.id: e for e in read_examples(local(campaign.data_uri) / "train.parquet") if e.id in wanted}
     prompts = teacher_prompts(campaign, student.tokenizer, list(examples.values()))
+    special = frozenset(student.tokenizer.all_special_ids) - frozenset(student.eos_ids)
     items = [
         TrainingItem(
             prompt_ids=r.prompt_ids,
             teacher_prompt_ids=prompts[r.example_id],
             completion_ids=r.completion_ids,
-            rollout_logprobs_T=r.logprobs_T,
-            weights_T=token_weights(len(r.completion_ids), config.distillation),
+            rollout_logprobs_T=old_logprobs(r, config.rollout),
+            weights_T=token_weights(
+                WeightInputs(
+                    completion_ids=r.completion_ids,
+                    prompt_ids=r.prompt_ids,
+                    teacher_prompt_ids=prompts[r.example_id],
+                    answer_ids=_encodings(student.tokenizer, examples[r.example_id].answer),
+                    special_ids=special,
+                    truncated=r.truncated,
+                    student_entropy_T=r.entropy_T,
+                    teacher_entropy_T=scored[r.key].entropy_T if targets else None,
+                    sample_weight=kept[r.key].weight,
+                ),
+                config,
+            ),
             target=scored[r.key] if targets else None,
         )
         for r in rollouts
     ]
     answers = [student.tokenizer.encode(examples[r.example_id].answer, add_special_tokens=False) for r in rollouts]
     return items, answers
+
+
+def _encodings(tokenizer, answer: str) -> list[list[int]]:
+    """The answer's token ids at the start of a text and after a space: many tokenizers tell these apart."""
+    return [tokenizer.encode(text, add_special_tokens=False) for text in (answer, f" {answer}")]
 
 
 def _export(campaign: Campaign, state: Path, folder: Path) -> dict[str, Any]:

@@ -8,6 +8,9 @@ import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from opsd_core.agreement import agreements, final_answer
+from opsd_core.config import CampaignConfig
+from opsd_core.curriculum import add_grades, pass_rate
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.examples_io import read_examples, write_examples
@@ -15,6 +18,7 @@ from opsd_core.filters import GradedCompletion, count_reasons, filter_rollouts
 from opsd_core.generation import Sampling, generate
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.grades import GradedRollout, write_grades
+from opsd_core.leaks import leaks_text
 from opsd_core.models import resolve_dtype
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
@@ -168,24 +172,38 @@ def _grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], folde
     grades = [
         judge(examples[r.example_id], r.completion_text) if examples[r.example_id].answer else None for r in rollouts
     ]
-    decisions = filter_rollouts(
-        [
-            GradedCompletion(r.completion_text, len(r.completion_ids), r.truncated, g.correct if g else None)
-            for r, g in zip(rollouts, grades, strict=True)
-        ],
-        config.filter,
-    )
+    answers = [g.extracted if g else final_answer(r.completion_text) for r, g in zip(rollouts, grades, strict=True)]
+    votes = agreements([r.example_id for r in rollouts], answers)
+    counts = add_grades({}, [(r.example_id, g.correct if g else None) for r, g in zip(rollouts, grades, strict=True)])
+    completions = [
+        GradedCompletion(
+            r.completion_text,
+            len(r.completion_ids),
+            r.truncated,
+            correct=g.correct if g else None,
+            score=g.score if g else None,
+            leaks=_leaks(examples[r.example_id], r.completion_text, config),
+            agreement=vote,
+            pass_rate=pass_rate(counts, r.example_id),
+        )
+        for r, g, vote in zip(rollouts, grades, votes, strict=True)
+    ]
+    decisions = filter_rollouts(completions, config.filter)
     rows = [
         GradedRollout(
             example_id=r.example_id,
             sample_index=r.sample_index,
             correct=g.correct if g else None,
             score=g.score if g else None,
-            extracted=g.extracted if g else None,
+            extracted=answer,
             keep=d.keep,
             reason=d.reason,
+            weight=d.weight,
+            leaks=c.leaks,
+            agreement=c.agreement.share,
+            agrees=c.agreement.agrees,
         )
-        for r, g, d in zip(rollouts, grades, decisions, strict=True)
+        for r, g, answer, c, d in zip(rollouts, grades, answers, completions, decisions, strict=True)
     ]
     write_grades(folder / "grades.parquet", rows)
     judged = [row.correct for row in rows if row.correct is not None]
@@ -197,3 +215,10 @@ def _grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], folde
         "reasons": dict(count_reasons(decisions)),
     }
     return {"counts": counts}
+
+
+def _leaks(example: Example, text: str, config: CampaignConfig) -> bool:
+    """Whether a completion repeats the worked solution, or says that it saw one. The answer alone is no secret."""
+    gate = config.filter
+    public = f"{example.question} {example.answer}"
+    return leaks_text(text, example.solution, public, gate.leak_words, gate.leak_phrases)

@@ -1,15 +1,17 @@
 """Typed, nested configuration: sections with described fields, cross-field rules, named recipes."""
 
+from opsd_core.config.alarms import AlarmConfig, Remedy
 from opsd_core.config.campaign import CampaignConfig
+from opsd_core.config.curriculum import CurriculumConfig
 from opsd_core.config.judgement import EvaluationConfig, PromotionConfig
 from opsd_core.config.method import (
     DistillationConfig,
-    FilterConfig,
     OptimizerConfig,
     RolloutConfig,
-    TeacherConfig,
 )
 from opsd_core.config.recipes import RECIPES, deep_merge, resolve
+from opsd_core.config.schedules import config_at
+from opsd_core.config.selection import FilterConfig, WeightConfig
 from opsd_core.config.sources import (
     ColumnMapping,
     DataConfig,
@@ -18,11 +20,14 @@ from opsd_core.config.sources import (
     ModelConfig,
     PromptConfig,
 )
+from opsd_core.config.teacher import TeacherConfig
 
 __all__ = [
     "RECIPES",
+    "AlarmConfig",
     "CampaignConfig",
     "ColumnMapping",
+    "CurriculumConfig",
     "DataConfig",
     "DistillationConfig",
     "EvaluationConfig",
@@ -33,8 +38,11 @@ __all__ = [
     "OptimizerConfig",
     "PromotionConfig",
     "PromptConfig",
+    "Remedy",
     "RolloutConfig",
     "TeacherConfig",
+    "WeightConfig",
+    "config_at",
     "deep_merge",
     "resolve",
 ]

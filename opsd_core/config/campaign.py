@@ -2,17 +2,19 @@
 
 from pydantic import Field, model_validator
 
+from opsd_core.config.alarms import AlarmConfig
 from opsd_core.config.base import Section
+from opsd_core.config.curriculum import CurriculumConfig
 from opsd_core.config.judgement import EvaluationConfig, PromotionConfig
 from opsd_core.config.method import (
     DistillationConfig,
-    FilterConfig,
     OptimizerConfig,
     RolloutConfig,
-    TeacherConfig,
 )
 from opsd_core.config.rules import check_rules
+from opsd_core.config.selection import FilterConfig, WeightConfig
 from opsd_core.config.sources import DataConfig, ModelConfig, PromptConfig
+from opsd_core.config.teacher import TeacherConfig
 
 
 class CampaignConfig(Section):
@@ -26,10 +28,13 @@ class CampaignConfig(Section):
     prompts: PromptConfig = Field(PromptConfig(), description="Student and teacher templates.")
     rollout: RolloutConfig = Field(RolloutConfig(), description="Sampling of completions.")
     filter: FilterConfig = Field(FilterConfig(), description="Which completions are trained on.")
-    teacher: TeacherConfig = Field(TeacherConfig(), description="The teacher's weights, context and temperature.")
+    weights: WeightConfig = Field(WeightConfig(), description="How much each completion token counts.")
+    teacher: TeacherConfig = Field(TeacherConfig(), description="The teacher's weights, context and transforms.")
     distillation: DistillationConfig = Field(DistillationConfig(), description="Divergence, targets, bound.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW, schedule, steps.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out measurement.")
+    curriculum: CurriculumConfig = Field(CurriculumConfig(), description="What changes from iteration to iteration.")
+    alarms: AlarmConfig = Field(AlarmConfig(), description="When training stops, and what is done then.")
     promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
     control: bool = Field(
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."

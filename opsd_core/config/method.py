@@ -1,4 +1,4 @@
-"""Rollouts, teacher, divergence, optimiser: the method's settings."""
+"""Rollouts, filter, divergence, optimiser: the method's settings."""
 
 from typing import Literal
 
@@ -19,43 +19,6 @@ class RolloutConfig(Section):
     record_top_k: int = Field(32, ge=1, le=1024, description="Largest log-probabilities stored at each position.")
     num_shards: int = Field(2, ge=1, le=1000, description="Rollout tasks per iteration; one stored object each.")
     batch_size: int = Field(32, ge=1, le=4096, description="Completions decoded together.")
-
-
-class FilterConfig(Section):
-    """Which completions are trained on. Nothing is deleted; every drop is counted with its reason."""
-
-    drop_truncated: bool = Field(False, description="Leave out completions that hit max_completion_length.")
-    max_repetition: float = Field(
-        10.0, gt=1, description="Leave out completions whose text zlib compresses by more than this factor."
-    )
-    route: Literal["all", "incorrect_only", "correct_only"] = Field(
-        "all", description="Train on all graded completions, or only on wrong or right ones."
-    )
-
-
-class TeacherConfig(Section):
-    """Teacher = weights x context x transform."""
-
-    weights: Literal["initial", "previous", "ema", "live"] = Field(
-        "initial",
-        description="Which weights teach: the campaign's first, the last promoted, an average, or the student's own.",
-    )
-    context: Literal["reference", "shuffled_reference", "none"] = Field(
-        "reference", description="Privileged context; shuffled_reference (another item's) is a control."
-    )
-    template: str = Field(
-        "{{ question }}\n\n(The correct final answer is {{ privileged_context }}.)",
-        description="The user message the teacher sees when it has a context.",
-    )
-    reference: Literal["solution", "answer"] = Field("answer", description="What `privileged_context` holds.")
-    temperature: float = Field(1.0, gt=0, le=10, description="Divides the teacher's logits: <1 sharpens the target.")
-    require_privilege_gain: bool = Field(
-        True,
-        description="Refuse to train when the context does not raise the teacher's likelihood of the reference answers.",
-    )
-    ema_decay: float = Field(
-        0.99, ge=0, lt=1, description="weights=ema: teacher <- decay * teacher + (1 - decay) * policy, each step."
-    )
 
 
 class DistillationConfig(Section):

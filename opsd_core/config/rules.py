@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from opsd_core.config.rules_selection import SELECTION_RULES, scheduled_violations
+
 if TYPE_CHECKING:
     from opsd_core.config.campaign import CampaignConfig
 
@@ -126,6 +128,7 @@ RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
     _split_leaves_training_items,
     _top_k_side_was_recorded,
     _sampled_token_has_no_entries,
+    *SELECTION_RULES,
 )
 
 
@@ -134,6 +137,7 @@ def violations(config: CampaignConfig) -> Iterator[str]:
     for rule in RULES:
         if reason := rule(config):
             yield reason
+    yield from scheduled_violations(config, RULES, may_end_in=_null_configuration)
 
 
 def check_rules(config: CampaignConfig) -> None:

@@ -1,0 +1,59 @@
+"""The configuration in force in one iteration: scheduled values in place of fixed ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from opsd_core.config.curriculum import SCHEDULED_SECTIONS
+from opsd_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from opsd_core.config.campaign import CampaignConfig
+
+
+def scheduled_value(values: tuple[Any, ...], iteration: int, iterations: int) -> Any:
+    """values[floor(iteration * len(values) / iterations)]: every value for an equal share of the campaign."""
+    return values[min(iteration * len(values) // iterations, len(values) - 1)]
+
+
+def config_at(config: CampaignConfig, iteration: int, max_completion_length: int | None = None) -> CampaignConfig:
+    """`config` with the scheduled values of `iteration` and the curriculum's length limit.
+
+    Raises ConfigError when a schedule names a setting that does not exist or may not change, or a value it refuses.
+    """
+    changes: dict[str, dict[str, Any]] = {}
+    for path, values in config.curriculum.schedules.items():
+        section, _, name = path.partition(".")
+        _check(config, path, section, name, values)
+        changes.setdefault(section, {})[name] = scheduled_value(values, iteration, config.iterations)
+    if config.curriculum.length_start:
+        length = max_completion_length or config.curriculum.length_start
+        changes.setdefault("rollout", {})["max_completion_length"] = length
+    return config.model_copy(update={name: _changed(getattr(config, name), name, new) for name, new in changes.items()})
+
+
+def _check(config: CampaignConfig, path: str, section: str, name: str, values: tuple[Any, ...]) -> None:
+    known = section in SCHEDULED_SECTIONS and name in type(getattr(config, section)).model_fields
+    if not known or path == "teacher.weights":
+        raise ConfigError(
+            f"curriculum.schedules[{path!r}]: no such setting, or one that must not change during a campaign. "
+            f"Sections that may be scheduled: {', '.join(SCHEDULED_SECTIONS)} (not teacher.weights)."
+        )
+    if not values:
+        raise ConfigError(f"curriculum.schedules[{path!r}] is empty; give one value per share of the iterations.")
+    if path == "rollout.max_completion_length" and config.curriculum.length_start:
+        raise ConfigError(
+            "curriculum.schedules['rollout.max_completion_length'] and curriculum.length_start both set the length "
+            "limit. Use one of them."
+        )
+
+
+def _changed(section: Any, name: str, changes: dict[str, Any]) -> Any:
+    try:
+        return type(section).model_validate(section.model_dump() | changes)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in (name, *problem["loc"]))
+        raise ConfigError(f"curriculum.schedules: {field}={problem['input']!r:.80}: {problem['msg']}.") from error
