@@ -55,21 +55,15 @@ class Verdict:
         return {**values, "interval": list(self.interval), "reasons": list(self.reasons), "checks": list(values["checks"])}
 
     def tags(self) -> dict[str, str]:
-        """Short strings for a model version's tags."""
+        """Short strings for a model version's tags; few, because each one is a call to the registry."""
         low, high = self.interval
         values = {
             "verdict": "promoted" if self.promote else "refused",
             "reason": " ".join(self.reasons),
-            "metric": self.metric,
-            "test": self.test,
             "champion": self.champion_version,
-            "accuracy_before": f"{self.accuracy_before:.4f}",
-            "accuracy_after": f"{self.accuracy_after:.4f}",
-            "difference": f"{self.difference:+.4f}",
-            "interval": f"[{low:+.4f}, {high:+.4f}]",
-            "p_value": f"{self.p_value:.4g}",
-            "wins_losses_ties": f"{self.wins}/{self.losses}/{self.ties}",
-            "num_items": str(self.num_items),
+            "numbers": f"{self.metric} {self.accuracy_before:.4f} -> {self.accuracy_after:.4f} "
+            f"({self.difference:+.4f} [{low:+.4f}, {high:+.4f}]) on {self.num_items} items, {self.test} p={self.p_value:.4g}, "
+            f"wins/losses/ties {self.wins}/{self.losses}/{self.ties}",
             "evaluation": self.evaluation_digest,
         }
         return {f"gate.{name}": value[:MAX_TAG_CHARS] for name, value in values.items()}

@@ -159,6 +159,7 @@ def test_verdict_is_shown_in_words_tags_and_json():
     assert text.startswith("## Refused: version 2 against champion 1")
     assert "| accuracy, 100 items | 0.200 | 0.340 | +0.140 |" in text and "| NO |" in text
     tags = verdict.tags()
-    assert tags["gate.verdict"] == "refused" and tags["gate.wins_losses_ties"] == "15/1/84"
+    assert tags["gate.verdict"] == "refused" and "0.2000 -> 0.3400 (+0.1400" in tags["gate.numbers"]
+    assert "wins/losses/ties 15/1/84" in tags["gate.numbers"]
     assert all(isinstance(value, str) and len(value) <= 250 for value in tags.values())
     assert json.loads(json.dumps(verdict.as_dict(), allow_nan=False))["checks"][0]["name"] == "p_value"
