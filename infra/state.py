@@ -84,6 +84,7 @@ class State:
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "MLFLOW_TRACKING_URI": urls["mlflow"],
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
