@@ -18,7 +18,11 @@ _CHECK_TIMEOUT_S = 10
 
 # The client's own retries are off in this process: a request repeated after a lost answer would create a second run or
 # version, and would hold up training. Ours repeat the whole look-up-or-create instead.
-_FORCED = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+_FORCED = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}
 _DEFAULT = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 
 
