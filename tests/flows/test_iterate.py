@@ -1,0 +1,112 @@
+"""pytest tests/flows/test_iterate.py — whole campaigns through real Prefect, MLflow and S3 servers."""
+
+import json
+import re
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow.artifacts import download_artifacts
+from prefect.client.orchestration import get_client
+from prefect.deployments import run_deployment
+
+from flows.iterate import iterate, nested
+from opsd_core.config import resolve
+from opsd_core.errors import ConfigError, DataError
+from opsd_core.grades import read_grades
+from opsd_core.models import load_policy
+from opsd_core.rollouts import read_rollouts
+from tasks.artifacts import describe
+from tasks.context import local, store, tracker
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def learned(worker):
+    """A tiny campaign, triggered as a user triggers it: a deployment, a worker, another process."""
+    run = run_deployment("opsd/iterate", parameters={"recipe": "tiny", "name": "learns"}, timeout=600, poll_interval=1)
+    assert run.state.is_completed(), run.state.message
+    return run
+
+
+def test_self_distillation_rises_and_the_gate_promotes(learned):
+    versions = tracker().versions("learns")
+    champion = tracker().aliased("learns", "champion")
+    assert versions[0].tags["opsd.role"] == "initial"
+    assert champion.tags["gate.verdict"] == champion.tags["opsd.gate"] == "promoted"
+    before, after = re.match(r"accuracy ([\d.]+) -> ([\d.]+)", champion.tags["gate.numbers"]).groups()
+    first = next(v for v in versions if v.tags.get("opsd.iteration") == "0")
+    assert float(after) > float(before) and float(after) >= 0.15
+    assert first.tags["opsd.parent_version"] == str(versions[0].version)
+
+
+def test_lineage_leads_from_the_version_to_verified_rollouts(learned):
+    tags = tracker().aliased("learns", "champion").tags
+    rollouts = [r for uri in json.loads(tags["opsd.rollouts"]) for r in read_rollouts(local(uri) / "rollouts.parquet")]
+    config = resolve("tiny")
+    assert len(rollouts) == config.rollout.num_prompts
+    assert len(read_grades(local(tags["opsd.grades"]) / "grades.parquet")) == len(rollouts)
+    identity = describe(store(), json.loads(tags["opsd.rollouts"])[0]).identity
+    assert identity["sampling"]["temperature"] == 1.0 and identity["engine"]["bitwise_reproducible"]
+    settings = json.loads((local(tags["opsd.config"]) / "environment.json").read_text())
+    assert settings["git_revision"] and settings["packages"]["torch"]
+
+
+def test_version_loads_with_transformers_and_with_mlflow(learned, tmp_path):
+    folder = download_artifacts(artifact_uri="models:/learns@champion", dst_path=str(tmp_path))
+    policy = load_policy(Path(folder), resolve("tiny").model)
+    assert policy.causal_lm.num_parameters() < 2_000_000
+    answers = mlflow.pyfunc.load_model("models:/learns@champion").predict(["12+34="])
+    assert len(answers) == 1 and answers[0][:1].isdigit()
+
+
+def test_one_mlflow_run_per_iteration_below_the_campaigns(learned):
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("learns")
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    config = resolve("tiny")
+    assert len(runs) == len(children) + 1 == config.iterations + 1
+    for run in children:
+        history = client.get_metric_history(run.info.run_id, "distillation/loss")
+        assert len({point.step for point in history}) == len(history) == config.optimizer.num_steps
+        assert run.data.metrics["teacher/privilege_gain"] > 0 and run.info.status == "FINISHED"
+
+
+def test_prefect_names_every_stage_and_keeps_a_report(learned):
+    with get_client(sync_client=True) as client:
+        names = {run.name for run in client.read_task_runs(limit=200)}
+        artifacts = {artifact.key for artifact in client.read_artifacts(limit=200)}
+    assert {"rollout-it1-shard0", "score-targets-it0-shard1", "distil-it2", "gate-it0"} <= names
+    assert {"opsd-learns-it0", "opsd-learns-campaign", "opsd-learns-summary"} <= artifacts
+
+
+def test_the_same_campaign_again_repeats_nothing(learned):
+    before = [(v.version, v.tags) for v in tracker().versions("learns")]
+    keys = {info.key for info in store().list("")}
+    iterate(recipe="tiny", name="learns")
+    assert [(v.version, v.tags) for v in tracker().versions("learns")] == before
+    assert {info.key for info in store().list("")} - keys == set()
+
+
+def test_null_control_does_not_move_and_is_refused(stack):
+    null = {"teacher": {"context": "none"}, "control": True}
+    text = iterate(recipe="tiny", name="null", iterations=1, overrides=null)
+    version = tracker().aliased("null", "candidate")
+    assert version.tags["opsd.gate"] == "refused" and "promoted" not in text
+    assert tracker().version_by_alias("null", "champion") != version.version
+    metrics = mlflow.MlflowClient().get_run(version.run_id).data.metrics
+    assert metrics["teacher/divergence"] < 1e-6 and abs(metrics["distillation/loss"]) < 1e-6
+
+
+def test_bad_input_fails_before_work_with_one_paragraph(stack):
+    with pytest.raises(ConfigError, match=r"rollout\.nprompts: unknown key"):
+        iterate(recipe="tiny", name="bad", overrides={"rollout": {"nprompts": 1}})
+    with pytest.raises(DataError, match=r"max_teacher_prompt_length=5"):
+        iterate(recipe="tiny", name="bad", overrides={"prompts": {"max_teacher_prompt_length": 5}})
+    assert tracker().version_by_alias("bad", "champion") is None
+
+
+def test_flat_knobs_become_nested_settings():
+    assert nested({"a": 1, "b.c": 2, "b.d": 3}) == {"a": 1, "b": {"c": 2, "d": 3}}

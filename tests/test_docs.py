@@ -1,0 +1,35 @@
+"""pytest tests/test_docs.py — pages say what the code does: generated reference, commands and paths in prose."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from infra.reference import PAGE, render
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_configuration_reference_is_current():
+    assert PAGE.read_text() == render(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paths_and_make_targets_in_prose_exist(page):
+    text = page.read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
+    paths = re.findall(r"`((?:flows|tasks|opsd_core|infra|tests|docs|benchmarks)/[\w./-]+)`", text)
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+    links = [link for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text) if not (page.parent / link).exists()]
+    assert not links
+
+
+def test_readme_tree_names_every_module():
+    readme = (ROOT / "README.md").read_text()
+    for folder in ("flows", "tasks", "opsd_core", "infra"):
+        names = [p.name for p in (ROOT / folder).iterdir() if p.name != "__init__.py" and p.suffix in {".py", ""}]
+        missing = [name for name in names if name not in readme and not name.startswith(("_", "."))]
+        assert not missing, f"README's file tree lacks {folder}/{missing}"
