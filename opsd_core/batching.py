@@ -3,10 +3,11 @@
 B = sequences, P = padded length, N = completion tokens of all sequences, H = hidden size
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from opsd_core.models import Policy
@@ -26,15 +27,22 @@ def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     return groups
 
 
-def completion_hidden(policy: Policy, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+def completion_hidden(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    noise: Callable[[int, int], Tensor] | None = None,
+) -> Tensor:
     """Hidden states (N, H) whose logits predict the completion tokens, sequence after sequence.
 
     The row that predicts the first completion token is the last row of the *prompt*: for a prompt of p tokens and a
     completion of c tokens these are rows p-1 .. p-1+c-1. Padding is on the right, so causal attention never sees it and
     needs no mask; a sequence's rows are the same in any batch. Tokens that all prompts begin with (system message,
     template) are computed once; gradients through them add up over the batch, as they would row by row.
+
+    `noise(row, length)` (length, H) is added to the embeddings of that sequence; then nothing is shared.
     """
-    shared = shared_prefix(prompts)
+    shared = 0 if noise else shared_prefix(prompts)
     decoder, device = policy.causal_lm.get_decoder(), policy.device
     cache = None
     if shared:
@@ -53,7 +61,14 @@ def completion_hidden(policy: Policy, prompts: Sequence[Sequence[int]], completi
         rows.extend([row] * len(completion))
         columns.extend(range(first, first + len(completion)))
     options = {"past_key_values": cache} if shared else {}
-    hidden_BPH = decoder(input_ids=ids_BP.to(device), use_cache=bool(shared), **options).last_hidden_state
+    if noise:
+        embedded_BPH = policy.causal_lm.get_input_embeddings()(ids_BP.to(device))
+        lengths = [len(prompt) + len(completion) - 1 for prompt, completion in zip(prompts, completions, strict=True)]
+        noise_BPH = pad_sequence([noise(row, length) for row, length in enumerate(lengths)], batch_first=True)
+        options["inputs_embeds"] = embedded_BPH + noise_BPH.to(embedded_BPH)
+    else:
+        options["input_ids"] = ids_BP.to(device)
+    hidden_BPH = decoder(use_cache=bool(shared), **options).last_hidden_state
     return hidden_BPH[torch.tensor(rows, device=device), torch.tensor(columns, device=device)]
 
 

@@ -1,25 +1,185 @@
 """Privileged contexts: what only the teacher gets to see.
 
-A context is one function `(example, pool, config) -> str | None`; None means that the teacher sees the student's prompt.
+A context is one function `ContextInputs -> dict of template variables | None` and one line in CONTEXTS. The dict always
+has `privileged_context`; None means that there is no context, and the teacher sees the student's prompt or the
+completion is left out (teacher.missing_context). Default templates and needs: `opsd_core.config.context_kinds`.
 """
 
+import math
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from opsd_core.config import TeacherConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.types import Example
 
-Context = Callable[[Example, Sequence[Example], TeacherConfig], str | None]
+Variables = dict[str, str]
 
 
-def none(example: Example, pool: Sequence[Example], config: TeacherConfig) -> None:
+@dataclass(frozen=True)
+class Attempt:
+    """One completion of a prompt in this iteration, graded where there is a label."""
+
+    sample_index: int
+    text: str
+    answer: str | None = None
+    """The final answer found without looking at the reference; equal answers are equal strings."""
+    correct: bool | None = None
+    """None without a label."""
+
+
+@dataclass(frozen=True)
+class ContextInputs:
+    """What a context may be made of."""
+
+    example: Example
+    config: TeacherConfig
+    pool: Sequence[Example] = ()
+    """Training items, for contexts that show another one."""
+    group: Sequence[Attempt] = ()
+    """All completions of the prompt in this iteration, for contexts made from rollouts."""
+    sample_index: int = 0
+    """The completion that the teacher is about to score."""
+
+    @property
+    def own(self) -> Attempt:
+        """The completion that the teacher is about to score."""
+        return next(attempt for attempt in self.group if attempt.sample_index == self.sample_index)
+
+
+Context = Callable[[ContextInputs], Variables | None]
+
+
+def none(inputs: ContextInputs) -> None:
     """No privileged context."""
     return None
 
 
-def reference(example: Example, pool: Sequence[Example], config: TeacherConfig) -> str:
+def reference(inputs: ContextInputs) -> Variables:
     """The item's own answer or solution (arXiv:2601.18734). DataError when the item has none."""
+    return {"privileged_context": _reference_of(inputs.example, inputs.config)}
+
+
+def shuffled_reference(inputs: ContextInputs) -> Variables:
+    """Another item's reference: a control that keeps the format and removes the information."""
+    name = inputs.config.reference
+    own = getattr(inputs.example, name)
+    other = _another(inputs, "shuffled", lambda item: getattr(item, name) != own)
+    return {"privileged_context": _reference_of(other, inputs.config)}
+
+
+def other_problem(inputs: ContextInputs) -> Variables:
+    """Another item's question and reference: shows how, never what (OP2SD, arXiv:2608.09228)."""
+    example = inputs.example
+    other = _another(inputs, "other", lambda item: item.id != example.id and item.question != example.question)
+    return {"privileged_context": _reference_of(other, inputs.config), "other_question": other.question}
+
+
+def hint(inputs: ContextInputs) -> Variables:
+    """The first whole sentences within `context_fraction` of the reference, at least one."""
+    whole = _reference_of(inputs.example, inputs.config)
+    return {"privileged_context": beginning(whole, inputs.config.context_fraction, "sentence")}
+
+
+def partial(inputs: ContextInputs) -> Variables:
+    """The first `context_fraction` of the reference's words, at least one (ATESD, arXiv:2605.11458)."""
+    whole = _reference_of(inputs.example, inputs.config)
+    return {"privileged_context": beginning(whole, inputs.config.context_fraction, "word")}
+
+
+def sibling_success(inputs: ContextInputs) -> Variables | None:
+    """Another completion of the same prompt that is right (SDPO, arXiv:2601.20802); None when there is none."""
+    if inputs.config.only_unsuccessful and inputs.own.correct:
+        return None
+    others = [attempt for attempt in inputs.group if attempt.correct and attempt.sample_index != inputs.sample_index]
+    return {"privileged_context": _choose(others, inputs).text} if others else None
+
+
+def majority(inputs: ContextInputs) -> Variables | None:
+    """Another completion that gives the answer most completions give (U-OPSD, arXiv:2608.06296); looks at no label.
+
+    None when less than `min_agreement` of all completions agree, when two answers tie, or when no other one agrees.
+    """
+    votes = Counter(attempt.answer for attempt in inputs.group if attempt.answer is not None).most_common(2)
+    if not votes or votes[0][1] < inputs.config.min_agreement * len(inputs.group):
+        return None
+    answer = votes[0][0]
+    tied = len(votes) == 2 and votes[0][1] == votes[1][1]
+    if tied or (inputs.config.only_unsuccessful and inputs.own.answer == answer):
+        return None
+    agreeing = [a for a in inputs.group if a.answer == answer and a.sample_index != inputs.sample_index]
+    if not agreeing:
+        return None
+    return {"privileged_context": _choose(agreeing, inputs).text, "majority_answer": answer}
+
+
+def feedback(inputs: ContextInputs) -> Variables | None:
+    """The grader's word on the completion itself, which is shown too (SDPO, arXiv:2601.20802)."""
+    own = inputs.own
+    if own.correct is None or (inputs.config.only_unsuccessful and own.correct):
+        return None
+    if own.answer is None:
+        verdict = "It states no final answer."
+    else:
+        verdict = f"Its answer {own.answer} is {'right' if own.correct else 'wrong'}."
+    return {"privileged_context": verdict, "attempt": own.text}
+
+
+def instruction(inputs: ContextInputs) -> Variables:
+    """What teacher.instruction says, or the context's default: how to answer, not what (OPCD, OPSDC arXiv:2603.05433)."""
+    return {"privileged_context": inputs.config.instruction or inputs.config.kind.instruction}
+
+
+CONTEXTS: dict[str, Context] = {
+    "none": none,
+    "reference": reference,
+    "shuffled_reference": shuffled_reference,
+    "demo": reference,
+    "other_problem": other_problem,
+    "hint": hint,
+    "partial": partial,
+    "sibling_success": sibling_success,
+    "majority": majority,
+    "feedback": feedback,
+    "concise": instruction,
+    "instruction": instruction,
+}
+
+
+def build_context(inputs: ContextInputs) -> Variables | None:
+    """The configured context's template variables, or None when it has nothing to show."""
+    return CONTEXTS[inputs.config.context](inputs)
+
+
+def context_identity(config: TeacherConfig) -> dict[str, Any]:
+    """The settings that decide what the context shows; part of the identity of everything made with it."""
+    names = ["context", "reference", "context_fraction", "instruction"]
+    if config.kind.rollouts:
+        names += ["min_agreement", "only_unsuccessful", "missing_context"]
+    return config.model_dump(include=set(names))
+
+
+_UNITS = {"sentence": re.compile(r"(?<=[.!?])\s+|\n+"), "word": re.compile(r"\s+")}
+
+
+def beginning(text: str, fraction: float, unit: str) -> str:
+    """The first max(1, floor(fraction * n)) of the text's n sentences or words; a single unit is cut one level finer.
+
+    Sentences end at . ! ? or a line break; a single word is cut between characters. The text between units is kept.
+    """
+    text = text.strip()
+    ends = [match.start() for match in _UNITS[unit].finditer(text)] + [len(text)] if unit in _UNITS else []
+    if len(ends) == 1 and fraction < 1.0:
+        return beginning(text, fraction, "word" if unit == "sentence" else "character")
+    ends = ends or list(range(1, len(text) + 1))
+    return text[: ends[max(1, math.floor(fraction * len(ends))) - 1]]
+
+
+def _reference_of(example: Example, config: TeacherConfig) -> str:
     text: str = getattr(example, config.reference)
     if not text:
         raise DataError(
@@ -29,16 +189,15 @@ def reference(example: Example, pool: Sequence[Example], config: TeacherConfig) 
     return text
 
 
-def shuffled_reference(example: Example, pool: Sequence[Example], config: TeacherConfig) -> str:
-    """Another item's reference: a control that keeps the format and removes the information."""
-    others = [other for other in pool if getattr(other, config.reference) != getattr(example, config.reference)]
-    if not others:
-        raise DataError("teacher.context=shuffled_reference needs at least two items with different references.")
-    return reference(others[derive_seed("shuffled", example.id) % len(others)], pool, config)
+def _another(inputs: ContextInputs, name: str, suits: Callable[[Example], bool]) -> Example:
+    """The first suitable item of the pool from a position that the item's id decides; never the item itself."""
+    size = len(inputs.pool)
+    start = derive_seed(name, inputs.example.id) % size if size else 0
+    for offset in range(size):
+        if suits(other := inputs.pool[(start + offset) % size]):
+            return other
+    raise DataError(f"teacher.context={inputs.config.context} needs at least two different items; the training split has none.")
 
 
-CONTEXTS: dict[str, Context] = {
-    "none": none,
-    "reference": reference,
-    "shuffled_reference": shuffled_reference,
-}
+def _choose(attempts: Sequence[Attempt], inputs: ContextInputs) -> Attempt:
+    return attempts[derive_seed("attempt", inputs.example.id, inputs.sample_index) % len(attempts)]

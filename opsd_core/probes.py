@@ -1,7 +1,8 @@
 """Checks before the first optimiser step: is there a signal, is it a useful one, are the rows aligned?
 
 teacher/divergence       mean divergence teacher vs. student on the first batch; 0 means nothing to learn
-teacher/privilege_gain   mean of log T - log S on the reference answer's tokens; <= 0 means the context does not help
+teacher/privilege_gain   mean of log T - log S on the reference answer's tokens; <= 0 means the context does not help;
+                         judged for contexts that hold the item's own reference, reported for the others
 alignment/max_abs_diff   the batched rows with an empty context vs. the whole sequence alone; large = shifted rows
 """
 
@@ -9,12 +10,13 @@ from collections.abc import Sequence
 
 import torch
 
-from opsd_core.batching import check_head, completion_hidden
+from opsd_core.batching import check_head
 from opsd_core.config import CampaignConfig
 from opsd_core.errors import ModelError, TrainingError
+from opsd_core.mixtures import Transform
 from opsd_core.models import Policy
-from opsd_core.targets import full_logprobs
-from opsd_core.teachers import TeacherWeights
+from opsd_core.targets import members_hidden, teacher_logprobs
+from opsd_core.teachers import LiveTeacher, TeacherWeights
 from opsd_core.trainer import Metrics, TrainingItem, objective
 
 _MIN_DIVERGENCE = 1e-7
@@ -25,11 +27,13 @@ _MAX_ROW_DIFFERENCE = 5e-2
 
 
 @torch.inference_mode()
-def answer_logprob(policy: Policy, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Log-probability of each answer token after its prompt, flattened (N,)."""
-    hidden_NH = completion_hidden(policy, prompts, answers)
-    tokens_N1 = torch.tensor([token for answer in answers for token in answer], device=hidden_NH.device)[:, None]
-    return full_logprobs(hidden_NH, policy.head, 1.0).gather(1, tokens_N1).squeeze(1)
+def answer_logprob(
+    scorer: TeacherWeights, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Log-probability of each answer token after its prompt, flattened (N,); neither temperature nor truncation."""
+    members_NH = members_hidden(scorer, prompts, answers)
+    tokens_N1 = torch.tensor([token for answer in answers for token in answer], device=members_NH[0].device)[:, None]
+    return teacher_logprobs(scorer, members_NH, Transform()).gather(1, tokens_N1).squeeze(1)
 
 
 def _full_sequence_logprob(policy: Policy, item: TrainingItem) -> torch.Tensor:
@@ -61,13 +65,14 @@ def run_probes(
     weight = sum(float(item.weights_T.sum()) for item in batch)
     metrics = {"teacher/divergence": float(result.divergence_N.abs().sum()) / max(weight, 1.0)}
     prompts, completions = [item.prompt_ids for item in batch], [item.completion_ids for item in batch]
-    own = answer_logprob(student, prompts, completions)
+    own = answer_logprob(LiveTeacher(student), prompts, completions)
     alone = torch.cat([_full_sequence_logprob(student, item) for item in batch[:_ALIGNMENT_ITEMS]])
     metrics["alignment/max_abs_diff"] = float((own[: len(alone)] - alone).abs().max())
     if answers and config.teacher.context != "none":
         teacher_prompts = [item.teacher_prompt_ids for item in batch]
-        gain_N = answer_logprob(teacher.policy, teacher_prompts, answers) - answer_logprob(student, prompts, answers)
-        metrics["teacher/privilege_gain"] = float(gain_N.mean())
+        with_context_N = answer_logprob(teacher, teacher_prompts, answers)
+        without_N = answer_logprob(LiveTeacher(student), prompts, answers)
+        metrics["teacher/privilege_gain"] = float((with_context_N - without_N).mean())
     _judge(metrics, config)
     return metrics
 
@@ -86,7 +91,8 @@ def _judge(metrics: Metrics, config: CampaignConfig) -> None:
             f"is nothing to learn. Check teacher.context={config.teacher.context} and that teacher.template shows it."
         )
     gain = metrics.get("teacher/privilege_gain")
-    if gain is not None and gain <= 0.0 and config.teacher.require_privilege_gain:
+    judged = config.teacher.require_privilege_gain and config.teacher.kind.own_reference
+    if gain is not None and gain <= 0.0 and judged:
         raise TrainingError(
             f"privilege probe: with its context the teacher gives the reference answers {gain:.3g} nats per token more than "
             "the student does; it must be above 0, else it teaches away from the answer. Change teacher.template or the "

@@ -4,7 +4,7 @@ Templates are data. User text (questions, answers, solutions) is a template's *v
 environment is sandboxed, so a data set cannot run template code.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,19 +31,23 @@ class PromptBuilder:
 
     def student_ids(self, example: Example) -> list[int]:
         """Token ids of the student's prompt. DataError when it exceeds prompts.max_prompt_length."""
-        text = _render("prompts.student", self.prompts.student, _variables(example))
-        ids = self._encode(text, self.prompts.student_thinking)
+        ids = self._encode(self._student_text(example), self.prompts.system, self.prompts.student_thinking)
         return _within_budget(ids, self.prompts.max_prompt_length, "prompts.max_prompt_length", "student", example)
 
-    def teacher_ids(self, example: Example, privileged_context: str | None) -> list[int]:
-        """Token ids of the teacher's prompt; without a privileged context it is the student's, id for id.
+    def teacher_ids(self, example: Example, context: Mapping[str, str] | None) -> list[int]:
+        """Token ids of the teacher's prompt; without a context it is the student's, id for id.
 
-        DataError when it exceeds prompts.max_teacher_prompt_length: a cut reference would silently remove the signal.
+        `context` holds the template variables that only the teacher sees. DataError when the prompt exceeds
+        prompts.max_teacher_prompt_length: a cut reference would silently remove the signal.
         """
-        if privileged_context is None:
+        if context is None:
             return self.student_ids(example)
-        variables = _variables(example) | {"privileged_context": privileged_context}
-        ids = self._encode(_render("teacher.template", self.teacher.template, variables), self.prompts.teacher_thinking)
+        variables = _variables(example) | {"student_prompt": self._student_text(example)} | dict(context)
+        system = self.prompts.system
+        if self.teacher.system_template:
+            system = _render("teacher.system", self.teacher.system_template, variables)
+        text = _render("teacher.template", self.teacher.user_template, variables)
+        ids = self._encode(text, system, self.prompts.teacher_thinking)
         limit = self.prompts.max_teacher_prompt_length
         return _within_budget(ids, limit, "prompts.max_teacher_prompt_length", "teacher", example)
 
@@ -57,18 +61,21 @@ class PromptBuilder:
     def teacher_digest(self) -> str:
         """Identity of how an example and a privileged context become the teacher's text."""
         sides = {
-            "system": self.prompts.system,
-            "user": self.teacher.template,
+            "system": self.teacher.system_template or self.prompts.system,
+            "user": self.teacher.user_template,
             "thinking": self.prompts.teacher_thinking,
         }
         return digest(
             sides | {"chat": self.chat_template or self.tokenizer.chat_template, "student": self.student_digest}
         )
 
-    def _encode(self, text: str, thinking: bool) -> list[int]:
+    def _student_text(self, example: Example) -> str:
+        return _render("prompts.student", self.prompts.student, _variables(example))
+
+    def _encode(self, text: str, system: str | None, thinking: bool) -> list[int]:
         messages = [{"role": "user", "content": text}]
-        if self.prompts.system is not None:
-            messages.insert(0, {"role": "system", "content": self.prompts.system})
+        if system is not None:
+            messages.insert(0, {"role": "system", "content": system})
         template = self.chat_template or self.tokenizer.chat_template
         if template is None:
             raise ModelError(
@@ -118,7 +125,7 @@ def _within_budget(ids: list[int], limit: int, field: str, side: str, example: E
 
 
 def fitting_examples(
-    examples: Sequence[Example], builder: PromptBuilder, contexts: Callable[[Example], str | None]
+    examples: Sequence[Example], builder: PromptBuilder, contexts: Callable[[Example], Mapping[str, str] | None]
 ) -> tuple[list[Example], list[str]]:
     """Examples whose prompts fit both budgets, and the ids of those whose prompts do not.
 

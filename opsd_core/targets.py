@@ -16,9 +16,10 @@ import torch
 
 from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.errors import IntegrityError
-from opsd_core.models import Policy
-from opsd_core.objective.types import Head, TopKTargets
+from opsd_core.mixtures import Transform, truncate
+from opsd_core.objective.types import FullTargets, Head, HiddenTargets, TopKTargets
 from opsd_core.rollouts import Rollout, read_table, write_table
+from opsd_core.teachers import TeacherWeights
 
 SCHEMA_VERSION = 1
 _SCHEMA = pa.schema(
@@ -58,31 +59,30 @@ class Target:
 
 @torch.inference_mode()
 def score_targets(
-    teacher: Policy,
+    teacher: TeacherWeights,
     rollouts: Sequence[Rollout],
     teacher_prompts: Sequence[Sequence[int]],
     top_k: int,
-    temperature: float,
+    transform: Transform,
     max_tokens: int,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Target]:
     """Prefill the teacher with its own prompt and the student's completion; keep top-k and tail per position.
 
-    temperature = teacher temperature x loss temperature; it divides the logits before the softmax.
+    Mixture and truncation are taken of the full distributions, tile by tile, before the top-k is.
     """
     lengths = [len(prompt) + len(r.completion_ids) for prompt, r in zip(teacher_prompts, rollouts, strict=True)]
     targets: list[Target | None] = [None] * len(rollouts)
     done = 0
     for rows in microbatches(lengths, max_tokens):
         completions = [rollouts[row].completion_ids for row in rows]
-        hidden_NH = completion_hidden(teacher, [teacher_prompts[row] for row in rows], completions)
-        tokens_N = torch.tensor([token for ids in completions for token in ids], device=hidden_NH.device)
-        parts = [
-            _score_tile(
-                hidden_NH[i : i + _ROWS_PER_TILE], teacher.head, tokens_N[i : i + _ROWS_PER_TILE], top_k, temperature
-            )
-            for i in range(0, len(hidden_NH), _ROWS_PER_TILE)
-        ]
+        members_NH = members_hidden(teacher, [teacher_prompts[row] for row in rows], completions)
+        tokens_N = torch.tensor([token for ids in completions for token in ids], device=members_NH[0].device)
+        parts = []
+        for i in range(0, len(tokens_N), _ROWS_PER_TILE):
+            tile = slice(i, i + _ROWS_PER_TILE)
+            logprobs_NV = teacher_logprobs(teacher, [hidden_NH[tile] for hidden_NH in members_NH], transform)
+            parts.append(_keep_top_k(logprobs_NV, tokens_N[tile], top_k))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         start = 0
         for row in rows:
@@ -97,16 +97,47 @@ def score_targets(
     return targets
 
 
+@torch.no_grad()
+def online_targets(
+    teacher: TeacherWeights, members_NH: Sequence[torch.Tensor], transform: Transform, loss_temperature: float
+) -> HiddenTargets | FullTargets:
+    """The teacher's distribution now: hidden states where these say it all, else whole log-probabilities (N, V).
+
+    `transform.temperature` includes the loss temperature.
+    """
+    if len(members_NH) == 1 and not transform.truncates:
+        return HiddenTargets(members_NH[0], teacher.policy.head, transform.temperature / loss_temperature)
+    return FullTargets(teacher_logprobs(teacher, members_NH, transform))
+
+
+def teacher_logprobs(
+    teacher: TeacherWeights, members_NH: Sequence[torch.Tensor], transform: Transform
+) -> torch.Tensor:
+    """Log-probabilities (N, V) of the teacher: truncate(mix(log_softmax(logits_i / temperature))), float32."""
+    members = [
+        full_logprobs(hidden_NH, policy.head, transform.temperature)
+        for hidden_NH, policy in zip(members_NH, teacher.policies, strict=True)
+    ]
+    return truncate(teacher.mix(members), transform.top_p, transform.top_k)
+
+
+def members_hidden(
+    teacher: TeacherWeights, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
+) -> list[torch.Tensor]:
+    """Each member's hidden states (N, H) at the rows that predict the completions."""
+    with teacher.scoring():
+        return [completion_hidden(policy, prompts, completions) for policy in teacher.policies]
+
+
 def full_logprobs(hidden_NH: torch.Tensor, head: Head, temperature: float) -> torch.Tensor:
     """Log-probabilities (N, V) in float32: log_softmax(softcap(hidden @ weight.T + bias) / temperature)."""
-    logits_NV = torch.nn.functional.linear(hidden_NH, head.weight_VH, head.bias_V).float()
+    logits_NV = torch.nn.functional.linear(hidden_NH.to(head.weight_VH.dtype), head.weight_VH, head.bias_V).float()
     if head.softcap is not None:
         logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
     return torch.log_softmax(logits_NV / temperature, dim=-1)
 
 
-def _score_tile(hidden_NH, head, tokens_N, top_k, temperature):
-    logprobs_NV = full_logprobs(hidden_NH, head, temperature)
+def _keep_top_k(logprobs_NV: torch.Tensor, tokens_N: torch.Tensor, top_k: int) -> tuple[np.ndarray, ...]:
     probs_NV = logprobs_NV.exp()
     top = logprobs_NV.topk(min(top_k, logprobs_NV.shape[-1]), dim=-1)
     tail_N = probs_NV.scatter(1, top.indices, 0.0).sum(-1).log()

@@ -1,48 +1,118 @@
 """Teacher weights: whose parameters produce the targets.
 
-initial   the campaign's first policy, never changed
-previous  the last promoted policy (the champion), fixed during an iteration
-ema       teacher <- decay * teacher + (1 - decay) * policy after each optimiser step, in float32
-live      the policy's own current weights, without gradient
+initial       the campaign's first policy, never changed
+previous      the last promoted policy (the champion), fixed during an iteration
+ema           teacher <- decay * teacher + (1 - decay) * policy after each optimiser step, in float32
+live          the policy's own current weights, without gradient
+adapter_off   the policy without its LoRA adapters: the first policy, without a second copy
+trust_region  logits = (1 - lambda) * initial + lambda * policy
+external      another model with the same vocabulary
+peers         several of them, mixed
+
+A teacher has one or more member policies. With several, `mix` makes one distribution of theirs.
 """
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 import torch
+from peft import PeftModel
+from torch import Tensor
 
+from opsd_core.errors import ConfigError, ModelError
+from opsd_core.mixtures import MIXTURES, WEIGHTINGS, geometric
 from opsd_core.models import Policy, effective_weights
+from opsd_core.prompts import tokenizer_digest
 
 
 class TeacherWeights(Protocol):
-    """What the trainer asks of a teacher."""
+    """What scoring and the trainer ask of a teacher."""
 
-    policy: Policy
+    policies: tuple[Policy, ...]
+
+    @property
+    def policy(self) -> Policy:
+        """The first member."""
+
+    def scoring(self) -> AbstractContextManager:
+        """Surrounds forward passes of the members."""
+
+    def mix(self, members: Sequence[Tensor]) -> Tensor:
+        """One distribution (N, V) of the members' log-probabilities."""
 
     def update(self, student: Policy) -> None:
         """Called after each optimiser step that was applied."""
 
 
 class FixedTeacher:
-    """initial and previous: weights that do not change."""
+    """initial, previous and external: weights that do not change."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, *policies: Policy) -> None:
+        self.policies = policies
+
+    @property
+    def policy(self) -> Policy:
+        return self.policies[0]
+
+    def scoring(self) -> AbstractContextManager:
+        """Nothing to prepare."""
+        return nullcontext()
+
+    def mix(self, members: Sequence[Tensor]) -> Tensor:
+        """The one member's own distribution."""
+        return members[0]
 
     def update(self, student: Policy) -> None:
         """Nothing to do."""
 
 
-class LiveTeacher:
+class LiveTeacher(FixedTeacher):
     """live: the student itself, evaluated without gradient."""
 
+
+class AdapterOffTeacher(FixedTeacher):
+    """adapter_off: the student's own model with its adapters disabled. ConfigError when it has none."""
+
     def __init__(self, student: Policy) -> None:
-        self.policy = student
+        if not isinstance(student.model, PeftModel):
+            raise ConfigError("teacher.weights=adapter_off needs adapters to switch off; set model.lora.rank above 0.")
+        super().__init__(student)
 
-    def update(self, student: Policy) -> None:
-        """Nothing to do: the teacher is the student."""
+    def scoring(self) -> AbstractContextManager:
+        """Adapters are off inside and on again afterwards."""
+        return self.policy.model.disable_adapter()
 
 
-class EmaTeacher:
+class TrustRegionTeacher(FixedTeacher):
+    """trust_region: the initial policy drawn towards the student (SDPO, arXiv:2601.20802).
+
+    log_softmax((1 - lambda) z_0 + lambda z_student): a geometric mixture, for normalisers cancel.
+    """
+
+    def __init__(self, initial: Policy, student: Policy, share: float) -> None:
+        super().__init__(initial, student)
+        self.share = share
+
+    def mix(self, members: Sequence[Tensor]) -> Tensor:
+        """Logits mixed with weights (1 - lambda, lambda)."""
+        weights_M = torch.tensor([1.0 - self.share, self.share], device=members[0].device)
+        return geometric(members, weights_M[:, None].expand(-1, len(members[0])))
+
+
+class PeersTeacher(FixedTeacher):
+    """peers: several fixed models; `mixture` and `weighting` as in opsd_core.mixtures."""
+
+    def __init__(self, policies: Sequence[Policy], mixture: str, weighting: str) -> None:
+        super().__init__(*policies)
+        self.mixture, self.weighting = MIXTURES[mixture], WEIGHTINGS[weighting]
+
+    def mix(self, members: Sequence[Tensor]) -> Tensor:
+        """The configured mixture with the configured weights."""
+        return self.mixture(members, self.weighting(members))
+
+
+class EmaTeacher(FixedTeacher):
     """ema: an exponential moving average of effective weights, so that it is exact under LoRA too.
 
     After n steps from theta_0: decay**n * theta_0 + (1 - decay) * sum_i decay**(n - i) * theta_i.
@@ -50,7 +120,7 @@ class EmaTeacher:
     """
 
     def __init__(self, shadow: Policy, decay: float) -> None:
-        self.policy = Policy(shadow.model.float(), shadow.tokenizer)
+        super().__init__(Policy(shadow.model.float(), shadow.tokenizer))
         self.decay = decay
 
     @torch.no_grad()
@@ -64,3 +134,21 @@ class EmaTeacher:
                 continue
             seen.add(target.data_ptr())
             target.lerp_(value.to(target.dtype), 1.0 - self.decay)
+
+
+def check_same_vocabulary(student: Policy, other: Policy, name: str) -> None:
+    """Raise ModelError unless `other` (called `name` in messages) has the student's tokens and head size.
+
+    Distributions over different vocabularies cannot be compared, and padding of the head counts as vocabulary.
+    """
+    if tokenizer_digest(student.tokenizer) != tokenizer_digest(other.tokenizer):
+        raise ModelError(
+            f"{name} has another tokenizer than the policy ({len(other.tokenizer)} and {len(student.tokenizer)} tokens): "
+            "its distributions are over other tokens. Choose a teacher of the same model family."
+        )
+    sizes = [len(policy.head.weight_VH) for policy in (other, student)]
+    if sizes[0] != sizes[1]:
+        raise ModelError(
+            f"{name} has an output head of {sizes[0]} entries, the policy one of {sizes[1]}. The tokens agree, the padding "
+            "does not; choose a teacher of the same size family or resize its head."
+        )

@@ -6,53 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from opsd_core.config.rules_selection import SELECTION_RULES, scheduled_violations
+from opsd_core.config.rules_teacher import TEACHER_RULES, null_configuration
 
 if TYPE_CHECKING:
     from opsd_core.config.campaign import CampaignConfig
-
-
-def _null_configuration(config: CampaignConfig) -> str | None:
-    teacher = config.teacher
-    no_asymmetry = teacher.context == "none" and teacher.temperature == 1.0
-    if no_asymmetry and not config.control:
-        return (
-            f"teacher.context=none with teacher.temperature=1.0 and teacher.weights={teacher.weights}: the teacher is the "
-            "student itself (or only an anchor to older weights), so the loss and its gradient are 0 and nothing can be "
-            "learned. Give the teacher an advantage (teacher.context=reference) or another temperature; "
-            "to run this as a control arm set control=true."
-        )
-    return None
-
-
-def _shuffled_is_a_control(config: CampaignConfig) -> str | None:
-    if config.teacher.context == "shuffled_reference" and not config.control:
-        return (
-            "teacher.context=shuffled_reference shows the teacher another item's answer; it measures the effect of the "
-            "format alone. Set control=true to run it as a control arm."
-        )
-    return None
-
-
-def _reference_needs_labels(config: CampaignConfig) -> str | None:
-    teacher, columns = config.teacher, config.data.columns
-    generated = ":" in config.data.source and not config.data.source.startswith("s3://")
-    if teacher.context == "none" or generated:
-        return None
-    if not getattr(columns, teacher.reference):
-        return (
-            f"teacher.context={teacher.context} shows the {teacher.reference}, but data.columns.{teacher.reference} is "
-            f"empty. Name the column, or set teacher.reference to the one the dataset has."
-        )
-    return None
-
-
-def _live_needs_online(config: CampaignConfig) -> str | None:
-    if config.teacher.weights in ("live", "ema") and config.distillation.targets == "recorded":
-        return (
-            f"teacher.weights={config.teacher.weights} changes at every optimiser step, but distillation.targets=recorded "
-            "stores the teacher's distribution once per iteration. Set distillation.targets=online."
-        )
-    return None
 
 
 def _recorded_reverse_kl(config: CampaignConfig) -> str | None:
@@ -118,10 +75,7 @@ def _sampled_token_has_no_entries(config: CampaignConfig) -> str | None:
 
 
 RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
-    _null_configuration,
-    _shuffled_is_a_control,
-    _reference_needs_labels,
-    _live_needs_online,
+    *TEACHER_RULES,
     _recorded_reverse_kl,
     _near_limit_beta,
     _prompt_budget,
@@ -137,7 +91,7 @@ def violations(config: CampaignConfig) -> Iterator[str]:
     for rule in RULES:
         if reason := rule(config):
             yield reason
-    yield from scheduled_violations(config, RULES, may_end_in=_null_configuration)
+    yield from scheduled_violations(config, RULES, may_end_in=null_configuration)
 
 
 def check_rules(config: CampaignConfig) -> None:

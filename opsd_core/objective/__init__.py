@@ -14,9 +14,11 @@ from opsd_core.config.method import DistillationConfig
 from opsd_core.errors import DataError
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss, working_dtype
-from opsd_core.objective.types import Head, HiddenTargets, ObjectiveResult, TopKTargets
+from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
-__all__ = ["Head", "HiddenTargets", "ObjectiveResult", "TopKTargets", "distillation_loss"]
+__all__ = ["FullTargets", "Head", "HiddenTargets", "ObjectiveResult", "TopKTargets", "distillation_loss"]
+
+Targets = TopKTargets | HiddenTargets | FullTargets
 
 PLAIN_MAX_LOGITS = 2**20
 """N x V up to which whole logits are used (4 MiB a side): measured on CPU, strips tie here and win from 2^21 on."""
@@ -25,7 +27,7 @@ PLAIN_MAX_LOGITS = 2**20
 def distillation_loss(
     student_hidden_NH: Tensor,
     head: Head,
-    targets: TopKTargets | HiddenTargets,
+    targets: Targets,
     token_ids_N: Tensor,
     weights_N: Tensor,
     config: DistillationConfig,
@@ -38,7 +40,8 @@ def distillation_loss(
 
     Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is no part of that
     sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
-    they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input).
+    they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input). FullTargets
+    are whole [N, V] already, so they always take the plain path.
 
     Raises DataError when shapes disagree, or when sampled_token gets recorded targets without sampled_logprob_N.
     """
@@ -46,7 +49,8 @@ def distillation_loss(
     rows_R = weights_N.nonzero()[:, 0]
     if len(rows_R) == 0:
         return _nothing(student_hidden_NH, head, targets)
-    loss = plain_loss if len(rows_R) * len(head.weight_VH) <= PLAIN_MAX_LOGITS else fused_loss
+    small = len(rows_R) * len(head.weight_VH) <= PLAIN_MAX_LOGITS
+    loss = plain_loss if small or isinstance(targets, FullTargets) else fused_loss
     if len(rows_R) == len(weights_N):
         return loss(student_hidden_NH, head, targets, token_ids_N, weights_N, config)
     result = loss(
@@ -55,11 +59,11 @@ def distillation_loss(
     return _expand(result, rows_R, len(weights_N))
 
 
-def _select(targets: TopKTargets | HiddenTargets, rows_R: Tensor) -> TopKTargets | HiddenTargets:
+def _select(targets: Targets, rows_R: Tensor) -> Targets:
     if isinstance(targets, HiddenTargets):
         return replace(targets, hidden_NH=targets.hidden_NH[rows_R])
     columns = {field.name: getattr(targets, field.name) for field in fields(targets)}
-    return TopKTargets(**{name: None if column is None else column[rows_R] for name, column in columns.items()})
+    return type(targets)(**{name: None if column is None else column[rows_R] for name, column in columns.items()})
 
 
 def _expand(result: ObjectiveResult, rows_R: Tensor, size: int) -> ObjectiveResult:
@@ -70,7 +74,7 @@ def _expand(result: ObjectiveResult, rows_R: Tensor, size: int) -> ObjectiveResu
     return ObjectiveResult(**columns)
 
 
-def _nothing(student_hidden_NH: Tensor, head: Head, targets: TopKTargets | HiddenTargets) -> ObjectiveResult:
+def _nothing(student_hidden_NH: Tensor, head: Head, targets: Targets) -> ObjectiveResult:
     dtype = working_dtype(student_hidden_NH)
     leaves = [student_hidden_NH, head.weight_VH] + ([] if head.bias_V is None else [head.bias_V])
     zeros_N = torch.zeros(len(student_hidden_NH), dtype=dtype, device=student_hidden_NH.device)
@@ -83,7 +87,7 @@ def _nothing(student_hidden_NH: Tensor, head: Head, targets: TopKTargets | Hidde
 def _check(
     student_hidden_NH: Tensor,
     head: Head,
-    targets: TopKTargets | HiddenTargets,
+    targets: Targets,
     token_ids_N: Tensor,
     weights_N: Tensor,
     config: DistillationConfig,
@@ -98,12 +102,10 @@ def _check(
     lengths = {"token_ids_N": len(token_ids_N), "weights_N": len(weights_N)}
     if isinstance(targets, HiddenTargets):
         lengths["targets.hidden_NH"] = len(targets.hidden_NH)
-        vocabulary, teacher_vocabulary = len(head.weight_VH), len(targets.head.weight_VH)
-        if vocabulary != teacher_vocabulary:
-            raise DataError(
-                f"The student's head has {vocabulary} entries and the teacher's {teacher_vocabulary}: distributions "
-                "over different vocabularies cannot be compared. Use a teacher with the same tokenizer and padding."
-            )
+        _check_vocabulary(len(head.weight_VH), len(targets.head.weight_VH))
+    elif isinstance(targets, FullTargets):
+        lengths["targets.logprobs_NV"] = len(targets.logprobs_NV)
+        _check_vocabulary(len(head.weight_VH), targets.logprobs_NV.shape[-1])
     else:
         lengths["targets.ids_NK"], lengths["targets.logprobs_NK"] = len(targets.ids_NK), len(targets.logprobs_NK)
         lengths["targets.tail_logprob_N"] = len(targets.tail_logprob_N)
@@ -116,4 +118,12 @@ def _check(
         raise DataError(
             f"student_hidden_NH has {size} rows but {wrong}: one row per completion token on every side. Check that "
             "student and teacher positions are cut at the same completion."
+        )
+
+
+def _check_vocabulary(student: int, teacher: int) -> None:
+    if student != teacher:
+        raise DataError(
+            f"The student's head has {student} entries and the teacher's {teacher}: distributions "
+            "over different vocabularies cannot be compared. Use a teacher with the same tokenizer and padding."
         )

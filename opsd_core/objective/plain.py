@@ -13,7 +13,7 @@ from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import TOKEN_BOUNDS, bounded_entries
 from opsd_core.objective.divergences import LOG_ZERO, configured
 from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
-from opsd_core.objective.types import Head, HiddenTargets, ObjectiveResult, TopKTargets
+from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
 
 class Compared(NamedTuple):
@@ -59,10 +59,13 @@ def _student_buckets(student_NV: Tensor, ids_NK: Tensor, repeated_NK: Tensor | N
 
 
 def _compare_online(
-    student_NV: Tensor, targets: HiddenTargets, token_ids_N: Tensor, config: DistillationConfig
+    student_NV: Tensor, targets: HiddenTargets | FullTargets, token_ids_N: Tensor, config: DistillationConfig
 ) -> Compared:
     with torch.no_grad():
-        teacher_NV = project(targets.hidden_NH, targets.head, targets.temperature * config.temperature)
+        if isinstance(targets, FullTargets):
+            teacher_NV = targets.logprobs_NV.clamp(min=LOG_ZERO)
+        else:
+            teacher_NV = project(targets.hidden_NH, targets.head, targets.temperature * config.temperature)
         teacher_NV = teacher_NV.to(student_NV.dtype)
         entropy_N = entropy(teacher_NV)
         sampled_N1 = teacher_NV.gather(-1, token_ids_N[:, None])
@@ -78,7 +81,7 @@ def _compare_online(
 def plain_loss(
     student_hidden_NH: Tensor,
     head: Head,
-    targets: TopKTargets | HiddenTargets,
+    targets: TopKTargets | HiddenTargets | FullTargets,
     token_ids_N: Tensor,
     weights_N: Tensor,
     config: DistillationConfig,

@@ -46,6 +46,14 @@ class HiddenTargets:
 
 
 @dataclass
+class FullTargets:
+    """The teacher's whole distribution, for what no pair of hidden states and head gives: mixtures and truncations."""
+
+    logprobs_NV: Tensor
+    """float32, nats, normalised, at the teacher's temperature and the loss temperature; LOG_ZERO instead of -inf."""
+
+
+@dataclass
 class ObjectiveResult:
     """The loss to differentiate and what to log. Rows whose weight is 0 hold 0 everywhere."""
 

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd_core.config import PromptConfig, TeacherConfig
-from opsd_core.contexts import CONTEXTS
+from opsd_core.contexts import ContextInputs, build_context
 from opsd_core.data import make_example
 from opsd_core.errors import ConfigError, DataError, ModelError
 from opsd_core.prompts import PromptBuilder, eos_ids, fitting_examples
@@ -17,6 +17,10 @@ def builder(**prompts):
     return PromptBuilder(small_tokenizer(), PromptConfig(**prompts), TEACHER)
 
 
+def shown(example, context="reference"):
+    return build_context(ContextInputs(example, TEACHER.model_copy(update={"context": context}), POOL))
+
+
 def text(ids):
     return "".join(small_tokenizer().convert_ids_to_tokens(ids))
 
@@ -24,19 +28,19 @@ def text(ids):
 def test_teacher_sees_the_reference_and_the_student_does_not():
     example, sides = POOL[0], builder()
     assert text(sides.student_ids(example)) == "1+1="
-    assert text(sides.teacher_ids(example, CONTEXTS["reference"](example, POOL, TEACHER))) == "2|1+1="
+    assert text(sides.teacher_ids(example, shown(example))) == "2|1+1="
 
 
 def test_without_a_context_both_sides_are_the_same_ids():
     sides = builder()
-    assert sides.teacher_ids(POOL[0], CONTEXTS["none"](POOL[0], POOL, TEACHER)) == sides.student_ids(POOL[0])
+    assert sides.teacher_ids(POOL[0], shown(POOL[0], "none")) == sides.student_ids(POOL[0])
 
 
 def test_shuffled_reference_is_always_another_answer_and_always_the_same():
     for example in POOL:
-        shown = CONTEXTS["shuffled_reference"](example, POOL, TEACHER)
-        assert shown != example.answer and shown in {other.answer for other in POOL}
-        assert shown == CONTEXTS["shuffled_reference"](example, POOL, TEACHER)
+        other = shown(example, "shuffled_reference")["privileged_context"]
+        assert other != example.answer and other in {item.answer for item in POOL}
+        assert other == shown(example, "shuffled_reference")["privileged_context"]
 
 
 def test_user_text_is_never_a_template():
@@ -60,7 +64,7 @@ def test_unknown_variable_names_those_that_exist():
 def test_too_long_prompts_are_counted_never_cut():
     limit = {"max_teacher_prompt_length": 6}
     long = make_example("3+4=", answer="777")
-    contexts = lambda example: example.answer  # noqa: E731
+    contexts = lambda example: {"privileged_context": example.answer}  # noqa: E731
     with pytest.raises(DataError, match=r"1 of 4 items.*teacher prompt.*8 tokens.*max_teacher_prompt_length=6"):
         fitting_examples([*POOL, long], builder(**limit), contexts)
     fitting, dropped = fitting_examples([*POOL, long], builder(**limit, overflow="drop"), contexts)

@@ -8,8 +8,10 @@ import torch
 
 from opsd_core.errors import IntegrityError
 from opsd_core.generation import Sampling, generate
+from opsd_core.mixtures import Transform
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
 from opsd_core.targets import read_targets, score_targets, stack_targets, write_targets
+from opsd_core.teachers import FixedTeacher
 from tests.core.small import small_policy
 
 
@@ -74,7 +76,7 @@ def test_damaged_or_foreign_files_are_refused(rollouts, tmp_path):
 def test_targets_are_the_teachers_distribution_at_the_completions_rows(policy, rollouts, tmp_path):
     teacher, hint = small_policy(seed=1), policy.tokenizer.encode("99|")
     prompts = [hint + r.prompt_ids for r in rollouts]
-    targets = score_targets(teacher, rollouts, prompts, top_k=5, temperature=0.7, max_tokens=32)
+    targets = score_targets(FixedTeacher(teacher), rollouts, prompts, 5, Transform(0.7), max_tokens=32)
     for rollout, prompt, target in zip(rollouts, prompts, targets, strict=True):
         with torch.inference_mode():
             logits = teacher.model(input_ids=torch.tensor([prompt + rollout.completion_ids])).logits[0].float()
@@ -93,5 +95,5 @@ def test_targets_are_the_teachers_distribution_at_the_completions_rows(policy, r
 
 def test_keeping_the_whole_vocabulary_leaves_no_tail(policy, rollouts):
     size = len(policy.tokenizer)
-    (target, *_) = score_targets(policy, rollouts, [r.prompt_ids for r in rollouts], size, 1.0, 64)
+    (target, *_) = score_targets(FixedTeacher(policy), rollouts, [r.prompt_ids for r in rollouts], size, Transform(), 64)
     assert np.exp(target.tail_logprob_T).max() <= 1e-6

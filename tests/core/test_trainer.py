@@ -9,6 +9,7 @@ import torch
 from opsd_core.batching import completion_hidden, microbatches, shared_prefix
 from opsd_core.config import resolve
 from opsd_core.errors import TrainingError
+from opsd_core.mixtures import Transform
 from opsd_core.models import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer, learning_rate
 from opsd_core.probes import run_probes
@@ -41,7 +42,7 @@ def items(policy, teacher=None, hint="", top_k=0):
             rollout = Rollout(
                 prompt, 0, 0, ids, tokens, completion, "eos", *[empty[:, 0]] * 2, empty, empty, *[empty[:, 0]] * 2
             )
-            (target,) = score_targets(teacher, [rollout], [teacher_ids], top_k, 1.0, 64)
+            (target,) = score_targets(FixedTeacher(teacher), [rollout], [teacher_ids], top_k, Transform(), 64)
         logprobs = np.zeros(len(tokens), np.float32)
         made.append(TrainingItem(ids, teacher_ids, tokens, logprobs, np.ones(len(tokens), np.float32), target))
     return made

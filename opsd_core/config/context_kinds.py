@@ -1,0 +1,85 @@
+"""The privileged contexts' names, default templates and needs: data that configuration rules and prompts share.
+
+`opsd_core.contexts` has one function per name. Template variables: question, answer, solution, student_prompt (the user
+message that the student sees), privileged_context, and what a kind lists in its comment.
+"""
+
+from typing import NamedTuple
+
+
+class ContextKind(NamedTuple):
+    """One kind of context: its default texts and what it needs."""
+
+    template: str
+    """The teacher's user message."""
+    system: str = ""
+    """The teacher's system message; empty = prompts.system."""
+    instruction: str = ""
+    """Default of teacher.instruction."""
+    reference: bool = False
+    """Shows the reference (answer or solution) of this or another item: needs that column."""
+    own_reference: bool = False
+    """Holds (part of) the item's own reference, so it must raise the likelihood of the answer."""
+    rollouts: bool = False
+    """Made from the iteration's rollouts, one context per completion."""
+    siblings: bool = False
+    """Needs several completions per prompt."""
+    grades: bool = False
+    """Needs to know which completions are right."""
+
+
+_REFERENCE = "{{ student_prompt }}\n\n(The correct final answer is {{ privileged_context }}.)"
+
+CONTEXT_KINDS: dict[str, ContextKind] = {
+    "none": ContextKind(""),
+    "reference": ContextKind(_REFERENCE, reference=True, own_reference=True),
+    "shuffled_reference": ContextKind(_REFERENCE, reference=True),
+    "demo": ContextKind(
+        "{{ student_prompt }}\nThis is an example for a response to the question:\n{{ privileged_context }}\n"
+        "Now answer with a response of your own, including the thinking process:",
+        reference=True,
+        own_reference=True,
+    ),
+    # other_question
+    "other_problem": ContextKind(
+        "Here is another problem with its solution.\n\nProblem: {{ other_question }}\n\nSolution: "
+        "{{ privileged_context }}\n\nUse what it shows and solve this problem:\n\n{{ student_prompt }}",
+        reference=True,
+    ),
+    "hint": ContextKind(
+        "{{ student_prompt }}\n\nHint, the first step of a solution: {{ privileged_context }}",
+        reference=True,
+        own_reference=True,
+    ),
+    "partial": ContextKind(
+        "{{ student_prompt }}\n\nHere is the beginning of a reference solution:\n{{ privileged_context }}\n\n"
+        "With its help, solve the problem in your own words.",
+        reference=True,
+        own_reference=True,
+    ),
+    "sibling_success": ContextKind(
+        "{{ student_prompt }}\n\nCorrect solution:\n\n{{ privileged_context }}\n\nCorrectly solve the original question.",
+        rollouts=True,
+        siblings=True,
+        grades=True,
+    ),
+    # majority_answer
+    "majority": ContextKind(
+        "{{ student_prompt }}\n\nHere is a solution whose answer most attempts agree on:\n\n{{ privileged_context }}\n\n"
+        "With its help, solve the problem in your own words.",
+        rollouts=True,
+        siblings=True,
+    ),
+    # attempt
+    "feedback": ContextKind(
+        "{{ student_prompt }}\n\nYour earlier attempt:\n\n{{ attempt }}\n\nThe following is feedback on it:\n\n"
+        "{{ privileged_context }}\n\nCorrectly solve the original question.",
+        rollouts=True,
+        grades=True,
+    ),
+    "concise": ContextKind(
+        "{{ privileged_context }}\n\n{{ student_prompt }}",
+        instruction="Solve the following problem concisely: only the steps that are needed, no remarks, no repetition.",
+    ),
+    "instruction": ContextKind("{{ student_prompt }}", system="{{ privileged_context }}"),
+}

@@ -1,0 +1,223 @@
+"""Rules between the teacher's settings and the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from opsd_core.config.campaign import CampaignConfig
+
+_OTHER_MODELS = ("external", "peers")
+_MOVING = ("ema", "live", "adapter_off", "trust_region")
+
+
+def generated_source(config: CampaignConfig) -> bool:
+    """True for data sets that are made here and bring question and answer of their own."""
+    return config.data.source.startswith(("reasoning_gym:", "tiny:"))
+
+
+def null_configuration(config: CampaignConfig) -> str | None:
+    """Refuse a teacher that is the student: nothing that only one side has."""
+    teacher = config.teacher
+    asymmetric = (
+        teacher.context != "none"
+        or teacher.temperature != 1.0
+        or teacher.truncates
+        or teacher.student_noise > 0.0
+        or teacher.weights in _OTHER_MODELS
+    )
+    if asymmetric or config.control:
+        return None
+    return (
+        f"teacher.context=none with teacher.temperature=1.0, no truncation, no student_noise and teacher.weights="
+        f"{teacher.weights}: the teacher is the student itself (or only an anchor to older weights), so the loss and its "
+        "gradient are 0 and nothing can be learned. Give the teacher an advantage (teacher.context=reference), another "
+        "temperature or another model; to run this as a control arm set control=true."
+    )
+
+
+def _shuffled_is_a_control(config: CampaignConfig) -> str | None:
+    if config.teacher.context == "shuffled_reference" and not config.control:
+        return (
+            "teacher.context=shuffled_reference shows the teacher another item's answer; it measures the effect of the "
+            "format alone. Set control=true to run it as a control arm."
+        )
+    return None
+
+
+def _reference_needs_its_column(config: CampaignConfig) -> str | None:
+    teacher, columns = config.teacher, config.data.columns
+    if not teacher.kind.reference:
+        return None
+    if generated_source(config):
+        if teacher.reference == "solution":
+            return (
+                f"teacher.reference=solution, but data.source={config.data.source} makes questions and answers only. "
+                "Set teacher.reference=answer."
+            )
+        return None
+    if not getattr(columns, teacher.reference):
+        return (
+            f"teacher.context={teacher.context} shows the {teacher.reference}, but data.columns.{teacher.reference} is "
+            f"empty. Name the column, or set teacher.reference to the one the dataset has, or use a context without labels "
+            "(majority, concise, instruction)."
+        )
+    return None
+
+
+def _grades_need_answers(config: CampaignConfig) -> str | None:
+    if config.teacher.kind.grades and not config.data.columns.answer and not generated_source(config):
+        return (
+            f"teacher.context={config.teacher.context} needs to know which completions are right, but data.columns.answer "
+            "is empty, so nothing is graded. Name the column, or use teacher.context=majority."
+        )
+    return None
+
+
+def _unlabelled_cannot_promote(config: CampaignConfig) -> str | None:
+    unlabelled = not config.data.columns.answer and not generated_source(config)
+    if unlabelled and config.promotion.mode == "auto":
+        return (
+            "data.columns.answer is empty and promotion.mode=auto: without answers the gate cannot measure accuracy and "
+            "would never know a better model. Set promotion.mode=manual and promote by hand, or use labelled data."
+        )
+    return None
+
+
+def _siblings_need_a_group(config: CampaignConfig) -> str | None:
+    if config.teacher.kind.siblings and config.rollout.group_size < 2:
+        return (
+            f"teacher.context={config.teacher.context} shows another completion of the same prompt, but "
+            "rollout.group_size=1 samples one only. Use 8, or at least 2."
+        )
+    return None
+
+
+def _moving_teacher_needs_online(config: CampaignConfig) -> str | None:
+    weights = config.teacher.weights
+    if weights not in _MOVING or config.distillation.targets == "online":
+        return None
+    if weights == "adapter_off":
+        return (
+            "teacher.weights=adapter_off saves a second copy while training, but distillation.targets=recorded scores "
+            "before it. Set distillation.targets=online, or teacher.weights=initial, which is the same model."
+        )
+    return (
+        f"teacher.weights={weights} changes at every optimiser step, but distillation.targets=recorded "
+        "stores the teacher's distribution once per iteration. Set distillation.targets=online."
+    )
+
+
+def _adapter_off_needs_adapters(config: CampaignConfig) -> str | None:
+    if config.teacher.weights == "adapter_off" and config.model.lora.rank == 0:
+        return (
+            "teacher.weights=adapter_off with model.lora.rank=0: all weights are trained, so there is no adapter to switch "
+            "off. Set model.lora.rank above 0, or teacher.weights=initial."
+        )
+    return None
+
+
+def _other_models_are_named(config: CampaignConfig) -> str | None:
+    teacher = config.teacher
+    if teacher.weights == "external" and not teacher.source:
+        return "teacher.weights=external needs teacher.source, the model that teaches."
+    if teacher.weights == "peers" and len(teacher.peers) < 2:
+        return (
+            f"teacher.weights=peers needs two or more models in teacher.peers, not {len(teacher.peers)}. "
+            "For one use teacher.weights=external and teacher.source."
+        )
+    if teacher.source and teacher.weights != "external":
+        return f"teacher.source={teacher.source!r} has no effect with teacher.weights={teacher.weights}; set external."
+    if teacher.peers and teacher.weights != "peers":
+        return f"teacher.peers has no effect with teacher.weights={teacher.weights}; set peers."
+    return None
+
+
+def _truncated_target_forbids_reverse(config: CampaignConfig) -> str | None:
+    teacher, distillation = config.teacher, config.distillation
+    reverse = distillation.divergence in ("reverse_kl", "entropy_mix", "sampled_token")
+    if teacher.truncates and (reverse or (distillation.divergence == "jsd" and distillation.beta == 1.0)):
+        return (
+            f"teacher.top_p={teacher.top_p}, teacher.top_k={teacher.top_k} give some tokens probability 0, and "
+            f"distillation.divergence={distillation.divergence} is infinite where the student has mass there. "
+            "Use forward_kl, jsd or skew_kl, or no truncation."
+        )
+    return None
+
+
+def _instruction_is_given(config: CampaignConfig) -> str | None:
+    teacher = config.teacher
+    if teacher.context == "instruction" and not teacher.instruction:
+        return "teacher.context=instruction needs teacher.instruction, the text that only the teacher is told."
+    if teacher.instruction and teacher.context not in ("instruction", "concise"):
+        return (
+            f"teacher.instruction has no effect with teacher.context={teacher.context}: only instruction and concise show "
+            "it. Put the text into teacher.template, or change the context."
+        )
+    return None
+
+
+_PRIVILEGED = ("privileged_context", "answer", "solution", "attempt", "other_question")
+
+
+def _template_shows_the_context(config: CampaignConfig) -> str | None:
+    teacher = config.teacher
+    texts = teacher.user_template + teacher.system_template
+    if teacher.context != "none" and not any(name in texts for name in _PRIVILEGED):
+        return (
+            f"teacher.template={teacher.user_template!r:.80} never mentions privileged_context, so the teacher would not see "
+            f"its {teacher.context}. Put {{{{ privileged_context }}}} into teacher.template or teacher.system."
+        )
+    return None
+
+
+def _noise_spoils_the_importance_ratio(config: CampaignConfig) -> str | None:
+    if config.teacher.student_noise > 0 and config.weights.importance_correction:
+        return (
+            f"teacher.student_noise={config.teacher.student_noise} with weights.importance_correction=true: the ratio would "
+            "compare a noisy policy with the clean one that sampled. Turn one of them off."
+        )
+    return None
+
+
+TEACHER_RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
+    null_configuration,
+    _shuffled_is_a_control,
+    _reference_needs_its_column,
+    _grades_need_answers,
+    _unlabelled_cannot_promote,
+    _siblings_need_a_group,
+    _moving_teacher_needs_online,
+    _adapter_off_needs_adapters,
+    _other_models_are_named,
+    _truncated_target_forbids_reverse,
+    _instruction_is_given,
+    _template_shows_the_context,
+    _noise_spoils_the_importance_ratio,
+)
+
+
+def teacher_settings_without_effect(config: CampaignConfig) -> Iterator[str]:
+    """Settings that differ from their default although nothing reads them; worth a warning, no refusal."""
+    teacher = config.teacher
+    defaults = type(teacher)()
+    used = {
+        "ema_decay": teacher.weights == "ema",
+        "trust_region_lambda": teacher.weights == "trust_region",
+        "mixture": teacher.weights == "peers",
+        "mixture_weights": teacher.weights == "peers",
+        "reference": teacher.kind.reference,
+        "context_fraction": teacher.context in ("hint", "partial"),
+        "min_agreement": teacher.context == "majority",
+        "only_unsuccessful": teacher.kind.rollouts,
+        "missing_context": teacher.kind.rollouts,
+        "template": teacher.context != "none",
+        "system": teacher.context != "none",
+    }
+    for name, effective in used.items():
+        if not effective and (value := getattr(teacher, name)) != getattr(defaults, name):
+            yield (
+                f"teacher.{name}={value!r:.60} has no effect with teacher.weights={teacher.weights} and "
+                f"teacher.context={teacher.context}."
+            )
