@@ -6,7 +6,8 @@
     ├── ModelError     (ValueError)      weights, tokenizer or template cannot be used
     ├── IntegrityError (OSError)         stored bytes are missing, torn or not what their manifest says
     ├── ServiceError   (ConnectionError) Prefect, MLflow or the object store does not answer or refuses
-    └── TrainingError  (RuntimeError)    training must not go on (non-finite loss, no signal, alarm)
+    └── TrainingError  (RuntimeError)    training must not go on (non-finite loss, no signal)
+        └── AlarmError                   a monitor passed its limit; the campaign may go on with a remedy
 
 A message says what is wrong, the value, the rule, the likely cause, and the field to change.
 """
@@ -37,4 +38,15 @@ class ServiceError(OpsdError, ConnectionError):
 
 
 class TrainingError(OpsdError, RuntimeError):
-    """Training must not go on: non-finite numbers, no signal, or an alarm."""
+    """Training must not go on: non-finite numbers or no signal."""
+
+
+class AlarmError(TrainingError):
+    """A monitor passed its limit: the iteration stops, what it made is kept."""
+
+    def __init__(self, message: str, names: tuple[str, ...] = ()) -> None:
+        super().__init__(message, names)  # both in args, so that the error survives pickling
+        self.names = names
+
+    def __str__(self) -> str:
+        return self.args[0]

@@ -9,6 +9,9 @@ from opsd_core.config.base import Section
 SCHEDULED_SECTIONS = ("rollout", "filter", "weights", "teacher", "distillation")
 """Sections whose settings may be scheduled; the rest decides what is measured or what a state file fits."""
 
+FIXED_SETTINGS = ("teacher.weights", "rollout.num_prompts")
+"""Settings in these sections that other iterations rely on: a teacher's state, and where the next prompts begin."""
+
 
 class CurriculumConfig(Section):
     """Off by default: prompts in seeded passes over the training split, every setting fixed."""

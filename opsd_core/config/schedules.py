@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from opsd_core.config.curriculum import SCHEDULED_SECTIONS
+from opsd_core.config.curriculum import FIXED_SETTINGS, SCHEDULED_SECTIONS
 from opsd_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,10 +36,10 @@ def config_at(config: CampaignConfig, iteration: int, max_completion_length: int
 
 def _check(config: CampaignConfig, path: str, section: str, name: str, values: tuple[Any, ...]) -> None:
     known = section in SCHEDULED_SECTIONS and name in type(getattr(config, section)).model_fields
-    if not known or path == "teacher.weights":
+    if not known or path in FIXED_SETTINGS:
         raise ConfigError(
             f"curriculum.schedules[{path!r}]: no such setting, or one that must not change during a campaign. "
-            f"Sections that may be scheduled: {', '.join(SCHEDULED_SECTIONS)} (not teacher.weights)."
+            f"Sections that may be scheduled: {', '.join(SCHEDULED_SECTIONS)} (without {', '.join(FIXED_SETTINGS)})."
         )
     if not values:
         raise ConfigError(f"curriculum.schedules[{path!r}] is empty; give one value per share of the iterations.")
