@@ -1,0 +1,1 @@
+"""The story: what happens in which order."""

@@ -1,0 +1,1 @@
+"""The embedded stack, images, generated pages."""

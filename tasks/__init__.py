@@ -1,0 +1,1 @@
+"""The edges: storage, tracking, retries; no arithmetic."""
