@@ -2,13 +2,13 @@
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.cache_policies import NO_CACHE
 
 from opsd_core.errors import ConfigError
 from tasks.context import tracker
+from tasks.retries import STAGE
 
 
-@task(name="promote-version", cache_policy=NO_CACHE)
+@task(name="promote-version", **STAGE)
 def promote_version(name: str, version: int | None, reason: str, who: str) -> str:
     """Move `champion` to `version` (the candidate when None). ConfigError when there is no such version."""
     registry = tracker()
@@ -20,7 +20,7 @@ def promote_version(name: str, version: int | None, reason: str, who: str) -> st
     return f"{name}: version {target} is champion (before: {before or 'none'})"
 
 
-@task(name="roll-back", cache_policy=NO_CACHE)
+@task(name="roll-back", **STAGE | {"retries": 0})  # tried again after a half-done move it would go back twice
 def roll_back(name: str, reason: str, who: str) -> str:
     """Move `champion` back to `previous`."""
     registry = tracker()

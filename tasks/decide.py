@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from opsd_core.evaluation import read_outcomes
@@ -14,12 +13,11 @@ from opsd_core.gate import Verdict, decide
 from tasks.context import local, produce, tracker
 from tasks.environment import git_revision
 from tasks.records import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
+from tasks.retries import STAGE
 from tasks.teach import teacher_ref
 
-_RETRIES = {"retries": 3, "retry_delay_seconds": [2, 10, 30], "cache_policy": NO_CACHE}
 
-
-@task(name="register", task_run_name="register-it{iteration}", **_RETRIES)
+@task(name="register", task_run_name="register-it{iteration}", **STAGE)
 def register(
     campaign: Campaign,
     iteration: int,
@@ -63,7 +61,7 @@ def register(
     return policy.model_copy(update={"version": version})
 
 
-@task(name="gate", task_run_name="gate-it{iteration}", **_RETRIES)
+@task(name="gate", task_run_name="gate-it{iteration}", **STAGE)
 def judge(
     campaign: Campaign,
     iteration: int,

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from opsd_core.checkpoint import load_trainable
@@ -19,14 +18,15 @@ from opsd_core.models import Policy, add_lora, save_policy
 from opsd_core.probes import run_probes
 from opsd_core.rollouts import read_rollouts
 from opsd_core.targets import read_targets
-from opsd_core.teachers import EmaTeacher, FixedTeacher, LiveTeacher, TeacherWeights
+from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, LiveTeacher, TeacherWeights, TrustRegionTeacher
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
 from opsd_core.weights import WeightInputs, token_weights
 from tasks.artifacts import Artifact, find, publish
 from tasks.context import load, load_shared, local, produce, scratch, store, tracker
 from tasks.progress import progress
 from tasks.records import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
-from tasks.teach import teacher_prompts, teacher_ref
+from tasks.retries import STAGE
+from tasks.teach import fixed_teacher, grades_for_context, prompts_of, teacher_ref
 
 _SEND_EVERY = 10
 """Optimiser steps between metric batches: live curves without a call per step."""
@@ -34,7 +34,7 @@ _PROBE_ITEMS = 32
 """Completions the probes look at."""
 
 
-@task(name="distil", task_run_name="distil-it{iteration}", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="distil", task_run_name="distil-it{iteration}", **STAGE)
 def distil_candidate(
     campaign: Campaign,
     iteration: int,
@@ -161,7 +161,12 @@ def _teacher(campaign: Campaign, student: Policy, champion: PolicyRef) -> Teache
         return LiveTeacher(student)
     if config.teacher.weights == "ema":
         return EmaTeacher(load(campaign.initial.uri, config.model, torch.float32), config.teacher.ema_decay)
-    return FixedTeacher(load_shared(teacher_ref(campaign, champion).uri, config.model.model_dump_json()))
+    if config.teacher.weights == "adapter_off":
+        return AdapterOffTeacher(student)
+    if config.teacher.weights == "trust_region":
+        initial = load_shared(campaign.initial.uri, config.model.model_dump_json())
+        return TrustRegionTeacher(initial, student, config.teacher.trust_region_lambda)
+    return fixed_teacher(campaign, teacher_ref(campaign, champion))
 
 
 def _training_items(campaign, student, shards, graded, targets) -> tuple[list[TrainingItem], list[list[int]]]:
@@ -169,23 +174,24 @@ def _training_items(campaign, student, shards, graded, targets) -> tuple[list[Tr
     config = campaign.config
     kept = {grade.key: grade for grade in read_grades(local(graded.uri) / "grades.parquet") if grade.keep}
     scored = {t.key: t for ref in targets for t in read_targets(local(ref.uri) / "targets.parquet")}
-    rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet") if r.key in kept]
+    sampled = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet")]
+    prompts = prompts_of(campaign, sampled, grades_for_context(campaign, graded)).ids
+    rollouts = [r for r in sampled if r.key in kept]
     rollouts.sort(key=lambda r: r.key)  # training order must not depend on the number of shards
     wanted = {r.example_id for r in rollouts}
     examples = {e.id: e for e in read_examples(local(campaign.data_uri) / "train.parquet") if e.id in wanted}
-    prompts = teacher_prompts(campaign, student.tokenizer, list(examples.values()))
     special = frozenset(student.tokenizer.all_special_ids) - frozenset(student.eos_ids)
     items = [
         TrainingItem(
             prompt_ids=r.prompt_ids,
-            teacher_prompt_ids=prompts[r.example_id],
+            teacher_prompt_ids=prompts[r.key],
             completion_ids=r.completion_ids,
             rollout_logprobs_T=old_logprobs(r, config.rollout),
             weights_T=token_weights(
                 WeightInputs(
                     completion_ids=r.completion_ids,
                     prompt_ids=r.prompt_ids,
-                    teacher_prompt_ids=prompts[r.example_id],
+                    teacher_prompt_ids=prompts[r.key],
                     answer_ids=_encodings(student.tokenizer, examples[r.example_id].answer),
                     special_ids=special,
                     truncated=r.truncated,
@@ -196,6 +202,7 @@ def _training_items(campaign, student, shards, graded, targets) -> tuple[list[Tr
                 config,
             ),
             target=scored[r.key] if targets else None,
+            key=r.key,
         )
         for r in rollouts
     ]

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
@@ -19,15 +18,10 @@ from opsd_core.types import Example
 from tasks.context import load_shared, local, produce
 from tasks.progress import progress
 from tasks.records import Campaign, EvaluationRef, PolicyRef
+from tasks.retries import STAGE
 
 
-@task(
-    name="evaluate",
-    task_run_name="evaluate-{label}",
-    retries=2,
-    retry_delay_seconds=[3, 20],
-    cache_policy=NO_CACHE,
-)
+@task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
 def evaluate(campaign: Campaign, policy: PolicyRef, label: str, split: str = "validation") -> EvaluationRef:
     """Outcomes of `policy` on the split's first num_items items (by id); the same items for every policy."""
     config = campaign.config

@@ -2,17 +2,18 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opsd_core.tiny import build_tiny
 from prefect import task
-from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from opsd_core.config import CampaignConfig, ModelConfig
-from opsd_core.contexts import CONTEXTS
+from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.contexts import ContextInputs, Variables, build_context, context_identity
 from opsd_core.data import load_examples
 from opsd_core.digest import digest, file_digest
 from opsd_core.errors import ModelError, ServiceError
@@ -21,17 +22,21 @@ from opsd_core.graders import check_gradable, grader_name
 from opsd_core.models import load_gguf, load_policy, load_tokenizer, resolve_device, save_policy
 from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
 from opsd_core.smollm2 import smollm2_gguf
+from opsd_core.teachers import check_same_vocabulary
+from opsd_core.tiny import build_tiny
+from opsd_core.types import Example
 from tasks.artifacts import describe
-from tasks.context import local, produce, scratch, settings, store, tracker
+from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
 from tasks.environment import environment, git_revision
 from tasks.records import Campaign, PolicyRef
+from tasks.retries import STAGE
 from tasks.store import open_store
 
 _MIN_FREE_BYTES = 2 << 30
 """Free space under which a campaign is refused: a model, its optimiser state and their staged copies have to fit."""
 
 
-@task(name="preflight", retries=1, retry_delay_seconds=3, cache_policy=NO_CACHE)
+@task(name="preflight", **STAGE | {"retries": 0})
 def preflight(config: CampaignConfig) -> None:
     """Ask every service and the disk before any work. ServiceError or ConfigError names what is missing."""
     resolve_device(config.model)
@@ -48,9 +53,27 @@ def preflight(config: CampaignConfig) -> None:
         )
 
 
-@task(name="prepare-model", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="prepare-model", **STAGE)
 def prepare_model(config: CampaignConfig) -> PolicyRef:
     """The starting weights as a safetensors folder in the store."""
+    return _stored_weights(config)
+
+
+@task(name="prepare-teachers", **STAGE)
+def prepare_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyRef]:
+    """The other models that teach, fixed for the campaign. ModelError when one has another vocabulary than the policy."""
+    teacher = config.teacher
+    sources = [teacher.source] if teacher.weights == "external" else list(teacher.peers)
+    model, refs = config.model.model_dump_json(), []
+    for source in sources:
+        other = config.model.model_copy(update={"source": source, "revision": None})
+        ref = _stored_weights(config.model_copy(update={"model": other}))
+        check_same_vocabulary(load_shared(initial.uri, model), load_shared(ref.uri, model), f"teacher {source!r}")
+        refs.append(ref)
+    return refs
+
+
+def _stored_weights(config: CampaignConfig) -> PolicyRef:
     source = config.model.source
     if source.startswith("models:/"):
         source = tracker().source_of(source)
@@ -107,7 +130,7 @@ def _download_folder(source: str, folder: Path) -> None:
         remote.download(info.key, folder / info.key.rpartition("/")[2])
 
 
-@task(name="prepare-data", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="prepare-data", **STAGE)
 def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
     """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artefact."""
     tokenizer = load_tokenizer(local(initial.uri))
@@ -117,7 +140,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
         "content": _content(config.data.source),
         "tokenizer": tokenizer_digest(tokenizer),
         "templates": builder.teacher_digest,
-        "context": [config.teacher.context, config.teacher.reference],
+        "context": None if config.teacher.kind.rollouts else context_identity(config.teacher),
         "budgets": config.prompts.model_dump(include={"max_prompt_length", "max_teacher_prompt_length", "overflow"}),
     }
     artifact, _ = produce("datasets", identity, partial(_load_data, config, builder))
@@ -128,13 +151,11 @@ def _load_data(config: CampaignConfig, builder: PromptBuilder, folder: Path) -> 
     with scratch() as downloads:
         data = load_examples(config.data, fetch=lambda uri: _download_file(uri, downloads))
     check_gradable([e for e in data.train + data.validation + data.test if e.answer], grader_name(config.data))
-    context = CONTEXTS[config.teacher.context]
     report, too_long = data.report.as_dict(), []
     for split in ("train", "validation", "test"):
         examples = getattr(data, split)
-        in_context = (
-            partial(context, pool=examples, config=config.teacher) if split == "train" else lambda example: None
-        )
+        shown = split == "train" and not config.teacher.kind.rollouts  # contexts made from rollouts are checked later
+        in_context = partial(_context, config, examples) if shown else lambda example: None
         fitting, dropped = fitting_examples(examples, builder, in_context)
         write_examples(folder / f"{split}.parquet", fitting)
         report["sizes"][split] = len(fitting)
@@ -144,6 +165,10 @@ def _load_data(config: CampaignConfig, builder: PromptBuilder, folder: Path) -> 
     return {name: report[name] for name in ("sizes", "digests", "reasons")} | {"prompts_too_long": len(too_long)}
 
 
+def _context(config: CampaignConfig, pool: list[Example], example: Example) -> Variables | None:
+    return build_context(ContextInputs(example, config.teacher, pool))
+
+
 def _download_file(uri: str, folder: Path) -> Path:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     path = folder / key.rpartition("/")[2]
@@ -151,8 +176,10 @@ def _download_file(uri: str, folder: Path) -> Path:
     return path
 
 
-@task(name="start-campaign", retries=1, retry_delay_seconds=5, cache_policy=NO_CACHE)
-def start_campaign(config: CampaignConfig, initial: PolicyRef, data_uri: str) -> Campaign:
+@task(name="start-campaign", **STAGE)
+def start_campaign(
+    config: CampaignConfig, initial: PolicyRef, data_uri: str, teachers: Sequence[PolicyRef] = ()
+) -> Campaign:
     """Store resolved config, git revision and package versions; open the MLflow run; register a first champion.
 
     The campaign's identity is its configuration, model and data: triggering it again continues or reuses it.
@@ -162,6 +189,10 @@ def start_campaign(config: CampaignConfig, initial: PolicyRef, data_uri: str) ->
         "initial": initial.digest,
         "data": data_uri.rsplit("/", 2)[-2],
     }
+    if teachers:
+        identity["teachers"] = [teacher.digest for teacher in teachers]
+    for warning in teacher_settings_without_effect(config):
+        get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
     experiment = tracker()
     run_id = experiment.campaign_run(config.name, campaign_id, identity["config"], _tags(initial, data_uri))
@@ -183,6 +214,7 @@ def start_campaign(config: CampaignConfig, initial: PolicyRef, data_uri: str) ->
         config_uri=artifact.uri,
         data_uri=data_uri,
         initial=initial,
+        teachers=list(teachers),
         champion=PolicyRef.model_validate_json((folder / "champion.json").read_text()),
         run_id=run_id,
         flow_run_id=flow_run.get_id(),

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
@@ -24,6 +23,7 @@ from tasks.records import (
     TargetsRef,
     VerdictRef,
 )
+from tasks.retries import STAGE
 
 
 class IterationSummary(Record):
@@ -45,20 +45,14 @@ class IterationSummary(Record):
         return max(0.0, self.wall_seconds - self.compute_seconds)
 
 
-@task(
-    name="open-iteration",
-    task_run_name="open-iteration-it{iteration}",
-    retries=2,
-    retry_delay_seconds=5,
-    cache_policy=NO_CACHE,
-)
+@task(name="open-iteration", task_run_name="open-iteration-it{iteration}", **STAGE)
 def open_iteration(campaign: Campaign, iteration: int) -> str:
     """The iteration's MLflow run, a child of the campaign's; the same one when the iteration runs again."""
     tags = {"opsd.campaign": campaign.id, "prefect.flow_run_id": campaign.flow_run_id or ""}
     return tracker().iteration_run(campaign.run_id, iteration, tags)
 
 
-@task(name="report", task_run_name="report-it{iteration}", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="report", task_run_name="report-it{iteration}", **STAGE)
 def report_iteration(
     campaign: Campaign,
     iteration: int,
@@ -177,7 +171,7 @@ def _accuracy(evaluation: EvaluationRef) -> str:
     return f"{accuracy:.3f} ± {1.96 * error:.3f}"
 
 
-@task(name="close-campaign", retries=2, retry_delay_seconds=5, cache_policy=NO_CACHE)
+@task(name="close-campaign", **STAGE)
 def close_campaign(campaign: Campaign, summaries: list[IterationSummary]) -> str:
     """Accuracy per iteration as a plot and a table; the campaign's MLflow run is finished."""
     rows = [

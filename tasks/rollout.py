@@ -6,15 +6,15 @@ from typing import Any
 
 import torch
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from opsd_core.agreement import agreements, final_answer
 from opsd_core.config import CampaignConfig
-from opsd_core.curriculum import add_grades, pass_rate
+from opsd_core.contexts import context_identity
+from opsd_core.curriculum import add_grades, draw_by_difficulty, pass_rate
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.examples_io import read_examples, write_examples
-from opsd_core.filters import GradedCompletion, count_reasons, filter_rollouts
+from opsd_core.filters import Decision, GradedCompletion, count_reasons, filter_rollouts
 from opsd_core.generation import Sampling, generate
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.grades import GradedRollout, write_grades
@@ -24,13 +24,16 @@ from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
 from opsd_core.types import Example
 from tasks.context import load_shared, local, produce
+from tasks.curriculum import known_counts
 from tasks.progress import progress
-from tasks.records import Campaign, GradedRef, PolicyRef, PromptSet, ShardRef
+from tasks.records import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef
+from tasks.retries import STAGE
+from tasks.teach import prompt_builder, prompts_of
 
 
-@task(name="choose-prompts", task_run_name="choose-prompts-it{iteration}", cache_policy=NO_CACHE)
-def choose_prompts(campaign: Campaign, iteration: int) -> PromptSet:
-    """Draw the iteration's training prompts: seeded passes over the training split, without a gap between them."""
+@task(name="choose-prompts", task_run_name="choose-prompts-it{iteration}", **STAGE)
+def choose_prompts(campaign: Campaign, iteration: int, curriculum: CurriculumRef | None = None) -> PromptSet:
+    """Draw the iteration's training prompts: seeded passes over the training split without a gap, or by difficulty."""
     config = campaign.config
     identity = {
         "data": campaign.data_uri.rsplit("/", 2)[-2],
@@ -39,40 +42,47 @@ def choose_prompts(campaign: Campaign, iteration: int) -> PromptSet:
         "seed": config.seed,
         "iteration": iteration,
     }
-    artifact, _ = produce("prompts", identity, partial(_draw_prompts, campaign, iteration))
+    if config.curriculum.sampling == "difficulty":
+        weights = ("easy_power", "hard_power", "min_pass_rate", "max_pass_rate")
+        identity["difficulty"] = config.curriculum.model_dump(include=set(weights))
+        identity["pass_rates"] = curriculum.digest if curriculum else None
+    artifact, _ = produce("prompts", identity, partial(_draw_prompts, campaign, iteration, curriculum))
     return PromptSet(iteration=iteration, uri=artifact.uri, **artifact.summary["counts"])
 
 
-def _draw_prompts(campaign: Campaign, iteration: int, folder: Path) -> dict[str, Any]:
+def _draw_prompts(campaign: Campaign, iteration: int, curriculum: CurriculumRef | None, folder: Path) -> dict[str, Any]:
     config = campaign.config
     train = read_examples(local(campaign.data_uri) / "train.parquet")
     if not train:
         raise DataError("the training split is empty; raise data.size or lower the held-out fractions.")
-    wanted, first = config.rollout.num_prompts, iteration * config.rollout.num_prompts
-    chosen: list[Example] = []
-    position = first
-    while len(chosen) < wanted:
-        epoch, offset = divmod(position, len(train))
-        generator = torch.Generator().manual_seed(derive_seed("prompts", config.seed, epoch))
-        order = torch.randperm(len(train), generator=generator).tolist()
-        part = order[offset : offset + wanted - len(chosen)]
-        chosen.extend(train[index] for index in part)
-        position += len(part)
-    # A pass boundary inside an iteration can repeat an item; a second completion of it would be the same rollout.
-    chosen = list({example.id: example for example in chosen}.values())
+    if config.curriculum.sampling == "difficulty":
+        counts, by_id = known_counts(curriculum), {example.id: example for example in train}
+        ids = draw_by_difficulty(
+            list(by_id), counts, config.rollout.num_prompts, config.curriculum, config.seed, iteration
+        )
+        chosen = [by_id[example_id] for example_id in ids]
+    else:
+        chosen = _next_of_passes(train, iteration * config.rollout.num_prompts, config.rollout.num_prompts, config.seed)
     num_shards = min(config.rollout.num_shards, len(chosen))
     for shard in range(num_shards):
         write_examples(folder / f"shard-{shard:04d}.parquet", chosen[shard::num_shards])
     return {"counts": {"num_prompts": len(chosen), "num_shards": num_shards}}
 
 
-@task(
-    name="rollout",
-    task_run_name="rollout-it{prompts.iteration}-shard{shard}",
-    retries=2,
-    retry_delay_seconds=[3, 20],
-    cache_policy=NO_CACHE,
-)
+def _next_of_passes(train: list[Example], position: int, wanted: int, seed: int) -> list[Example]:
+    chosen: list[Example] = []
+    while len(chosen) < wanted:
+        epoch, offset = divmod(position, len(train))
+        generator = torch.Generator().manual_seed(derive_seed("prompts", seed, epoch))
+        order = torch.randperm(len(train), generator=generator).tolist()
+        part = order[offset : offset + wanted - len(chosen)]
+        chosen.extend(train[index] for index in part)
+        position += len(part)
+    # A pass boundary inside an iteration can repeat an item; a second completion of it would be the same rollout.
+    return list({example.id: example for example in chosen}.values())
+
+
+@task(name="rollout", task_run_name="rollout-it{prompts.iteration}-shard{shard}", **STAGE)
 def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: int) -> ShardRef:
     """Sample the shard's completions from `policy` and store them with the distribution at every position."""
     config = campaign.config
@@ -151,8 +161,10 @@ def _sample(campaign, policy, prompts, shard, loaded, builder, folder: Path) -> 
     }
 
 
-@task(name="grade", task_run_name="grade-it{prompts.iteration}", retries=1, cache_policy=NO_CACHE)
-def grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef]) -> GradedRef:
+@task(name="grade", task_run_name="grade-it{prompts.iteration}", **STAGE)
+def grade(
+    campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], curriculum: CurriculumRef | None = None
+) -> GradedRef:
     """Judge every completion and decide which are trained on; nothing is deleted, every drop has its reason."""
     config = campaign.config
     identity = {
@@ -160,11 +172,18 @@ def grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef]) -> Gra
         "grader": config.data.grader,
         "filter": config.filter.model_dump(),
     }
-    artifact, seconds = produce("grades", identity, partial(_grade, campaign, prompts, shards))
+    if config.teacher.kind.rollouts:  # a completion may be left out because there is nothing to show the teacher
+        identity["context"] = context_identity(config.teacher)
+        identity["template"] = prompt_builder(campaign).teacher_digest
+    if config.filter.route == "pass_rate":
+        identity["pass_rates"] = curriculum.digest if curriculum else None
+    artifact, seconds = produce("grades", identity, partial(_grade, campaign, prompts, shards, curriculum))
     return GradedRef(uri=artifact.uri, digest=artifact.digest, seconds=seconds, **artifact.summary["counts"])
 
 
-def _grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], folder: Path) -> dict[str, Any]:
+def _grade(
+    campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], curriculum: CurriculumRef | None, folder: Path
+) -> dict[str, Any]:
     config = campaign.config
     judge = get_grader(grader_name(config.data))
     examples = {e.id: e for path in sorted(local(prompts.uri).glob("shard-*.parquet")) for e in read_examples(path)}
@@ -174,7 +193,8 @@ def _grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], folde
     ]
     answers = [g.extracted if g else final_answer(r.completion_text) for r, g in zip(rollouts, grades, strict=True)]
     votes = agreements([r.example_id for r in rollouts], answers)
-    counts = add_grades({}, [(r.example_id, g.correct if g else None) for r, g in zip(rollouts, grades, strict=True)])
+    right = [(r.example_id, g.correct if g else None) for r, g in zip(rollouts, grades, strict=True)]
+    counts = add_grades(known_counts(curriculum), right)
     completions = [
         GradedCompletion(
             r.completion_text,
@@ -189,6 +209,13 @@ def _grade(campaign: Campaign, prompts: PromptSet, shards: list[ShardRef], folde
         for r, g, vote in zip(rollouts, grades, votes, strict=True)
     ]
     decisions = filter_rollouts(completions, config.filter)
+    if config.teacher.kind.rollouts:
+        correct = {r.key: g.correct if g else None for r, g in zip(rollouts, grades, strict=True)}
+        withheld = prompts_of(campaign, rollouts, correct).withheld
+        decisions = [
+            Decision(keep=False, reason=withheld[r.key]) if d.keep and r.key in withheld else d
+            for r, d in zip(rollouts, decisions, strict=True)
+        ]
     rows = [
         GradedRollout(
             example_id=r.example_id,

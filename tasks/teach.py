@@ -1,61 +1,91 @@
 """Score stored completions with the teacher: soft targets, computed once and kept beside the rollouts."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 
-from opsd_core.contexts import CONTEXTS
+from opsd_core.contexts import context_identity
+from opsd_core.digest import digest
 from opsd_core.examples_io import read_examples
-from opsd_core.models import Policy
+from opsd_core.grades import read_grades
+from opsd_core.mixtures import Transform
+from opsd_core.models import load_tokenizer
 from opsd_core.prompts import PromptBuilder
-from opsd_core.rollouts import read_rollouts
+from opsd_core.rollouts import Rollout, read_rollouts
 from opsd_core.targets import score_targets, write_targets
-from opsd_core.types import Example
+from opsd_core.teacher_prompts import Key, TeacherPrompts, teacher_prompts
+from opsd_core.teachers import FixedTeacher, PeersTeacher, TeacherWeights
 from tasks.context import load_shared, local, produce
 from tasks.progress import progress
-from tasks.records import Campaign, PolicyRef, ShardRef, TargetsRef
+from tasks.records import Campaign, GradedRef, PolicyRef, ShardRef, TargetsRef
+from tasks.retries import STAGE
 
 
 def teacher_ref(campaign: Campaign, champion: PolicyRef) -> PolicyRef:
-    """The fixed weights that teach in this iteration."""
-    return champion if campaign.config.teacher.weights == "previous" else campaign.initial
+    """The fixed weights that teach in this iteration; for peers the digest names them all."""
+    weights = campaign.config.teacher.weights
+    if weights == "previous":
+        return champion
+    if weights == "external":
+        return campaign.teachers[0]
+    if weights == "peers":
+        first, digests = campaign.teachers[0], [peer.digest for peer in campaign.teachers]
+        return first.model_copy(update={"digest": digest(digests)})
+    return campaign.initial
 
 
-def teacher_prompts(campaign: Campaign, tokenizer: Any, examples: list[Example]) -> dict[str, list[int]]:
-    """The teacher's prompt of each example, privileged context included."""
+def fixed_teacher(campaign: Campaign, teacher: PolicyRef) -> TeacherWeights:
+    """The teacher of `teacher_ref`, loaded."""
     config = campaign.config
-    builder = PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
-    context = CONTEXTS[config.teacher.context]
+    model = config.model.model_dump_json()
+    if config.teacher.weights == "peers":
+        peers = [load_shared(peer.uri, model) for peer in campaign.teachers]
+        return PeersTeacher(peers, config.teacher.mixture, config.teacher.mixture_weights)
+    return FixedTeacher(load_shared(teacher.uri, model))
+
+
+def prompt_builder(campaign: Campaign) -> PromptBuilder:
+    """Both sides' prompts, in the policy's tokenizer and chat template whoever teaches."""
+    config = campaign.config
+    tokenizer = load_tokenizer(local(campaign.initial.uri))
+    return PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
+
+
+def prompts_of(campaign: Campaign, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> TeacherPrompts:
+    """The teacher's prompt of each completion; `rollouts` hold all completions of their prompts."""
     pool = read_examples(local(campaign.data_uri) / "train.parquet")
-    return {e.id: builder.teacher_ids(e, context(e, pool, config.teacher)) for e in examples}
+    return teacher_prompts(prompt_builder(campaign), rollouts, correct, pool)
 
 
-@task(
-    name="score-targets",
-    task_run_name="score-targets-it{shard.iteration}-shard{shard.shard}",
-    retries=2,
-    retry_delay_seconds=[3, 20],
-    cache_policy=NO_CACHE,
-)
-def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef) -> TargetsRef:
+def grades_for_context(campaign: Campaign, graded: GradedRef) -> dict[Key, bool | None]:
+    """Which completions are right, where the context asks for it."""
+    if not campaign.config.teacher.kind.rollouts:
+        return {}
+    return {grade.key: grade.correct for grade in read_grades(local(graded.uri) / "grades.parquet")}
+
+
+@task(name="score-targets", task_run_name="score-targets-it{shard.iteration}-shard{shard.shard}", **STAGE)
+def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: GradedRef) -> TargetsRef:
     """Teacher's top-k and tail at every position of the shard's completions."""
     config = campaign.config
-    loaded = load_shared(teacher.uri, config.model.model_dump_json())
-    builder = PromptBuilder(loaded.tokenizer, config.prompts, config.teacher, config.model.chat_template)
     identity = {
         "rollouts": shard.digest,
         "teacher": teacher.digest,
-        "template": builder.teacher_digest,
-        "context": config.teacher.context,
-        "reference": config.teacher.reference,
+        "template": prompt_builder(campaign).teacher_digest,
+        "context": context_identity(config.teacher),
         "data": campaign.data_uri.rsplit("/", 2)[-2],
-        "temperature": config.teacher.temperature * config.distillation.temperature,
+        "transform": asdict(Transform.of(config.teacher, config.distillation.temperature)),
         "top_k": config.distillation.top_k,
     }
-    artifact, seconds = produce("targets", identity, partial(_score, campaign, loaded, shard))
+    if config.teacher.kind.rollouts:
+        identity["grades"] = graded.digest
+    if config.teacher.weights == "peers":
+        identity["mixture"] = [config.teacher.mixture, config.teacher.mixture_weights]
+    artifact, seconds = produce("targets", identity, partial(_score, campaign, teacher, shard, graded))
     return TargetsRef(
         shard=shard.shard,
         uri=artifact.uri,
@@ -65,19 +95,18 @@ def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef) -> Targ
     )
 
 
-def _score(campaign: Campaign, teacher: Policy, shard: ShardRef, folder: Path) -> dict[str, Any]:
+def _score(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:
     config = campaign.config
     rollouts = read_rollouts(local(shard.uri) / "rollouts.parquet")
-    wanted = {r.example_id for r in rollouts}
-    train = read_examples(local(campaign.data_uri) / "train.parquet")
-    prompts = teacher_prompts(campaign, teacher.tokenizer, [e for e in train if e.id in wanted])
+    prompts = prompts_of(campaign, rollouts, grades_for_context(campaign, graded)).ids
+    rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
     with progress(f"targets-it{shard.iteration}-shard{shard.shard}", "completions") as report:
         targets = score_targets(
-            teacher,
+            fixed_teacher(campaign, teacher),
             rollouts,
-            [prompts[r.example_id] for r in rollouts],
+            [prompts[rollout.key] for rollout in rollouts],
             config.distillation.top_k,
-            config.teacher.temperature * config.distillation.temperature,
+            Transform.of(config.teacher, config.distillation.temperature),
             config.optimizer.microbatch_tokens,
             report,
         )

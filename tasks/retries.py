@@ -1,0 +1,24 @@
+"""When a stage is tried again: services may come back, bad input does not get better."""
+
+from typing import Any
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from opsd_core.errors import ServiceError
+
+
+def transient(task: Task, task_run: TaskRun, state: State) -> bool:
+    """True for outages of a service; errors in configuration, data, model or training fail at once."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, ServiceError | ConnectionError | TimeoutError)
+
+
+STAGE: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [3, 20],
+    "retry_condition_fn": transient,
+    "cache_policy": NO_CACHE,
+}
+"""Decorator arguments of every stage. Results are artefacts, so Prefect's own cache stays off."""
