@@ -40,8 +40,8 @@ def distillation_loss(
 
     Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is no part of that
     sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
-    they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input). FullTargets
-    are whole [N, V] already, so they always take the plain path.
+    they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input), also inside
+    an autocast region.
 
     Raises DataError when shapes disagree, or when sampled_token gets recorded targets without sampled_logprob_N.
     """
@@ -49,14 +49,15 @@ def distillation_loss(
     rows_R = weights_N.nonzero()[:, 0]
     if len(rows_R) == 0:
         return _nothing(student_hidden_NH, head, targets)
-    small = len(rows_R) * len(head.weight_VH) <= PLAIN_MAX_LOGITS
-    loss = plain_loss if small or isinstance(targets, FullTargets) else fused_loss
-    if len(rows_R) == len(weights_N):
-        return loss(student_hidden_NH, head, targets, token_ids_N, weights_N, config)
-    result = loss(
-        student_hidden_NH[rows_R], head, _select(targets, rows_R), token_ids_N[rows_R], weights_N[rows_R], config
-    )
-    return _expand(result, rows_R, len(weights_N))
+    loss = plain_loss if len(rows_R) * len(head.weight_VH) <= PLAIN_MAX_LOGITS else fused_loss
+    everything = len(rows_R) == len(weights_N)
+    rows = (student_hidden_NH, head, targets, token_ids_N, weights_N)
+    if not everything:
+        targets = _select(targets, rows_R)
+        rows = (student_hidden_NH[rows_R], head, targets, token_ids_N[rows_R], weights_N[rows_R])
+    with torch.autocast(student_hidden_NH.device.type, enabled=False):
+        result = loss(*rows, config)
+    return result if everything else _expand(result, rows_R, len(weights_N))
 
 
 def _select(targets: Targets, rows_R: Tensor) -> Targets:

@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.plain import working_dtype
 from opsd_core.objective.strips import StripResult, Tiles, bucketed_strip, dense_strip
-from opsd_core.objective.types import Head, HiddenTargets, ObjectiveResult, TopKTargets
+from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
 _STRIP_BYTES = {"cpu": 48 * 2**20, "cuda": 512 * 2**20}
 """Logits of one side held at once. CUDA: few, large products."""
@@ -51,7 +51,7 @@ class _Call:
     """What one evaluation needs besides the differentiable tensors."""
 
     softcap: float | None
-    targets: TopKTargets | HiddenTargets
+    targets: TopKTargets | HiddenTargets | FullTargets
     token_ids_N: Tensor
     weights_N: Tensor
     config: DistillationConfig
@@ -62,7 +62,7 @@ class _Call:
 def fused_loss(
     student_hidden_NH: Tensor,
     head: Head,
-    targets: TopKTargets | HiddenTargets,
+    targets: TopKTargets | HiddenTargets | FullTargets,
     token_ids_N: Tensor,
     weights_N: Tensor,
     config: DistillationConfig,
@@ -121,7 +121,7 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def _strip_buffer(hidden_NH: Tensor, student: Head, call: _Call, dtype: torch.dtype) -> Tensor:
-    sides = 2 if isinstance(call.targets, HiddenTargets) else 1
+    sides = 1 if isinstance(call.targets, TopKTargets) else 2
     rows = min(call.tiles.rows, len(hidden_NH))
     return hidden_NH.new_empty((sides * rows, len(student.weight_VH)), dtype=dtype)
 
@@ -140,22 +140,25 @@ def _weight_tiles(weight_VH: Tensor, dtype: torch.dtype, tiles: Tiles) -> Iterat
 
 
 def _project_strip(hidden_RH: Tensor, student: Head, call: _Call, rows: slice, buffer_SRV: Tensor) -> list[Tensor]:
-    """Logits of a strip of rows divided by their temperatures: [student], or [student, teacher]."""
+    """Logits of a strip divided by their temperatures: [student], or [student, teacher]; FullTargets are copied in."""
     size, dtype, temperature = len(hidden_RH), hidden_RH.dtype, call.config.temperature
     sides = [(hidden_RH, student, temperature)]
     if isinstance(call.targets, HiddenTargets):
         teacher = call.targets
         sides.append((teacher.hidden_NH[rows].to(dtype), teacher.head, temperature * teacher.temperature))
-    strips = list(buffer_SRV[: len(sides) * size].split(size))
+    count = 1 if isinstance(call.targets, TopKTargets) else 2
+    strips = list(buffer_SRV[: count * size].split(size))
+    if isinstance(call.targets, FullTargets):
+        strips[1].copy_(call.targets.logprobs_NV[rows])
     if len(sides) == 2 and _same_tensor(student.weight_VH, sides[1][1].weight_VH):
         stacked_SH = torch.cat([hidden_RH, sides[1][0]])
         for columns, weight_WH in _weight_tiles(student.weight_VH, dtype, call.tiles):
             torch.mm(stacked_SH, weight_WH.T, out=buffer_SRV[: 2 * size, columns])
     else:
-        for strip_RV, (side_RH, head, _) in zip(strips, sides, strict=True):
+        for strip_RV, (side_RH, head, _) in zip(strips, sides, strict=False):
             for columns, weight_WH in _weight_tiles(head.weight_VH, dtype, call.tiles):
                 torch.mm(side_RH, weight_WH.T, out=strip_RV[:, columns])
-    for strip_RV, (_, head, divisor) in zip(strips, sides, strict=True):
+    for strip_RV, (_, head, divisor) in zip(strips, sides, strict=False):
         _cap(strip_RV, head, divisor, call.tiles)
     return strips
 

@@ -159,6 +159,16 @@ def test_fused_scales_by_the_incoming_gradient_once():
         loss.backward()
 
 
+@pytest.mark.parametrize("size", [{"tokens": 11}, {"tokens": 300, "vocabulary": 4099}])
+def test_autocast_does_not_lower_the_precision(size):
+    case = problem(**size)
+    config = DistillationConfig(targets="online", divergence="reverse_kl")
+    expected, _ = evaluate(distillation_loss, case, case["online"], config)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result, _ = evaluate(distillation_loss, case, case["online"], config)
+    assert torch.equal(result.loss_sum, expected.loss_sum)
+
+
 def test_large_inputs_take_strips_and_agree_with_whole_logits():
     """The public function on 300 x 4,099 > PLAIN_MAX_LOGITS entries, two strips, an odd vocabulary."""
     case = problem(tokens=300, vocabulary=4099, hidden=16, seed=14, bias=True)

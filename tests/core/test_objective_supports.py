@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from objective_oracle import evaluate, problem, recorded
 
 from opsd_core.config.method import DistillationConfig
-from opsd_core.objective import Head, TopKTargets, distillation_loss
+from opsd_core.objective import FullTargets, Head, TopKTargets, distillation_loss
 from opsd_core.objective.fused import fused_loss
-from opsd_core.objective.plain import plain_loss
+from opsd_core.objective.plain import plain_loss, project
 from opsd_core.objective.strips import Tiles
 from opsd_core.objective.supports import choose_entries, log1mexp, tail_logprob, top_k_targets
 
@@ -124,6 +124,34 @@ def test_recorded_and_online_teacher_top_k_agree():
     result, grads = evaluate(distillation_loss, case, targets, stored)
     torch.testing.assert_close(result.bounded_N, expected.bounded_N, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(grads, expected_grads, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("side", ["full", "teacher", "union"])
+def test_whole_teacher_distributions_agree_with_projected_ones(side, path):
+    case = problem(vocabulary=41, seed=8)
+    config = DistillationConfig(targets="online", top_k_of=side, top_k=6, divergence="jsd", temperature=1.2)
+    online = case["online"]
+    full = FullTargets(project(online.hidden_NH, online.head, online.temperature * 1.2))
+    expected, expected_grads = evaluate(path, case, online, config)
+    result, grads = evaluate(path, case, full, config)
+    torch.testing.assert_close(result.bounded_N, expected.bounded_N, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(grads, expected_grads, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("divergence", ["forward_kl", "reverse_kl", "jsd", "skew_kl", "entropy_mix"])
+@pytest.mark.parametrize("bound", ["none", "token_reweight", "ratio_clip", "entry_clip"])
+def test_truncated_teacher_gives_finite_gradients(bound, divergence, path):
+    """top-p leaves entries with T = 0: reverse KL is then huge, but never nan, and bounds make its gradient usable."""
+    case = problem(vocabulary=41, seed=8)
+    logprobs = project(case["online"].hidden_NH, case["online"].head, 1.0)
+    kept = logprobs >= logprobs.topk(5, dim=-1).values[:, -1:]
+    full = FullTargets(torch.log_softmax(logprobs.masked_fill(~kept, -math.inf), dim=-1))
+    config = DistillationConfig(targets="online", divergence=divergence, bound=bound)
+    result, grads = evaluate(path, case, full, config)
+    assert torch.isfinite(result.loss_sum) and all(torch.isfinite(grad).all() for grad in grads)
+    assert bound == "none" or grads[0].abs().max() < 100
 
 
 def test_recorded_teacher_entropy_is_a_lower_limit():
