@@ -35,6 +35,8 @@ class Campaign(Record):
     initial: PolicyRef
     champion: PolicyRef
     """The champion when the campaign started."""
+    teachers: list[PolicyRef] = []
+    """Other models that teach: teacher.source or teacher.peers, fixed for the whole campaign."""
     run_id: str
     """MLflow parent run."""
     flow_run_id: str | None = None
@@ -52,6 +54,14 @@ class PromptSet(Record):
     uri: str
     num_prompts: int
     num_shards: int
+
+
+class CurriculumRef(Record):
+    """Pass rates and length limit after an iteration."""
+
+    uri: str
+    digest: str
+    max_completion_length: int | None = None
 
 
 class ShardRef(Record):
@@ -75,6 +85,8 @@ class GradedRef(Record):
     num_dropped: int
     accuracy: float
     reasons: dict[str, int]
+    metrics: dict[str, float] = {}
+    """Monitors of the completions: lengths, truncation, repetition, leaks, entropy."""
     seconds: float
 
 
@@ -85,6 +97,8 @@ class TargetsRef(Record):
     uri: str
     digest: str
     num_tokens: int
+    metrics: dict[str, float] = {}
+    """How far both sides' most likely tokens are the same."""
     seconds: float
 
 
