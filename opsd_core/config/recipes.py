@@ -1,6 +1,7 @@
 """Named recipes: partial configurations, merged deeply with a user's overrides.
 
 A recipe is the smallest dictionary that differs from the defaults; `resolve` is the one way from names to a config.
+Published methods and controls: `opsd_core.config.recipes_papers`.
 """
 
 from copy import deepcopy
@@ -9,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from opsd_core.config.campaign import CampaignConfig
+from opsd_core.config.recipes_papers import PAPERS
 from opsd_core.errors import ConfigError
 
 TINY: dict[str, Any] = {
@@ -48,12 +50,6 @@ DEMO: dict[str, Any] = {
     "evaluation": {"num_items": 100, "max_completion_length": 24},
 }
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "demo": DEMO,
-    "tiny": TINY,
-}
-
-
 def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
     """A new dictionary: `override` wins, nested dictionaries are merged key by key, siblings keep their values."""
     merged = deepcopy(base)
@@ -65,6 +61,23 @@ def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
+RECIPES: dict[str, dict[str, Any]] = {
+    "demo": DEMO,
+    "tiny": TINY,
+} | {
+    name: deep_merge(deep_merge(deep_merge(TINY, paper.method), paper.tiny), {"name": name})
+    for name, paper in PAPERS.items()
+}
+
+
+def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
+    """What a recipe says before `overrides`: a published method leaves the tiny task when another model is named."""
+    source = overrides.get("model", {}).get("source", "tiny")
+    if recipe in PAPERS and source != "tiny":
+        return deep_merge(deep_merge(PAPERS[recipe].full, PAPERS[recipe].method), {"name": recipe})
+    return RECIPES[recipe]
+
+
 def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     """The complete configuration of `recipe` with `overrides` merged in, left to right.
 
@@ -72,9 +85,10 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     """
     if recipe not in RECIPES:
         raise ConfigError(f"recipe={recipe!r} does not exist. Available: {', '.join(sorted(RECIPES))}.")
-    values = RECIPES[recipe]
+    changes: dict[str, Any] = {}
     for override in overrides:
-        values = deep_merge(values, override)
+        changes = deep_merge(changes, override)
+    values = deep_merge(starting_values(recipe, changes), changes)
     try:
         return CampaignConfig.model_validate(values)
     except ValidationError as error:

@@ -1,10 +1,12 @@
 """A random Llama of 30 k parameters with a character tokenizer: enough to test everything but learning."""
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from opsd_core.models import Policy
+from opsd_core.rollouts import Rollout
 
 ALPHABET = "0123456789+=|abcdefghijklmnopqrstuvwxyz .?-"
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -50,3 +52,24 @@ def small_policy(seed: int = 0, tied: bool = True, scale: float = 3.0) -> Policy
             if parameter.dim() > 1:
                 parameter.mul_(scale)
     return Policy(model.eval(), tokenizer)
+
+
+def rollout_of(example_id: str, sample_index: int, text: str, prompt_ids=(), completion_ids=()) -> Rollout:
+    """A rollout of a text, without what the policy recorded."""
+    empty_T = np.zeros(len(completion_ids), np.float32)
+    empty_TK = np.zeros((len(completion_ids), 1), np.float32)
+    return Rollout(
+        example_id=example_id,
+        sample_index=sample_index,
+        seed=0,
+        prompt_ids=list(prompt_ids),
+        completion_ids=list(completion_ids),
+        completion_text=text,
+        finish_reason="eos",
+        sampling_logprobs_T=empty_T,
+        logprobs_T=empty_T,
+        topk_ids_TK=empty_TK,
+        topk_logprobs_TK=empty_TK,
+        tail_mass_T=empty_T,
+        entropy_T=empty_T,
+    )

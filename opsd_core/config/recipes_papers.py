@@ -1,0 +1,151 @@
+"""Recipes of published methods and of controls. docs/recipes.md says what each paper does and what differs here.
+
+Every recipe has a method, which always holds, and two ways to run it: on the tiny model and its task (the default), or
+with the paper's prompts, lengths and rates once `model` and `data` name something else.
+"""
+
+from typing import Any, NamedTuple
+
+Values = dict[str, Any]
+
+
+class PaperRecipe(NamedTuple):
+    """Partial configurations; `tiny` is merged over the recipe tiny, `full` over the defaults."""
+
+    method: Values
+    tiny: Values
+    full: Values
+
+
+STUDENT_TEMPLATE = "Problem: {{ question }}\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+OPSD_TEACHER_TEMPLATE = (
+    "{{ question }}\n\nHere is a reference solution to this problem:\n{{ privileged_context }}\n\n\n"
+    "After understanding the reference solution and the rationale behind each step, now articulate your own step-by-step "
+    "reasoning that derives the same final answer to the problem below:\n\n"
+    "Please reason step by step, and put your final answer within \\boxed{}."
+)
+
+_FULL: Values = {
+    "iterations": 4,
+    "prompts": {"student": STUDENT_TEMPLATE, "max_prompt_length": 2048, "max_teacher_prompt_length": 8192},
+    "rollout": {"num_prompts": 800, "max_completion_length": 1024, "num_shards": 8},
+    "teacher": {"reference": "solution"},
+    "optimizer": {"num_steps": 25, "batch_size": 32, "microbatch_tokens": 16_384, "checkpoint_every": 25},
+    "evaluation": {"max_completion_length": 1024},
+}
+_LORA_FULL: Values = _FULL | {"model": {"lora": {"rank": 64, "alpha": 128.0}}}
+_OPSD_FULL: Values = _LORA_FULL | {
+    "prompts": _FULL["prompts"] | {"teacher_thinking": True},
+    "teacher": {"reference": "solution", "template": OPSD_TEACHER_TEMPLATE},
+    "optimizer": _FULL["optimizer"] | {"learning_rate": 5e-6, "max_grad_norm": 0.1},
+}
+_LORA_TINY: Values = {"model": {"lora": {"rank": 16, "alpha": 32.0}}, "optimizer": {"learning_rate": 3e-3}}
+_OPSD_SAMPLING: Values = {"temperature": 1.1, "top_p": 0.95, "top_k": 20}
+_GROUPS_TINY: Values = {"rollout": {"num_prompts": 400}}
+
+PAPERS: dict[str, PaperRecipe] = {
+    "opsd_paper_v2": PaperRecipe(
+        method={
+            "rollout": _OPSD_SAMPLING,
+            "teacher": {"weights": "adapter_off", "context": "reference"},
+            "distillation": {"targets": "online", "divergence": "jsd", "beta": 0.5, "temperature": 1.1, "bound": "none"},
+        },
+        tiny=_LORA_TINY,
+        full=_OPSD_FULL
+        | {
+            "rollout": _FULL["rollout"] | {"max_completion_length": 2048},
+            "optimizer": _OPSD_FULL["optimizer"] | {"learning_rate": 2e-4},
+        },
+    ),
+    "opsd_paper_v3": PaperRecipe(
+        method={
+            "rollout": _OPSD_SAMPLING,
+            "teacher": {"weights": "adapter_off", "context": "reference"},
+            "distillation": {
+                "targets": "online",
+                "divergence": "forward_kl",
+                "temperature": 1.1,
+                "bound": "entry_clip",
+                "bound_threshold": 0.05,
+            },
+        },
+        tiny=_LORA_TINY,
+        full=_OPSD_FULL,
+    ),
+    "sdft": PaperRecipe(
+        method={
+            "teacher": {"weights": "ema", "ema_decay": 0.99, "context": "demo"},
+            "weights": {"importance_correction": True, "importance_clip": 2.0},
+            "distillation": {"targets": "online", "divergence": "forward_kl", "bound": "none"},
+        },
+        tiny={},
+        full=_FULL | {"distillation": {"skip_first_tokens": 3}},
+    ),
+    "op2sd": PaperRecipe(
+        method={
+            "rollout": _OPSD_SAMPLING,
+            "teacher": {"weights": "adapter_off", "context": "other_problem"},
+            "distillation": {
+                "targets": "online",
+                "divergence": "forward_kl",
+                "temperature": 1.1,
+                "bound": "entry_clip",
+                "bound_threshold": 0.05,
+            },
+        },
+        tiny=_LORA_TINY | {"teacher": {"template": "{{ other_question }}{{ privileged_context }}\n{{ question }}"}},
+        full=_OPSD_FULL | {"teacher": {"reference": "solution"}},
+    ),
+    "u_opsd": PaperRecipe(
+        method={
+            "rollout": {"group_size": 8},
+            "teacher": {"weights": "ema", "ema_decay": 0.99, "context": "majority", "only_unsuccessful": True},
+            "distillation": {
+                "targets": "online",
+                "divergence": "forward_kl",
+                "bound": "entry_clip",
+                "bound_threshold": 0.05,
+            },
+        },
+        tiny=_GROUPS_TINY | {"teacher": {"min_agreement": 0.25}},
+        full=_FULL | {"teacher": {}, "rollout": _FULL["rollout"] | {"num_prompts": 400, "max_completion_length": 4096}},
+    ),
+    "opsdc": PaperRecipe(
+        method={
+            "teacher": {"weights": "initial", "context": "concise"},
+            "distillation": {"targets": "online", "divergence": "reverse_kl", "bound": "none"},
+        },
+        tiny={"teacher": {"template": "{{ privileged_context }}\n{{ question }}"}},
+        full=_FULL | {"teacher": {}},
+    ),
+    "sdpo_like": PaperRecipe(
+        method={
+            "rollout": {"group_size": 8},
+            "teacher": {"weights": "ema", "ema_decay": 0.95, "context": "sibling_success"},
+            "weights": {"importance_correction": True, "importance_clip": 2.0},
+            "distillation": {
+                "targets": "online",
+                "divergence": "jsd",
+                "beta": 0.5,
+                "top_k_of": "student",
+                "top_k": 100,
+                "bound": "none",
+            },
+        },
+        tiny=_GROUPS_TINY,
+        full=_FULL
+        | {
+            "teacher": {},
+            "rollout": _FULL["rollout"] | {"num_prompts": 320},
+            "optimizer": _FULL["optimizer"] | {"num_steps": 10, "batch_size": 256, "checkpoint_every": 10},
+        },
+    ),
+    "null_control": PaperRecipe(
+        method={"control": True, "teacher": {"context": "none"}}, tiny={}, full=_FULL | {"teacher": {}}
+    ),
+    "shuffled_control": PaperRecipe(
+        method={"control": True, "teacher": {"context": "shuffled_reference"}},
+        tiny={},
+        full=_FULL | {"teacher": {"reference": "solution", "template": OPSD_TEACHER_TEMPLATE}},
+    ),
+}
