@@ -212,6 +212,8 @@ def test_images_are_pinned_built_without_root_and_from_paths_that_exist() -> Non
             continue
         dockerfile = ROOT / service["build"]["context"] / service["build"]["dockerfile"]
         text = dockerfile.read_text()
+        ignore = dockerfile.with_name(dockerfile.name + ".dockerignore")
+        allowed = ignore.read_text() if ignore.exists() else ""
         assert re.search(r"^USER 10001:10001$", text, re.MULTILINE), dockerfile
         for arguments in re.findall(r"^COPY (.+)$", text, re.MULTILINE):
             for source in arguments.split()[:-1]:
