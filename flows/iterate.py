@@ -5,21 +5,27 @@ prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides
 """
 
 import time
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from opsd_core.config import RECIPES, resolve
+from opsd_core.config import RECIPES, CampaignConfig, resolve
+from opsd_core.errors import AlarmError
+from tasks.curriculum import advance_curriculum, in_iteration
 from tasks.decide import judge, register
 from tasks.distil import distil_candidate
 from tasks.evaluate import evaluate
-from tasks.prepare import preflight, prepare_data, prepare_model, start_campaign
-from tasks.records import Campaign, PolicyRef
+from tasks.exclusive import one_campaign
+from tasks.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.probe import probe_teacher
+from tasks.records import Campaign, CurriculumRef, PolicyRef
 from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.rollout import choose_prompts, grade, rollout
 from tasks.teach import score_shard, teacher_ref
+from tasks.watch import recover, watch
 
 RecipeName = Literal[*sorted(RECIPES)]
 
@@ -56,34 +62,65 @@ def iterate(
     }
     config = resolve(recipe, overrides, nested({key: value for key, value in knobs.items() if value is not None}))
     preflight(config)
+    with one_campaign(config.name):
+        return run_campaign(config)
+
+
+def run_campaign(config: CampaignConfig) -> str:
+    """Every iteration of one campaign, and its closing lines."""
     initial = prepare_model(config)
     data_uri = prepare_data(config, initial)
-    campaign = start_campaign(config, initial, data_uri)
-    policy, champion, summaries = initial, campaign.champion, []
+    campaign = start_campaign(config, initial, data_uri, prepare_teachers(config, initial))
+    loop = Loop(policy=initial, champion=campaign.champion)
     for iteration in range(config.iterations):
-        policy, champion, summary = run_iteration(campaign, iteration, policy, champion)
-        summaries.append(summary)
-    text = close_campaign(campaign, summaries)
+        try:
+            run_iteration(campaign, iteration, loop)
+        except AlarmError as alarm:
+            loop.stopped.append(str(alarm))
+            loop.policy = loop.champion
+            recovered = recover(campaign, iteration, str(alarm), alarm.names, len(loop.stopped))
+            if recovered is None:
+                break
+            campaign = recovered
+    text = close_campaign(campaign, loop.summaries, loop.stopped)
     print(text)
     return text
 
 
-def run_iteration(
-    campaign: Campaign, iteration: int, policy: PolicyRef, champion: PolicyRef
-) -> tuple[PolicyRef, PolicyRef, IterationSummary]:
-    """One turn of the loop; returns where the next one starts, the champion, and the numbers."""
+@dataclass
+class Loop:
+    """What one iteration hands to the next."""
+
+    policy: PolicyRef
+    champion: PolicyRef
+    curriculum: CurriculumRef | None = None
+    monitors: list[dict[str, float]] = field(default_factory=list)
+    summaries: list[IterationSummary] = field(default_factory=list)
+    stopped: list[str] = field(default_factory=list)
+    """Alarms that stopped iterations, in words."""
+
+
+def run_iteration(whole_campaign: Campaign, iteration: int, loop: Loop) -> None:
+    """One turn of the loop. AlarmError when a monitor passes its limit; what was made until then is kept."""
     started = time.perf_counter()
-    config = campaign.config
+    campaign = in_iteration(whole_campaign, iteration, loop.curriculum)
+    config, policy, champion = campaign.config, loop.policy, loop.champion
     run_id = open_iteration(campaign, iteration)
-    prompts = choose_prompts(campaign, iteration)
+    prompts = choose_prompts(campaign, iteration, loop.curriculum)
     shards = [rollout(campaign, policy, prompts, shard) for shard in range(prompts.num_shards)]
-    graded = grade(campaign, prompts, shards)
+    graded = grade(campaign, prompts, shards, loop.curriculum)
+    loop.curriculum = advance_curriculum(whole_campaign, iteration, loop.curriculum, shards, graded)
     teacher = teacher_ref(campaign, champion)
+    graded = probe_teacher(campaign, policy, teacher, shards, graded)
+    loop.monitors.append(dict(graded.metrics))
+    watch(campaign, iteration, run_id, "rollout", loop.monitors)
     recorded = config.distillation.targets == "recorded"
-    targets = [score_shard(campaign, teacher, shard) for shard in shards] if recorded else []
+    targets = [score_shard(campaign, teacher, shard, graded) for shard in shards] if recorded else []
     distilled = distil_candidate(campaign, iteration, run_id, policy, champion, shards, graded, targets)
     before = evaluate(campaign, champion, f"it{iteration}-champion-v{champion.version}")
     after = evaluate(campaign, distilled.policy, f"it{iteration}-candidate")
+    loop.monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
+    watch(campaign, iteration, run_id, "evaluation", loop.monitors)
     candidate = register(campaign, iteration, run_id, policy, champion, distilled, after, shards, graded, targets)
     verdict = judge(campaign, iteration, candidate, after, champion, before)
     summary = report_iteration(
@@ -100,9 +137,9 @@ def run_iteration(
         after,
         verdict,
     )
-    summary = summary.model_copy(update={"wall_seconds": time.perf_counter() - started})
+    loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
     refused_back = not verdict.promote and config.promotion.continue_from == "champion"
-    return (verdict.champion if refused_back else candidate), verdict.champion, summary
+    loop.policy, loop.champion = (verdict.champion if refused_back else candidate), verdict.champion
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -229,7 +229,6 @@ def _step_metrics(scored: Sequence[Scored], config: CampaignConfig) -> Metrics:
     counted_N = _column(items, "weights_T") > 0
     metrics = token_metrics([part.result for part in scored], counted_N)
     metrics["tokens/trained"] = float(counted_N.sum())
-    metrics["completions/mean_length"] = sum(len(item.completion_ids) for item in items) / len(items)
     if all(part.logprobs_N is not None for part in scored):
         logprobs_N = torch.cat([part.logprobs_N for part in scored]).float().cpu()[counted_N]
         old_logprobs_N = _column(items, "rollout_logprobs_T")[counted_N]

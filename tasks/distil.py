@@ -9,8 +9,10 @@ import torch
 from prefect import task
 from prefect.logging import get_run_logger
 
+from opsd_core.alarms import find_alarms
 from opsd_core.checkpoint import load_trainable
 from opsd_core.digest import derive_seed
+from opsd_core.errors import AlarmError
 from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
 from opsd_core.importance import check_staleness, old_logprobs
@@ -27,6 +29,7 @@ from tasks.progress import progress
 from tasks.records import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
 from tasks.retries import STAGE
 from tasks.teach import fixed_teacher, grades_for_context, prompts_of, teacher_ref
+from tasks.watch import sound
 
 _SEND_EVERY = 10
 """Optimiser steps between metric batches: live curves without a call per step."""
@@ -97,6 +100,7 @@ def _distil(
         get_run_logger().info("going on after optimiser step %d of this iteration", len(steps))
     schedule = Schedule(iteration * config.optimizer.num_steps, config.iterations * config.optimizer.num_steps)
     unsent: list[tuple[int, dict[str, float]]] = []
+    sounded: set[str] = set()
 
     def before_first_step() -> None:
         rows = batch_order(len(items), config.optimizer.batch_size, 1, seed)[0][:_PROBE_ITEMS]
@@ -109,9 +113,25 @@ def _distil(
         steps.append({"step": step} | {name: value for name, value in metrics.items() if not name.startswith("time/")})
         unsent.append((step, metrics))
         report(len(steps), config.optimizer.num_steps)
+        watch_step()
         if len(unsent) >= _SEND_EVERY:
             tracker().log_metrics(run_id, unsent)
             unsent.clear()
+
+    def watch_step() -> None:
+        new = [alarm for alarm in find_alarms(config.alarms, "step", steps) if alarm.name not in sounded]
+        if not new:
+            return
+        sounded.update(alarm.name for alarm in new)
+        tracker().log_metrics(run_id, [*unsent, (steps[-1]["step"], {f"alarms/{alarm.name}": 1.0 for alarm in new})])
+        unsent.clear()
+        try:
+            sound(campaign, iteration, new)
+        except AlarmError:
+            with scratch() as part:
+                _write_journal(part, steps, probes)
+                publish(store(), "stopped", {"distil": identity, "step": len(steps)}, part, {"step": len(steps)})
+            raise
 
     def on_checkpoint(done: int, save: Any) -> None:
         with scratch() as part:
@@ -227,7 +247,7 @@ def _export(campaign: Campaign, state: Path, folder: Path) -> dict[str, Any]:
 def _summary(steps: list[dict[str, float]]) -> dict[str, float]:
     """Last values, and means over the last quarter of the steps, of what a report shows."""
     tail = steps[-max(1, len(steps) // 4) :]
-    names = ("distillation/loss", "kl/mean", "actor/entropy", "completions/mean_length", "optim/grad_norm")
+    names = ("distillation/loss", "kl/mean", "actor/entropy", "optim/grad_norm")
     means = {name: sum(step[name] for step in tail) / len(tail) for name in names}
     return means | {
         "distillation/first_loss": steps[0]["distillation/loss"],

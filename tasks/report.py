@@ -1,6 +1,7 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,10 @@ class IterationSummary(Record):
     iteration: int
     version: int
     promoted: bool
-    accuracy_before: float
-    accuracy_after: float
-    standard_error: float
+    accuracy_before: float | None
+    """None without labels, as the next two."""
+    accuracy_after: float | None
+    standard_error: float | None
     loss_first: float
     loss_last: float
     wall_seconds: float
@@ -79,6 +81,8 @@ def report_iteration(
         **after.metrics,
         **{f"champion/{name}": value for name, value in before.metrics.items()},
         **distilled.probes,
+        **graded.metrics,
+        **_token_means(targets),
         "rollout/accuracy": graded.accuracy,
         "rollout/kept": float(graded.num_kept),
         "rollout/tokens": float(sum(shard.num_tokens for shard in shards)),
@@ -107,9 +111,9 @@ def report_iteration(
         iteration=iteration,
         version=candidate.version,
         promoted=verdict.promote,
-        accuracy_before=before.metrics["eval/accuracy"],
-        accuracy_after=after.metrics["eval/accuracy"],
-        standard_error=after.metrics["eval/accuracy_se"],
+        accuracy_before=before.metrics.get("eval/accuracy"),
+        accuracy_after=after.metrics.get("eval/accuracy"),
+        standard_error=after.metrics.get("eval/accuracy_se"),
         loss_first=distilled.metrics["distillation/first_loss"],
         loss_last=distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
@@ -123,6 +127,16 @@ def report_iteration(
         key=key,
     )
     return summary
+
+
+def _token_means(targets: list[TargetsRef]) -> dict[str, float]:
+    """Means over the tokens of all shards."""
+    names = {name for target in targets for name in target.metrics}
+    having = {name: [target for target in targets if name in target.metrics] for name in sorted(names)}
+    return {
+        name: sum(t.metrics[name] * t.num_tokens for t in refs) / max(sum(t.num_tokens for t in refs), 1)
+        for name, refs in having.items()
+    }
 
 
 def _plots(run_id: str, shards: list[ShardRef], distilled: DistilRef) -> None:
@@ -167,20 +181,26 @@ Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.ite
 
 
 def _accuracy(evaluation: EvaluationRef) -> str:
+    if "eval/accuracy" not in evaluation.metrics:
+        return "unknown (no labels)"
     accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics["eval/accuracy_se"]
     return f"{accuracy:.3f} ± {1.96 * error:.3f}"
 
 
+def _shown(accuracy: float | None) -> str:
+    return "unknown" if accuracy is None else f"{accuracy:.4f}"
+
+
 @task(name="close-campaign", **STAGE)
-def close_campaign(campaign: Campaign, summaries: list[IterationSummary]) -> str:
-    """Accuracy per iteration as a plot and a table; the campaign's MLflow run is finished."""
+def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stopped: Sequence[str] = ()) -> str:
+    """Accuracy per iteration as a plot and a table; the campaign's MLflow run is finished. `stopped`: alarms, in words."""
     rows = [
         {
             "iteration": s.iteration,
             "version": s.version,
             "outcome": "promoted" if s.promoted else "refused",
-            "accuracy before": round(s.accuracy_before, 4),
-            "accuracy after": round(s.accuracy_after, 4),
+            "accuracy before": _shown(s.accuracy_before),
+            "accuracy after": _shown(s.accuracy_after),
             "loss": f"{s.loss_first:.4f} → {s.loss_last:.4f}",
             "seconds": round(s.wall_seconds, 1),
             "model compute": round(s.compute_seconds, 1),
@@ -191,21 +211,24 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary]) -> str
     create_table_artifact(
         rows, key=f"opsd-{_slug(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
     )
-    points = [("start", summaries[0].accuracy_before, 0.0)]
-    points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.standard_error) for s in summaries]
-    with scratch() as folder:
-        plot_accuracy(points, Path(folder) / "accuracy.png")
-        tracker().log_figure(campaign.run_id, Path(folder) / "accuracy.png", "plots/accuracy.png")
+    measured = [s for s in summaries if s.accuracy_before is not None]
+    points = [("start", s.accuracy_before, 0.0) for s in measured[:1]]
+    points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.standard_error or 0.0) for s in measured]
+    if points:
+        with scratch() as folder:
+            plot_accuracy(points, Path(folder) / "accuracy.png")
+            tracker().log_figure(campaign.run_id, Path(folder) / "accuracy.png", "plots/accuracy.png")
     tracker().end_run(campaign.run_id, "FINISHED")
     wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
     lines = [
         f"iteration {s.iteration}: version {s.version} {'promoted' if s.promoted else 'refused'}, "
-        f"accuracy {s.accuracy_before:.3f} -> {s.accuracy_after:.3f}"
+        f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}"
         for s in summaries
     ]
-    lines.append(
-        f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({100 * (1 - compute / wall):.0f} %)"
-    )
+    lines += stopped
+    if summaries:
+        share = 100 * (1 - compute / wall)
+        lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
         f"# Campaign {campaign.name}\n\n```\n{text}\n```\n", key=f"opsd-{_slug(campaign.name)}-summary"

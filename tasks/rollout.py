@@ -20,6 +20,7 @@ from opsd_core.graders import get_grader, grader_name
 from opsd_core.grades import GradedRollout, write_grades
 from opsd_core.leaks import leaks_text
 from opsd_core.models import resolve_dtype
+from opsd_core.monitors import completion_metrics
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
 from opsd_core.types import Example
@@ -235,11 +236,13 @@ def _grade(
     write_grades(folder / "grades.parquet", rows)
     judged = [row.correct for row in rows if row.correct is not None]
     kept = sum(row.keep for row in rows)
+    metrics = completion_metrics(rollouts, [row.leaks for row in rows], config.filter.max_repetition)
     counts = {
         "num_kept": kept,
         "num_dropped": len(rows) - kept,
         "accuracy": sum(judged) / len(judged) if judged else 0.0,
         "reasons": dict(count_reasons(decisions)),
+        "metrics": metrics,
     }
     return {"counts": counts}
 

@@ -14,6 +14,7 @@ from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
 from opsd_core.mixtures import Transform
 from opsd_core.models import load_tokenizer
+from opsd_core.monitors import overlap_ratio
 from opsd_core.prompts import PromptBuilder
 from opsd_core.rollouts import Rollout, read_rollouts
 from opsd_core.targets import score_targets, write_targets
@@ -91,6 +92,7 @@ def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded:
         uri=artifact.uri,
         digest=artifact.digest,
         num_tokens=artifact.summary["num_tokens"],
+        metrics=artifact.summary["metrics"],
         seconds=seconds,
     )
 
@@ -111,4 +113,5 @@ def _score(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: Grad
             report,
         )
     write_targets(folder / "targets.parquet", targets)
-    return {"num_tokens": sum(len(t.tail_logprob_T) for t in targets)}
+    num_tokens = sum(len(t.tail_logprob_T) for t in targets)
+    return {"num_tokens": num_tokens, "metrics": overlap_ratio(rollouts, targets)}

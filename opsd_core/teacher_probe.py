@@ -1,0 +1,55 @@
+"""Does the teacher, with its context, know the reference answer? Asked prompt by prompt, before anything is learned.
+
+A = tokens of all answers of a microbatch
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from opsd_core.batching import microbatches
+from opsd_core.mixtures import Transform
+from opsd_core.models import Policy
+from opsd_core.targets import members_hidden, teacher_logprobs
+from opsd_core.teachers import FixedTeacher, TeacherWeights
+
+
+class ProbedAnswer(NamedTuple):
+    """What the teacher makes of one reference answer."""
+
+    gain: float
+    """Mean over its tokens of log T(token | teacher's prompt) - log S(token | student's prompt), in nats."""
+    answers_itself: bool
+    """Each of its tokens is the teacher's most likely one: greedy decoding would give it."""
+
+
+@torch.inference_mode()
+def probe_answers(
+    teacher: TeacherWeights,
+    student: Policy,
+    teacher_prompts: Sequence[Sequence[int]],
+    student_prompts: Sequence[Sequence[int]],
+    answers: Sequence[Sequence[int]],
+    max_tokens: int,
+) -> list[ProbedAnswer]:
+    """One entry per prompt, in order; temperatures and truncation play no part. Source: TGOPD, arXiv:2609.02998."""
+    probed: list[ProbedAnswer | None] = [None] * len(answers)
+    lengths = [
+        max(len(t), len(s)) + len(a) for t, s, a in zip(teacher_prompts, student_prompts, answers, strict=True)
+    ]
+    for rows in microbatches(lengths, max_tokens):
+        chosen = [answers[row] for row in rows]
+        tokens_A1 = torch.tensor([token for answer in chosen for token in answer], device=student.device)[:, None]
+        teachers_AV = _logprobs(teacher, [teacher_prompts[row] for row in rows], chosen)
+        students_AV = _logprobs(FixedTeacher(student), [student_prompts[row] for row in rows], chosen)
+        gain_A = (teachers_AV.gather(1, tokens_A1) - students_AV.gather(1, tokens_A1)).squeeze(1)
+        right_A = teachers_AV.argmax(-1) == tokens_A1.squeeze(1)
+        sizes = [len(answer) for answer in chosen]
+        for row, gain, right in zip(rows, gain_A.split(sizes), right_A.split(sizes), strict=True):
+            probed[row] = ProbedAnswer(gain.mean().item(), bool(right.all()))
+    return probed
+
+
+def _logprobs(scorer: TeacherWeights, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
+    return teacher_logprobs(scorer, members_hidden(scorer, prompts, answers), Transform())
