@@ -77,10 +77,11 @@ def _grades_need_answers(config: CampaignConfig) -> str | None:
 
 def _unlabelled_cannot_promote(config: CampaignConfig) -> str | None:
     unlabelled = not config.data.columns.answer and not generated_source(config)
-    if unlabelled and config.promotion.mode == "auto":
+    if unlabelled and config.promotion.mode != "manual":
         return (
-            "data.columns.answer is empty and promotion.mode=auto: without answers the gate cannot measure accuracy and "
-            "would never know a better model. Set promotion.mode=manual and promote by hand, or use labelled data."
+            f"data.columns.answer is empty and promotion.mode={config.promotion.mode}: without answers the gate cannot "
+            "measure accuracy and would never know a better model."
+            " Set promotion.mode=manual and promote by hand, or use labelled data."
         )
     return None
 
