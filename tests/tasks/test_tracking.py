@@ -151,7 +151,7 @@ def test_an_outage_delays_metrics_and_loses_none(settings, gate, tracker):
         behind.log_metrics(run_id, [(step, {"loss": 3.0 - step / 100})])
     behind.log_text(run_id, "written during the outage", "note.txt")
     behind.end_run(run_id)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 10  # one failed call, then straight to the spool
     assert not behind.flush()
     gate.open = True
     assert behind.flush()
