@@ -20,6 +20,10 @@ from opsd_core.types import Example
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 
 
+class PromptTooLongError(DataError):
+    """A prompt exceeds its budget."""
+
+
 @dataclass(frozen=True)
 class PromptBuilder:
     """Turns examples into token ids, one chat prompt per side."""
@@ -117,7 +121,7 @@ def _render(field: str, template: str, variables: dict[str, Any]) -> str:
 
 def _within_budget(ids: list[int], limit: int, field: str, side: str, example: Example) -> list[int]:
     if len(ids) > limit:
-        raise DataError(
+        raise PromptTooLongError(
             f"the {side} prompt of item {example.id} has {len(ids)} tokens, more than {field}={limit}. Nothing is cut "
             f"silently; raise {field}, shorten the template, or set prompts.overflow=drop to leave such items out."
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from opsd_core.agreement import final_answer
 from opsd_core.contexts import Attempt, ContextInputs, Variables, build_context
 from opsd_core.errors import DataError
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts import PromptBuilder, PromptTooLongError
 from opsd_core.rollouts import Rollout
 from opsd_core.types import Example
 
@@ -50,7 +50,7 @@ def teacher_prompts(
                 if example.id not in static:
                     static[example.id] = builder.teacher_ids(example, build_context(inputs))
                 ids = static[example.id]
-        except DataError as error:
+        except PromptTooLongError as error:
             prompts.withheld[rollout.key] = TOO_LONG
             first_error = first_error or str(error)
             continue
@@ -60,7 +60,9 @@ def teacher_prompts(
             prompts.ids[rollout.key] = ids
     if first_error and builder.prompts.overflow == "error":
         count = list(prompts.withheld.values()).count(TOO_LONG)
-        raise DataError(f"{count} of {len(rollouts)} completions have no usable teacher prompt. The first: {first_error}")
+        raise DataError(
+            f"{count} of {len(rollouts)} completions have a teacher prompt that does not fit. The first: {first_error}"
+        )
     return prompts
 
 

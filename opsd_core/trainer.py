@@ -96,6 +96,11 @@ def distil(
         )
     student.model.eval()  # no dropout: the student's noise is never left to chance
     parameters = trainable_parameters(student)
+    if not parameters:
+        raise TrainingError(
+            "the student has no trainable parameter, so neither it nor an averaged teacher would ever change. Check "
+            f"model.lora.rank={config.model.lora.rank} and model.lora.target_modules."
+        )
     optimizer = build_optimizer(parameters.values(), config.optimizer)
     first = 0
     if resume_from is not None:

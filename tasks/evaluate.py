@@ -6,11 +6,12 @@ from typing import Any
 
 from prefect import task
 
+from opsd_core.agreement import final_answer
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
 from opsd_core.evaluation import evaluate_policy, write_outcomes
 from opsd_core.examples_io import read_examples
-from opsd_core.graders import get_grader, grader_name
+from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.metrics import summarise
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
@@ -23,9 +24,13 @@ from tasks.retries import STAGE
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
 def evaluate(campaign: Campaign, policy: PolicyRef, label: str, split: str = "validation") -> EvaluationRef:
-    """Outcomes of `policy` on the split's first num_items items (by id); the same items for every policy."""
+    """Outcomes of `policy` on the split's first num_items items (by id); the same items for every policy.
+
+    Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
+    """
     config = campaign.config
-    examples = read_examples(local(campaign.data_uri) / f"{split}.parquet")[: config.evaluation.num_items]
+    examples = read_examples(local(campaign.data_uri) / f"{split}.parquet")
+    examples = ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
     loaded = load_shared(policy.uri, config.model.model_dump_json())
     builder = PromptBuilder(loaded.tokenizer, config.prompts, config.teacher, config.model.chat_template)
     conditions = {
@@ -52,8 +57,19 @@ def _evaluate(
     campaign: Campaign, policy: Policy, builder: PromptBuilder, examples: list[Example], label: str, folder: Path
 ) -> dict[str, Any]:
     config = campaign.config
-    judge = get_grader(grader_name(config.data))
+    labelled = all(example.answer for example in examples)
+    judge = get_grader(grader_name(config.data)) if labelled else _ungraded
     with progress(f"evaluate-{label}", "completions") as report:
         outcomes = evaluate_policy(policy, examples, builder, config.evaluation, judge, config.seed, report)
     write_outcomes(folder / "outcomes.parquet", outcomes)
-    return {"metrics": summarise(outcomes, config.filter.max_repetition), "num_items": len(examples)}
+    metrics = summarise(outcomes, config.filter.max_repetition)
+    if not labelled:
+        metrics = {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
+    return {"metrics": metrics, "num_items": len(examples)}
+
+
+_NEED_LABELS = ("eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score")
+
+
+def _ungraded(example: Example, text: str) -> Grade:
+    return Grade(correct=False, extracted=final_answer(text), score=0.0)

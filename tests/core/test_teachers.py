@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from opsd_core.batching import completion_hidden
-from opsd_core.errors import ConfigError, ModelError
+from opsd_core.errors import ConfigError, ModelError, TrainingError
 from opsd_core.mixtures import Transform
 from opsd_core.models import Policy, add_lora
 from opsd_core.noise import embedding_noise
@@ -169,3 +169,10 @@ def test_resume_is_bit_exact_with_noise(tmp_path):
     again = run("rest", resume_from=tmp_path / "whole-2")
     assert log["rest"] == log["whole"][2:] and len(set(log["whole"])) == 4
     assert all(torch.equal(value, again[name]) for name, value in once.items())
+
+
+def test_a_student_with_nothing_to_train_is_refused():
+    policy = small_policy(0)
+    policy.model.requires_grad_(False)
+    with pytest.raises(TrainingError, match=r"no trainable parameter.*model\.lora\.rank=0"):
+        distil(policy, LiveTeacher(policy), items(policy), config(), Schedule(0, 4), 0)
