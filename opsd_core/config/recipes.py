@@ -88,7 +88,10 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     changes: dict[str, Any] = {}
     for override in overrides:
         changes = deep_merge(changes, override)
-    values = deep_merge(starting_values(recipe, changes), changes)
+    start = deepcopy(starting_values(recipe, changes))
+    if changes.get("data", {}).get("source", start["data"].get("source")) != start["data"].get("source"):
+        start["data"].pop("options", None)  # they are arguments of the recipe's task, which another source does not take
+    values = deep_merge(start, changes)
     try:
         return CampaignConfig.model_validate(values)
     except ValidationError as error:

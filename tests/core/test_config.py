@@ -20,6 +20,12 @@ def test_one_nested_override_leaves_its_siblings_alone():
     assert changed.model_copy(update={"rollout": plain.rollout}) == plain
 
 
+def test_another_data_source_does_not_inherit_the_arguments_of_the_recipes_task():
+    assert resolve("demo").data.options["max_terms"] == 2
+    assert resolve("demo", {"data": {"options": {"max_terms": 3}}}).data.options["max_digits"] == 2
+    assert resolve("demo", {"data": {"source": "reasoning_gym:gcd"}}).data.options == {}
+
+
 def test_deep_merge_never_changes_its_arguments():
     base, override = {"a": {"b": [1], "c": 2}}, {"a": {"b": [3]}}
     merged = deep_merge(base, override)
