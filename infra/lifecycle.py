@@ -6,6 +6,7 @@ changes nothing. `down` stops everything, also what a crash left behind.
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from threading import Event
 
 from infra import processes
-from infra.services import SERVERS, SERVICES, Service, answers, describe, leftovers
+from infra.services import SERVERS, SERVICES, Service, answers, describe, leftovers, scratch
 from infra.state import State, port_is_free
 from opsd_core.digest import digest
 from opsd_core.errors import ServiceError
@@ -90,6 +91,7 @@ def down(state: State, patience_s: float = 15.0) -> list[str]:
         found = list(pool.map(lambda name: processes.stop(state.root, name, patience_s), SERVERS))
         for path in leftovers(state):
             path.unlink(missing_ok=True)
+        shutil.rmtree(scratch(state), ignore_errors=True)
         return stopped + [name for name, ran in zip(SERVERS, found, strict=True) if ran]
 
 

@@ -1,7 +1,9 @@
 """What each embedded service is: its command, its environment, its ports, and when it counts as ready."""
 
+import os
 import shutil
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -9,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.state import HOST, POOL, State
+from opsd_core.digest import digest
 from opsd_core.errors import OpsdError, ServiceError
 from tasks.settings import load_settings
 from tasks.store import open_store
 
 WORKER_LIMIT = 2  # one campaign and, beside it, a promotion or a second small one
+_LONGEST_SCRATCH = 64  # Python's own sockets add up to 40 characters, and a socket's path has at most 107
 SERVERS = ("s3", "prefect", "mlflow")
 SERVICES = (*SERVERS, "worker")
 
@@ -33,7 +37,7 @@ class Service:
 def describe(name: str, state: State, environ: Mapping[str, str]) -> Service:
     """The service `name` (one of SERVICES) for `state`; `environ` is the environment it builds upon."""
     builder = {"s3": _object_store, "prefect": _prefect, "mlflow": _mlflow, "worker": _worker}[name]
-    return builder(state, {**environ, **state.client_variables(environ)})
+    return builder(state, {**environ, **state.client_variables(environ), "TMPDIR": str(scratch(state))})
 
 
 def answers(url: str, timeout_s: float = 2.0) -> bool:
@@ -43,6 +47,20 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+def scratch(state: State) -> Path:
+    """The services' own folder for temporary files; a shared one may belong to another user.
+
+    Raises ServiceError when someone else made it.
+    """
+    folder = state.root / "tmp"
+    if len(str(folder)) > _LONGEST_SCRATCH:
+        folder = Path(tempfile.gettempdir()) / f"opsd-{os.getuid()}-{digest(str(state.root))[:12]}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ServiceError(f"{folder} belongs to another user. Remove it, or set OPSD_STATE to a shorter path.")
+    return folder
 
 
 def leftovers(state: State) -> list[Path]:

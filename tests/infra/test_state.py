@@ -1,11 +1,13 @@
 """Ports, credentials and variables of the embedded stack: `pytest tests/infra/test_state.py`."""
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
 
-from infra.lifecycle import up
+from infra.lifecycle import down, up
+from infra.services import describe, scratch
 from infra.state import PORTS, open_state
 from opsd_core.errors import ConfigError, ServiceError
 from tasks.settings import read_env_file
@@ -68,6 +70,18 @@ def test_silent_external_server_is_named_before_anything_starts(tmp_path: Path) 
     with pytest.raises(ServiceError, match=r"MLFLOW_TRACKING_URI names an external mlflow server at 127\.0\.0\.1:9,"):
         up(state, {"MLFLOW_TRACKING_URI": "http://user:word@127.0.0.1:9"}, worker=False)
     assert list((tmp_path / "run").glob("*.json")) == []
+
+
+def test_temporary_files_have_a_private_folder_with_room_for_socket_names(tmp_path: Path) -> None:
+    near = open_state(tmp_path)
+    far = open_state(tmp_path / ("x" * 60))
+    for state in (near, far):
+        folder = scratch(state)
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert len(str(folder)) <= 64
+        assert describe("worker", state, {}).environ["TMPDIR"] == str(folder)
+        assert down(state) == []
+        assert not folder.exists()
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"s3": 1}), json.dumps(dict.fromkeys(PORTS, "x"))])
