@@ -3,6 +3,8 @@
 teacher/divergence       mean divergence teacher vs. student on the first batch; 0 means nothing to learn
 teacher/privilege_gain   mean of log T - log S on the reference answer's tokens; <= 0 means the context does not help;
                          judged for contexts that hold the item's own reference, reported for the others
+drift/kl_to_init         mean of log S - log S_0 on the policy's own completions, S_0 the first policy: estimates KL(S || S_0) for
+                         sampling at temperature 1; only where the first policy is at hand as the teacher
 alignment/max_abs_diff   the batched rows with an empty context vs. the whole sequence alone; large = shifted rows
 """
 
@@ -51,7 +53,7 @@ def run_probes(
     answers: Sequence[Sequence[int]],
     config: CampaignConfig,
 ) -> Metrics:
-    """The three probes on one batch; `answers` are the reference answers' token ids, empty without labels.
+    """The probes on one batch; `answers` are the reference answers' token ids, empty without labels.
 
     TrainingError when there is no divergence, no privilege gain, or rows are shifted; a control arm reports and goes on.
     """
@@ -62,12 +64,14 @@ def run_probes(
         )
     with torch.no_grad():
         result = objective(student, teacher, batch, config)
-    weight = sum(float(item.weights_T.sum()) for item in batch)
-    metrics = {"teacher/divergence": float(result.divergence_N.abs().sum()) / max(weight, 1.0)}
+    num_counted = sum(int((item.weights_T > 0).sum()) for item in batch)
+    metrics = {"teacher/divergence": float(result.divergence_N.abs().sum()) / max(num_counted, 1)}
     prompts, completions = [item.prompt_ids for item in batch], [item.completion_ids for item in batch]
     own = answer_logprob(LiveTeacher(student), prompts, completions)
     alone = torch.cat([_full_sequence_logprob(student, item) for item in batch[:_ALIGNMENT_ITEMS]])
     metrics["alignment/max_abs_diff"] = float((own[: len(alone)] - alone).abs().max())
+    if config.teacher.weights in ("initial", "adapter_off"):
+        metrics["drift/kl_to_init"] = float((own - answer_logprob(teacher, prompts, completions)).mean())
     if answers and config.teacher.context != "none":
         teacher_prompts = [item.teacher_prompt_ids for item in batch]
         with_context_N = answer_logprob(teacher, teacher_prompts, answers)

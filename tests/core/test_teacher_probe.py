@@ -1,10 +1,14 @@
 """pytest tests/core/test_teacher_probe.py — what the teacher makes of the reference answers."""
 
+import numpy as np
 import pytest
 import torch
 
+from opsd_core.config import resolve
+from opsd_core.probes import run_probes
 from opsd_core.teacher_probe import probe_answers
 from opsd_core.teachers import FixedTeacher
+from opsd_core.trainer import TrainingItem, objective
 from tests.core.small import small_policy
 
 PROMPTS, ANSWERS = ("12+3=", "a", "what is 7 ?"), ("15", "bcd", "7")
@@ -32,6 +36,26 @@ def test_gain_and_greedy_answer_by_whole_sequences(max_tokens):
         assert found.gain == pytest.approx(float(gain.mean()), abs=1e-3)
         assert found.answers_itself == (told.argmax(-1).tolist() == answer)
     assert probed[2].answers_itself
+
+
+def test_drift_is_measured_against_the_first_policy_without_its_context():
+    student, initial = small_policy(0), small_policy(1)
+    settings = resolve("tiny", {"control": True, "distillation": {"targets": "online"}})
+    encode, items = student.tokenizer.encode, []
+    for prompt, completion in zip(PROMPTS, ANSWERS, strict=True):
+        zeros, ids = np.zeros(len(completion), np.float32), encode(completion)
+        weights = np.full(len(ids), 0.25, np.float32)
+        items.append(TrainingItem(encode(prompt), encode(f"9|{prompt}"), ids, zeros, weights))
+    metrics = run_probes(student, FixedTeacher(initial), items, [], settings)
+    differences = []
+    for item in items:
+        columns = torch.tensor(item.completion_ids)[:, None]
+        own, first = (whole_logprobs(p, item.prompt_ids, item.completion_ids).gather(1, columns) for p in (student, initial))
+        differences.append(own - first)
+    assert metrics["drift/kl_to_init"] == pytest.approx(float(torch.cat(differences).mean()), abs=1e-3)
+    with torch.no_grad():
+        divergence = objective(student, FixedTeacher(initial), items, settings).divergence_N
+    assert metrics["teacher/divergence"] == pytest.approx(float(divergence.mean()), rel=1e-5)  # per token, whatever it weighs
 
 
 def test_the_student_itself_gains_nothing():
