@@ -6,6 +6,7 @@
     ├── ModelError     (ValueError)      weights, tokenizer or template cannot be used
     ├── IntegrityError (OSError)         stored bytes are missing, torn or not what their manifest says
     ├── ServiceError   (ConnectionError) Prefect, MLflow or the object store does not answer or refuses
+    │   └── BusyError                    another run holds what this one needs
     └── TrainingError  (RuntimeError)    training must not go on (non-finite loss, no signal)
         └── AlarmError                   a monitor passed its limit; the campaign may go on with a remedy
 
@@ -35,6 +36,10 @@ class IntegrityError(OpsdError, OSError):
 
 class ServiceError(OpsdError, ConnectionError):
     """Prefect, MLflow or the object store does not answer, or refuses the credentials."""
+
+
+class BusyError(ServiceError):
+    """Another run holds what this one needs; the message says who and until when."""
 
 
 class TrainingError(OpsdError, RuntimeError):

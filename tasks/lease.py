@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from opsd_core.errors import IntegrityError, ServiceError
+from opsd_core.errors import BusyError, IntegrityError, ServiceError
 
 _CLOCK_SLACK_S = 2.0
 _POLL_S = 0.5
@@ -92,10 +92,14 @@ class Lease:
         if record["token"] == self.token:
             self.expires_at = record["expires_at"]
             return None
-        expired = record["expires_at"] + _CLOCK_SLACK_S < time.time() or record["expires_at"] == 0.0
-        if (expired or _process_is_gone(record.get("process"))) and self._write(etag):
+        if _is_over(record) and self._write(etag):
             return None
         return record
+
+    def holder_now(self) -> str | None:
+        """Who holds the lease, without taking it; None when it is free."""
+        current = self._current()
+        return None if current is None or _is_over(current[0]) else str(current[0]["holder"])
 
     def renew_forever(self) -> None:
         """Renew at a third of the lifetime until stopped or lost; outages are retried until the lease runs out."""
@@ -125,14 +129,14 @@ class Lease:
 def hold_lease(store: LeaseStore, key: str, ttl_s: float, *, wait_s: float = 0.0, holder: str = "") -> Iterator[Lease]:
     """Hold the lease `key` (lifetime `ttl_s` seconds, renewed) inside the block, waiting up to `wait_s` for it.
 
-    Raises ServiceError saying who holds it and until when.
+    Raises BusyError saying who holds it and until when.
     """
     lease = Lease(store, key, ttl_s, holder)
     deadline = time.monotonic() + wait_s
     while (held_by := lease.try_take()) is not None:
         if time.monotonic() >= deadline:
             until = datetime.fromtimestamp(held_by["expires_at"], UTC).isoformat(timespec="seconds")
-            raise ServiceError(
+            raise BusyError(
                 f"{store.uri(key)} is held by {held_by['holder']} until {until} (renewed while it works). "
                 "Wait for that run, cancel it, or let the lease run out if it died."
             )
@@ -145,6 +149,12 @@ def hold_lease(store: LeaseStore, key: str, ttl_s: float, *, wait_s: float = 0.0
         lease._stop.set()
         renewer.join()
         lease.release()
+
+
+def _is_over(record: dict[str, Any]) -> bool:
+    """Whether a lease was given back, ran out, or was held by a process of this machine that is gone."""
+    expired = record["expires_at"] + _CLOCK_SLACK_S < time.time() or record["expires_at"] == 0.0
+    return expired or _process_is_gone(record.get("process"))
 
 
 def _process_mark() -> dict[str, Any] | None:

@@ -1,0 +1,36 @@
+"""pytest tests/flows/test_exclusive.py — one campaign per registered model, other models beside it."""
+
+import pytest
+
+from flows.iterate import iterate
+from opsd_core.errors import BusyError, ConfigError
+from tasks.context import store, tracker
+from tasks.exclusive import champion_moves, one_campaign, running_campaigns, wait_seconds
+
+
+@pytest.fixture(autouse=True)
+def bucket(stack):
+    store().ensure_bucket()
+
+
+def test_a_second_campaign_of_a_model_is_told_who_runs_and_does_nothing(monkeypatch):
+    monkeypatch.setenv("OPSD_LEASE_WAIT_S", "1")
+    with one_campaign("taken"):
+        with pytest.raises(BusyError, match=r"leases/campaign/taken is held by campaign taken, pid \d+ until"):
+            iterate(recipe="tiny", name="taken")
+        assert tracker().version_by_alias("taken", "champion") is None
+        assert running_campaigns() == ["taken"]
+    assert running_campaigns() == []
+
+
+def test_other_models_run_beside_it_and_the_champion_can_be_moved_meanwhile():
+    with one_campaign("one"), one_campaign("two"), champion_moves("one") as move:
+        assert running_campaigns() == ["one", "two"]
+        move.check()
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan", "1e9"])
+def test_a_waiting_time_that_is_none_is_refused(monkeypatch, text):
+    monkeypatch.setenv("OPSD_LEASE_WAIT_S", text)
+    with pytest.raises(ConfigError, match="OPSD_LEASE_WAIT_S"):
+        wait_seconds()
