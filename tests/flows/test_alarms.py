@@ -48,7 +48,8 @@ def test_a_stopped_iteration_keeps_its_artefacts_and_the_next_one_goes_on_with_t
         "recovers",
         2,
         curriculum={"schedules": {"rollout.max_completion_length": [1, 4]}},
-        alarms={"remedy": "lower_rate", "max_truncation": 0.9, "max_entropy_ratio": None, "min_entropy_ratio": None},
+        alarms={"remedy": "lower_rate", "max_truncation": 0.9, "max_kl_p99": None, "max_accuracy_drop": None}
+        | {"max_entropy_ratio": None, "min_entropy_ratio": None},
     )
     assert "iteration 1: version" in text and "trunc_rate=1.000 is above alarms.max_truncation=0.9" in text
     stopped, went_on = runs("recovers")
