@@ -122,7 +122,7 @@ class S3Store(Store):
                 if _code(error) in _ABSENT:
                     return None
                 raise
-        return ObjectInfo(key, answer["ContentLength"], answer["ETag"])
+        return ObjectInfo(key, answer["ContentLength"], answer["ETag"], answer["LastModified"].timestamp())
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         found = []
@@ -132,7 +132,8 @@ class S3Store(Store):
             for page in pages.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
                 for entry in page.get("Contents", ()):
                     key = entry["Key"][len(self.prefix) :]
-                    found.append(ObjectInfo(key, entry["Size"], entry["ETag"]))
+                    changed = entry["LastModified"].timestamp()
+                    found.append(ObjectInfo(key, entry["Size"], entry["ETag"], changed))
         return sorted(found, key=lambda info: info.key)
 
     def delete(self, key: str) -> None:

@@ -18,11 +18,13 @@ _MAX_NAME_BYTES = 255
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """Key, length in bytes, and a tag that changes whenever the object does."""
+    """Key, length in bytes, a tag that changes whenever the object does, and when it last did."""
 
     key: str
     size: int
     etag: str
+    modified: float
+    """Seconds since 1970, by the store's clock."""
 
 
 def check_key(key: str) -> str:

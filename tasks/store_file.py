@@ -67,7 +67,7 @@ class FileStore(Store):
             status = path.stat()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return ObjectInfo(key, status.st_size, _etag(status)) if path.is_file() else None
+        return ObjectInfo(key, status.st_size, _etag(status), status.st_mtime) if path.is_file() else None
 
     def list(self, prefix: str = "") -> list[ObjectInfo]:
         parent = prefix.rpartition("/")[0]

@@ -107,6 +107,20 @@ class Registry(Connection):
 
         return self._call(f"list the versions of {name}", read)
 
+    def model_names(self) -> list[str]:
+        """Names of all registered models, sorted."""
+
+        def read() -> list[str]:
+            found, token = [], None
+            while True:
+                page = self.client.search_registered_models(max_results=200, page_token=token)
+                found.extend(model.name for model in page)
+                token = page.token
+                if not token:
+                    return sorted(found)
+
+        return self._call("list the registered models", read)
+
     def get_version(self, name: str, version: int) -> Version:
         """One version; raises ServiceError when it does not exist."""
         return _version(
