@@ -30,6 +30,10 @@ from opsd_core.optim import build_optimizer, learning_rate, set_learning_rate
 from opsd_core.targets import Target, members_hidden, online_targets, stack_targets
 from opsd_core.teachers import TeacherWeights
 
+_ROUNDING_GRADIENT = 1e-5
+"""Gradient norm that float32 rounding leaves where the exact gradient is 0. AdamW divides by the gradient's own size, so
+a step on it would move every weight by a full learning rate in a random direction; such a step is not applied."""
+
 
 @dataclass(frozen=True)
 class TrainingItem:
@@ -157,11 +161,14 @@ def train_step(
             f"step {step}: loss={loss}, gradient norm={grad_norm}. The step was not applied. Lower "
             f"optimizer.learning_rate={config.optimizer.learning_rate}, or use float32 (model.dtype={config.model.dtype})."
         )
-    optimizer.step()
-    teacher.update(student)
+    applied = grad_norm > _ROUNDING_GRADIENT
+    if applied:
+        optimizer.step()
+        teacher.update(student)
     return _step_metrics(scored, config) | {
         "distillation/loss": loss,
         "optim/grad_norm": grad_norm,
+        "optim/applied": float(applied),
         "tokens/weight": total_weight,
         "time/step_seconds": time.perf_counter() - started,
     }

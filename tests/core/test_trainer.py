@@ -218,6 +218,18 @@ def test_non_finite_gradient_stops_before_the_step():
     assert not optimizer.state
 
 
+def test_rounding_noise_is_not_amplified_into_a_step():
+    """AdamW moves weights by lr * g / |g|: without the floor a null control would walk at full speed."""
+    policy, settings = small_policy(0), config(distillation={"top_k": 8})
+    before = [parameter.clone() for parameter in policy.model.parameters()]
+    optimizer = build_optimizer(policy.model.parameters(), settings.optimizer)
+    batch = items(policy, policy, top_k=8)
+    for step in range(3):
+        metrics = train_step(policy, FixedTeacher(small_policy(0)), batch, optimizer, settings, step)
+        assert metrics["optim/applied"] == 0.0 and metrics["optim/grad_norm"] <= 1e-5
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
+
+
 def test_no_token_left_is_an_error_not_a_silent_step():
     policy, settings = small_policy(0), config()
     batch = [TrainingItem([3], [3], [4, 5], np.zeros(2, np.float32), np.zeros(2, np.float32))]
