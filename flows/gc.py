@@ -1,0 +1,33 @@
+"""Delete from the store what no kept model version needs.
+
+prefect deployment run opsd/gc                                       # a dry run: counts and bytes, nothing is deleted
+prefect deployment run opsd/gc -p dry_run=false -p keep_candidates=5
+"""
+
+from typing import Annotated
+
+from prefect import flow
+from pydantic import Field
+
+from tasks.clean import delete_unneeded, plan_retention
+
+
+@flow(name="opsd", flow_run_name="gc", log_prints=True)
+def gc(
+    dry_run: Annotated[bool, Field(description="Only say what would go.")] = True,
+    keep_candidates: Annotated[int, Field(ge=1, le=1000, description="Newest candidates kept, per model.")] = 3,
+    min_age_hours: Annotated[
+        float, Field(ge=0, le=87600, description="Nothing younger goes, whoever needs it: it may be in the making.")
+    ] = 24.0,
+) -> str:
+    """Keep what champion, previous champion, newest candidates and versions tagged opsd.pinned=true need; delete the rest."""
+    found = plan_retention(keep_candidates, min_age_hours)
+    text = (
+        f"kept {found.num_kept}, protected {found.num_protected}, "
+        f"to delete {found.num_deletable} artefacts with {found.deletable_bytes} bytes"
+    )
+    if not dry_run:
+        done = delete_unneeded(keep_candidates, min_age_hours)
+        text += f"; deleted {done.freed_bytes} bytes"
+    print(text)
+    return text
