@@ -1,6 +1,7 @@
 """Register a candidate, judge it against the champion, carry out the verdict."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,12 @@ def register(
     return policy.model_copy(update={"version": version})
 
 
+_NO_LABELS = (
+    "The validation items have no answers, so accuracy is unknown and the gate cannot promote. Compare lengths, entropies and "
+    "completions of both evaluations; a person can promote with the opsd/promote deployment."
+)
+
+
 @task(name="gate", task_run_name="gate-it{iteration}", **STAGE)
 def judge(
     campaign: Campaign,
@@ -82,6 +89,8 @@ def judge(
         champion_evaluation=champion_evaluation.conditions_digest,
         max_repetition=campaign.config.filter.max_repetition,
     )
+    if "eval/accuracy" not in candidate_evaluation.metrics:
+        verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
     identity = {
         "campaign": campaign.id,
         "iteration": iteration,
