@@ -28,7 +28,7 @@ _STRIP_BYTES = {"cpu": 48 * 2**20, "cuda": 512 * 2**20}
 """Logits of one side held at once. CUDA: few, large products."""
 _STRIP_ROWS = {"cpu": 256, "cuda": 8192}
 """Most rows of a strip. CPU: more rows make the matrix products no faster (measured at 64, 128, 256)."""
-_TILE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+_TILE_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
 """One tile of logits. CPU: temporaries of this size are reused by the allocator and stay near the cores."""
 
 
@@ -92,15 +92,18 @@ class _FusedLoss(torch.autograd.Function):
         ]
         student = Head(weight_VH, bias_V, call.softcap)
         buffer_SRV = _strip_buffer(hidden_NH, student, call, dtype)
-        results = []
+        columns = [hidden_NH.new_zeros(size, dtype=dtype) for _ in StripResult._fields]
         for start in range(0, size, call.tiles.rows):
             rows = slice(start, min(start + call.tiles.rows, size))
             hidden_RH = hidden_NH[rows].to(dtype)
             strips = _project_strip(hidden_RH, student, call, rows, buffer_SRV)
-            results.append(_strip(strips, call, rows, any(wanted)))
+            for column_N, column_R in zip(columns, _strip(strips, call, rows, any(wanted)), strict=True):
+                if column_R is not None:
+                    column_N[rows] = column_R
             if any(wanted):
                 _accumulate(gradients, strips[0], hidden_RH, weight_VH, rows, call.tiles)
-        columns = [None if column[0] is None else torch.cat(column) for column in zip(*results, strict=True)]
+        if isinstance(call.targets, TopKTargets) and call.targets.sampled_logprob_N is None:
+            columns[-1] = None
         loss_sum = (call.weights_N.to(dtype) * columns[1]).sum()
         ctx.gradients = gradients
         ctx.dtypes = [None if leaf is None else leaf.dtype for leaf in (hidden_NH, weight_VH, bias_V)]
