@@ -1,7 +1,7 @@
 """From the outcomes of single completions to the metrics of an evaluation."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,6 +10,7 @@ import numpy as np
 
 from opsd_core.errors import DataError
 from opsd_core.statistics import clustered_standard_error
+from opsd_core.types import Example
 
 Mode = Literal["greedy", "sampled"]
 
@@ -163,3 +164,15 @@ def _add_properties(
     metrics[f"{prefix}mean_entropy"] = mean_entropy(outcomes)
     metrics[f"{prefix}answered_fraction"] = float(np.mean([outcome.extracted is not None for outcome in outcomes]))
     metrics[f"{prefix}num_items"] = float(len(items))
+
+
+def constant_accuracy(examples: Sequence[Example]) -> float:
+    """Accuracy of a policy that always gives the commonest answer: a gain up to here can be the answers' prior alone."""
+    counts = Counter(example.answer for example in examples)
+    return max(counts.values()) / len(examples)
+
+
+def answer_diversity(outcomes: Iterable[ItemOutcome]) -> float:
+    """Different answers per greedy completion that has one; near 0 when the policy says the same to everything."""
+    answers = [outcome.extracted for outcome in outcomes if outcome.mode == "greedy" and outcome.extracted is not None]
+    return len(set(answers)) / len(answers) if answers else 0.0

@@ -12,7 +12,7 @@ from opsd_core.digest import digest
 from opsd_core.evaluation import evaluate_policy, write_outcomes
 from opsd_core.examples_io import read_examples
 from opsd_core.graders import Grade, get_grader, grader_name
-from opsd_core.metrics import summarise
+from opsd_core.metrics import answer_diversity, constant_accuracy, summarise
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.types import Example
@@ -63,7 +63,10 @@ def _evaluate(
         outcomes = evaluate_policy(policy, examples, builder, config.evaluation, judge, config.seed, report)
     write_outcomes(folder / "outcomes.parquet", outcomes)
     metrics = summarise(outcomes, config.filter.max_repetition)
-    if not labelled:
+    metrics["eval/answer_diversity"] = answer_diversity(outcomes)
+    if labelled:
+        metrics["eval/constant_accuracy"] = constant_accuracy(examples)
+    else:
         metrics = {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
     return {"metrics": metrics, "num_items": len(examples)}
 

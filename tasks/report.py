@@ -164,6 +164,8 @@ def _markdown(
 | | before (champion) | after (candidate) |
 |---|---|---|
 | held-out accuracy | {_accuracy(before)} | {_accuracy(after)} |
+| the commonest answer alone would give | {_share(before, "constant_accuracy")} | {_share(after, "constant_accuracy")} |
+| different answers per completion | {_share(before, "answer_diversity")} | {_share(after, "answer_diversity")} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 
@@ -178,6 +180,11 @@ Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.ite
 
 [MLflow run]({tracker().run_url(run_id)}) · [model versions]({tracker().model_url(campaign.name, candidate.version)})
 """
+
+
+def _share(evaluation: EvaluationRef, name: str) -> str:
+    value = evaluation.metrics.get(f"eval/{name}")
+    return "unknown" if value is None else f"{value:.3f}"
 
 
 def _accuracy(evaluation: EvaluationRef) -> str:

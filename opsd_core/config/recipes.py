@@ -40,14 +40,12 @@ TINY: dict[str, Any] = {
 DEMO: dict[str, Any] = {
     "name": "demo",
     "iterations": 2,
-    "model": {"source": "smollm2"},
-    "data": {
-        "source": "reasoning_gym:chain_sum",
-        "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
-    },
-    "rollout": {"num_prompts": 128, "max_completion_length": 24},
-    "optimizer": {"learning_rate": 1e-4, "num_steps": 8, "batch_size": 16},
-    "evaluation": {"num_items": 100, "max_completion_length": 24},
+    "model": {"source": "smollm2", "lora": {"rank": 16, "alpha": 32.0}},
+    "data": {"source": "reasoning_gym:letter_counting", "options": {"min_words": 1, "max_words": 3}, "size": 2000},
+    "prompts": {"system": "Answer with the final result only."},
+    "rollout": {"num_prompts": 96, "max_completion_length": 24, "batch_size": 48},
+    "optimizer": {"learning_rate": 1e-3, "schedule": "constant", "num_steps": 6, "batch_size": 16},
+    "evaluation": {"num_items": 120, "max_completion_length": 24, "batch_size": 60},
 }
 
 def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:

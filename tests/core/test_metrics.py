@@ -7,8 +7,17 @@ from dataclasses import replace
 
 import pytest
 
+from opsd_core.data import make_example
 from opsd_core.errors import DataError
-from opsd_core.metrics import ItemOutcome, majority_credit, mean_entropy, pass_at_k, summarise
+from opsd_core.metrics import (
+    ItemOutcome,
+    answer_diversity,
+    constant_accuracy,
+    majority_credit,
+    mean_entropy,
+    pass_at_k,
+    summarise,
+)
 
 
 def outcome(item="a", index=0, correct=True, extracted="1", mode="sampled", **changes) -> ItemOutcome:
@@ -99,3 +108,11 @@ def test_torn_evaluations_are_refused():
         summarise([outcome(), outcome()])
     with pytest.raises(DataError, match=r"different numbers of sampled completions: \[1, 2\]"):
         summarise([outcome("a", 0), outcome("b", 0), outcome("b", 1)])
+
+
+def test_commonest_answer_and_diversity_show_a_gain_that_is_only_the_prior():
+    """Answers 1 1 1 2: always saying 1 scores 3/4. Two different answers in four completions: 2/4."""
+    examples = [make_example(f"q{i}", answer=answer) for i, answer in enumerate("1112")]
+    assert constant_accuracy(examples) == 0.75
+    said = [outcome(f"q{i}", extracted=answer, mode="greedy") for i, answer in enumerate("1121")]
+    assert answer_diversity([*said, outcome("q9", extracted=None, mode="greedy")]) == 0.5
