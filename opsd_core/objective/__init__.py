@@ -21,7 +21,7 @@ __all__ = ["FullTargets", "Head", "HiddenTargets", "ObjectiveResult", "TopKTarge
 Targets = TopKTargets | HiddenTargets | FullTargets
 
 PLAIN_MAX_LOGITS = 2**20
-"""N x V up to which whole logits are used (4 MiB a side): measured on CPU, strips tie here and win from 2^21 on."""
+"""N x V up to which whole logits are used (4 MiB a side): measured on CPU, strips tie up to here and win above."""
 
 
 def distillation_loss(
