@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from objective_oracle import columns, evaluate, problem, recorded
 
 from opsd_core import objective
 from opsd_core.config.method import DistillationConfig
@@ -15,6 +14,7 @@ from opsd_core.objective.fused import default_tiles, fused_loss
 from opsd_core.objective.plain import plain_loss, project
 from opsd_core.objective.strips import Tiles
 from opsd_core.objective.supports import top_k_targets
+from tests.core.objective_oracle import columns, evaluate, problem, recorded
 
 PATHS = (plain_loss, fused_loss)
 SUPPORTS = ("recorded", "full", "teacher", "student", "union")

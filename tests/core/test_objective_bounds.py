@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objective_oracle import evaluate, problem
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head, HiddenTargets, distillation_loss
@@ -14,6 +13,7 @@ from opsd_core.objective.bounds import token_clip, token_reweight
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss
 from opsd_core.objective.strips import Tiles
+from tests.core.objective_oracle import evaluate, problem
 
 PATHS = (plain_loss, fused_loss)
 

@@ -4,7 +4,6 @@ from itertools import product
 
 import pytest
 import torch
-from objective_oracle import columns, evaluate, oracle, problem, recorded
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head, HiddenTargets, distillation_loss
@@ -12,6 +11,7 @@ from opsd_core.objective.divergences import DIVERGENCES
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss
 from opsd_core.objective.strips import Tiles
+from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
 
 SMALL = Tiles(rows=4, width=16)
 BOUNDS = ("none", "token_reweight", "token_clip", "entry_clip", "ratio_clip")

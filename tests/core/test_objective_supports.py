@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from objective_oracle import evaluate, problem, recorded
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import FullTargets, Head, TopKTargets, distillation_loss
@@ -14,6 +13,7 @@ from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss, project
 from opsd_core.objective.strips import Tiles
 from opsd_core.objective.supports import choose_entries, log1mexp, tail_logprob, top_k_targets
+from tests.core.objective_oracle import evaluate, problem, recorded
 
 PATHS = (plain_loss, fused_loss)
 
