@@ -17,7 +17,8 @@ import torch
 from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.errors import IntegrityError
 from opsd_core.mixtures import Transform, truncate
-from opsd_core.objective.types import FullTargets, Head, HiddenTargets, TopKTargets
+from opsd_core.objective.plain import project
+from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
 from opsd_core.rollouts import Rollout, read_table, write_table
 from opsd_core.teachers import TeacherWeights
 
@@ -115,7 +116,7 @@ def teacher_logprobs(
 ) -> torch.Tensor:
     """Log-probabilities (N, V) of the teacher: truncate(mix(log_softmax(logits_i / temperature))), float32."""
     members = [
-        full_logprobs(hidden_NH, policy.head, transform.temperature)
+        project(hidden_NH, policy.head, transform.temperature)
         for hidden_NH, policy in zip(members_NH, teacher.policies, strict=True)
     ]
     return truncate(teacher.mix(members), transform.top_p, transform.top_k)
@@ -127,14 +128,6 @@ def members_hidden(
     """Each member's hidden states (N, H) at the rows that predict the completions."""
     with teacher.scoring():
         return [completion_hidden(policy, prompts, completions) for policy in teacher.policies]
-
-
-def full_logprobs(hidden_NH: torch.Tensor, head: Head, temperature: float) -> torch.Tensor:
-    """Log-probabilities (N, V) in float32: log_softmax(softcap(hidden @ weight.T + bias) / temperature)."""
-    logits_NV = torch.nn.functional.linear(hidden_NH.to(head.weight_VH.dtype), head.weight_VH, head.bias_V).float()
-    if head.softcap is not None:
-        logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
-    return torch.log_softmax(logits_NV / temperature, dim=-1)
 
 
 def _keep_top_k(logprobs_NV: torch.Tensor, tokens_N: torch.Tensor, top_k: int) -> tuple[np.ndarray, ...]:
