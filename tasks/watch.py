@@ -47,7 +47,8 @@ def recover(
         outcome += f" {num_stopped} iterations were stopped, alarms.max_recoveries={campaign.config.alarms.max_recoveries}."
     text = f"{alarm} {outcome}"
     experiment = tracker()
-    run_id = experiment.iteration_run(campaign.run_id, iteration, {"opsd.alarms": ",".join(names)})
+    run_id = experiment.iteration_run(campaign.run_id, iteration)
+    experiment.log_tags(run_id, {"opsd.alarms": ",".join(names)})
     experiment.log_text(run_id, text, "alarm.md")
     experiment.end_run(run_id, "FAILED")
     name = "".join(char if char.isalnum() else "-" for char in campaign.name.lower())

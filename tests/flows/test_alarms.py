@@ -9,6 +9,7 @@ from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
+from tasks.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -33,7 +34,7 @@ def runs(name):
 
 
 def stored(kind):
-    return {info.key.rpartition("/")[0] for info in store().list(f"{kind}/") if info.key.endswith("/manifest.json")}
+    return {info.key.rpartition("/")[0] for info in store().list(f"{kind}/") if info.key.endswith(f"/{MANIFEST_NAME}")}
 
 
 def folders(kind, before):
@@ -81,7 +82,7 @@ def test_recoveries_are_limited(stack):
 def test_curriculum_probe_and_routing_in_a_campaign_that_repeats_nothing(stack):
     options = {
         "rollout": SMALL["rollout"] | {"group_size": 2, "max_completion_length": 4},
-        "filter": {"route": "pass_rate", "teacher_probe": "gain"},
+        "filter": {"route": "pass_rate", "teacher_probe": "gain", "min_gain": 2.5},
         "curriculum": {"sampling": "difficulty", "length_start": 3, "length_growth": 1.2},
         "weights": {"importance_correction": True, "leak_span": 3, "normaliser": "sequence", "position": "late"},
     }
@@ -99,8 +100,8 @@ def test_curriculum_probe_and_routing_in_a_campaign_that_repeats_nothing(stack):
     assert [len(ids) for ids in drawn] == [60, 60] and drawn[0] != drawn[1]
     grades = [g for folder in folders("grades", before["grades"]) for g in read_grades(folder / "grades.parquet")]
     probed = [grade for grade in grades if grade.teacher_gain is not None]
-    assert len(grades) == 480 and probed and all(g.keep == (g.teacher_gain > 0) for g in probed)
-    assert any(g.reason == "teacher_no_gain" for g in probed)
+    assert len(grades) == 480 and probed and all(g.keep == (g.teacher_gain > 2.5) for g in probed)
+    assert {g.reason for g in probed} == {"", "teacher_no_gain"}
     # 2 or 4 graded completions per prompt: p = k/4 or k/6, 4 p (1 - p) = 3/4, 1 or 5/9, 8/9, 1
     assert {round(grade.weight, 4) for grade in probed if grade.keep} <= {0.75, 1.0, 0.5556, 0.8889}
     for run in runs("curriculum"):
