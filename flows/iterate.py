@@ -71,7 +71,7 @@ def run_campaign(config: CampaignConfig) -> str:
     initial = prepare_model(config)
     data_uri = prepare_data(config, initial)
     campaign = start_campaign(config, initial, data_uri, prepare_teachers(config, initial))
-    loop = Loop(policy=initial, champion=campaign.champion)
+    loop = Loop(policy=campaign.start, champion=campaign.champion)
     for iteration in range(config.iterations):
         try:
             run_iteration(campaign, iteration, loop)

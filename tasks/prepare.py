@@ -11,6 +11,7 @@ from prefect import task
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from opsd_core import tiny
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.config.rules_teacher import teacher_settings_without_effect
 from opsd_core.contexts import ContextInputs, Variables, build_context, context_identity
@@ -23,7 +24,6 @@ from opsd_core.models import load_gguf, load_policy, load_tokenizer, resolve_dev
 from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
 from opsd_core.smollm2 import smollm2_gguf
 from opsd_core.teachers import check_same_vocabulary
-from opsd_core.tiny import build_tiny
 from opsd_core.types import Example
 from tasks.artifacts import describe
 from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
@@ -80,9 +80,7 @@ def _stored_weights(config: CampaignConfig) -> PolicyRef:
     if source.startswith(store().uri("models") + "/"):
         artifact = describe(store(), source)
         return PolicyRef(uri=artifact.uri, digest=artifact.digest)
-    identity = {"source": source, "model": _identity(config.model), "content": _content(source), "seed": config.seed}
-    if source != "tiny":
-        identity.pop("seed")
+    identity = {"source": source, "model": _identity(config.model), "content": _content(source)}
     artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
     return PolicyRef(uri=artifact.uri, digest=artifact.digest)
 
@@ -92,14 +90,14 @@ def _identity(model: ModelConfig) -> dict[str, Any]:
 
 
 def _content(source: str) -> dict[str, str]:
-    path = Path(source)
+    path = Path(tiny.__file__ if source == "tiny" else source)  # the tiny model is what its code makes of it
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
     return {file.name: file_digest(file) for file in files}
 
 
 def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str, Any]:
     if source == "tiny":
-        build_tiny(folder, seed=0)
+        tiny.build_tiny(folder, seed=0)
     elif source == "smollm2":
         save_policy(load_gguf(smollm2_gguf(settings().cache / "downloads")), folder)
     elif source.endswith(".gguf"):

@@ -43,6 +43,11 @@ class Campaign(Record):
     git_revision: str = ""
 
     @property
+    def start(self) -> PolicyRef:
+        """Where the first iteration starts: the initial policy, with its version when it is the champion."""
+        return self.champion if self.champion.digest == self.initial.digest else self.initial
+
+    @property
     def name(self) -> str:
         return self.config.name
 

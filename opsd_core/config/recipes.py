@@ -15,7 +15,7 @@ from opsd_core.errors import ConfigError
 
 TINY: dict[str, Any] = {
     "name": "tiny",
-    "iterations": 3,
+    "iterations": 6,
     "model": {"source": "tiny", "dtype": "float32", "device": "cpu"},
     "data": {
         "source": "tiny:addition",
