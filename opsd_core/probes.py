@@ -52,10 +52,13 @@ def run_probes(
     batch: Sequence[TrainingItem],
     answers: Sequence[Sequence[int]],
     config: CampaignConfig,
+    *,
+    trained_before: bool = False,
 ) -> Metrics:
     """The probes on one batch; `answers` are the reference answers' token ids, empty without labels.
 
-    TrainingError when there is no divergence, no privilege gain, or rows are shifted; a control arm reports and goes on.
+    TrainingError when there is no divergence, no privilege gain, or rows are shifted. A control arm only reports signal
+    and gain, and so does a student that has been trained before: catching up with its teacher is not a fault.
     """
     if (difference := check_head(student)) > _MAX_ROW_DIFFERENCE:
         raise ModelError(
@@ -77,18 +80,21 @@ def run_probes(
         with_context_N = answer_logprob(teacher, teacher_prompts, answers)
         without_N = answer_logprob(LiveTeacher(student), prompts, answers)
         metrics["teacher/privilege_gain"] = float((with_context_N - without_N).mean())
-    _judge(metrics, config)
+    _judge_alignment(metrics)
+    if not (config.control or trained_before):
+        _judge_signal(metrics, config)
     return metrics
 
 
-def _judge(metrics: Metrics, config: CampaignConfig) -> None:
+def _judge_alignment(metrics: Metrics) -> None:
     if metrics["alignment/max_abs_diff"] > _MAX_ROW_DIFFERENCE:
         raise TrainingError(
             f"alignment probe: a completion scored alone and in a batch differs by {metrics['alignment/max_abs_diff']:.3g} nats. "
             "Rows of prompt and completion are shifted, or the model is not causal."
         )
-    if config.control:
-        return
+
+
+def _judge_signal(metrics: Metrics, config: CampaignConfig) -> None:
     if metrics["teacher/divergence"] < _MIN_DIVERGENCE:
         raise TrainingError(
             f"teacher probe: mean divergence between teacher and student is {metrics['teacher/divergence']:.3g} nats, so there "

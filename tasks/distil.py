@@ -105,7 +105,7 @@ def _distil(
     def before_first_step() -> None:
         rows = batch_order(len(items), config.optimizer.batch_size, 1, seed)[0][:_PROBE_ITEMS]
         labelled = [answers[row] for row in rows] if all(answers[row] for row in rows) else []
-        probes.update(run_probes(student, teacher, [items[row] for row in rows], labelled, config))
+        probes.update(run_probes(student, teacher, [items[row] for row in rows], labelled, config, trained_before=bool(start)))
         get_run_logger().info("probes: %s", probes)
 
     def on_step(step: int, metrics: dict[str, float]) -> None:

@@ -39,14 +39,21 @@ TINY: dict[str, Any] = {
 
 DEMO: dict[str, Any] = {
     "name": "demo",
-    "iterations": 2,
+    "iterations": 1,
     "model": {"source": "smollm2", "lora": {"rank": 16, "alpha": 32.0}},
     "data": {"source": "reasoning_gym:letter_counting", "options": {"min_words": 1, "max_words": 3}, "size": 2000},
     "prompts": {"system": "Answer with the final result only."},
-    "rollout": {"num_prompts": 96, "max_completion_length": 24, "batch_size": 48},
-    "optimizer": {"learning_rate": 1e-3, "schedule": "constant", "num_steps": 6, "batch_size": 16},
+    "rollout": {"num_prompts": 192, "max_completion_length": 24, "batch_size": 48},
+    "optimizer": {
+        "learning_rate": 1e-3,
+        "schedule": "constant",
+        "warmup_fraction": 0.1,
+        "num_steps": 12,
+        "batch_size": 16,
+    },
     "evaluation": {"num_items": 120, "max_completion_length": 24, "batch_size": 60},
 }
+
 
 def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
     """A new dictionary: `override` wins, nested dictionaries are merged key by key, siblings keep their values."""
@@ -88,7 +95,9 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
         changes = deep_merge(changes, override)
     start = deepcopy(starting_values(recipe, changes))
     if changes.get("data", {}).get("source", start["data"].get("source")) != start["data"].get("source"):
-        start["data"].pop("options", None)  # they are arguments of the recipe's task, which another source does not take
+        start["data"].pop(
+            "options", None
+        )  # they are arguments of the recipe's task, which another source does not take
     values = deep_merge(start, changes)
     try:
         return CampaignConfig.model_validate(values)

@@ -278,6 +278,8 @@ def test_probes_refuse_a_teacher_that_has_nothing_to_teach():
     settings = config(distillation={"targets": "online"}, control=False)
     with pytest.raises(TrainingError, match=r"nothing to learn.*teacher\.context"):
         run_probes(policy, FixedTeacher(policy), items(policy), [], settings)
+    later = run_probes(policy, FixedTeacher(policy), items(policy), [], settings, trained_before=True)
+    assert later["teacher/divergence"] < 1e-7  # a student that has caught up is reported, not refused
 
 
 def test_probes_refuse_a_context_that_lowers_the_answers_likelihood():
