@@ -94,10 +94,9 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     for override in overrides:
         changes = deep_merge(changes, override)
     start = deepcopy(starting_values(recipe, changes))
-    if changes.get("data", {}).get("source", start["data"].get("source")) != start["data"].get("source"):
-        start["data"].pop(
-            "options", None
-        )  # they are arguments of the recipe's task, which another source does not take
+    data = start.get("data", {})
+    if changes.get("data", {}).get("source", data.get("source")) != data.get("source"):
+        data.pop("options", None)  # they are arguments of the recipe's task, which another source does not take
     values = deep_merge(start, changes)
     try:
         return CampaignConfig.model_validate(values)
