@@ -139,7 +139,7 @@ def _distil(
             _write_journal(part, steps, probes)
             publish(store(), "checkpoints", {"distil": identity, "step": done}, part, {"step": done})
 
-    with progress(f"distil-it{iteration}", "steps") as report:
+    with progress(f"distil-it{iteration}", "steps") as report, tracker().system_metrics(run_id):
         save = distil(
             student, teacher, items, config, schedule, seed,
             start_from=start, resume_from=resume,

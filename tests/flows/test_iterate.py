@@ -7,10 +7,12 @@ from pathlib import Path
 import mlflow
 import pytest
 from mlflow.artifacts import download_artifacts
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 
 from flows.iterate import iterate, nested
+from flows.promote import promote, rollback
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.grades import read_grades
@@ -18,6 +20,8 @@ from opsd_core.models import load_policy
 from opsd_core.rollouts import read_rollouts
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
+from tasks.prepare import prepare_model
+from tasks.records import PolicyRef
 
 ITERATIONS = 3
 """Half of the recipe's: enough to rise, not to arrive."""
@@ -114,6 +118,35 @@ def test_bad_input_fails_before_work_with_one_paragraph(stack):
     with pytest.raises(DataError, match=r"max_teacher_prompt_length=5"):
         iterate(recipe="tiny", name="bad", overrides={"prompts": {"max_teacher_prompt_length": 5}})
     assert tracker().version_by_alias("bad", "champion") is None
+
+
+def test_a_person_moves_the_champion_back_and_forth_and_every_move_is_kept(learned):
+    champion = tracker().version_by_alias("learns", "champion")
+    rollback(name="learns", reason="looks odd", who="ada")
+    before = tracker().version_by_alias("learns", "champion")
+    assert before < champion
+    promote(name="learns", version=champion, reason="it was the data", who="ada")
+    assert tracker().version_by_alias("learns", "champion") == champion
+    last_two = [(m.action, m.before, m.after, m.why, m.who) for m in tracker().moves("learns")[-2:]]
+    assert last_two == [
+        ("rollback", champion, before, "looks odd", "ada"),
+        ("promote", before, champion, "it was the data", "ada"),
+    ]
+
+
+def test_a_campaign_starts_from_a_registered_version_or_from_a_plain_folder_in_s3(learned):
+    champion = tracker().aliased("learns", "champion")
+    weights = local(champion.tags["opsd.model_uri"])
+    for path in weights.iterdir():
+        store().put(f"plain/folder/{path.name}", path)
+
+    @flow
+    def prepare(source: str) -> PolicyRef:
+        return prepare_model(resolve("tiny", {"model": {"source": source}}))
+
+    assert prepare("models:/learns@champion").digest == champion.tags["opsd.model_digest"]
+    copied = local(prepare(store().uri("plain/folder")).uri)
+    assert (copied / "model.safetensors").read_bytes() == (weights / "model.safetensors").read_bytes()
 
 
 def test_flat_knobs_become_nested_settings():
