@@ -14,13 +14,17 @@ from tasks.clean import delete_unneeded, plan_retention
 
 @flow(name="opsd", flow_run_name="gc", log_prints=True)
 def gc(
-    dry_run: Annotated[bool, Field(description="Only say what would go.")] = True,
-    keep_candidates: Annotated[int, Field(ge=1, le=1000, description="Newest candidates kept, per model.")] = 3,
-    min_age_hours: Annotated[
-        float, Field(ge=0, le=87600, description="Nothing younger goes, whoever needs it: it may be in the making.")
-    ] = 24.0,
+    dry_run: bool = True,
+    keep_candidates: Annotated[int, Field(ge=1, le=1000)] = 3,
+    min_age_hours: Annotated[float, Field(ge=0, le=87600)] = 24.0,
 ) -> str:
-    """Keep what champion, previous champion, newest candidates and versions tagged opsd.pinned=true need; delete the rest."""
+    """Keep what champion, previous champion, newest candidates and versions tagged opsd.pinned=true need; delete the rest.
+
+    Args:
+        dry_run: Only say what would go.
+        keep_candidates: Newest candidates kept, per model.
+        min_age_hours: Nothing younger goes, whoever needs it: it may be in the making.
+    """
     found = plan_retention(keep_candidates, min_age_hours)
     text = (
         f"kept {found.num_kept}, protected {found.num_protected}, "

@@ -37,21 +37,27 @@ def _run_name() -> str:
 
 @flow(name="opsd", flow_run_name=_run_name, log_prints=True)
 def iterate(
-    recipe: Annotated[RecipeName, Field(description="Named configuration to start from.")] = "demo",
-    name: Annotated[str | None, Field(description="Campaign and registered-model name; empty = the recipe's.")] = None,
-    iterations: Annotated[int | None, Field(ge=1, le=1000, description="Iterations; empty = the recipe's.")] = None,
-    num_prompts: Annotated[int | None, Field(ge=1, le=1_000_000, description="Training prompts per iteration.")] = None,
-    num_steps: Annotated[int | None, Field(ge=1, le=1_000_000, description="Optimiser steps per iteration.")] = None,
-    learning_rate: Annotated[float | None, Field(gt=0, le=1, description="Peak learning rate.")] = None,
-    seed: Annotated[int | None, Field(ge=0, description="Seed of everything that is drawn at random.")] = None,
-    overrides: Annotated[
-        dict[str, Any],
-        Field(
-            description="Any other setting, nested as in docs/configuration.md; merged deeply, siblings keep their values."
-        ),
-    ] = {},  # noqa: B006
+    recipe: RecipeName = "demo",
+    name: str | None = None,
+    iterations: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    num_prompts: Annotated[int | None, Field(ge=1, le=1_000_000)] = None,
+    num_steps: Annotated[int | None, Field(ge=1, le=1_000_000)] = None,
+    learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None,
+    seed: Annotated[int | None, Field(ge=0)] = None,
+    overrides: dict[str, Any] = {},  # noqa: B006
 ) -> str:
-    """On-policy self-distillation: a new model version is promoted only when a paired test says it is better."""
+    """On-policy self-distillation: a new model version is promoted only when a paired test says it is better.
+
+    Args:
+        recipe: Named configuration to start from.
+        name: Campaign and registered-model name; None = the recipe's.
+        iterations: Iterations of roll out, distil, evaluate, gate; None = the recipe's.
+        num_prompts: Training prompts per iteration; None = the recipe's.
+        num_steps: Optimiser steps per iteration; None = the recipe's.
+        learning_rate: Peak learning rate; None = the recipe's.
+        seed: Seed of everything that is drawn at random; None = the recipe's.
+        overrides: Any other setting, nested as in docs/configuration.md; merged deeply, siblings keep their values.
+    """
     knobs = {
         "name": name,
         "iterations": iterations,
