@@ -110,4 +110,4 @@ def test_schedules_give_every_value_an_equal_share_of_the_iterations():
 )
 def test_impossible_schedules_are_refused_before_any_work(schedules, message):
     with pytest.raises(ConfigError, match=message):
-        resolve("tiny", {"curriculum": {"schedules": schedules}})
+        resolve("tiny", {"iterations": 3, "curriculum": {"schedules": schedules}})
