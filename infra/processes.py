@@ -54,7 +54,7 @@ def find(root: Path, name: str) -> psutil.Process | None:
         record = json.loads(path.read_text())
         process = psutil.Process(int(record["pid"]))
         same = abs(process.create_time() - float(record["started"])) < _START_TOLERANCE_S
-        if same and process.status() != psutil.STATUS_ZOMBIE:
+        if same and _is_alive(process):
             return process
     path.unlink(missing_ok=True)
     return None
@@ -68,7 +68,7 @@ def family(root: Path, name: str) -> list[psutil.Process]:
         with suppress(psutil.Error):
             environ = process.environ()
             ours = environ.get("OPSD_STACK") == str(root) and environ.get("OPSD_SERVICE") == name
-            if ours and process.pid != os.getpid() and process.status() != psutil.STATUS_ZOMBIE:
+            if ours and process.pid != os.getpid() and _is_alive(process):
                 members[process.pid] = process
     return list(members.values())
 
@@ -118,7 +118,16 @@ def record_path(root: Path, name: str) -> Path:
 
 
 def _is_alive(process: psutil.Process) -> bool:
+    """Whether any of its threads still runs: a leader is a zombie, its ports taken, until the last thread has ended."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        ended = process.status() == psutil.STATUS_ZOMBIE and _num_threads(process.pid) <= 1
+        return process.is_running() and not ended
     except psutil.Error:
         return False
+
+
+def _num_threads(pid: int) -> int:
+    try:
+        return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
+    except OSError:
+        return 0

@@ -169,6 +169,22 @@ def test_stop_ends_a_process_that_ignores_the_request_and_its_detached_child(tmp
     assert processes.family(state.root, "worker") == []
 
 
+def test_stop_ends_the_threads_that_outlive_their_leader_and_frees_their_port(tmp_path: Path) -> None:
+    state = open_state(tmp_path / "state")
+    program = (
+        "import ctypes, signal, socket, threading, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "server = socket.create_server(('127.0.0.1', 0)); threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "print('port', server.getsockname()[1], flush=True); ctypes.CDLL(None).pthread_exit(None)"
+    )
+    pid = processes.spawn(state.root, "worker", [sys.executable, "-c", program], os.environ, tmp_path)
+    while psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.05)
+    port = int(processes.last_lines(state.root, "worker", 1).split()[1])
+    assert not port_is_free(port)
+    assert processes.stop(state.root, "worker", patience_s=0.5)
+    assert port_is_free(port)
+
+
 def test_taken_port_is_named_and_what_was_started_is_stopped(tmp_path: Path) -> None:
     state = open_state(tmp_path / "state")
     with socket.create_server(("127.0.0.1", state.ports["mlflow"])):
