@@ -2,13 +2,16 @@
 
 prefect deployment run opsd/promote -p name=demo -p version=3 -p reason="reviewed"
 prefect deployment run opsd/rollback -p name=demo -p reason="regression in production"
+python -m infra.approve demo approve --comment "read ten completions"     # answers what promotion.mode=approve asks
 """
 
 from typing import Annotated
 
 from prefect import flow
+from prefect.flow_runs import suspend_flow_run
 from pydantic import Field
 
+from tasks.approval import Approval, carry_out_answer, show_verdict
 from tasks.champion import promote_version, roll_back
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -22,6 +25,8 @@ def promote(
     reason: Reason,
     version: Annotated[int | None, Field(ge=1)] = None,
     who: Who = "operator",
+    verdict_uri: str | None = None,
+    hours: Annotated[float, Field(gt=0, le=8760)] = 72.0,
 ) -> str:
     """Make a version the champion; the champion so far becomes `previous`.
 
@@ -30,8 +35,17 @@ def promote(
         reason: Why; it is kept with the move.
         version: Version to promote; None = the candidate.
         who: Who decides; it is kept with the move.
+        verdict_uri: Ask a person first and show this verdict; None = promote at once. promotion.mode=approve sets it.
+        hours: How long to wait for that answer; without one it is a refusal.
     """
-    text = promote_version(name, version, reason, who)
+    if verdict_uri is None or version is None:
+        text = promote_version(name, version, reason, who)
+    else:
+        form = Approval.with_initial_data(description=show_verdict(name, version, verdict_uri))
+        # Here the process ends; after the answer the flow starts again from the top and gets it from this call.
+        answer = suspend_flow_run(wait_for_input=form, timeout=max(1, round(hours * 3600)), key="approval")
+        person = answer.who or "a person in Prefect"
+        text = carry_out_answer(name, version, verdict_uri, answer.decision, answer.comment, person)
     print(text)
     return text
 

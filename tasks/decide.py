@@ -11,8 +11,10 @@ from prefect.logging import get_run_logger
 
 from opsd_core.evaluation import read_outcomes
 from opsd_core.gate import Verdict, decide
+from tasks.approval import ask_a_person
 from tasks.context import local, produce, tracker
 from tasks.environment import git_revision
+from tasks.exclusive import champion_moves
 from tasks.records import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
 from tasks.retries import STAGE
 from tasks.teach import teacher_ref
@@ -99,7 +101,7 @@ def judge(
         "promotion": config.model_dump(),
     }
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict))
-    promoted, reasons = _carry_out(campaign, verdict, candidate, champion)
+    promoted, reasons = _carry_out(campaign, verdict, artifact.uri, candidate, champion)
     return VerdictRef(
         uri=artifact.uri,
         promote=promoted,
@@ -116,27 +118,32 @@ def _write_verdict(verdict: Verdict, folder: Path) -> dict[str, Any]:
 
 
 def _carry_out(
-    campaign: Campaign, verdict: Verdict, candidate: PolicyRef, champion: PolicyRef
+    campaign: Campaign, verdict: Verdict, verdict_uri: str, candidate: PolicyRef, champion: PolicyRef
 ) -> tuple[bool, list[str]]:
-    registry, name = tracker(), campaign.name
-    tags = registry.version_tags(name, candidate.version)
-    if "opsd.gate" in tags:  # carried out before a crash or by an earlier trigger of the same campaign
-        return tags["opsd.gate"] == "promoted", list(verdict.reasons)
-    promote, reasons = verdict.promote, list(verdict.reasons)
-    outcome = "promoted" if promote else "refused"
-    if promote and campaign.config.promotion.mode == "manual":
-        promote, outcome = False, "awaiting a person"
-        reasons.append("promotion.mode=manual: the gate agrees; promote with the opsd/promote deployment.")
-    current = registry.version_by_alias(name, "champion")
-    if promote and current not in (champion.version, candidate.version):
-        promote, outcome = False, "refused"
-        reasons.append(
-            f"the champion changed underneath: version {champion.version} was compared, version {current} is champion now."
-        )
-    if promote:
-        who = f"gate of campaign {campaign.id}"
-        registry.promote(name, candidate.version, "; ".join(reasons), who, expected_champion=champion.version)
-    # Last, because it says that the verdict has been carried out.
-    registry.set_version_tags(name, candidate.version, verdict.tags() | {"opsd.gate": outcome})
+    registry, name, mode = tracker(), campaign.name, campaign.config.promotion.mode
+    with champion_moves(name):
+        tags = registry.version_tags(name, candidate.version)
+        if "opsd.gate" in tags:  # carried out before a crash or by an earlier trigger of the same campaign
+            return tags["opsd.gate"] == "promoted", list(verdict.reasons)
+        reasons, outcome, extra = list(verdict.reasons), "refused", {}
+        current = registry.version_by_alias(name, "champion")
+        if verdict.promote and current not in (champion.version, candidate.version):
+            reasons.append(
+                f"the champion changed underneath: version {champion.version} was compared, "
+                f"version {current} is champion now."
+            )
+        elif verdict.promote and mode == "manual":
+            outcome = "awaiting a person"
+            reasons.append("promotion.mode=manual: the gate agrees; promote with the opsd/promote deployment.")
+        elif verdict.promote and mode == "approve":
+            until = ask_a_person(campaign, candidate, verdict_uri, "; ".join(reasons))
+            outcome, extra = "awaiting approval", {"opsd.approval": f"refused unless approved until {until}"}
+            reasons.append(f"promotion.mode=approve: the gate agrees; an opsd/promote run waits for approval until {until}.")
+        elif verdict.promote:
+            who = f"gate of campaign {campaign.id}"
+            registry.promote(name, candidate.version, "; ".join(reasons), who, expected_champion=champion.version)
+            outcome = "promoted"
+        # Last, because it says that the verdict has been carried out.
+        registry.set_version_tags(name, candidate.version, extra | verdict.tags() | {"opsd.gate": outcome})
     get_run_logger().info("version %s %s: %s", candidate.version, outcome, "; ".join(reasons))
-    return promote, reasons
+    return outcome == "promoted", reasons

@@ -23,8 +23,13 @@ class EvaluationConfig(Section):
 class PromotionConfig(Section):
     """When a candidate replaces the champion."""
 
-    mode: Literal["auto", "manual"] = Field(
-        "auto", description="auto = the gate moves the alias; manual = a person does, with opsd/promote."
+    mode: Literal["auto", "approve", "manual"] = Field(
+        "auto",
+        description="auto = the gate moves the alias; approve = a suspended opsd/promote run asks a person when the gate "
+        "agrees; manual = a person does, with opsd/promote.",
+    )
+    approval_hours: float = Field(
+        72.0, gt=0, le=8760, description="How long mode=approve waits for an answer; without one it is a refusal."
     )
     test: Literal["mcnemar", "bootstrap"] = Field(
         "mcnemar",

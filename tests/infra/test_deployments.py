@@ -52,7 +52,8 @@ def test_each_deployment_has_its_own_form_and_leaves_the_folder_to_the_worker(
     found = {name: client.read_deployment_by_name(f"opsd/{name}") for name in ("iterate", "promote", "rollback")}
     forms = {name: deployment.parameter_openapi_schema for name, deployment in found.items()}
     assert set(forms["iterate"]["properties"]) >= {"recipe", "name", "iterations", "seed", "overrides"}
-    assert set(forms["promote"]["properties"]) == {"name", "reason", "version", "who"}
+    assert set(forms["promote"]["properties"]) == {"name", "reason", "version", "who", "verdict_uri", "hours"}
+    assert forms["promote"]["required"] == ["name", "reason"]
     assert set(forms["rollback"]["properties"]) == {"name", "reason", "who"}
     assert forms["rollback"]["required"] == ["name", "reason"]
     assert forms["iterate"]["properties"]["recipe"]["enum"] == sorted(RECIPES)

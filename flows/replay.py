@@ -1,0 +1,97 @@
+"""Distil again from stored rollouts under another objective, without generating.
+
+prefect deployment run opsd/replay -p name=demo -p 'overrides={"distillation": {"divergence": "reverse_kl"}}'
+prefect deployment run opsd/replay -p name=demo -p 'iterations=[0]' -p 'overrides={"teacher": {"temperature": 0.7}}'
+"""
+
+import time
+from typing import Any
+
+from prefect import flow
+
+from flows.promote import Name
+from opsd_core.config import CampaignConfig
+from tasks.curriculum import in_iteration
+from tasks.decide import judge, register
+from tasks.distil import distil_candidate
+from tasks.evaluate import evaluate
+from tasks.exclusive import one_campaign
+from tasks.prepare import preflight, prepare_model, prepare_teachers, start_campaign
+from tasks.probe import probe_teacher
+from tasks.records import Campaign, PolicyRef
+from tasks.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
+from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
+from tasks.rollout import grade
+from tasks.teach import score_shard, teacher_ref
+
+
+@flow(name="opsd", flow_run_name="replay-{name}", log_prints=True)
+def replay(
+    name: Name,
+    iterations: list[int] | None = None,
+    overrides: dict[str, Any] = {},  # noqa: B006
+    campaign: str | None = None,
+) -> str:
+    """Another objective on the same rollouts: its own registered model, `<name>-replay-<digest>`; `name` stays as it is.
+
+    Args:
+        name: Registered model whose rollouts are used, i.e. the campaign's name.
+        iterations: Iterations whose rollouts are used; None = all of the campaign.
+        overrides: Changes of teacher, distillation, weights, optimizer and filter, nested as in docs/configuration.md.
+        campaign: Campaign id (tag opsd.campaign); None = the newest.
+    """
+    source = find_rollouts(name, iterations, campaign)
+    config = replay_config(source, overrides)
+    preflight(config)
+    with one_campaign(config.name):
+        return run_replay(config, source)
+
+
+def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
+    """Every chosen iteration in its order, and the closing lines."""
+    initial = prepare_model(config)
+    check_start(source, initial)
+    campaign = start_campaign(config, initial, source.data_uri, prepare_teachers(config, initial))
+    policy, summaries = initial, []
+    for position, stored in enumerate(source.iterations):
+        policy, summary = replay_iteration(campaign, position, stored, policy)
+        summaries.append(summary)
+    text = f"{config.name}\n{close_campaign(campaign, summaries)}"
+    print(text)
+    return text
+
+
+def replay_iteration(
+    whole_campaign: Campaign, position: int, stored: StoredIteration, policy: PolicyRef
+) -> tuple[PolicyRef, IterationSummary]:
+    """Grade, score, distil, evaluate and register from stored rollouts; the comparison is with the starting weights."""
+    started = time.perf_counter()
+    campaign = in_iteration(whole_campaign, stored.iteration, None)
+    champion = campaign.champion
+    run_id = open_iteration(campaign, position)
+    shards = stored_shards(stored, position)
+    graded = grade(campaign, stored.prompts, shards)
+    teacher = teacher_ref(campaign, champion)
+    graded = probe_teacher(campaign, policy, teacher, shards, graded)
+    recorded = campaign.config.distillation.targets == "recorded"
+    targets = [score_shard(campaign, teacher, shard, graded) for shard in shards] if recorded else []
+    distilled = distil_candidate(campaign, position, run_id, policy, champion, shards, graded, targets)
+    before = evaluate(campaign, champion, f"it{position}-champion-v{champion.version}")
+    after = evaluate(campaign, distilled.policy, f"it{position}-candidate")
+    candidate = register(campaign, position, run_id, policy, champion, distilled, after, shards, graded, targets)
+    verdict = judge(campaign, position, candidate, after, champion, before)
+    summary = report_iteration(
+        campaign,
+        position,
+        run_id,
+        stored.prompts,
+        shards,
+        graded,
+        targets,
+        distilled,
+        candidate,
+        before,
+        after,
+        verdict,
+    )
+    return candidate, summary.model_copy(update={"wall_seconds": time.perf_counter() - started})

@@ -1,0 +1,110 @@
+"""A person between the gate and the champion: the request, the form, and what an answer does.
+
+A campaign with promotion.mode=approve starts a run of `opsd/promote` and goes on. That run suspends: it holds no process
+and no slot until somebody answers in its form or with `python -m infra.approve`; without an answer it ends as a refusal.
+Champion, evaluation and weights are compared again when the answer comes, because days may lie between.
+"""
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from prefect import task
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.input import RunInput
+from pydantic import Field
+
+from opsd_core.errors import IntegrityError, ServiceError
+from tasks.artifacts import describe
+from tasks.champion import history
+from tasks.context import local, store, tracker
+from tasks.exclusive import champion_moves
+from tasks.records import Campaign, PolicyRef
+from tasks.retries import STAGE
+from tasks.tracking import Tracker
+
+DEPLOYMENT = "opsd/promote"
+
+
+class Approval(RunInput):
+    """The form of a suspended promotion."""
+
+    decision: Literal["refuse", "approve"] = Field("refuse", description="Whether the candidate becomes champion.")
+    comment: str = Field("", max_length=500, description="Why; it is kept with the version and with the move.")
+    who: str = Field("", max_length=80, description="Who decides; it is kept with the move.")
+
+
+def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict_uri: str, reason: str) -> str:
+    """Start the run that waits for the answer, once per version; until when it waits (ISO 8601)."""
+    hours = campaign.config.promotion.approval_hours
+    parameters = {
+        "name": campaign.name,
+        "version": candidate.version,
+        "reason": reason[:500],
+        "who": f"gate of campaign {campaign.id}",
+        "verdict_uri": verdict_uri,
+        "hours": hours,
+    }
+    try:
+        run_deployment(
+            DEPLOYMENT,
+            parameters=parameters,
+            timeout=0,
+            as_subflow=False,
+            idempotency_key=f"approve-{campaign.id}-{candidate.version}",
+        )
+    except ObjectNotFound as error:
+        raise ServiceError(
+            f"promotion.mode=approve needs the deployment {DEPLOYMENT}, which this Prefect server does not have. "
+            "Register it (make up, or prefect --no-prompt deploy --all) and trigger the campaign again."
+        ) from error
+    return (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
+
+
+@task(name="show-verdict", **STAGE)
+def show_verdict(name: str, version: int, verdict_uri: str) -> str:
+    """The text above the form: what is asked, and the gate's report with every number."""
+    report = (local(verdict_uri) / "verdict.md").read_text()
+    link = tracker().model_url(name, version)
+    return f"# Shall version {version} of {name} become champion?\n\n{report}\n[The version in MLflow]({link})\n"
+
+
+@task(name="carry-out-answer", **STAGE)
+def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, comment: str, who: str) -> str:
+    """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold."""
+    registry, verdict = tracker(), json.loads((local(verdict_uri) / "verdict.json").read_text())
+    with champion_moves(name):
+        outcome, why = "refused", comment or "no comment"
+        if decision == "approve":
+            changed = _changed_underneath(registry, name, version, verdict)
+            if changed is None:
+                compared = int(verdict["champion_version"])
+                registry.promote(name, version, f"approved: {why}", who, expected_champion=compared)
+                outcome = "approved"
+            else:
+                why = f"{changed} (the answer was approve: {why})"
+        registry.set_version_tags(
+            name, version, {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
+        )
+    history(name)
+    return f"{name}: version {version} {outcome} by {who}: {why}"
+
+
+def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:
+    """Why the verdict no longer holds; None when champion, evaluation set and weights are what it was taken on."""
+    champion = registry.version_by_alias(name, "champion")
+    if champion == version:
+        return None
+    if verdict["candidate_version"] != str(version) or not verdict["promote"]:
+        return f"the verdict is not one that promotes version {version}"
+    if str(champion) != verdict["champion_version"]:
+        return f"the champion changed underneath: {verdict['champion_version']} was compared, {champion} is champion now"
+    judged = [entry.tags["gate.evaluation"] for entry in registry.versions(name) if "gate.evaluation" in entry.tags]
+    if judged and judged[-1] != verdict["evaluation_digest"]:
+        return "the evaluation set changed underneath: later versions were judged on other items or settings"
+    try:
+        describe(store(), registry.version_tags(name, version)["opsd.model_uri"])
+    except (IntegrityError, KeyError) as error:
+        return f"its weights are not in the store any more: {error}"
+    return None

@@ -1,0 +1,156 @@
+"""pytest tests/flows/test_approval.py — a person between the gate and the champion, through a real server and worker."""
+
+import time
+from dataclasses import replace
+
+import httpx
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+
+from infra import processes
+from infra.approve import main as approve
+from infra.approve import waiting
+from opsd_core.config import resolve
+from opsd_core.evaluation import write_outcomes
+from opsd_core.metrics import ItemOutcome
+from tasks.approval import carry_out_answer
+from tasks.context import produce, store, tracker
+from tasks.decide import judge
+from tasks.records import Campaign, EvaluationRef, PolicyRef
+
+pytestmark = pytest.mark.timeout(400)
+_BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text")
+
+
+@flow(name="opsd-test-judge")
+def judged(name: str, iteration: int, right: int):
+    """A first champion with 10 of 50 right, a candidate with `right`, and the gate's verdict under mode=approve."""
+    config = resolve("tiny", {"name": name, "promotion": {"mode": "approve", "approval_hours": 1}})
+    registry = tracker()
+    run_id = registry.campaign_run(name, "c0", {}, {})
+    registry.ensure_model(name)
+    champion, before = _version(name, run_id, iteration, "champion", 10)
+    if registry.version_by_alias(name, "champion") is None:
+        registry.promote(name, champion.version, "first", "test", expected_champion=None)
+    candidate, after = _version(name, run_id, iteration, "candidate", right)
+    campaign = Campaign(
+        id="c0", config=config, config_uri="", data_uri="", initial=champion, champion=champion, run_id=run_id
+    )
+    return candidate.version, judge(campaign, iteration, candidate, after, champion, before)
+
+
+def _version(name: str, run_id: str, iteration: int, role: str, right: int) -> tuple[PolicyRef, EvaluationRef]:
+    which = "first" if role == "champion" else f"it{iteration}"
+
+    def weights(folder):
+        (folder / "model.safetensors").write_bytes(which.encode())
+        return {}
+
+    def outcomes(folder):
+        rows = [replace(_BASE, example_id=f"{i:04d}", correct=i < right, score=float(i < right)) for i in range(50)]
+        write_outcomes(folder / "outcomes.parquet", rows)
+        return {}
+
+    model, _ = produce("models", {"test": [name, which]}, weights)
+    evaluation, _ = produce("evaluations", {"test": [name, which], "conditions": "e"}, outcomes)
+    tags = {"opsd.model_uri": model.uri, "opsd.role": role}
+    version = tracker().register(name, model.uri, run_id, tags)
+    measured = EvaluationRef(
+        uri=evaluation.uri, digest=evaluation.digest, conditions_digest="e", metrics={"eval/accuracy": right / 50}, seconds=0.0
+    )
+    return PolicyRef(uri=model.uri, digest=model.digest, version=version), measured
+
+
+def _wait(what, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    return found
+
+
+def _ended(run_id):
+    def look():
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(run_id)
+        return run if run.state.is_final() else None
+
+    return _wait(look)
+
+
+def _suspended(name):
+    def look():
+        with get_client(sync_client=True) as client:
+            return waiting(client, name)
+
+    return _wait(look)[0]
+
+
+def _shown(run):
+    """The text above the form; empty until the run has written it."""
+    with get_client(sync_client=True) as client:
+        try:
+            return client.read_flow_run_input(run.id, run.state.state_details.run_input_keyset["description"])
+        except httpx.HTTPStatusError:
+            return ""
+
+
+def test_approved_from_the_shell_after_a_restart_of_the_server(worker, capsys):
+    store().ensure_bucket()
+    version, verdict = judged("asks", 0, 40)
+    assert not verdict.promote and "waits for approval until" in verdict.reasons[-1]
+    assert tracker().version_tags("asks", version)["opsd.gate"] == "awaiting approval"
+    run = _suspended("asks")
+    assert "accuracy, 50 items | 0.200 | 0.800" in _wait(lambda: _shown(run))
+    assert tracker().version_by_alias("asks", "champion") != version
+
+    assert judged("asks", 0, 40)[0] == version  # the campaign triggered again asks nobody twice
+    with get_client(sync_client=True) as client:
+        assert len(waiting(client, "asks")) == 1
+
+    processes.stop(worker.state.root, "prefect")
+    worker.up(worker=True)
+    assert approve(["asks", "approve", "--comment", "read ten completions", "--who", "ada"]) == 0
+    assert "is on its way" in capsys.readouterr().out
+    assert _ended(run.id).state.is_completed()
+    assert tracker().version_by_alias("asks", "champion") == version
+    move = tracker().moves("asks")[-1]
+    assert (move.after, move.who, move.why) == (version, "ada", "approved: read ten completions")
+    assert tracker().version_tags("asks", version)["opsd.approval"] == "approved"
+    assert approve(["asks", "approve"]) == 1
+    assert "no promotion of 'asks' waits" in capsys.readouterr().err
+
+
+@flow(name="opsd-test-answer")
+def answered(*arguments: str) -> str:
+    return carry_out_answer(*arguments)
+
+
+def test_a_refusal_and_stale_grounds_leave_the_champion(worker):
+    store().ensure_bucket()
+    first, one = judged("stale", 0, 40)
+    second, two = judged("stale", 1, 45)
+    before = tracker().version_by_alias("stale", "champion")
+    assert "refused by ada: too wordy" in answered("stale", first, one.uri, "refuse", "too wordy", "ada")
+    assert tracker().version_by_alias("stale", "champion") == before
+    assert "approved" in answered("stale", second, two.uri, "approve", "", "ada")
+    late = answered("stale", first, one.uri, "approve", "changed my mind", "bob")
+    assert "refused by bob: the champion changed underneath" in late
+    assert tracker().version_by_alias("stale", "champion") == second
+    with get_client(sync_client=True) as client:
+        for run in waiting(client, "stale"):
+            client.delete_flow_run(run.id)
+
+
+def test_an_answer_is_refused_when_the_evaluation_set_or_the_weights_are_no_longer_there(worker):
+    store().ensure_bucket()
+    version, verdict = judged("moved", 0, 40)
+    later, _ = judged("moved", 1, 0)
+    tracker().set_version_tags("moved", later, {"gate.evaluation": "another set"})
+    assert "the evaluation set changed underneath" in answered("moved", version, verdict.uri, "approve", "", "ada")
+    tracker().set_version_tags("moved", later, {"gate.evaluation": "e"})
+    key = store().key_of(tracker().version_tags("moved", version)["opsd.model_uri"])
+    store().delete("/".join(key.split("/")[:2]) + "/MANIFEST.json")
+    assert "its weights are not in the store" in answered("moved", version, verdict.uri, "approve", "", "ada")
+    assert tracker().version_by_alias("moved", "champion") != version
