@@ -120,7 +120,7 @@ def run_iteration(whole_campaign: Campaign, iteration: int, loop: Loop) -> None:
     graded = probe_teacher(campaign, policy, teacher, shards, graded)
     loop.monitors.append(dict(graded.metrics))
     watch(campaign, iteration, run_id, "rollout", loop.monitors)
-    recorded = config.distillation.targets == "recorded"
+    recorded = config.distillation.records_targets
     targets = [score_shard(campaign, teacher, shard, graded) for shard in shards] if recorded else []
     distilled = distil_candidate(campaign, iteration, run_id, policy, champion, shards, graded, targets)
     before = evaluate(campaign, champion, f"it{iteration}-champion-v{champion.version}")

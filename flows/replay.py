@@ -73,7 +73,7 @@ def replay_iteration(
     graded = grade(campaign, stored.prompts, shards)
     teacher = teacher_ref(campaign, champion)
     graded = probe_teacher(campaign, policy, teacher, shards, graded)
-    recorded = campaign.config.distillation.targets == "recorded"
+    recorded = campaign.config.distillation.records_targets
     targets = [score_shard(campaign, teacher, shard, graded) for shard in shards] if recorded else []
     distilled = distil_candidate(campaign, position, run_id, policy, champion, shards, graded, targets)
     before = evaluate(campaign, champion, f"it{position}-champion-v{champion.version}")

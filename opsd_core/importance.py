@@ -34,7 +34,9 @@ def old_temperature(config: RolloutConfig) -> float:
 
 
 def old_logprobs(rollout: Rollout, config: RolloutConfig) -> np.ndarray:
-    """log pi_old (T,) of the sampled tokens at `old_temperature`."""
+    """log pi_old (T,) of the sampled tokens at `old_temperature`; nan for a reference, which nobody sampled."""
+    if rollout.source == "reference":
+        return np.full(len(rollout.completion_ids), np.nan, np.float32)
     return rollout.logprobs_T if old_temperature(config) == 1.0 else rollout.sampling_logprobs_T
 
 
@@ -54,9 +56,9 @@ def sampled_logprobs(hidden_NH: Tensor, head: Head, tokens_N: Tensor, temperatur
 
 
 def importance_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, clip: float) -> Tensor:
-    """exp(log pi - log pi_old), bounded by `clip`, without gradient."""
+    """exp(log pi - log pi_old), bounded by `clip`, without gradient; 1 where nothing was sampled (log pi_old is nan)."""
     log_ratio_N = (logprobs_N - old_logprobs_N).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
-    return log_ratio_N.exp().clamp(max=clip).detach()
+    return log_ratio_N.exp().clamp(max=clip).nan_to_num(nan=1.0).detach()
 
 
 def correction_metrics(logprobs_N: Tensor, old_logprobs_N: Tensor, clip: float) -> dict[str, float]:
@@ -64,7 +66,13 @@ def correction_metrics(logprobs_N: Tensor, old_logprobs_N: Tensor, clip: float) 
 
     kl       mean(log pi_old - log pi), an estimate of KL(old || now);   k3_kl  mean(r - 1 - log r), never negative
     ess      (sum r)^2 / (N sum r^2) of the clipped ratios: 1 = all tokens count alike
+
+    Tokens that nobody sampled do not count; without any other there is nothing to report.
     """
+    sampled_N = ~torch.isnan(old_logprobs_N)
+    if not sampled_N.any():
+        return {}
+    logprobs_N, old_logprobs_N = logprobs_N[sampled_N], old_logprobs_N[sampled_N]
     log_ratio_N = (logprobs_N - old_logprobs_N).double().clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     ratio_N = log_ratio_N.exp()
     clipped_N = ratio_N.clamp(max=clip)

@@ -1,6 +1,6 @@
 """What is watched while a campaign runs, under the names the field uses.
 
-token_metrics       one optimiser step   kl/*, clip/*, actor/entropy, teacher/entropy, entropy_gap
+token_metrics       one optimiser step   kl/*, clip/*, actor/entropy, teacher/entropy, entropy_gap; nll/* without a teacher
 completion_metrics  one iteration's rollouts   completions/*, trunc_rate, rep_rate, leak_count, epistemic_tokens, ...
 overlap_ratio       recorded targets against the policy's own top-k
 
@@ -40,12 +40,12 @@ def token_metrics(results: Sequence[ObjectiveResult], counted_N: Tensor) -> Metr
         return torch.cat([getattr(result, name) for result in results]).float().cpu()[counted_N]
 
     divergence_N, bounded_N = column("divergence_N"), column("bounded_N")
-    student_N, teacher_N = column("student_entropy_N"), column("teacher_entropy_N")
+    student_N = column("student_entropy_N")
+    if results[0].teacher_entropy_N is None:
+        return _spread("nll", divergence_N) | {"actor/entropy": student_N.mean().item()}
+    teacher_N = column("teacher_entropy_N")
     cut_N = (divergence_N - bounded_N).clamp(min=0)
-    return {
-        "kl/mean": divergence_N.mean().item(),
-        "kl/p50": divergence_N.quantile(0.5).item(),
-        "kl/p99": divergence_N.quantile(0.99).item(),
+    return _spread("kl", divergence_N) | {
         "clip/token_fraction": (cut_N > 1e-6).float().mean().item(),
         "clip/entry_mass": (cut_N.sum() / divergence_N.abs().sum().clamp(min=1e-12)).item(),
         "actor/entropy": student_N.mean().item(),
@@ -54,8 +54,18 @@ def token_metrics(results: Sequence[ObjectiveResult], counted_N: Tensor) -> Metr
     }
 
 
+def _spread(name: str, values_N: Tensor) -> Metrics:
+    return {
+        f"{name}/mean": values_N.mean().item(),
+        f"{name}/p50": values_N.quantile(0.5).item(),
+        f"{name}/p99": values_N.quantile(0.99).item(),
+    }
+
+
 def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_repetition: float) -> Metrics:
-    """Lengths in tokens, shares of completions, mean counts per completion; entropy in nats per token."""
+    """Lengths in tokens, shares of completions, mean counts per completion; entropy in nats per token. {} without any."""
+    if not rollouts:
+        return {}
     lengths = np.array([len(r.completion_ids) for r in rollouts])
     truncated = np.array([r.truncated for r in rollouts])
     repetitive = [repetition_factor(r.completion_text) > max_repetition for r in rollouts]

@@ -12,15 +12,16 @@ _SIZE = (7.0, 3.2)
 
 
 def plot_steps(steps: Sequence[dict[str, float]], path: Path) -> None:
-    """Loss and per-token divergence (mean, median, 99th percentile) against the optimiser step."""
+    """Loss and per-token divergence, or -log p without a teacher (mean, median, 99th percentile), by optimiser step."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     left, right = figure.subplots(1, 2)
     x = [row["step"] for row in steps]
     left.plot(x, [row["distillation/loss"] for row in steps], color="tab:blue")
     left.set(xlabel="optimiser step", ylabel="nats per token", title="distillation loss")
-    for name, label in (("kl/mean", "mean"), ("kl/p50", "median"), ("kl/p99", "99th percentile")):
-        right.plot(x, [row[name] for row in steps], label=label)
-    right.set(xlabel="optimiser step", title="divergence", yscale="symlog")
+    kind, title = ("kl", "divergence") if "kl/mean" in steps[0] else ("nll", "-log p(completion)")
+    for name, label in (("mean", "mean"), ("p50", "median"), ("p99", "99th percentile")):
+        right.plot(x, [row[f"{kind}/{name}"] for row in steps], label=label)
+    right.set(xlabel="optimiser step", title=title, yscale="symlog")
     right.legend(frameon=False)
     figure.savefig(path, dpi=110)
 

@@ -10,6 +10,7 @@ alignment/max_abs_diff   the batched rows with an empty context vs. the whole se
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from opsd_core.batching import check_head
@@ -57,6 +58,7 @@ def run_probes(
 ) -> Metrics:
     """The probes on one batch; `answers` are the reference answers' token ids, empty without labels.
 
+    Without a teacher only the alignment is measured.
     TrainingError when there is no divergence, no privilege gain, or rows are shifted. A control arm only reports signal
     and gain, and so does a student that has been trained before: catching up with its teacher is not a fault.
     """
@@ -65,22 +67,27 @@ def run_probes(
             f"this model's logits differ from hidden @ head.weight by up to {difference:.3g}: it scales or transforms "
             "them in a way the objective does not know. Use a model whose output head is a plain projection."
         )
-    with torch.no_grad():
-        result = objective(student, teacher, batch, config)
-    num_counted = sum(int((item.weights_T > 0).sum()) for item in batch)
-    metrics = {"teacher/divergence": float(result.divergence_N.abs().sum()) / max(num_counted, 1)}
+    metrics: Metrics = {}
     prompts, completions = [item.prompt_ids for item in batch], [item.completion_ids for item in batch]
     own = answer_logprob(LiveTeacher(student), prompts, completions)
     alone = torch.cat([_full_sequence_logprob(student, item) for item in batch[:_ALIGNMENT_ITEMS]])
     metrics["alignment/max_abs_diff"] = float((own[: len(alone)] - alone).abs().max())
-    if config.teacher.weights in ("initial", "adapter_off"):
-        metrics["drift/kl_to_init"] = float((own - answer_logprob(teacher, prompts, completions)).mean())
+    _judge_alignment(metrics)
+    if config.distillation.teacher_free:
+        return metrics
+    with torch.no_grad():
+        result = objective(student, teacher, batch, config)
+    num_counted = sum(int((item.weights_T > 0).sum()) for item in batch)
+    metrics["teacher/divergence"] = float(result.divergence_N.abs().sum()) / max(num_counted, 1)
+    sampled_N = ~np.isnan(np.concatenate([item.rollout_logprobs_T for item in batch]))
+    if config.teacher.weights in ("initial", "adapter_off") and sampled_N.any():
+        drift_N = own - answer_logprob(teacher, prompts, completions)
+        metrics["drift/kl_to_init"] = float(drift_N[torch.from_numpy(sampled_N).to(drift_N.device)].mean())
     if answers and config.teacher.context != "none":
         teacher_prompts = [item.teacher_prompt_ids for item in batch]
         with_context_N = answer_logprob(teacher, teacher_prompts, answers)
         without_N = answer_logprob(LiveTeacher(student), prompts, answers)
         metrics["teacher/privilege_gain"] = float((with_context_N - without_N).mean())
-    _judge_alignment(metrics)
     if not (config.control or trained_before):
         _judge_signal(metrics, config)
     return metrics

@@ -46,11 +46,11 @@ class PromptBuilder:
         """
         if context is None:
             return self.student_ids(example)
-        variables = _variables(example) | {"student_prompt": self._student_text(example)} | dict(context)
+        variables = example_variables(example) | {"student_prompt": self._student_text(example)} | dict(context)
         system = self.prompts.system
         if self.teacher.system_template:
-            system = _render("teacher.system", self.teacher.system_template, variables)
-        text = _render("teacher.template", self.teacher.user_template, variables)
+            system = render("teacher.system", self.teacher.system_template, variables)
+        text = render("teacher.template", self.teacher.user_template, variables)
         ids = self._encode(text, system, self.prompts.teacher_thinking)
         limit = self.prompts.max_teacher_prompt_length
         return _within_budget(ids, limit, "prompts.max_teacher_prompt_length", "teacher", example)
@@ -74,7 +74,7 @@ class PromptBuilder:
         )
 
     def _student_text(self, example: Example) -> str:
-        return _render("prompts.student", self.prompts.student, _variables(example))
+        return render("prompts.student", self.prompts.student, example_variables(example))
 
     def _encode(self, text: str, system: str | None, thinking: bool) -> list[int]:
         messages = [{"role": "user", "content": text}]
@@ -106,11 +106,13 @@ def eos_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[int] 
     return tuple(sorted(ids))
 
 
-def _variables(example: Example) -> dict[str, Any]:
+def example_variables(example: Example) -> dict[str, Any]:
+    """What every template can show of an item."""
     return {"question": example.question, "answer": example.answer, "solution": example.solution}
 
 
-def _render(field: str, template: str, variables: dict[str, Any]) -> str:
+def render(field: str, template: str, variables: dict[str, Any]) -> str:
+    """The template's text; ConfigError naming `field` when it cannot be rendered."""
     try:
         return _ENVIRONMENT.from_string(template).render(variables)
     except TemplateError as error:

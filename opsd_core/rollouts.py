@@ -1,12 +1,13 @@
 """Rollouts on disk: one Parquet file per shard, typed and versioned.
 
-A rollout is one prompt, one sampled completion and the policy's distribution at each of its positions. List columns
-hold one value per completion token; `topk_ids` and `topk_logprobs` are flattened rows of K entries.
+A rollout is one prompt, one completion (sampled, or the reference text) and the policy's distribution at each of its
+positions. List columns hold one value per completion token; `topk_ids` and `topk_logprobs` are flattened rows of K entries.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from opsd_core.errors import IntegrityError
 from opsd_core.generation import Completion
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),
@@ -31,6 +32,7 @@ _SCHEMA = pa.schema(
         ("topk_logprobs", pa.list_(pa.float32())),
         ("tail_mass", pa.list_(pa.float32())),
         ("entropy", pa.list_(pa.float32())),
+        ("source", pa.string()),
     ],
     metadata={"opsd.schema": "rollouts", "opsd.schema_version": str(SCHEMA_VERSION)},
 )
@@ -53,6 +55,8 @@ class Rollout:
     topk_logprobs_TK: np.ndarray
     tail_mass_T: np.ndarray
     entropy_T: np.ndarray
+    source: Literal["policy", "reference"] = "policy"
+    """reference: the data set's text stands here; `sampling_logprobs_T` is nan, the rest the policy's view of that text."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -101,6 +105,7 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
         "topk_logprobs": [r.topk_logprobs_TK.ravel() for r in rollouts],
         "tail_mass": [r.tail_mass_T for r in rollouts],
         "entropy": [r.entropy_T for r in rollouts],
+        "source": [r.source for r in rollouts],
     }
     write_table(path, columns, _SCHEMA)
 
@@ -130,6 +135,7 @@ def read_rollouts(path: Path) -> list[Rollout]:
                 topk_logprobs_TK=topk.reshape(length, -1),
                 tail_mass_T=np.asarray(row["tail_mass"], np.float32),
                 entropy_T=np.asarray(row["entropy"], np.float32),
+                source=row["source"],
             )
         )
     return rollouts

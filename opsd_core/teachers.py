@@ -67,6 +67,10 @@ class FixedTeacher:
         """Nothing to do."""
 
 
+class NoTeacher(FixedTeacher):
+    """cross_entropy and opsa: nobody is asked."""
+
+
 class LiveTeacher(FixedTeacher):
     """live: the student itself, evaluated without gradient."""
 

@@ -25,7 +25,8 @@ from opsd_core.mixtures import Transform
 from opsd_core.models import Policy, resolve_dtype
 from opsd_core.monitors import Metrics, token_metrics
 from opsd_core.noise import embedding_noise
-from opsd_core.objective import FullTargets, HiddenTargets, ObjectiveResult, TopKTargets, distillation_loss
+from opsd_core.objective import ObjectiveResult, SampledTokens, Targets, distillation_loss
+from opsd_core.opsa import with_advantages
 from opsd_core.optim import build_optimizer, learning_rate, set_learning_rate
 from opsd_core.targets import Target, members_hidden, online_targets, stack_targets
 from opsd_core.teachers import TeacherWeights
@@ -43,11 +44,15 @@ class TrainingItem:
     teacher_prompt_ids: list[int]
     completion_ids: list[int]
     rollout_logprobs_T: np.ndarray
-    """log pi_old of the sampled tokens, at `importance.old_temperature`."""
+    """log pi_old of the sampled tokens, at `importance.old_temperature`; nan where nothing was sampled (a reference)."""
     weights_T: np.ndarray
     target: Target | None = None
     key: tuple[str, int] = ("", 0)
     """Identity within an iteration; the student's noise follows from it."""
+    rollout_entropy_T: np.ndarray | None = None
+    """Nats, of the policy that sampled; opsa needs it."""
+    advantages_T: np.ndarray | None = None
+    """A of -A log S(y), without a teacher; None = 1."""
 
     @property
     def num_tokens(self) -> int:
@@ -141,6 +146,8 @@ def train_step(
     microbatch's, so any split into microbatches gives the same gradient.
     """
     started = time.perf_counter()
+    if config.distillation.divergence == "opsa":
+        batch = with_advantages(batch, config.distillation.opsa_fraction)
     total_weight = float(sum(item.weights_T.sum() for item in batch))
     if total_weight == 0.0:
         raise TrainingError(
@@ -207,7 +214,7 @@ def _score(
         logprobs_N = sampled_logprobs(hidden_NH.detach(), student.head, tokens_N, temperature)
         old_logprobs_N = _column(batch, "rollout_logprobs_T").to(student.device)
         weights_N = weights_N * importance_ratio(logprobs_N, old_logprobs_N, config.weights.importance_clip)
-    targets = _targets(teacher, batch, config)
+    targets = _targets(teacher, batch, config, student.device)
     result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
     if logprobs_N is None and temperature == config.distillation.temperature:
         logprobs_N = result.logprobs_N
@@ -219,9 +226,12 @@ def _column(batch: Sequence[TrainingItem], name: str) -> Tensor:
 
 
 def _targets(
-    teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig
-) -> TopKTargets | HiddenTargets | FullTargets:
-    if config.distillation.targets == "recorded":
+    teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig, device: torch.device
+) -> Targets:
+    if config.distillation.teacher_free:
+        advantages = batch[0].advantages_T is not None
+        return SampledTokens(_column(batch, "advantages_T").to(device) if advantages else None)
+    if config.distillation.records_targets:
         return stack_targets([item.target for item in batch], teacher.policy.device)
     prompts, completions = [item.teacher_prompt_ids for item in batch], [item.completion_ids for item in batch]
     with torch.no_grad(), _autocast(teacher.policy.device, config):

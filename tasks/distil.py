@@ -20,7 +20,7 @@ from opsd_core.models import Policy, add_lora, save_policy
 from opsd_core.probes import run_probes
 from opsd_core.rollouts import read_rollouts
 from opsd_core.targets import read_targets
-from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, LiveTeacher, TeacherWeights, TrustRegionTeacher
+from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, LiveTeacher, NoTeacher, TeacherWeights, TrustRegionTeacher
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
 from opsd_core.weights import WeightInputs, token_weights
 from tasks.artifacts import Artifact, find, publish
@@ -174,6 +174,8 @@ def _student(campaign: Campaign) -> Policy:
 
 def _teacher(campaign: Campaign, student: Policy, champion: PolicyRef) -> TeacherWeights:
     config = campaign.config
+    if config.distillation.teacher_free:
+        return NoTeacher()
     if config.teacher.weights == "live":
         get_run_logger().warning(
             "teacher.weights=live moves with the student and often diverges; prefer initial or ema."
@@ -223,6 +225,7 @@ def _training_items(campaign, student, shards, graded, targets) -> tuple[list[Tr
             ),
             target=scored[r.key] if targets else None,
             key=r.key,
+            rollout_entropy_T=r.entropy_T,
         )
         for r in rollouts
     ]
@@ -247,8 +250,8 @@ def _export(campaign: Campaign, state: Path, folder: Path) -> dict[str, Any]:
 def _summary(steps: list[dict[str, float]]) -> dict[str, float]:
     """Last values, and means over the last quarter of the steps, of what a report shows."""
     tail = steps[-max(1, len(steps) // 4) :]
-    names = ("distillation/loss", "kl/mean", "actor/entropy", "optim/grad_norm")
-    means = {name: sum(step[name] for step in tail) / len(tail) for name in names}
+    names = ("distillation/loss", "kl/mean", "nll/mean", "actor/entropy", "optim/grad_norm")
+    means = {name: sum(step[name] for step in tail) / len(tail) for name in names if name in steps[0]}
     return means | {
         "distillation/first_loss": steps[0]["distillation/loss"],
         "tokens/trained": sum(s["tokens/trained"] for s in steps),

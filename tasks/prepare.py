@@ -10,11 +10,13 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from transformers import PreTrainedTokenizerBase
 
 from opsd_core import tiny
+from opsd_core.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.config.rules_teacher import teacher_settings_without_effect
-from opsd_core.contexts import ContextInputs, Variables, build_context, context_identity
+from opsd_core.config.schedules import stages
 from opsd_core.data import load_examples
 from opsd_core.digest import digest, file_digest
 from opsd_core.errors import ModelError, ServiceError
@@ -24,7 +26,6 @@ from opsd_core.models import load_gguf, load_policy, load_tokenizer, resolve_dev
 from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
 from opsd_core.smollm2 import smollm2_gguf
 from opsd_core.teachers import check_same_vocabulary
-from opsd_core.types import Example
 from tasks.artifacts import describe
 from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
 from tasks.environment import environment, git_revision
@@ -63,6 +64,8 @@ def prepare_model(config: CampaignConfig) -> PolicyRef:
 def prepare_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyRef]:
     """The other models that teach, fixed for the campaign. ModelError when one has another vocabulary than the policy."""
     teacher = config.teacher
+    if all(stage.distillation.teacher_free for _, stage in stages(config)):
+        return []
     sources = [teacher.source] if teacher.weights == "external" else list(teacher.peers)
     model, refs = config.model.model_dump_json(), []
     for source in sources:
@@ -132,39 +135,34 @@ def _download_folder(source: str, folder: Path) -> None:
 def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
     """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artefact."""
     tokenizer = load_tokenizer(local(initial.uri))
-    builder = PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
     identity = {
         "data": config.data.model_dump(exclude={"grader"}),
         "content": _content(config.data.source),
         "tokenizer": tokenizer_digest(tokenizer),
-        "templates": builder.teacher_digest,
-        "context": None if config.teacher.kind.rollouts else context_identity(config.teacher),
-        "budgets": config.prompts.model_dump(include={"max_prompt_length", "max_teacher_prompt_length", "overflow"}),
+        "lengths": budgets_identity(tokenizer, config),
     }
-    artifact, _ = produce("datasets", identity, partial(_load_data, config, builder))
+    artifact, _ = produce("datasets", identity, partial(_load_data, config, tokenizer))
     return artifact.uri
 
 
-def _load_data(config: CampaignConfig, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
+def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
     with scratch() as downloads:
         data = load_examples(config.data, fetch=lambda uri: _download_file(uri, downloads))
     check_gradable([e for e in data.train + data.validation + data.test if e.answer], grader_name(config.data))
     report, too_long = data.report.as_dict(), []
+    builder = PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
     for split in ("train", "validation", "test"):
         examples = getattr(data, split)
-        shown = split == "train" and not config.teacher.kind.rollouts  # contexts made from rollouts are checked later
-        in_context = partial(_context, config, examples) if shown else lambda example: None
-        fitting, dropped = fitting_examples(examples, builder, in_context)
+        if split == "train":
+            fitting, dropped = fitting_in_every_stage(examples, tokenizer, config)
+        else:
+            fitting, dropped = fitting_examples(examples, builder, lambda example: None)
         write_examples(folder / f"{split}.parquet", fitting)
         report["sizes"][split] = len(fitting)
         too_long += dropped
     report["prompts_too_long"] = too_long
     (folder / "report.json").write_text(json.dumps(report, indent=1))
     return {name: report[name] for name in ("sizes", "digests", "reasons")} | {"prompts_too_long": len(too_long)}
-
-
-def _context(config: CampaignConfig, pool: list[Example], example: Example) -> Variables | None:
-    return build_context(ContextInputs(example, config.teacher, pool))
 
 
 def _download_file(uri: str, folder: Path) -> Path:

@@ -77,6 +77,8 @@ class ShardRef(Record):
     uri: str
     digest: str
     num_rollouts: int
+    num_references: int = 0
+    """Of the rollouts, those that are reference texts."""
     num_tokens: int
     seconds: float = Field(description="Model compute; 0 when an existing shard was reused.")
 
@@ -88,6 +90,8 @@ class GradedRef(Record):
     digest: str
     num_kept: int
     num_dropped: int
+    num_references: int = 0
+    """Of all completions, those that are reference texts."""
     accuracy: float
     reasons: dict[str, int]
     metrics: dict[str, float] = {}

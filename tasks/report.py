@@ -85,6 +85,7 @@ def report_iteration(
         **_token_means(targets),
         "rollout/accuracy": graded.accuracy,
         "rollout/kept": float(graded.num_kept),
+        "rollout/references": float(graded.num_references),
         "rollout/tokens": float(sum(shard.num_tokens for shard in shards)),
         "gate/promoted": float(verdict.promote),
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
@@ -171,7 +172,7 @@ def _markdown(
 
 Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean length {lengths};
 {prompts.num_prompts} prompts, {sum(s.num_tokens for s in shards)} sampled tokens, accuracy of the rollouts {graded.accuracy:.3f};
-trained on {graded.num_kept} completions, dropped: {dropped}.
+trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
 Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.items())}.
 
 | stage | seconds |
@@ -180,6 +181,11 @@ Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.ite
 
 [MLflow run]({tracker().run_url(run_id)}) · [model versions]({tracker().model_url(campaign.name, candidate.version)})
 """
+
+
+def _references(graded: GradedRef) -> str:
+    share = graded.metrics.get("references/accuracy")
+    return "" if share is None else f" (the grader accepts {share:.3f} of these)"
 
 
 def _share(evaluation: EvaluationRef, name: str) -> str:

@@ -22,6 +22,7 @@ from opsd_core.leaks import leaks_text
 from opsd_core.models import resolve_dtype
 from opsd_core.monitors import completion_metrics
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
+from opsd_core.references import off_policy, reference_rollouts, reference_template
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
 from opsd_core.types import Example
 from tasks.context import load_shared, local, produce
@@ -100,6 +101,8 @@ def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: in
         "iteration": prompts.iteration,
         "engine": _engine(config.model),
     }
+    if config.uses_references:
+        identity["references"] = reference_template(config)
     make = partial(_sample, campaign, policy, prompts, shard, loaded, builder)
     artifact, seconds = produce("rollouts", identity, make)
     counts = artifact.summary
@@ -109,6 +112,7 @@ def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: in
         uri=artifact.uri,
         digest=artifact.digest,
         num_rollouts=counts["num_rollouts"],
+        num_references=counts["num_references"],
         num_tokens=counts["num_tokens"],
         seconds=seconds,
     )
@@ -127,7 +131,10 @@ def _engine(model: Any) -> dict[str, Any]:
 def _sample(campaign, policy, prompts, shard, loaded, builder, folder: Path) -> dict[str, Any]:
     config = campaign.config
     examples = read_examples(local(prompts.uri) / f"shard-{shard:04d}.parquet")
-    pairs = [(example, sample) for example in examples for sample in range(config.rollout.group_size)]
+    given, asked = [], []
+    for example in examples:
+        (given if off_policy(example.id, prompts.iteration, config) else asked).append(example)
+    pairs = [(example, sample) for example in asked for sample in range(config.rollout.group_size)]
     ids = {example.id: builder.student_ids(example) for example in examples}
     seeds = [derive_seed("rollout", config.seed, prompts.iteration, example.id, sample) for example, sample in pairs]
     sampling = Sampling(
@@ -152,10 +159,12 @@ def _sample(campaign, policy, prompts, shard, loaded, builder, folder: Path) -> 
         )
         for (example, sample), seed, completion in zip(pairs, seeds, completions, strict=True)
     ]
+    rollouts += reference_rollouts(loaded, given, [ids[example.id] for example in given], config)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     num_tokens = sum(len(r.completion_ids) for r in rollouts)
     return {
         "num_rollouts": len(rollouts),
+        "num_references": len(given),
         "num_tokens": num_tokens,
         "truncated": sum(r.truncated for r in rollouts),
         "policy_version": policy.version,
@@ -173,7 +182,7 @@ def grade(
         "grader": config.data.grader,
         "filter": config.filter.model_dump(),
     }
-    if config.teacher.kind.rollouts:  # a completion may be left out because there is nothing to show the teacher
+    if config.context_from_rollouts:  # a completion may be left out because there is nothing to show the teacher
         identity["context"] = context_identity(config.teacher)
         identity["template"] = prompt_builder(campaign).teacher_digest
     if config.filter.route == "pass_rate":
@@ -189,6 +198,8 @@ def _grade(
     judge = get_grader(grader_name(config.data))
     examples = {e.id: e for path in sorted(local(prompts.uri).glob("shard-*.parquet")) for e in read_examples(path)}
     rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet")]
+    references = [r for r in rollouts if r.source == "reference"]
+    rollouts = [r for r in rollouts if r.source == "policy"]
     grades = [
         judge(examples[r.example_id], r.completion_text) if examples[r.example_id].answer else None for r in rollouts
     ]
@@ -210,7 +221,7 @@ def _grade(
         for r, g, vote in zip(rollouts, grades, votes, strict=True)
     ]
     decisions = filter_rollouts(completions, config.filter)
-    if config.teacher.kind.rollouts:
+    if config.context_from_rollouts:
         correct = {r.key: g.correct if g else None for r, g in zip(rollouts, grades, strict=True)}
         withheld = prompts_of(campaign, rollouts, correct).withheld
         decisions = [
@@ -233,15 +244,29 @@ def _grade(
         )
         for r, g, answer, c, d in zip(rollouts, grades, answers, completions, decisions, strict=True)
     ]
-    write_grades(folder / "grades.parquet", rows)
+    # A reference is no attempt: it counts for no pass rate and no vote, and no gate of attempts applies to it.
+    given = [
+        GradedRollout(r.example_id, r.sample_index, correct=None, score=None, extracted=None, keep=True, reason="")
+        for r in references
+    ]
+    write_grades(folder / "grades.parquet", rows + given)
     judged = [row.correct for row in rows if row.correct is not None]
     kept = sum(row.keep for row in rows)
     metrics = completion_metrics(rollouts, [row.leaks for row in rows], config.filter.max_repetition)
+    accepted = [
+        judge(examples[r.example_id], r.completion_text).correct for r in references if examples[r.example_id].answer
+    ]
+    if accepted:
+        metrics["references/accuracy"] = sum(accepted) / len(accepted)
+    reasons = dict(count_reasons(decisions))
+    if references:
+        reasons["kept"] = kept + len(references)
     counts = {
-        "num_kept": kept,
+        "num_kept": kept + len(references),
         "num_dropped": len(rows) - kept,
+        "num_references": len(references),
         "accuracy": sum(judged) / len(judged) if judged else 0.0,
-        "reasons": dict(count_reasons(decisions)),
+        "reasons": reasons,
         "metrics": metrics,
     }
     return {"counts": counts}

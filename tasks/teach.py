@@ -27,7 +27,9 @@ from tasks.retries import STAGE
 
 
 def teacher_ref(campaign: Campaign, champion: PolicyRef) -> PolicyRef:
-    """The fixed weights that teach in this iteration; for peers the digest names them all."""
+    """The fixed weights that teach in this iteration; for peers the digest names them all, without a teacher nothing."""
+    if campaign.config.distillation.teacher_free:
+        return campaign.initial.model_copy(update={"digest": ""})
     weights = campaign.config.teacher.weights
     if weights == "previous":
         return champion
@@ -57,14 +59,16 @@ def prompt_builder(campaign: Campaign) -> PromptBuilder:
 
 
 def prompts_of(campaign: Campaign, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> TeacherPrompts:
-    """The teacher's prompt of each completion; `rollouts` hold all completions of their prompts."""
+    """The teacher's prompt of each completion; `rollouts` hold all completions of their prompts. No teacher: the student's."""
+    if campaign.config.distillation.teacher_free:
+        return TeacherPrompts(ids={rollout.key: rollout.prompt_ids for rollout in rollouts})
     pool = read_examples(local(campaign.data_uri) / "train.parquet")
     return teacher_prompts(prompt_builder(campaign), rollouts, correct, pool)
 
 
 def grades_for_context(campaign: Campaign, graded: GradedRef) -> dict[Key, bool | None]:
     """Which completions are right, where the context asks for it."""
-    if not campaign.config.teacher.kind.rollouts:
+    if not campaign.config.context_from_rollouts:
         return {}
     return {grade.key: grade.correct for grade in read_grades(local(graded.uri) / "grades.parquet")}
 

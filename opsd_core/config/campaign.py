@@ -40,6 +40,16 @@ class CampaignConfig(Section):
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."
     )
 
+    @property
+    def uses_references(self) -> bool:
+        """True when the data set's own texts are trained on."""
+        return self.rollout.on_policy_fraction < 1.0
+
+    @property
+    def context_from_rollouts(self) -> bool:
+        """True when a teacher is shown what this iteration's completions say."""
+        return self.teacher.kind.rollouts and not self.distillation.teacher_free
+
     @model_validator(mode="after")
     def _cross_field_rules(self) -> "CampaignConfig":
         check_rules(self)

@@ -19,16 +19,37 @@ class RolloutConfig(Section):
     record_top_k: int = Field(32, ge=1, le=1024, description="Largest log-probabilities stored at each position.")
     num_shards: int = Field(2, ge=1, le=1000, description="Rollout tasks per iteration; one stored object each.")
     batch_size: int = Field(32, ge=1, le=4096, description="Completions decoded together.")
+    on_policy_fraction: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the prompts that the policy answers itself; at the others the completion is the reference text.",
+    )
+    reference_completion: str = Field(
+        "",
+        description="Jinja template of a reference completion (question, answer, solution); empty = the solution where "
+        "data.columns.solution names one, else the answer. End-of-sequence is added.",
+    )
+
+
+TEACHER_FREE = ("cross_entropy", "opsa")
+"""Objectives that read nothing but the completion's own tokens."""
 
 
 class DistillationConfig(Section):
     """The token-level divergence and its bound."""
 
-    divergence: Literal["forward_kl", "reverse_kl", "jsd", "skew_kl", "entropy_mix", "sampled_token"] = Field(
+    divergence: Literal[
+        "forward_kl", "reverse_kl", "jsd", "skew_kl", "entropy_mix", "sampled_token", "cross_entropy", "opsa"
+    ] = Field(
         "forward_kl",
         description="forward_kl = KL(teacher||student); reverse_kl = KL(student||teacher); jsd = generalised "
         "Jensen-Shannon; skew_kl = KL(teacher||mixture); entropy_mix = forward KL where the teacher hesitates, reverse KL "
-        "where it is sure; sampled_token = policy gradient on the sampled token.",
+        "where it is sure; sampled_token = policy gradient on the sampled token. Without a teacher: cross_entropy = "
+        "-log p(completion); opsa = unlikelihood of the least likely sampled tokens.",
+    )
+    opsa_fraction: float = Field(
+        0.2, gt=0, le=1, description="opsa only: share of an optimiser step's tokens, least likely first, that count."
     )
     beta: float = Field(
         0.5, ge=0, le=1, description="jsd only: teacher's weight in the mixture; 0 = forward KL, 1 = reverse KL."
@@ -64,6 +85,16 @@ class DistillationConfig(Section):
     )
     bound_threshold: float = Field(1.0, gt=0, description="tau of the bound, in nats.")
     skip_first_tokens: int = Field(0, ge=0, description="Completion tokens at the start that do not count.")
+
+    @property
+    def teacher_free(self) -> bool:
+        """True when no teacher is loaded, probed or scored; bound and targets then have no effect."""
+        return self.divergence in TEACHER_FREE
+
+    @property
+    def records_targets(self) -> bool:
+        """True when a teacher's distribution is stored before training."""
+        return self.targets == "recorded" and not self.teacher_free
 
 
 class OptimizerConfig(Section):

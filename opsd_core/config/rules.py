@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from opsd_core.config.rules_objective import OBJECTIVE_RULES
 from opsd_core.config.rules_selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules_teacher import TEACHER_RULES, null_configuration
 
@@ -82,6 +83,7 @@ RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
     _split_leaves_training_items,
     _top_k_side_was_recorded,
     _sampled_token_has_no_entries,
+    *OBJECTIVE_RULES,
     *SELECTION_RULES,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from opsd_core.config.schedules import config_at
+from opsd_core.config.schedules import stages
 from opsd_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -85,15 +85,9 @@ def scheduled_violations(config: CampaignConfig, rules: tuple[Rule, ...], may_en
 
     A context that fades out ends without an advantage by design: what is left anchors the policy to the teacher's weights.
     """
-    starts = {
-        -(-share * config.iterations // len(values))
-        for values in config.curriculum.schedules.values()
-        for share in range(len(values))
-    }
     reasons: dict[str, None] = {}
     try:
-        for iteration in sorted(starts | {0} if config.curriculum.schedules else ()):
-            stage = config_at(config, iteration)
+        for iteration, stage in stages(config) if config.curriculum.schedules else ():
             for rule in rules:
                 fades_out = rule is may_end_in and iteration > 0 and stage.teacher.weights != "live"
                 if not fades_out and (reason := rule(stage)):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import wraps
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from opsd_core.config.base import Section
     from opsd_core.config.campaign import CampaignConfig
 
 _OTHER_MODELS = ("external", "peers")
@@ -27,7 +29,7 @@ def null_configuration(config: CampaignConfig) -> str | None:
         or teacher.student_noise > 0.0
         or teacher.weights in _OTHER_MODELS
     )
-    if asymmetric or config.control:
+    if asymmetric or config.control or config.distillation.teacher_free:
         return None
     return (
         f"teacher.context=none with teacher.temperature=1.0, no truncation, no student_noise and teacher.weights="
@@ -182,12 +184,18 @@ def _noise_spoils_the_importance_ratio(config: CampaignConfig) -> str | None:
     return None
 
 
-TEACHER_RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
-    null_configuration,
+Rule = Callable[["CampaignConfig"], str | None]
+
+
+def _of_a_teacher(rule: Rule) -> Rule:
+    """The rule where a teacher teaches; without one its settings are not read."""
+    return wraps(rule)(lambda config: None if config.distillation.teacher_free else rule(config))
+
+
+_WITH_A_TEACHER = (
     _shuffled_is_a_control,
     _reference_needs_its_column,
     _grades_need_answers,
-    _unlabelled_cannot_promote,
     _siblings_need_a_group,
     _moving_teacher_needs_online,
     _adapter_off_needs_adapters,
@@ -195,12 +203,20 @@ TEACHER_RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
     _truncated_target_forbids_reverse,
     _instruction_is_given,
     _template_shows_the_context,
+)
+TEACHER_RULES: tuple[Rule, ...] = (
+    null_configuration,
+    _unlabelled_cannot_promote,
     _noise_spoils_the_importance_ratio,
+    *map(_of_a_teacher, _WITH_A_TEACHER),
 )
 
 
 def teacher_settings_without_effect(config: CampaignConfig) -> Iterator[str]:
     """Settings that differ from their default although nothing reads them; worth a warning, no refusal."""
+    if config.distillation.teacher_free and not config.curriculum.schedules:
+        yield from _unread_without_a_teacher(config)
+        return
     teacher = config.teacher
     defaults = type(teacher)()
     used = {
@@ -222,3 +238,17 @@ def teacher_settings_without_effect(config: CampaignConfig) -> Iterator[str]:
                 f"teacher.{name}={value!r:.60} has no effect with teacher.weights={teacher.weights} and "
                 f"teacher.context={teacher.context}."
             )
+
+
+def _unread_without_a_teacher(config: CampaignConfig) -> Iterator[str]:
+    teacher, distillation = config.teacher, config.distillation
+    read = {"student_noise", "reference", "context"}
+    changed = [f"teacher.{name}" for name in type(teacher).model_fields if name not in read and _differs(teacher, name)]
+    unread = ("targets", "top_k_of", "bound", "bound_threshold")
+    changed += [f"distillation.{name}" for name in unread if _differs(distillation, name)]
+    if changed:
+        yield f"{', '.join(changed)} have no effect with distillation.divergence={distillation.divergence}: there is no teacher."
+
+
+def _differs(section: Section, name: str) -> bool:
+    return getattr(section, name) != type(section).model_fields[name].default

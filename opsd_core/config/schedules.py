@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -32,6 +33,20 @@ def config_at(config: CampaignConfig, iteration: int, max_completion_length: int
         length = max_completion_length or config.curriculum.length_start
         changes.setdefault("rollout", {})["max_completion_length"] = length
     return config.model_copy(update={name: _changed(getattr(config, name), name, new) for name, new in changes.items()})
+
+
+def stages(config: CampaignConfig) -> Iterator[tuple[int, CampaignConfig]]:
+    """Every different configuration of the campaign with the first iteration that it is in force.
+
+    Raises ConfigError as `config_at` does.
+    """
+    starts = {
+        -(-share * config.iterations // len(values))
+        for values in config.curriculum.schedules.values()
+        for share in range(len(values))
+    }
+    for iteration in sorted(starts | {0}):
+        yield iteration, config_at(config, iteration)
 
 
 def _check(config: CampaignConfig, path: str, section: str, name: str, values: tuple[Any, ...]) -> None:

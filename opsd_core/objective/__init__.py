@@ -1,6 +1,6 @@
 """The distillation objective: from hidden states and an output head to a loss and what to log.
 
-Reading order: types, divergences, bounds, supports, plain, fused. docs/objective.md has the equations.
+Reading order: types, divergences, bounds, supports, plain, likelihood, fused. docs/objective.md has the equations.
 
 N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
 """
@@ -13,12 +13,22 @@ from torch import Tensor
 from opsd_core.config.method import DistillationConfig
 from opsd_core.errors import DataError
 from opsd_core.objective.fused import fused_loss
+from opsd_core.objective.likelihood import plain_likelihood
 from opsd_core.objective.plain import plain_loss, working_dtype
-from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
+from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, SampledTokens, TopKTargets
 
-__all__ = ["FullTargets", "Head", "HiddenTargets", "ObjectiveResult", "TopKTargets", "distillation_loss"]
+__all__ = [
+    "FullTargets",
+    "Head",
+    "HiddenTargets",
+    "ObjectiveResult",
+    "SampledTokens",
+    "Targets",
+    "TopKTargets",
+    "distillation_loss",
+]
 
-Targets = TopKTargets | HiddenTargets | FullTargets
+Targets = TopKTargets | HiddenTargets | FullTargets | SampledTokens
 
 PLAIN_MAX_LOGITS = 2**20
 """N x V up to which whole logits are used (4 MiB a side): measured on CPU, strips tie up to here and win above."""
@@ -37,6 +47,7 @@ def distillation_loss(
         s_n = log_softmax(logits(student_hidden_n) / T_loss)
         t_n = log_softmax(logits(teacher_hidden_n) / (T_teacher * T_loss))     or recorded
         loss_sum = sum_n weights_n * bound(D(s_n, t_n))
+                 = sum_n weights_n * -A_n s_n(y_n)                             without a teacher (`SampledTokens`)
 
     Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is no part of that
     sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
@@ -49,7 +60,8 @@ def distillation_loss(
     rows_R = weights_N.nonzero()[:, 0]
     if len(rows_R) == 0:
         return _nothing(student_hidden_NH, head, targets)
-    loss = plain_loss if len(rows_R) * len(head.weight_VH) <= PLAIN_MAX_LOGITS else fused_loss
+    plain = plain_likelihood if isinstance(targets, SampledTokens) else plain_loss
+    loss = plain if len(rows_R) * len(head.weight_VH) <= PLAIN_MAX_LOGITS else fused_loss
     everything = len(rows_R) == len(weights_N)
     rows = (student_hidden_NH, head, targets, token_ids_N, weights_N)
     if not everything:
@@ -79,10 +91,11 @@ def _nothing(student_hidden_NH: Tensor, head: Head, targets: Targets) -> Objecti
     dtype = working_dtype(student_hidden_NH)
     leaves = [student_hidden_NH, head.weight_VH] + ([] if head.bias_V is None else [head.bias_V])
     zeros_N = torch.zeros(len(student_hidden_NH), dtype=dtype, device=student_hidden_NH.device)
-    no_teacher = isinstance(targets, TopKTargets) and targets.sampled_logprob_N is None
-    return ObjectiveResult(
-        sum(leaf[:0].sum().to(dtype) for leaf in leaves), *[zeros_N] * 5, None if no_teacher else zeros_N
-    )
+    loss_sum = sum(leaf[:0].sum().to(dtype) for leaf in leaves)
+    if isinstance(targets, SampledTokens):
+        return ObjectiveResult(loss_sum, *[zeros_N] * 3, None, zeros_N, None)
+    not_recorded = isinstance(targets, TopKTargets) and targets.sampled_logprob_N is None
+    return ObjectiveResult(loss_sum, *[zeros_N] * 5, None if not_recorded else zeros_N)
 
 
 def _check(
@@ -101,7 +114,15 @@ def _check(
         )
     size = len(student_hidden_NH)
     lengths = {"token_ids_N": len(token_ids_N), "weights_N": len(weights_N)}
-    if isinstance(targets, HiddenTargets):
+    if config.teacher_free != isinstance(targets, SampledTokens):
+        raise DataError(
+            f"distillation.divergence={config.divergence} got {type(targets).__name__}: cross_entropy and opsa take "
+            "SampledTokens, every other divergence a teacher's distribution."
+        )
+    if isinstance(targets, SampledTokens):
+        if targets.advantages_N is not None:
+            lengths["targets.advantages_N"] = len(targets.advantages_N)
+    elif isinstance(targets, HiddenTargets):
         lengths["targets.hidden_NH"] = len(targets.hidden_NH)
         _check_vocabulary(len(head.weight_VH), len(targets.head.weight_VH))
     elif isinstance(targets, FullTargets):

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from opsd_core.config.method import DistillationConfig
+from opsd_core.objective.likelihood import likelihood_strip
 from opsd_core.objective.plain import working_dtype
 from opsd_core.objective.strips import StripResult, Tiles, bucketed_strip, dense_strip
-from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
+from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, SampledTokens, TopKTargets
 
 _STRIP_BYTES = {"cpu": 48 * 2**20, "cuda": 512 * 2**20}
 """Logits of one side held at once. CUDA: few, large products."""
@@ -40,6 +41,9 @@ def default_tiles(vocabulary: int, device: torch.device) -> Tiles:
     return Tiles(rows, min(max(_TILE_BYTES[kind] // (4 * rows), 256), vocabulary))
 
 
+Targets = TopKTargets | HiddenTargets | FullTargets | SampledTokens
+
+
 class _Wanted(NamedTuple):
     hidden: bool
     weight: bool
@@ -51,7 +55,7 @@ class _Call:
     """What one evaluation needs besides the differentiable tensors."""
 
     softcap: float | None
-    targets: TopKTargets | HiddenTargets | FullTargets
+    targets: Targets
     token_ids_N: Tensor
     weights_N: Tensor
     config: DistillationConfig
@@ -62,7 +66,7 @@ class _Call:
 def fused_loss(
     student_hidden_NH: Tensor,
     head: Head,
-    targets: TopKTargets | HiddenTargets | FullTargets,
+    targets: Targets,
     token_ids_N: Tensor,
     weights_N: Tensor,
     config: DistillationConfig,
@@ -93,17 +97,19 @@ class _FusedLoss(torch.autograd.Function):
         student = Head(weight_VH, bias_V, call.softcap)
         buffer_SRV = _strip_buffer(hidden_NH, student, call, dtype)
         columns = [hidden_NH.new_zeros(size, dtype=dtype) for _ in StripResult._fields]
+        absent: set[int] = set()
         for start in range(0, size, call.tiles.rows):
             rows = slice(start, min(start + call.tiles.rows, size))
             hidden_RH = hidden_NH[rows].to(dtype)
             strips = _project_strip(hidden_RH, student, call, rows, buffer_SRV)
-            for column_N, column_R in zip(columns, _strip(strips, call, rows, any(wanted)), strict=True):
-                if column_R is not None:
-                    column_N[rows] = column_R
+            for index, column_R in enumerate(_strip(strips, call, rows, any(wanted))):
+                if column_R is None:
+                    absent.add(index)
+                else:
+                    columns[index][rows] = column_R
             if any(wanted):
                 _accumulate(gradients, strips[0], hidden_RH, weight_VH, rows, call.tiles)
-        if isinstance(call.targets, TopKTargets) and call.targets.sampled_logprob_N is None:
-            columns[-1] = None
+        columns = [None if index in absent else column for index, column in enumerate(columns)]
         loss_sum = (call.weights_N.to(dtype) * columns[1]).sum()
         ctx.gradients = gradients
         ctx.dtypes = [None if leaf is None else leaf.dtype for leaf in (hidden_NH, weight_VH, bias_V)]
@@ -124,9 +130,14 @@ class _FusedLoss(torch.autograd.Function):
 
 
 def _strip_buffer(hidden_NH: Tensor, student: Head, call: _Call, dtype: torch.dtype) -> Tensor:
-    sides = 1 if isinstance(call.targets, TopKTargets) else 2
+    sides = _sides(call)
     rows = min(call.tiles.rows, len(hidden_NH))
     return hidden_NH.new_empty((sides * rows, len(student.weight_VH)), dtype=dtype)
+
+
+def _sides(call: _Call) -> int:
+    """Distributions over the whole vocabulary that a strip holds: the student's, and the teacher's where it has one."""
+    return 1 if isinstance(call.targets, TopKTargets | SampledTokens) else 2
 
 
 def _same_tensor(a: Tensor, b: Tensor) -> bool:
@@ -149,8 +160,7 @@ def _project_strip(hidden_RH: Tensor, student: Head, call: _Call, rows: slice, b
     if isinstance(call.targets, HiddenTargets):
         teacher = call.targets
         sides.append((teacher.hidden_NH[rows].to(dtype), teacher.head, temperature * teacher.temperature))
-    count = 1 if isinstance(call.targets, TopKTargets) else 2
-    strips = list(buffer_SRV[: count * size].split(size))
+    strips = list(buffer_SRV[: _sides(call) * size].split(size))
     if isinstance(call.targets, FullTargets):
         strips[1].copy_(call.targets.logprobs_NV[rows])
     if len(sides) == 2 and _same_tensor(student.weight_VH, sides[1][1].weight_VH):
@@ -193,6 +203,9 @@ def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> S
         )
     bucketed = teacher_RV is None or call.config.top_k_of != "full" or call.config.divergence == "sampled_token"
     strip = bucketed_strip if bucketed else dense_strip
+    if isinstance(targets, SampledTokens):
+        advantages_N = targets.advantages_N
+        strip, targets = likelihood_strip, SampledTokens(None if advantages_N is None else advantages_N[rows])
     return strip(
         strips[0],
         targets if teacher_RV is None else teacher_RV,

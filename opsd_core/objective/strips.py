@@ -42,7 +42,7 @@ class StripResult(NamedTuple):
     divergence_R: Tensor
     bounded_R: Tensor
     student_entropy_R: Tensor
-    teacher_entropy_R: Tensor
+    teacher_entropy_R: Tensor | None
     logprobs_R: Tensor
     teacher_logprobs_R: Tensor | None
 
@@ -58,8 +58,8 @@ def dense_strip(
     gradients: bool,
 ) -> StripResult:
     """Full vocabulary: normalise both sides, then values and slopes, then gradients; logits in, gradients out."""
-    student_normaliser_R, student_entropy_R = _normalise(student_RV, tiles)
-    _, teacher_entropy_R = _normalise(teacher_RV, tiles)
+    student_normaliser_R, student_entropy_R = normalise(student_RV, tiles)
+    _, teacher_entropy_R = normalise(teacher_RV, tiles)
     logprobs_R, teacher_logprobs_R = (side.gather(1, token_ids_R[:, None])[:, 0] for side in (student_RV, teacher_RV))
     divergence = configured(config, teacher_entropy_R)
     total_R, bounded_R, slope_sum_R = (torch.zeros_like(weights_R) for _ in range(3))
@@ -79,7 +79,7 @@ def dense_strip(
         for columns in tiles.of(student_RV.shape[1]):
             student_RW = student_RV[:, columns]
             slopes_RW = teacher_RV[:, columns]
-            cap_RW = _cap_derivative(student_RW + student_normaliser_R[:, None], config, softcap) if softcap else None
+            cap_RW = cap_derivative(student_RW + student_normaliser_R[:, None], config, softcap) if softcap else None
             student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(slopes_RW, factor_R[:, None])
             if cap_RW is not None:
                 student_RW *= cap_RW
@@ -126,7 +126,7 @@ def bucketed_strip(
     if gradients:
         kept_RK = (kept_slopes_RK - kept_logprobs_RK.exp() * slope_sum_R[:, None]) * factor_R[:, None]
         if softcap:
-            kept_RK *= _cap_derivative(kept_logits_RK, config, softcap)
+            kept_RK *= cap_derivative(kept_logits_RK, config, softcap)
         student_RV.scatter_add_(1, kept.ids_NK, kept_RK)
     student_entropy_R = entropy(kept_logprobs_RK) - tail_logprob_R.exp() * (mean_log_q_R + tail_logprob_R)
     logprobs_R = token_logits_R - normaliser_R
@@ -149,7 +149,7 @@ def _online(
     teacher_RV: Tensor, student_RV: Tensor, token_ids_R: Tensor, config: DistillationConfig, tiles: Tiles
 ) -> tuple[Kept, Tensor, Tensor, Tensor]:
     """Choose the entries and read the teacher's log-probabilities; overwrites the teacher's logits."""
-    _, entropy_R = _normalise(teacher_RV, tiles)
+    _, entropy_R = normalise(teacher_RV, tiles)
     sampled_R1 = teacher_RV.gather(1, token_ids_R[:, None])
     if config.divergence == "sampled_token":
         return Kept(token_ids_R[:, None], None), sampled_R1, entropy_R, sampled_R1[:, 0]
@@ -179,7 +179,7 @@ def _tail_gradients(
         if gradients:
             q_RW *= outside_R[:, None]
             if softcap:
-                q_RW *= _cap_derivative(tile_RW, config, softcap)
+                q_RW *= cap_derivative(tile_RW, config, softcap)
             tile_RW.copy_(q_RW)
     return mean_log_q_R
 
@@ -191,7 +191,7 @@ def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConf
     return token.value_N * scale, weights_R * token.gradient_factor_N * (scale / config.temperature)
 
 
-def _cap_derivative(scaled_logits: Tensor, config: DistillationConfig, softcap: float) -> Tensor:
+def cap_derivative(scaled_logits: Tensor, config: DistillationConfig, softcap: float) -> Tensor:
     """1 - (logits / softcap)^2, the derivative of softcap * tanh(x / softcap); masked logits count as fully capped."""
     return 1.0 - (scaled_logits * (config.temperature / softcap)).clamp(min=-1.0).square()
 
@@ -204,7 +204,7 @@ def _logsumexp(logits_RV: Tensor, tiles: Tiles) -> Tensor:
     return total_R.to(logits_RV.dtype)
 
 
-def _normalise(logits_RV: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
+def normalise(logits_RV: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
     """Logits to log-probabilities in place (-inf becomes LOG_ZERO); returns the normaliser and the entropy."""
     normaliser_R = _logsumexp(logits_RV, tiles)
     entropy_R = torch.zeros_like(normaliser_R)

@@ -54,19 +54,28 @@ class FullTargets:
 
 
 @dataclass
+class SampledTokens:
+    """No teacher: the completion's own tokens are what the student should (or should not) have said."""
+
+    advantages_N: Tensor | None = None
+    """float32, held fixed: the loss is -A log S(y). None = 1, which is cross-entropy."""
+
+
+@dataclass
 class ObjectiveResult:
     """The loss to differentiate and what to log. Rows whose weight is 0 hold 0 everywhere."""
 
     loss_sum: Tensor
     """Scalar, differentiable: sum_n weights_n * bounded_n. Not divided: divide by the global sum of weights."""
     divergence_N: Tensor
-    """Divergence per token before the bound, in nats (sampled_token: log S - log T, may be negative)."""
+    """Divergence per token before the bound, in nats (sampled_token: log S - log T, may be negative; without a teacher:
+    -log S)."""
     bounded_N: Tensor
     """Value per token after the bound (and the temperature-squared factor, if on)."""
     student_entropy_N: Tensor
     """Nats, full vocabulary, at the loss temperature."""
-    teacher_entropy_N: Tensor
-    """Nats, at both temperatures; recorded targets: of the K entries and the tail, a lower limit."""
+    teacher_entropy_N: Tensor | None
+    """Nats, at both temperatures; recorded targets: of the K entries and the tail, a lower limit. None without a teacher."""
     logprobs_N: Tensor
     """Student log-probability of token_ids_N at the loss temperature."""
     teacher_logprobs_N: Tensor | None

@@ -1,0 +1,130 @@
+"""Reference completions: the data set's own text where the policy's sample would stand.
+
+    y = reference text + end-of-sequence   with probability 1 - lambda per prompt, lambda = rollout.on_policy_fraction
+    y ~ pi(. | x)                          otherwise
+
+lambda = 0 with divergence=cross_entropy is supervised fine-tuning; with a teacher's divergence lambda < 1 is the mixture of
+GKD (arXiv:2306.13649). A prompt has one reference completion, whatever rollout.group_size is.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from opsd_core.config import CampaignConfig
+from opsd_core.config.rules_teacher import generated_source
+from opsd_core.digest import derive_seed
+from opsd_core.errors import DataError
+from opsd_core.mixtures import Transform
+from opsd_core.models import Policy
+from opsd_core.prompts import example_variables, render
+from opsd_core.rollouts import Rollout
+from opsd_core.targets import score_targets
+from opsd_core.teachers import FixedTeacher
+from opsd_core.types import Example
+
+
+def off_policy(example_id: str, iteration: int, config: CampaignConfig) -> bool:
+    """True for prompts whose completion is the reference: u >= lambda, u uniform in (0, 1) by (seed, iteration, prompt)."""
+    uniform = (derive_seed("on-policy", config.seed, iteration, example_id) + 0.5) / 2**63
+    return uniform >= config.rollout.on_policy_fraction
+
+
+def reference_template(config: CampaignConfig) -> str:
+    """The configured template, or the solution where the data set has one, else the answer."""
+    has_solution = bool(config.data.columns.solution) and not generated_source(config)
+    return config.rollout.reference_completion or ("{{ solution }}" if has_solution else "{{ answer }}")
+
+
+def reference_text(example: Example, config: CampaignConfig) -> str:
+    """What a right completion of this item looks like."""
+    return render("rollout.reference_completion", reference_template(config), example_variables(example))
+
+
+def reference_ids(
+    example: Example, config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, eos_id: int
+) -> list[int]:
+    """Token ids of the reference text and an end-of-sequence token."""
+    return [*tokenizer.encode(reference_text(example, config), add_special_tokens=False), eos_id]
+
+
+def end_token(policy: Policy) -> int:
+    """The token that ends a reference: the tokenizer's, else the model's first."""
+    token = policy.tokenizer.eos_token_id
+    return policy.eos_ids[0] if token is None else token
+
+
+def fitting_references(
+    examples: Sequence[Example], config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, limit: int
+) -> tuple[list[Example], list[str]]:
+    """Examples whose reference completion has at most `limit` tokens, and the ids of the others.
+
+    DataError with their number when texts are missing, or when some are too long and prompts.overflow=error.
+    """
+    texts = [reference_text(example, config) for example in examples]
+    if missing := [example.id for example, text in zip(examples, texts, strict=True) if not text.strip()]:
+        raise DataError(
+            f"{len(missing)} of {len(examples)} items have no reference text (the first: {missing[0]}), which "
+            f"{reference_template(config)!r} makes of an item. References are used because "
+            f"rollout.on_policy_fraction or distillation.gold_share asks for them: fill data.columns.solution or .answer, or "
+            "set rollout.reference_completion."
+        )
+    lengths = [len(tokenizer.encode(text, add_special_tokens=False)) + 1 for text in texts]
+    too_long = [example.id for example, length in zip(examples, lengths, strict=True) if length > limit]
+    if too_long and config.prompts.overflow == "error":
+        raise DataError(
+            f"{len(too_long)} of {len(examples)} items have a reference completion of more than "
+            f"rollout.max_completion_length={limit} tokens, end-of-sequence included (the longest has {max(lengths)}; the "
+            f"first is {too_long[0]}). Nothing is cut; raise the limit or set prompts.overflow=drop."
+        )
+    return [example for example in examples if example.id not in set(too_long)], too_long
+
+
+def reference_rollouts(
+    policy: Policy, examples: Sequence[Example], prompts: Sequence[Sequence[int]], config: CampaignConfig
+) -> list[Rollout]:
+    """References as rollouts, with the policy's own distribution along them from one forward pass.
+
+    `sampling_logprobs_T` is nan: nobody drew these tokens, so no importance ratio exists for them.
+    """
+    if not examples:
+        return []
+    eos_id, rollouts = end_token(policy), []
+    for example, prompt in zip(examples, prompts, strict=True):
+        ids = reference_ids(example, config, policy.tokenizer, eos_id)
+        if (length := len(prompt) + len(ids)) > policy.max_positions:
+            raise DataError(
+                f"item {example.id}: prompt and reference completion have {length} tokens, the model's context "
+                f"{policy.max_positions}. Lower rollout.max_completion_length with prompts.overflow=drop."
+            )
+        rollouts.append(_unscored(example.id, list(prompt), ids, reference_text(example, config)))
+    scored = score_targets(
+        FixedTeacher(policy),
+        rollouts,
+        [rollout.prompt_ids for rollout in rollouts],
+        config.rollout.record_top_k,
+        Transform(),
+        config.optimizer.microbatch_tokens,
+    )
+    return [
+        replace(
+            rollout,
+            logprobs_T=view.sampled_logprob_T,
+            topk_ids_TK=view.topk_ids_TK,
+            topk_logprobs_TK=view.topk_logprobs_TK,
+            tail_mass_T=np.exp(view.tail_logprob_T),
+            entropy_T=view.entropy_T,
+        )
+        for rollout, view in zip(rollouts, scored, strict=True)
+    ]
+
+
+def _unscored(example_id: str, prompt_ids: list[int], completion_ids: list[int], text: str) -> Rollout:
+    absent_T = np.full(len(completion_ids), np.nan, np.float32)
+    none_TK = np.zeros((len(completion_ids), 0), np.float32)
+    return Rollout(
+        example_id, 0, 0, prompt_ids, completion_ids, text, "eos", absent_T, absent_T, none_TK, none_TK, absent_T, absent_T,
+        source="reference",
+    )  # fmt: skip
