@@ -3,20 +3,17 @@
 Two writers of one identity: the first manifest stands, whatever the second made. A second writer with equal files just
 agrees; one with different files (an engine that is not bit for bit reproducible) drops its own and adopts the first,
 with a logged warning, or gets an IntegrityError when it asked for `reproducible=True`. Nothing is ever overwritten,
-except a manifest that cannot be read or whose objects are gone: that one is replaced, so damage heals by running again.
+except what cannot be used: a manifest that is unreadable, quarantined or without its objects is replaced, and so are the
+damaged objects, so damage heals by running again.
 """
 
 import logging
-import os
-import re
-import shutil
-import time
-import uuid
 from pathlib import Path
 from typing import Any
 
 from opsd_core.digest import canonical_json, file_digest
 from opsd_core.errors import IntegrityError, ServiceError
+from tasks.cache import copy_into, copy_of, damage, enter, need_space, prune_cache, remove, staging, touch
 from tasks.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
@@ -28,15 +25,14 @@ from tasks.manifest import (
     describe_folder,
     parse_manifest,
 )
+from tasks.quarantine import quarantine
 from tasks.store import Store
 from tasks.store_base import local_disk
 
 __all__ = ["Artifact", "artifact_key", "describe", "discard", "fetch", "find", "prune_cache", "publish"]
 
 _LOG = logging.getLogger(__name__)
-_COPY = re.compile(r"[0-9a-f]{32}")
-_TEMPORARY = (".staged-", ".trash-", ".work-")
-_ABANDONED_S = 24 * 3600.0  # a temporary folder unchanged for this long belongs to a killed process
+_READS = 4
 
 
 def find(store: Store, kind: str, identity: dict[str, Any]) -> Artifact | None:
@@ -87,7 +83,7 @@ def publish(
     stands = _commit(store, mine, identity)
     if stands.uri == mine.uri:
         if cache is not None:
-            _copy_into_cache(cache, mine, folder)
+            copy_into(cache, mine, folder)
         return stands
     for file in manifest["files"]:
         store.delete(f"{data_key(key, manifest)}/{file['name']}")
@@ -101,44 +97,29 @@ def publish(
 def fetch(store: Store, artifact: Artifact | str, cache: Path) -> Path:
     """A local folder with the artefact's files, each verified by length and sha256, downloaded only when needed.
 
-    A damaged copy in the cache is replaced once. Raises IntegrityError naming file, expected and actual when the
-    stored bytes are wrong, and ServiceError when the disk cannot hold them.
+    A damaged copy in the cache is replaced. When the stored bytes themselves are wrong, the artefact is quarantined
+    (`tasks.quarantine`) and an IntegrityError names file, expected and actual. Raises ServiceError when every read
+    gives other bytes, or when the disk cannot hold them.
     """
     if isinstance(artifact, str):
         artifact = describe(store, artifact)
     check_manifest(artifact.manifest, artifact.uri)
-    target = cache / artifact.digest[:32]
+    target = copy_of(cache, artifact)
     if target.is_dir():
-        damage = _damage(target, artifact)
-        if damage is None:
-            os.utime(target)
+        wrong = damage(target, artifact)
+        if wrong is None:
+            touch(target)
             return target
-        _LOG.warning("The cached copy of %s is damaged (%s); it is downloaded again.", artifact.uri, damage)
-        _remove(target)
-    with local_disk(cache):
-        cache.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(cache).free
-        if artifact.num_bytes > free:
-            raise ServiceError(
-                f"{artifact.uri} needs {artifact.num_bytes} bytes, {cache} has {free} free. "
-                "Free space there or point OPSD_CACHE to a larger disk."
-            )
-    wrong = _wrong_objects(store, artifact)
+        _LOG.warning("The cached copy of %s is damaged (%s); it is downloaded again.", artifact.uri, wrong)
+        remove(target)
+    need_space(cache, artifact)
+    wrong = _wrong_objects(store, artifact) and _wrong_objects(store, artifact)  # a listing may be damaged on its way
     if wrong:
         raise IntegrityError(f"{artifact.uri}: {wrong}. Run the stage that makes it again.")
-    staged = cache / f".staged-{uuid.uuid4().hex}"
-    try:
-        for last_try in (False, True):
-            _download(store, artifact, staged)
-            damage = _damage(staged, artifact)
-            if damage is None:
-                return _enter_cache(staged, target)
-            _remove(staged)
-            if last_try:
-                raise IntegrityError(f"{artifact.uri}: {damage}. The stored object is damaged; it is not used.")
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
-    raise AssertionError("unreachable")
+    with staging(cache) as staged:
+        for file in artifact.manifest["files"]:
+            _download(store, artifact, file, staged / file["name"])
+        return enter(staged, target)
 
 
 def discard(store: Store, key: str) -> int:
@@ -148,30 +129,6 @@ def discard(store: Store, key: str) -> int:
     for info in objects:
         store.delete(info.key)
     return sum(info.size for info in objects)
-
-
-def prune_cache(cache: Path, max_bytes: int, *, idle_s: float = 300.0) -> int:
-    """Remove the least recently fetched copies until `max_bytes` remain; returns the bytes removed.
-
-    Copies fetched within the last `idle_s` seconds stay (a process may be about to open them), and so does everything
-    in the folder that is no copy of an artefact, except temporary folders that a killed process left.
-    """
-    if not cache.is_dir():
-        return 0
-    now, copies = time.time(), []
-    for folder in cache.iterdir():
-        if folder.name.startswith(_TEMPORARY) and _last_change(folder) < now - _ABANDONED_S:
-            _remove(folder)
-        elif _COPY.fullmatch(folder.name):
-            files = [path for path in folder.rglob("*") if path.is_file()]
-            copies.append((folder.stat().st_mtime, sum(path.stat().st_size for path in files), folder))
-    total, removed = sum(size for _, size, _ in copies), 0
-    for used_at, size, folder in sorted(copies):
-        if total - removed <= max_bytes or used_at > now - idle_s:
-            break
-        _remove(folder)
-        removed += size
-    return removed
 
 
 def _artifact(store: Store, key: str, manifest: dict[str, Any]) -> Artifact:
@@ -223,66 +180,25 @@ def _wrong_objects(store: Store, artifact: Artifact) -> str | None:
     return None
 
 
-def _download(store: Store, artifact: Artifact, folder: Path) -> None:
-    prefix = artifact.uri[len(store.root) + 1 :]
-    for file in artifact.manifest["files"]:
-        path = folder / file["name"]
-        with local_disk(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        store.download(f"{prefix}/{file['name']}", path)
-
-
-def _damage(folder: Path, artifact: Artifact) -> str | None:
-    """The first difference between a local folder and the manifest; None when every byte is right."""
-    present = {
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
-    }
-    extra = present - {file["name"] for file in artifact.manifest["files"]}
-    if extra:
-        return f"file {min(extra)} is not in the manifest"
-    for file in artifact.manifest["files"]:
-        path = folder / file["name"]
-        if file["name"] not in present or path.is_symlink():
-            return f"file {file['name']} is missing"
-        if path.stat().st_size != file["size"]:
-            return f"file {file['name']}: expected {file['size']} bytes, actual {path.stat().st_size}"
-        actual = file_digest(path)
-        if actual != file["sha256"]:
-            return f"file {file['name']}: expected sha256 {file['sha256']}, actual {actual}"
-    return None
-
-
-def _enter_cache(staged: Path, target: Path) -> Path:
-    """Move a verified folder into place; a copy that another process placed meanwhile is as good."""
-    try:
-        staged.rename(target)
-    except OSError:
-        if not target.is_dir():
-            raise
-        _remove(staged)
-    return target
-
-
-def _copy_into_cache(cache: Path, artifact: Artifact, folder: Path) -> None:
-    target = cache / artifact.digest[:32]
-    if target.is_dir():
-        return
-    staged = cache / f".staged-{uuid.uuid4().hex}"
-    with local_disk(cache):
-        staged.mkdir(parents=True)
-        shutil.copytree(folder, staged, dirs_exist_ok=True)
-        _enter_cache(staged, target)
-
-
-def _last_change(folder: Path) -> float:
-    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
-
-
-def _remove(folder: Path) -> None:
-    """Take a folder out of sight in one step, then delete it."""
-    trash = folder.with_name(f".trash-{uuid.uuid4().hex}")
-    try:
-        folder.rename(trash)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(trash, ignore_errors=True)
+def _download(store: Store, artifact: Artifact, file: dict[str, Any], path: Path) -> None:
+    """One file, read again while each read gives other bytes; the same wrong bytes twice are what is stored."""
+    with local_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    seen: set[str] = set()
+    for _ in range(_READS):
+        store.download(f"{artifact.uri[len(store.root) + 1 :]}/{file['name']}", path)
+        size, actual = path.stat().st_size, file_digest(path)
+        if (size, actual) == (file["size"], file["sha256"]):
+            return
+        wrong = f"file {file['name']}: expected sha256 {file['sha256']}, actual {actual} ({size} bytes)"
+        if actual in seen:
+            quarantine(store, artifact, file, actual)
+            raise IntegrityError(
+                f"{artifact.uri}: {wrong}. The stored object is damaged; it is not used. Trigger the campaign again: "
+                "the stage that makes it runs anew."
+            )
+        seen.add(actual)
+    raise ServiceError(
+        f"{artifact.uri}: {wrong}, and {_READS} reads gave {_READS} different contents. The network or a proxy in "
+        "front of the store damages what it carries; nothing of it was used."
+    )

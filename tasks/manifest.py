@@ -19,6 +19,8 @@ from tasks.store_base import check_key
 
 MANIFEST_NAME = "MANIFEST.json"
 MAX_MANIFEST_BYTES = 16 << 20
+QUARANTINED = "quarantined"
+"""The entry of a record that stands in a damaged artefact's manifest's place (`tasks.quarantine`)."""
 SCHEMA_VERSION = 1
 """Raised when stored formats or their meaning change: every identity then changes too."""
 
@@ -111,6 +113,11 @@ def parse_manifest(data: bytes, where: str) -> dict[str, Any]:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise IntegrityError(f"{where}: the manifest is not JSON ({error}); it was damaged or cut short.") from error
+    if isinstance(manifest, dict) and QUARANTINED in manifest:
+        raise IntegrityError(
+            f"{where}: its stored bytes are damaged and it is quarantined ({manifest[QUARANTINED]}). "
+            "Run the stage that makes it again: trigger the campaign that it belongs to."
+        )
     check_manifest(manifest, where)
     return manifest
 

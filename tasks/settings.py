@@ -1,7 +1,7 @@
 """Where the services are: the environment, read once into a typed record that hides its secrets.
 
     Settings    Prefect, MLflow and object-store addresses, credentials, project and cache folders
-    load_settings()    environment first, then the embedded stack's `.opsd/env` in the project folder
+    load_settings()    environment first, then the embedded stack's `env` in OPSD_STATE (default: `.opsd` in the project folder)
 
 Each service is taken whole: when its address variable is set, nothing of it is read from `.opsd/env`; when it is not,
 address and credentials both come from there (so that credentials never travel to a server they were not made for).
@@ -13,11 +13,10 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from opsd_core.errors import ConfigError
 
-ENV_FILE = ".opsd/env"
 DEFAULT_STORE = "s3://opsd"
 
 # Address variables of a service -> every variable that belongs with them.
@@ -42,7 +41,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Path
-    """Project folder; the embedded stack keeps its data in `.opsd` below it."""
+    """Project folder."""
+    state: Path
+    """The embedded stack's folder, and that of metrics not yet sent: OPSD_STATE, else `.opsd` in the project folder."""
     cache: Path
     """Local folder for verified copies of artefacts."""
     store: str = DEFAULT_STORE
@@ -51,6 +52,8 @@ class Settings(BaseModel):
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None
+    s3_timeout_s: float = Field(default=60.0, gt=0, le=3600)
+    """Seconds without an answer from the object store after which a request is sent again (OPSD_S3_TIMEOUT_S)."""
     mlflow_uri: str | None = None
     mlflow_username: str | None = None
     mlflow_password: SecretStr | None = None
@@ -66,32 +69,45 @@ class Settings(BaseModel):
 
 
 def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
-    """Settings from `environ` (default: the process's), absent services filled in from `<OPSD_HOME>/.opsd/env`.
+    """Settings from `environ` (default: the process's), absent services filled in from `env` in the state folder.
 
     What the file supplies is also written into `environ`, because the Prefect, MLflow and S3 clients read it there.
-    Raises ConfigError when the file exists and a line of it is not NAME=VALUE.
+    Raises ConfigError when a line of the file is not NAME=VALUE, or when OPSD_S3_TIMEOUT_S is no number from 0 to 3600.
     """
     environ = os.environ if environ is None else environ
     home = Path(environ.get("OPSD_HOME") or Path.cwd()).resolve()
-    _fill(environ, read_env_file(home / ENV_FILE))
+    state = Path(environ.get("OPSD_STATE") or home / ".opsd").resolve()
+    _fill(environ, read_env_file(state / "env"))
 
     def secret(name: str) -> SecretStr | None:
         return SecretStr(environ[name]) if environ.get(name) else None
 
     return Settings(
         home=home,
-        cache=Path(environ.get("OPSD_CACHE") or home / ".opsd" / "cache"),
+        state=state,
+        cache=Path(environ.get("OPSD_CACHE") or state / "cache"),
         store=environ.get("OPSD_STORE") or DEFAULT_STORE,
         s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None,
         s3_region=environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1",
         s3_access_key=secret("AWS_ACCESS_KEY_ID"),
         s3_secret_key=secret("AWS_SECRET_ACCESS_KEY"),
+        s3_timeout_s=_seconds("OPSD_S3_TIMEOUT_S", environ.get("OPSD_S3_TIMEOUT_S") or "60"),
         mlflow_uri=environ.get("MLFLOW_TRACKING_URI") or None,
         mlflow_username=environ.get("MLFLOW_TRACKING_USERNAME") or None,
         mlflow_password=secret("MLFLOW_TRACKING_PASSWORD"),
         prefect_api_url=environ.get("PREFECT_API_URL") or None,
         prefect_auth=secret("PREFECT_API_AUTH_STRING"),
     )
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise ConfigError(f"{name}={text!r} must be a number of seconds above 0, at most 3600.")
+    return seconds
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -2,13 +2,15 @@
 
 S3 means any server that speaks it and honours `If-None-Match: *` and `If-Match` on PUT (AWS, SeaweedFS, ...).
 Retries and timeouts are bounded by botocore's standard mode; what remains becomes a ServiceError that names endpoint,
-bucket and likely cause, or an IntegrityError when bytes are torn.
+bucket and likely cause; a body that arrives torn or altered is asked for again.
 """
 
 import os
 import time
+import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,19 +35,24 @@ from botocore.exceptions import (
 from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
 )
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError as BrokenStream
 
-from opsd_core.errors import ConfigError, IntegrityError, OpsdError, ServiceError
+from opsd_core.errors import ConfigError, OpsdError, ServiceError
 from tasks.settings import Settings, load_settings, public_url
 from tasks.store_base import ObjectInfo, Store, check_key, local_disk, missing, too_long
 from tasks.store_file import FileStore
 
 _ATTEMPTS = 6
-_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S = 5, 60
+_CONNECT_TIMEOUT_S = 5
 _MULTIPART_BYTES = 32 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=16 << 20, max_concurrency=4)
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
+_DAMAGED = {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"}
 _REFUSED = {"403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
+# The last one comes from the body of an error answer, which botocore reads unguarded.
+_TORN = (FlexibleChecksumError, IncompleteReadError, ResponseStreamingError, BrokenStream)
 _T = TypeVar("_T")
 
 
@@ -75,10 +82,10 @@ class S3Store(Store):
     def put(self, key: str, data: bytes | Path) -> None:
         with self._naming(key):
             if isinstance(data, Path) and data.stat().st_size >= _MULTIPART_BYTES:
-                self._client.upload_file(str(data), self.bucket, self._name(key), Config=_TRANSFER)
+                extra = {"ChecksumAlgorithm": "CRC32"}
+                self._client.upload_file(str(data), self.bucket, self._name(key), ExtraArgs=extra, Config=_TRANSFER)
             else:
-                body = data if isinstance(data, bytes) else data.read_bytes()
-                self._client.put_object(**self._at(key), Body=body)
+                self._write(key, data if isinstance(data, bytes) else data.read_bytes())
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         return self._put_if(key, data, IfNoneMatch="*")
@@ -89,12 +96,12 @@ class S3Store(Store):
     def read(self, key: str, max_bytes: int | None = None) -> tuple[bytes, str] | None:
         def attempt() -> tuple[bytes, str] | None:
             try:
-                answer = self._client.get_object(**self._at(key))
+                answer = self._client.get_object(**self._at(key), ChecksumMode="ENABLED")
             except ClientError as error:
                 if _code(error) in _ABSENT:
                     return None
                 raise
-            with answer["Body"] as body:
+            with closing(answer["Body"]) as body:  # `with body` would give the stream below the checks of length and CRC
                 if max_bytes is not None and answer["ContentLength"] > max_bytes:
                     raise too_long(self.uri(key), answer["ContentLength"], max_bytes)
                 return body.read(), answer["ETag"]
@@ -167,11 +174,23 @@ class S3Store(Store):
     def _at(self, key: str) -> dict[str, str]:
         return {"Bucket": self.bucket, "Key": self._name(key)}
 
+    def _write(self, key: str, body: bytes, **condition: str) -> None:
+        """PUT with the body's CRC32, which the server compares with what arrived; sent again when it differs."""
+        checksum = b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
+        for number in range(_ATTEMPTS):
+            try:
+                self._client.put_object(**self._at(key), Body=body, ChecksumCRC32=checksum, **condition)
+                return
+            except ClientError as error:
+                if _code(error) not in _DAMAGED or number + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(0.1 * 2**number)
+
     def _put_if(self, key: str, data: bytes, **condition: str) -> bool:
         with self._naming(key):
             for attempt in range(_ATTEMPTS):
                 try:
-                    self._client.put_object(**self._at(key), Body=data, **condition)
+                    self._write(key, data, **condition)
                     return True
                 except ClientError as error:
                     code = _code(error)
@@ -202,14 +221,17 @@ class S3Store(Store):
                 f"{place} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run from the folder "
                 "whose stack is up (OPSD_HOME)."
             ) from error
-        except (FlexibleChecksumError, IncompleteReadError, ResponseStreamingError) as error:
-            raise IntegrityError(f"{place} sent {target} torn several times: {error}") from error
+        except _TORN as error:
+            raise ServiceError(
+                f"{place} sent {target} torn or altered several times ({error}). The network or a proxy damages it; "
+                "nothing of it was used."
+            ) from error
         except (HTTPClientError, BotoConnectionError) as error:
             raise ServiceError(
                 f"{place} does not answer ({type(error).__name__} on {target}). "
                 "Is it running (make status), and is AWS_ENDPOINT_URL_S3 right?"
             ) from error
-        except (ClientError, Boto3Error, BotoCoreError) as error:
+        except (ClientError, Boto3Error, BotoCoreError, ResponseParserError) as error:
             raise self._explain(error, place, target) from error
 
     def _explain(self, error: Exception, place: str, target: str) -> ServiceError:
@@ -220,6 +242,8 @@ class S3Store(Store):
             why = "refuses the credentials: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
         elif code == "NoSuchBucket":
             why = f"has no bucket {self.bucket!r}: create it (make up does) or correct OPSD_STORE"
+        elif code in _DAMAGED:
+            why = "receives other bytes than are sent: the network or a proxy damages them, nothing was stored"
         else:
             why = "failed after bounded retries: see its log (full disk, restart, overload)"
         return ServiceError(f"{place} {why}. Object {target}; it answered {code}: {detail}")
@@ -238,7 +262,7 @@ def _client(settings: Settings, attempts: int, _pid: int) -> Any:
         config=Config(
             retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
+            read_timeout=settings.s3_timeout_s,
             max_pool_connections=16,
             signature_version="s3v4",
             s3={"addressing_style": "path" if settings.s3_endpoint else "auto"},
@@ -255,7 +279,7 @@ def _read_again_when_torn(attempt: Callable[[], _T], attempts: int = 4) -> _T:
     for number in range(attempts):
         try:
             return attempt()
-        except (IncompleteReadError, ResponseStreamingError, ReadTimeoutError, FlexibleChecksumError):
+        except (*_TORN, ReadTimeoutError):
             if number + 1 == attempts:
                 raise
             time.sleep(0.2 * 2**number)

@@ -150,6 +150,7 @@ def local_disk(path: Path) -> Iterator[None]:
         reasons = {
             errno.ENOSPC: "the disk is full",
             errno.EDQUOT: "the disk quota is used up",
+            errno.EFBIG: "the limit of a file's size is reached",
             errno.EACCES: "permission is denied",
             errno.EROFS: "the file system is read-only",
             errno.ENOTDIR: "a file is where a folder should be",

@@ -33,7 +33,7 @@ class Connection:
         self.settings = load_settings() if settings is None else settings
         if not self.settings.mlflow_uri:
             raise ConfigError(
-                "MLFLOW_TRACKING_URI is not set and no .opsd/env was found in the project folder (OPSD_HOME). "
+                "MLFLOW_TRACKING_URI is not set and no env file was found in OPSD_STATE (default: .opsd in OPSD_HOME). "
                 "Start the stack (make up) or set the variable."
             )
         os.environ.update({**_DEFAULT, **os.environ, **_FORCED})

@@ -37,6 +37,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 5.0, 120.0
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 CAMPAIGN_TAG, ITERATION_TAG, PARENT_TAG = "opsd.campaign_id", "opsd.iteration", "mlflow.parentRunId"
+CHILD_TAG = "opsd.child"
 
 
 class RunLog(Connection):
@@ -45,7 +46,7 @@ class RunLog(Connection):
     def __init__(self, settings: Settings | None = None, *, patience_s: float = 90.0) -> None:
         super().__init__(settings, patience_s=patience_s)
         self._lock = threading.RLock()
-        self._spool = Spool(self.settings.home / ".opsd" / "spool")
+        self._spool = Spool(self.settings.state / "spool")
         self._last_step: dict[str, dict[str, int]] = {}
         self._experiment_of: dict[str, str] = {}
         self._silent_until, self._pause_s = 0.0, _FIRST_PAUSE_S
@@ -83,6 +84,17 @@ class RunLog(Connection):
             return self._run_with(self._experiment_of[parent_run_id], identity, f"iteration {iteration:03d}", tags)
 
         return self._call(f"open the run of iteration {iteration}", look_up_or_create)[0].info.run_id
+
+    def child_run(self, parent_run_id: str, name: str) -> str:
+        """Id of the child run of this name, made at the first call; raises ServiceError like `campaign_run`."""
+
+        def look_up_or_create() -> tuple[Run, bool]:
+            if parent_run_id not in self._experiment_of:
+                self._remember(self.client.get_run(parent_run_id))
+            identity = {PARENT_TAG: _checked_id(parent_run_id), CHILD_TAG: _checked_id(name)}
+            return self._run_with(self._experiment_of[parent_run_id], identity, name, None)
+
+        return self._call(f"open the run {name}", look_up_or_create)[0].info.run_id
 
     def run_url(self, run_id: str) -> str:
         """Address of the run in MLflow's pages."""

@@ -11,7 +11,7 @@ from tasks.store import open_store
 @pytest.fixture
 def settings(stack, tmp_path) -> Settings:
     """The running stack's addresses, with the cache in a fresh folder."""
-    return load_settings({**stack.env, "OPSD_HOME": str(tmp_path), "OPSD_CACHE": str(tmp_path / "cache")})
+    return load_settings({**stack.env, **{f"OPSD_{name}": str(tmp_path / name) for name in ("HOME", "STATE", "CACHE")}})
 
 
 @pytest.fixture(params=["s3", "file"])

@@ -13,6 +13,7 @@ from opsd_core.digest import canonical_json, digest
 from opsd_core.errors import ConfigError, IntegrityError
 from tasks.artifacts import Artifact, artifact_key, describe, discard, fetch, find, prune_cache, publish
 from tasks.manifest import parse_manifest
+from tasks.quarantine import quarantine, quarantined
 
 IDENTITY = {"policy": "ab12", "seed": 7, "sampling": {"temperature": 1.0, "top_p": 0.9}}
 FILES = {"part-0.parquet": b"rows" * 50, "nested/config.json": b'{"a": 1}'}
@@ -106,6 +107,30 @@ def test_a_flipped_byte_is_refused(store, published, tmp_path, position):
     with pytest.raises(IntegrityError, match=pattern):
         fetch(store, published, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_wrong_stored_bytes_are_quarantined_counted_and_healed_by_running_again(store, published, tmp_path, caplog):
+    store.put(data_key(store, published, "part-0.parquet"), b"else" * 50)
+    with pytest.raises(IntegrityError, match=r"The stored object is damaged; it is not used"):
+        fetch(store, published, tmp_path / "cache")
+    assert "1 artefacts were so far" in caplog.text
+    assert store.get(data_key(store, published, "part-0.parquet")) == b"else" * 50  # nothing is deleted
+    for read in (lambda: fetch(store, published.uri, tmp_path / "cache"), lambda: describe(store, published.uri)):
+        with pytest.raises(IntegrityError, match=r"is quarantined .*part-0.parquet: expected 200 bytes"):
+            read()
+    assert find(store, "rollouts", IDENTITY) is None
+    assert publish(store, "rollouts", IDENTITY, tmp_path / "made", {"rows": 50}) == published
+    assert find(store, "rollouts", IDENTITY) == describe(store, published.uri) == published
+    assert (fetch(store, published, tmp_path / "cache") / "part-0.parquet").read_bytes() == b"rows" * 50
+    (record,) = quarantined(store)
+    assert record["uri"] == published.uri and record["manifest"] == published.manifest
+
+
+def test_only_the_artefact_that_was_read_is_quarantined(store, published, tmp_path):
+    store.delete(f"{published.key}/MANIFEST.json")
+    other = publish(store, "rollouts", IDENTITY, folder_with(tmp_path / "other", {"new": b"1"}), {})
+    assert not quarantine(store, published, published.manifest["files"][0], "0" * 64)
+    assert find(store, "rollouts", IDENTITY) == other and quarantined(store) == []
 
 
 @pytest.mark.parametrize("data", [b"", FILES["part-0.parquet"][:-1], FILES["part-0.parquet"] + b"x"])

@@ -32,6 +32,19 @@ def test_absent_services_come_from_the_file_and_reach_the_environment(tmp_path):
     assert environ["MLFLOW_TRACKING_PASSWORD"] == "stack-password"
 
 
+def test_the_state_folder_may_lie_elsewhere(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "env").write_text(FILE.replace("from-file", "from-elsewhere"))
+    settings = load_settings(environment(tmp_path, OPSD_STATE=str(tmp_path / "elsewhere")))
+    assert settings.store == "s3://from-elsewhere" and settings.cache == tmp_path / "elsewhere" / "cache"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "soon", "1e9", "nan"])
+def test_a_timeout_is_a_number_of_seconds(tmp_path, text):
+    with pytest.raises(ConfigError, match=f"OPSD_S3_TIMEOUT_S='{text}' must be a number of seconds"):
+        load_settings({"OPSD_HOME": str(tmp_path), "OPSD_S3_TIMEOUT_S": text})
+
+
 def test_a_service_with_its_own_address_gets_no_foreign_credentials(tmp_path):
     environ = environment(tmp_path, MLFLOW_TRACKING_URI="https://mlflow.example", OPSD_STORE="s3://mine")
     settings = load_settings(environ)

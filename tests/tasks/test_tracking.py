@@ -158,11 +158,11 @@ def test_an_outage_delays_metrics_and_loses_none(settings, gate, tracker):
     assert history(tracker, run_id, "loss") == [(step, 3.0 - step / 100) for step in range(50)]
     run = tracker.client.get_run(run_id)
     assert run.info.status == "FINISHED" and tracker.client.list_artifacts(run_id)[1].path == "note.txt"
-    assert list((settings.home / ".opsd" / "spool").iterdir()) == []
+    assert list((settings.state / "spool").iterdir()) == []
 
 
 def test_a_dead_process_leaves_its_spool_to_the_next(settings, tracker, run_id):
-    spool = settings.home / ".opsd" / "spool"
+    spool = settings.state / "spool"
     spool.mkdir(parents=True)
     record = {"op": "metrics", "run_id": run_id, "points": [["loss", 1.0, 5, 1_700_000_000_000]]}
     (spool / "1-dead.jsonl").write_text(json.dumps(record) + "\n" + json.dumps(record) + '\n{"op": "metr')
