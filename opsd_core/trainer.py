@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsd_core.anchors import NO_ANCHORS, Anchors, gold_config, initial_divergence, own_batch_size
 from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from opsd_core.config import CampaignConfig
@@ -28,36 +29,13 @@ from opsd_core.noise import embedding_noise
 from opsd_core.objective import ObjectiveResult, SampledTokens, Targets, distillation_loss
 from opsd_core.opsa import with_advantages
 from opsd_core.optim import build_optimizer, learning_rate, set_learning_rate
-from opsd_core.targets import Target, members_hidden, online_targets, stack_targets
-from opsd_core.teachers import TeacherWeights
+from opsd_core.targets import members_hidden, online_targets, stack_targets
+from opsd_core.teachers import NoTeacher, TeacherWeights
+from opsd_core.training_item import TrainingItem
 
 _ROUNDING_GRADIENT = 1e-5
 """Gradient norm that float32 rounding leaves where the exact gradient is 0. AdamW divides by the gradient's own size, so
 a step on it would move every weight by a full learning rate in a random direction; such a step is not applied."""
-
-
-@dataclass(frozen=True)
-class TrainingItem:
-    """One kept rollout with what the teacher sees and, for recorded targets, what it said."""
-
-    prompt_ids: list[int]
-    teacher_prompt_ids: list[int]
-    completion_ids: list[int]
-    rollout_logprobs_T: np.ndarray
-    """log pi_old of the sampled tokens, at `importance.old_temperature`; nan where nothing was sampled (a reference)."""
-    weights_T: np.ndarray
-    target: Target | None = None
-    key: tuple[str, int] = ("", 0)
-    """Identity within an iteration; the student's noise follows from it."""
-    rollout_entropy_T: np.ndarray | None = None
-    """Nats, of the policy that sampled; opsa needs it."""
-    advantages_T: np.ndarray | None = None
-    """A of -A log S(y), without a teacher; None = 1."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of the longer side; what a forward pass has to hold."""
-        return max(len(self.prompt_ids), len(self.teacher_prompt_ids)) + len(self.completion_ids)
 
 
 @dataclass(frozen=True)
@@ -86,6 +64,7 @@ def distil(
     schedule: Schedule,
     seed: int,
     *,
+    anchors: Anchors = NO_ANCHORS,
     start_from: Path | None = None,
     resume_from: Path | None = None,
     before_first_step: Callable[[], None] | None = None,
@@ -94,10 +73,10 @@ def distil(
 ) -> Callable[[Path], None]:
     """Run the iteration's optimiser steps on `student`, in place; return a function that saves the final state.
 
-    `start_from` is the final state of an earlier iteration (its optimiser goes on), `resume_from` a state of this one
-    (its steps are not repeated and `before_first_step()` is not called). `on_step(step, metrics)` gets the campaign-wide
-    step; `on_checkpoint(step, save)` is called every optimizer.checkpoint_every steps. TrainingError when loss or gradient
-    is not finite, or no token counts.
+    `anchors` hold the student beside its objective. `start_from` is the final state of an earlier iteration (its optimiser
+    goes on), `resume_from` a state of this one (its steps are not repeated and `before_first_step()` is not called).
+    `on_step(step, metrics)` gets the campaign-wide step; `on_checkpoint(step, save)` is called every
+    optimizer.checkpoint_every steps. TrainingError when loss or gradient is not finite, or no token counts.
     """
     if not items:
         raise TrainingError(
@@ -118,12 +97,13 @@ def distil(
         load_checkpoint(start_from, student, optimizer, teacher)
     if first == 0 and before_first_step:
         before_first_step()
-    batches = batch_order(len(items), config.optimizer.batch_size, config.optimizer.num_steps, seed)
+    batches = batch_order(len(items), own_batch_size(config), config.optimizer.num_steps, seed)
     for step in range(first, config.optimizer.num_steps):
         campaign_step = schedule.first_step + step
         rate = learning_rate(config.optimizer, campaign_step, schedule.total_steps)
         set_learning_rate(optimizer, rate)
-        metrics = train_step(student, teacher, [items[i] for i in batches[step]], optimizer, config, campaign_step)
+        batch = [items[i] for i in batches[step]]
+        metrics = train_step(student, teacher, batch, optimizer, config, campaign_step, anchors.of_step(step))
         if on_step:
             on_step(campaign_step, metrics | {"optim/learning_rate": rate})
         done = step + 1
@@ -139,11 +119,13 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     config: CampaignConfig,
     step: int,
+    anchors: Anchors = NO_ANCHORS,
 ) -> Metrics:
-    """One optimiser step:  loss = sum_n w_n r_n bound(D_n) / sum_n w_n  over all tokens of the batch.
+    """One optimiser step:  loss = sum_n w_n (r_n bound(D_n) + beta KL(S_n || S_0n)) / sum_n w_n + c mean_g(-log S(y_g)).
 
-    r_n is the importance ratio, 1 without weights.importance_correction. The denominator is the batch's, not a
-    microbatch's, so any split into microbatches gives the same gradient.
+    r_n is the importance ratio, 1 without weights.importance_correction; beta = initial_kl, c = gold_coefficient, g over
+    the tokens of the step's references. The denominator is the batch's, not a microbatch's, so any split into
+    microbatches gives the same gradient.
     """
     started = time.perf_counter()
     if config.distillation.divergence == "opsa":
@@ -157,12 +139,16 @@ def train_step(
     optimizer.zero_grad(set_to_none=True)
     scored: list[Scored] = []
     for rows in microbatches([item.num_tokens for item in batch], config.optimizer.microbatch_tokens):
-        part = _score(student, teacher, [batch[row] for row in rows], config, step)
-        (part.result.loss_sum / total_weight).backward()
+        part = _score(student, teacher, [batch[row] for row in rows], config, step, anchors)
+        (part.loss_sum / total_weight).backward()
         scored.append(part)
+    held = _train_on_gold(student, anchors.gold, config, step)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
     loss = float(sum(part.result.loss_sum.detach().double() for part in scored)) / total_weight
+    if anchors.initial is not None:
+        pulled = float(sum((part.loss_sum - part.result.loss_sum).detach().double() for part in scored)) / total_weight
+        held["anchor/initial_kl"] = pulled / config.distillation.initial_kl
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise TrainingError(
             f"step {step}: loss={loss}, gradient norm={grad_norm}. The step was not applied. Lower "
@@ -172,7 +158,7 @@ def train_step(
     if applied:
         optimizer.step()
         teacher.update(student)
-    return _step_metrics(scored, config) | {
+    return _step_metrics(scored, config) | held | {
         "distillation/loss": loss,
         "optim/grad_norm": grad_norm,
         "optim/applied": float(applied),
@@ -188,6 +174,18 @@ def objective(
     return _score(student, teacher, batch, config, step).result
 
 
+def _train_on_gold(student: Policy, gold: Sequence[TrainingItem], config: CampaignConfig, step: int) -> Metrics:
+    """Backward of  c sum_g w_g (-log S(y_g)) / sum_g w_g  over the step's references; its mean, if there are any."""
+    if not gold:
+        return {}
+    total_weight, total, likelihood = float(sum(item.weights_T.sum() for item in gold)), 0.0, gold_config(config)
+    for rows in microbatches([item.num_tokens for item in gold], config.optimizer.microbatch_tokens):
+        result = objective(student, NoTeacher(), [gold[row] for row in rows], likelihood, step)
+        (config.distillation.gold_coefficient * result.loss_sum / total_weight).backward()
+        total += float(result.loss_sum.detach().double())
+    return {"anchor/gold_nll": total / total_weight}
+
+
 class Scored(NamedTuple):
     """A microbatch after its forward pass, and what the policy now says of the sampled tokens."""
 
@@ -195,10 +193,17 @@ class Scored(NamedTuple):
     result: ObjectiveResult
     logprobs_N: Tensor | None
     """At the temperature of `rollout_logprobs_T`; None where that is not the loss temperature and nothing needs it."""
+    loss_sum: Tensor
+    """`result.loss_sum` and the pull of the initial policy."""
 
 
 def _score(
-    student: Policy, teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig, step: int
+    student: Policy,
+    teacher: TeacherWeights,
+    batch: Sequence[TrainingItem],
+    config: CampaignConfig,
+    step: int,
+    anchors: Anchors = NO_ANCHORS,
 ) -> Scored:
     completions = [item.completion_ids for item in batch]
     noise = None
@@ -209,6 +214,10 @@ def _score(
         hidden_NH = completion_hidden(student, [item.prompt_ids for item in batch], completions, noise)
     tokens_N = torch.tensor([token for ids in completions for token in ids], device=student.device)
     weights_N = _column(batch, "weights_T").to(student.device)
+    loss_sum: Tensor | float = 0.0
+    if anchors.initial is not None:
+        with _autocast(student.device, config):
+            loss_sum = initial_divergence(student, anchors.initial, hidden_NH, batch, tokens_N, weights_N, config)
     temperature, logprobs_N = old_temperature(config.rollout), None
     if config.weights.importance_correction:
         logprobs_N = sampled_logprobs(hidden_NH.detach(), student.head, tokens_N, temperature)
@@ -218,7 +227,7 @@ def _score(
     result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
     if logprobs_N is None and temperature == config.distillation.temperature:
         logprobs_N = result.logprobs_N
-    return Scored(batch, result, logprobs_N)
+    return Scored(batch, result, logprobs_N, result.loss_sum + loss_sum)
 
 
 def _column(batch: Sequence[TrainingItem], name: str) -> Tensor:

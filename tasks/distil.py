@@ -23,6 +23,7 @@ from opsd_core.targets import read_targets
 from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, LiveTeacher, NoTeacher, TeacherWeights, TrustRegionTeacher
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
 from opsd_core.weights import WeightInputs, token_weights
+from tasks.anchors import anchors_identity, load_anchors
 from tasks.artifacts import Artifact, find, publish
 from tasks.context import load, load_shared, local, produce, scratch, store, tracker
 from tasks.progress import progress
@@ -68,7 +69,7 @@ def distil_candidate(
         "iteration": iteration,
         "seed": config.seed,
         "control": config.control,
-    }
+    } | anchors_identity(campaign)
     work = partial(_distil, campaign, iteration, run_id, policy, champion, shards, graded, targets, identity)
     state, seconds = produce("states", identity, work)
     folder = local(state.uri)
@@ -142,7 +143,7 @@ def _distil(
     with progress(f"distil-it{iteration}", "steps") as report, tracker().system_metrics(run_id):
         save = distil(
             student, teacher, items, config, schedule, seed,
-            start_from=start, resume_from=resume,
+            anchors=load_anchors(campaign, student, iteration), start_from=start, resume_from=resume,
             before_first_step=before_first_step, on_step=on_step, on_checkpoint=on_checkpoint,
         )  # fmt: skip
     save(folder)

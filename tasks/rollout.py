@@ -101,7 +101,7 @@ def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: in
         "iteration": prompts.iteration,
         "engine": _engine(config.model),
     }
-    if config.uses_references:
+    if config.rollout.on_policy_fraction < 1.0:
         identity["references"] = reference_template(config)
     make = partial(_sample, campaign, policy, prompts, shard, loaded, builder)
     artifact, seconds = produce("rollouts", identity, make)

@@ -43,7 +43,7 @@ class CampaignConfig(Section):
     @property
     def uses_references(self) -> bool:
         """True when the data set's own texts are trained on."""
-        return self.rollout.on_policy_fraction < 1.0
+        return self.rollout.on_policy_fraction < 1.0 or self.distillation.gold_share > 0.0
 
     @property
     def context_from_rollouts(self) -> bool:

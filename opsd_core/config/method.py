@@ -84,6 +84,21 @@ class DistillationConfig(Section):
         "the threshold; ratio_clip clips log T - log S; entry_clip can reverse it and is for reproduction only.",
     )
     bound_threshold: float = Field(1.0, gt=0, description="tau of the bound, in nats.")
+    gold_share: float = Field(
+        0.0,
+        ge=0,
+        le=0.5,
+        description="Share of every optimiser step's completions that are references, trained with cross-entropy; 0 = none.",
+    )
+    gold_coefficient: float = Field(
+        1.0, gt=0, le=100, description="gold_share: factor of the references' mean cross-entropy beside the objective's mean."
+    )
+    initial_kl: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="beta of beta KL(student || initial policy), both after the student's prompt, in addition; 0 = none.",
+    )
     skip_first_tokens: int = Field(0, ge=0, description="Completion tokens at the start that do not count.")
 
     @property

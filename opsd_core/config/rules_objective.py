@@ -68,8 +68,9 @@ def _references_have_a_column(config: CampaignConfig) -> str | None:
     columns = config.data.columns
     if config.uses_references and not generated_source(config) and not (columns.answer or columns.solution):
         return (
-            f"rollout.on_policy_fraction={config.rollout.on_policy_fraction} needs reference texts, but data.columns.solution "
-            "and data.columns.answer are empty. Name one, or set rollout.on_policy_fraction=1."
+            f"rollout.on_policy_fraction={config.rollout.on_policy_fraction} and distillation.gold_share="
+            f"{config.distillation.gold_share} need reference texts, but data.columns.solution and data.columns.answer are "
+            "empty. Name one, or set on_policy_fraction=1 and gold_share=0."
         )
     return None
 

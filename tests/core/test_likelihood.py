@@ -91,8 +91,8 @@ def item(logprobs, entropies, weights):
 
 def test_opsa_advantages_by_hand():
     """10 counted tokens, 0.3 of them: -9, -8 and -7 with entropies 1, 3, 2 -> A = -1/2, -1, -3/4; the -10 does not count."""
-    batch = [item([-10, -9, -1, -2, -8], [9, 1, 0, 0, 3], [0, 1, 1, 1, 2]), item([-3, -7, -4, -5, -6, -1], [5, 2, 5, 5, 5, 5], [1] * 6)]
-    first, second = with_advantages(batch, 0.3)
+    one = item([-10, -9, -1, -2, -8], [9, 1, 0, 0, 3], [0, 1, 1, 1, 2])
+    first, second = with_advantages([one, item([-3, -7, -4, -5, -6, -1], [5, 2, 5, 5, 5, 5], [1] * 6)], 0.3)
     assert first.weights_T.tolist() == [0, 1, 0, 0, 2] and second.weights_T.tolist() == [0, 1, 0, 0, 0, 0]
     assert first.advantages_T.tolist() == [0, -0.5, 0, 0, -1] and second.advantages_T.tolist() == [0, -0.75, 0, 0, 0, 0]
     assert with_advantages([item([-1], [2.0], [1])], 0.2)[0].advantages_T.tolist() == [-0.5]

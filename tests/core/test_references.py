@@ -88,7 +88,7 @@ CE = {"distillation": {"divergence": "cross_entropy"}}
         (SFT | {"distillation": {"divergence": "opsa"}}, r"opsa with rollout\.on_policy_fraction=0\.0"),
         (
             SFT | {"data": {"source": "q.jsonl", "columns": {"answer": ""}}, "promotion": {"mode": "manual"}},
-            r"needs reference texts",
+            r"need reference texts",
         ),
         (
             {"rollout": {"on_policy_fraction": 0.5, "group_size": 2}, "teacher": {"context": "sibling_success"}},
@@ -134,12 +134,13 @@ def test_supervised_rejection_sampling_and_controls_are_configurations(overrides
 def test_prompts_of_every_scheduled_context_are_measured_before_the_first_iteration():
     """The second half's hint does not fit: with the count and the iteration, or dropped. The first context fits."""
     examples = [Example(str(i), "1+1", "2", "s" * (5 if i else 90)) for i in range(4)]
-    schedule = {"iterations": 4, "curriculum": {"schedules": {"teacher.context": ["concise", "hint"]}}}
+    schedules = {"teacher.context": ["concise", "hint"], "teacher.instruction": ["be brief", ""]}
+    schedule = {"iterations": 4, "curriculum": {"schedules": schedules}}
     shown = {"teacher": {"reference": "solution", "context_fraction": 1.0, "template": "{{ privileged_context }}|"}}
     shown["teacher"] |= {"instruction": "be brief", "context": "concise"}
     limits = {"prompts": {"max_teacher_prompt_length": 40}}
     tokenizer = small_tokenizer()
-    settings = resolve("tiny", ROWS, schedule, shown, limits, {"curriculum": {"schedules": {"teacher.instruction": ["be brief", ""]}}})
+    settings = resolve("tiny", ROWS, schedule, shown, limits)
     with pytest.raises(DataError, match=r"iteration 2: 1 of 4 items have a prompt that does not fit"):
         fitting_in_every_stage(examples, tokenizer, settings)
     drop = settings.model_copy(update={"prompts": settings.prompts.model_copy(update={"overflow": "drop"})})

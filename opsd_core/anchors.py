@@ -1,0 +1,87 @@
+"""What holds the student beside its objective: the policy it started from, and references among its samples.
+
+    initial   beta KL(S_n || S_0n) on every counted token of the student's own completions and prompts, full vocabulary
+    gold      c * mean(-log S(y_g)) over the tokens of references, gold_share of every optimiser step's completions
+
+Source: references and a KL to the start against drift and length inflation, arXiv:2604.08527.
+
+N = completion tokens of a microbatch, H = hidden size
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from opsd_core.batching import completion_hidden
+from opsd_core.config import CampaignConfig, DistillationConfig
+from opsd_core.models import Policy
+from opsd_core.objective import HiddenTargets, distillation_loss
+from opsd_core.prompts import PromptBuilder
+from opsd_core.references import end_token, reference_ids
+from opsd_core.teachers import TeacherWeights
+from opsd_core.training_item import TrainingItem
+from opsd_core.types import Example
+
+_REVERSE_KL = DistillationConfig(divergence="reverse_kl", targets="online", bound="none")
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """The initial policy, with initial_kl above 0, and each optimiser step's references, with gold_share above 0."""
+
+    initial: TeacherWeights | None = None
+    gold_by_step: tuple[tuple[TrainingItem, ...], ...] = ()
+    gold: tuple[TrainingItem, ...] = ()
+    """References of the step that `of_step` chose."""
+
+    def of_step(self, step: int) -> "Anchors":
+        """What holds the student in this step of the iteration."""
+        return Anchors(self.initial, (), self.gold_by_step[step] if self.gold_by_step else ())
+
+
+NO_ANCHORS = Anchors()
+
+
+def gold_batch_size(config: CampaignConfig) -> int:
+    """References per optimiser step: gold_share of its completions, at least one."""
+    share = config.distillation.gold_share
+    return max(1, round(share * config.optimizer.batch_size)) if share else 0
+
+
+def own_batch_size(config: CampaignConfig) -> int:
+    """Completions of the iteration per optimiser step, at least one: what references leave of optimizer.batch_size."""
+    return max(1, config.optimizer.batch_size - gold_batch_size(config))
+
+
+def gold_config(config: CampaignConfig) -> CampaignConfig:
+    """The configuration under which references are trained: cross-entropy at temperature 1."""
+    changes = {"divergence": "cross_entropy", "temperature": 1.0, "scale_by_temperature_squared": False, "initial_kl": 0.0}
+    return config.model_copy(update={"distillation": config.distillation.model_copy(update=changes)})
+
+
+def gold_item(example: Example, builder: PromptBuilder, policy: Policy, config: CampaignConfig) -> TrainingItem:
+    """A reference as a training item: every token counts 1, nothing was sampled."""
+    prompt, ids = builder.student_ids(example), reference_ids(example, config, policy.tokenizer, end_token(policy))
+    absent_T = np.full(len(ids), np.nan, np.float32)
+    return TrainingItem(prompt, prompt, ids, absent_T, np.ones(len(ids), np.float32), key=(f"gold:{example.id}", 0))
+
+
+def initial_divergence(
+    student: Policy,
+    initial: TeacherWeights,
+    hidden_NH: Tensor,
+    batch: Sequence[TrainingItem],
+    tokens_N: Tensor,
+    weights_N: Tensor,
+    config: CampaignConfig,
+) -> Tensor:
+    """beta sum_n w_n KL(S_n || S_0n), with gradient to `hidden_NH` and the student's head; never a logits tensor."""
+    with torch.no_grad(), initial.scoring():
+        prompts, completions = [item.prompt_ids for item in batch], [item.completion_ids for item in batch]
+        initial_NH = completion_hidden(initial.policy, prompts, completions)
+    targets = HiddenTargets(initial_NH, initial.policy.head)
+    result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, _REVERSE_KL)
+    return config.distillation.initial_kl * result.loss_sum
