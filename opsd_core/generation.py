@@ -2,12 +2,14 @@
 
 B = completions decoded together, V = vocabulary, K = entries kept, P = prompt tokens
 
-What makes it fast on mixed-length prompts: prompts are sorted by length, the prefix that all of them share (system
-message, template) is computed once, and finished rows leave the batch. What makes it reproducible: each completion
-draws from its own generator, seeded by name, so neither order nor neighbours decide what is drawn.
+What makes it fast on mixed-length prompts: prompts are sorted by length and prefilled in groups of like length, the prefix
+that all of them share (system message, template) is computed once, and finished rows leave the batch. What makes it
+reproducible: each completion draws from its own generator, seeded by name, so neither order nor neighbours decide what is
+drawn.
 """
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,11 +20,11 @@ from transformers import DynamicCache
 
 from opsd_core.batching import shared_prefix
 from opsd_core.errors import DataError
+from opsd_core.kv_cache import can_join, join, like_lengths
 from opsd_core.models import Policy
 
 _COMPACT_BELOW = 0.75
 """Share of live rows under which the batch is compacted: copying the cache costs about a quarter of a step."""
-
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def _decode_batch(
     policy: Policy, prompts: list[Sequence[int]], seeds: list[int], sampling: Sampling, completions: list[Completion]
 ) -> None:
     draws_BT = _draws(seeds, sampling.max_completion_length).to(policy.device)
-    logits_BV, cache, mask_BP, positions_B = _prefill(policy, prompts)
+    room = sampling.max_completion_length
+    logits_BV, cache, mask_BP, positions_B = _prefill(policy, prompts, room)
     rows = torch.arange(len(prompts), device=policy.device)  # batch row -> completion; shrinks at a compaction
     eos_E = torch.tensor(policy.eos_ids, device=policy.device)
     running_B = torch.ones(len(prompts), dtype=torch.bool, device=policy.device)
@@ -119,14 +122,27 @@ def _decode_batch(
         logits_BV, positions_B = output.logits[:, -1], positions_B + 1
 
 
-def _prefill(policy: Policy, prompts: list[Sequence[int]]) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-    """Logits after the last prompt token, the cache, its mask and the next position of each row."""
+def _prefill(policy: Policy, prompts: list[Sequence[int]], room: int) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    """Logits after the last prompt token, the cache with `room` to grow, its mask and the next position of each row."""
     shared = shared_prefix(prompts)
-    cache, device = DynamicCache(config=policy.causal_lm.config), policy.device
+    prefix = DynamicCache(config=policy.causal_lm.config)
+    groups = like_lengths([len(prompt) for prompt in prompts]) if can_join(prefix) else [slice(0, len(prompts))]
     if shared:
-        prefix = torch.tensor([list(prompts[0][:shared])], device=device)
-        policy.causal_lm(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(len(prompts))
+        ids = torch.tensor([list(prompts[0][:shared])], device=policy.device)
+        policy.causal_lm(input_ids=ids, past_key_values=prefix, use_cache=True, logits_to_keep=1)
+    parts = [_prefill_group(policy, prompts[group], shared, deepcopy(prefix)) for group in groups]
+    width = max(mask_BP.shape[1] for _, _, mask_BP, _ in parts)
+    logits, caches, masks, positions = zip(*parts, strict=True)
+    mask_BP = torch.cat([torch.nn.functional.pad(mask_BP, (width - mask_BP.shape[1], 0)) for mask_BP in masks])
+    cache = join(caches, room) if can_join(caches[0]) else caches[0]
+    return torch.cat(logits), cache, mask_BP, torch.cat(positions)
+
+
+def _prefill_group(
+    policy: Policy, prompts: list[Sequence[int]], shared: int, cache: DynamicCache
+) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
+    """The same for rows in one forward pass, after the `shared` tokens that `cache` holds."""
+    cache.batch_repeat_interleave(len(prompts))
     width = max(len(prompt) for prompt in prompts) - shared
     ids_BP = torch.zeros(len(prompts), width, dtype=torch.long)
     mask_BP = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -134,7 +150,7 @@ def _prefill(policy: Policy, prompts: list[Sequence[int]]) -> tuple[Tensor, Dyna
         suffix = list(prompt[shared:])
         ids_BP[row, width - len(suffix) :] = torch.tensor(suffix)
         mask_BP[row, width - len(suffix) :] = 1
-    ids_BP, mask_BP = ids_BP.to(device), mask_BP.to(device)
+    ids_BP, mask_BP = ids_BP.to(policy.device), mask_BP.to(policy.device)
     positions_BP = (shared + mask_BP.cumsum(1) - 1).clamp(min=0)
     mask_BP = torch.cat([mask_BP.new_ones(len(prompts), shared), mask_BP], dim=1)
     output = policy.causal_lm(
