@@ -9,10 +9,14 @@ from typing import Any
 from opsd_core.config import ColumnMapping
 from opsd_core.data.examples import make_example
 from opsd_core.data.records import RawRow, UnusableRow
+from opsd_core.errors import DataError
 from opsd_core.types import Example
 
 MAX_FIELD_CHARS = 200_000
 """Longer texts cannot be a prompt and would fill the memory."""
+MAX_TEXT_CHARS = 2 << 30
+"""Most characters of all examples together; they are held in memory."""
+_MAX_COLUMNS = 10_000
 
 
 @dataclass
@@ -36,13 +40,17 @@ class _UnusableError(Exception):
         self.kind, self.detail = kind, detail
 
 
-def clean_rows(rows: Iterable[RawRow], columns: ColumnMapping, labels_required: bool = True) -> Cleaned:
-    """Examples in source order, first of equals kept."""
+def clean_rows(
+    rows: Iterable[RawRow], columns: ColumnMapping, labels_required: bool = True, max_chars: int = MAX_TEXT_CHARS
+) -> Cleaned:
+    """Examples in source order, first of equals kept. DataError when they have more than `max_chars` characters."""
     cleaned = Cleaned([], [], Counter(), 0, 0, {})
     seen: set[str] = set()
+    num_chars = 0
     for row in rows:
         cleaned.num_rows += 1
-        cleaned.columns.update(dict.fromkeys(row.values))
+        if len(cleaned.columns) < _MAX_COLUMNS:
+            cleaned.columns.update(dict.fromkeys(row.values))
         try:
             example = _example(row, columns, labels_required)
         except _UnusableError as problem:
@@ -53,6 +61,12 @@ def clean_rows(rows: Iterable[RawRow], columns: ColumnMapping, labels_required: 
             cleaned.num_duplicates += 1
             continue
         seen.add(example.id)
+        num_chars += len(example.question) + len(example.answer) + len(example.solution)
+        if num_chars > max_chars:
+            raise DataError(
+                f"data.source: the first {cleaned.num_rows:,} rows hold {num_chars:,} characters of text, at most "
+                f"{max_chars:,} are kept in memory. Read fewer rows: data.size."
+            )
         cleaned.examples.append(example)
     return cleaned
 
