@@ -103,12 +103,15 @@ class RunLog(Connection):
         return f"{self.public_uri}/#/experiments/{self._experiment_of[run_id]}/runs/{run_id}"
 
     def log_metrics(self, run_id: str, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
-        """Log (step, {name: value}) rows in as few calls as possible; non-finite values are left out with a warning."""
+        """Log (step, {name: value}) rows in as few calls as possible; non-finite values are left out with a warning.
+
+        MLflow refuses `@` in names: avg@4 is logged as avg_at_4.
+        """
         now_ms, points = int(time.time() * 1000), []
         for step, values in rows:
             for name, value in values.items():
                 if math.isfinite(value):
-                    points.append([name, float(value), int(step), now_ms])
+                    points.append([name.replace("@", "_at_"), float(value), int(step), now_ms])
                 elif name not in self._warned:
                     self._warned.add(name)
                     _LOG.warning("Metric %s is %s at step %d: not logged (said once per name).", name, value, step)

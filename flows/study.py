@@ -1,0 +1,94 @@
+"""Does self-distillation help this model on this data, compared with what else one could do, at what cost?
+
+prefect deployment run opsd/study -p recipe=tiny --watch
+prefect deployment run opsd/study -p recipe=tiny -p 'arms=["base","opsd","null"]' -p 'seeds=[0,1]'
+"""
+
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from opsd_core.study import STUDIES, StudyConfig, resolve_study
+from tasks.exclusive import one_campaign
+from tasks.side_by_side import side_by_side
+from tasks.study import measure_arm, open_study
+from tasks.study_arm import train_arm
+from tasks.study_records import Study, Training
+from tasks.study_report import report_study
+
+StudyName = Literal[*sorted(STUDIES)]
+
+
+def _run_name() -> str:
+    parameters = flow_run.get_parameters()
+    return f"study-{parameters.get('name') or parameters['recipe']}"
+
+
+@flow(name="opsd", flow_run_name=_run_name, log_prints=True)
+def study(
+    recipe: StudyName = "tiny",
+    name: str | None = None,
+    arms: list[str] | None = None,
+    seeds: list[int] | None = None,
+    rates: dict[str, list[float]] | None = None,
+    test_items: Annotated[int | None, Field(ge=2)] = None,
+    test_samples: Annotated[int | None, Field(ge=0, le=256)] = None,
+    sets: list[str] | None = None,
+    side: Annotated[int, Field(ge=1, le=64)] = 1,
+    overrides: dict[str, Any] = {},  # noqa: B006
+) -> str:
+    """Arms times seeds on one base model and one data split, compared with intervals in one report.
+
+    Args:
+        recipe: Named study to start from.
+        name: Name of the study and its MLflow experiment; None = the recipe's.
+        arms: Arms by name; None = the recipe's. base is always measured.
+        seeds: Seeds of every arm; None = the recipe's.
+        rates: Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.
+        test_items: Items of the test split, measured once per arm and seed; None = the recipe's.
+        test_samples: Sampled completions per test item; 0 = greedy only; None = the recipe's.
+        sets: Further sets by name, for forgetting and transfer; None = the recipe's.
+        side: Arms that run side by side, each in a process of its own with its share of the cores.
+        overrides: Any setting of the campaign, for all arms, nested as in docs/configuration.md.
+    """
+    knobs = {
+        "name": name,
+        "arms": arms,
+        "seeds": seeds,
+        "rates": rates,
+        "test_items": test_items,
+        "test_samples": test_samples,
+        "sets": sets,
+    }
+    config = resolve_study(recipe, overrides, knobs)
+    with one_campaign(config.name), side_by_side(side) as run:
+        opened = open_study(config)
+        rates_of_arms, first = choose_rates(config, opened, run)
+        rest = [
+            (arm, seed, rates_of_arms[arm])
+            for arm in config.trained_arms
+            for seed in config.seeds
+            if seed != config.seeds[0]
+        ]
+        trained = first + run(train_arm, [(opened, *job) for job in rest])
+        jobs = [(opened, "base", config.seeds[0], None), *((opened, t.arm, t.seed, t) for t in trained)]
+        measured = run(measure_arm, [job for job in jobs if job[3] is None or job[3].chosen])
+        text = report_study(opened, trained, measured)
+    print(text)
+    return text
+
+
+def choose_rates(config: StudyConfig, opened: Study, run: Any) -> tuple[dict[str, float | None], list[Training]]:
+    """Each arm's rate and its training with the first seed: of several rates the one best on validation."""
+    jobs = [
+        (opened, arm, config.seeds[0], rate) for arm in config.trained_arms for rate in config.rates.get(arm) or (None,)
+    ]
+    best: dict[str, Training] = {}
+    asked: dict[str, float | None] = {}
+    for job, training in zip(jobs, run(train_arm, jobs), strict=True):
+        arm, rate = job[1], job[3]
+        if arm not in best or training.validation_accuracy > best[arm].validation_accuracy:
+            best[arm], asked[arm] = training, rate
+    return asked, list(best.values())

@@ -1,0 +1,73 @@
+"""The arms of a study as data: what each changes in the base recipe. A new arm is a new entry.
+
+Every arm trains on the same prompts for the same number of optimiser steps; `base` does not train.
+"""
+
+from typing import Any, NamedTuple
+
+Values = dict[str, Any]
+
+
+class Arm(NamedTuple):
+    """One arm: `overrides` on any model, `tiny` on top of them for the tiny model, which reads one character a token."""
+
+    title: str
+    overrides: Values
+    tiny: Values | None = None
+    role: str = "method"
+    """base | supervised | method | control: how the report groups it."""
+    trains: bool = True
+
+
+_OWN_TEMPLATE: Values = {"template": ""}
+_OTHER_TINY: Values = {"teacher": {"template": "{{ other_question }}{{ privileged_context }}\n{{ question }}"}}
+
+ARMS: dict[str, Arm] = {
+    "base": Arm("the untrained model", {}, role="base", trains=False),
+    "sft": Arm(
+        "SFT on the references",
+        {"distillation": {"divergence": "cross_entropy"}, "rollout": {"on_policy_fraction": 0.0}},
+        role="supervised",
+    ),
+    "rft": Arm(
+        "SFT on own completions that are right",
+        {"distillation": {"divergence": "cross_entropy"}, "filter": {"route": "correct_only"}},
+        role="supervised",
+    ),
+    "opsd": Arm("OPSD, frozen teacher with the reference", {"teacher": {"weights": "initial", "context": "reference"}}),
+    "opsd_previous": Arm(
+        "OPSD, the previous iteration teaches", {"teacher": {"weights": "previous", "context": "reference"}}
+    ),
+    "opsd_ema": Arm(
+        "OPSD, an average of the student teaches",
+        {"teacher": {"weights": "ema", "context": "reference"}, "distillation": {"targets": "online"}},
+    ),
+    "other_problem": Arm(
+        "OPSD, the teacher sees another problem's solution",
+        {"teacher": {"context": "other_problem"} | _OWN_TEMPLATE},
+        _OTHER_TINY,
+    ),
+    "majority": Arm(
+        "label-free: the majority's solution as context",
+        {"teacher": {"context": "majority", "min_agreement": 0.5} | _OWN_TEMPLATE, "rollout": {"group_size": 4}},
+        {"teacher": {"template": "{{ privileged_context }}|{{ question }}"}},
+    ),
+    "concise": Arm(
+        "label-free: the teacher is told to be concise",
+        {"teacher": {"context": "concise"} | _OWN_TEMPLATE},
+        {"teacher": {"template": "{{ privileged_context }}\n{{ question }}"}},
+    ),
+    "null": Arm(
+        "control: the teacher is the student", {"control": True, "teacher": {"context": "none"}}, role="control"
+    ),
+    "shuffled": Arm(
+        "control: the teacher sees another item's reference",
+        {"control": True, "teacher": {"context": "shuffled_reference"}},
+        role="control",
+    ),
+    "opsa": Arm(
+        "control: no teacher, unlikely tokens become less likely",
+        {"distillation": {"divergence": "opsa"}},
+        role="control",
+    ),
+}

@@ -1,0 +1,120 @@
+"""Configuration of a study: a base recipe, arms, seeds, rates, and what is measured once at the end."""
+
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
+from opsd_core.config.base import Section
+from opsd_core.errors import ConfigError
+from opsd_core.study.arms import ARMS
+from opsd_core.study.sets import SETS
+
+
+class StudyConfig(Section):
+    """Everything that decides what a study computes."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Name of the study and its MLflow experiment."
+    )
+    recipe: str = Field(description="Campaign recipe that every arm starts from.")
+    overrides: dict[str, Any] = Field({}, description="Changes of that recipe, for all arms.")
+    arms: tuple[str, ...] = Field(min_length=1, description="Arms by name; base is always measured.")
+    seeds: tuple[int, ...] = Field((0, 1), min_length=1, description="Seeds of every arm.")
+    rates: dict[str, tuple[float, ...]] = Field(
+        {},
+        description="Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.",
+    )
+    test_items: int = Field(500, ge=2, description="Items of the test split, measured once per arm and seed.")
+    test_samples: int = Field(4, ge=0, le=256, description="Sampled completions per test item; 0 = greedy only.")
+    test_temperature: float = Field(1.0, gt=0, le=5, description="Their temperature; the same for all arms.")
+    sets: tuple[str, ...] = Field((), description="Further sets: what may be forgotten, what may transfer.")
+    set_items: int = Field(200, ge=2, description="Most items of each further set.")
+    confidence: float = Field(
+        0.95, gt=0.5, lt=1, description="Of every interval; 1 - confidence is the level of all tests."
+    )
+
+    @field_validator("recipe")
+    @classmethod
+    def _recipe_exists(cls, recipe: str) -> str:
+        if recipe not in RECIPES:
+            raise ValueError(f"there is no recipe {recipe!r}. Available: {', '.join(sorted(RECIPES))}.")
+        return recipe
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> "StudyConfig":
+        for field, given, known in (
+            ("arms", self.arms, ARMS),
+            ("rates", self.rates, ARMS),
+            ("sets", self.sets, SETS),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise ValueError(f"{field} has {', '.join(unknown)}. Available: {', '.join(known)}.")
+        if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ValueError(f"seeds={list(self.seeds)} must be different numbers of at least 0.")
+        return self
+
+    @property
+    def trained_arms(self) -> tuple[str, ...]:
+        """The arms that train, each once, in the order given."""
+        return tuple(name for name in dict.fromkeys(self.arms) if ARMS[name].trains)
+
+
+STUDIES: dict[str, dict[str, Any]] = {
+    "tiny": {
+        "name": "study-tiny",
+        "recipe": "tiny",
+        # one checkpoint per iteration is enough: an arm is seconds long
+        "overrides": {"optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
+        "arms": ("base", *(name for name in ARMS if name != "base")),
+        "seeds": (0, 1, 2, 3, 4),
+        "sets": ("tiny_copying", "tiny_facts", "tiny_text"),
+    },
+    "smollm2": {
+        "name": "study-smollm2",
+        "recipe": "demo",
+        "overrides": {"iterations": 2, "rollout": {"num_shards": 1}},
+        "arms": ("base", "sft", "opsd", "shuffled"),
+        "seeds": (0, 1, 2),
+        "test_items": 200,
+        "test_samples": 0,
+        "sets": ("family_chain_sum", "instructions", "english"),
+        "set_items": 60,
+    },
+}
+
+
+def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any]) -> StudyConfig:
+    """The configuration of study `recipe`: `overrides` change the campaign's recipe, `knobs` the study's own fields.
+
+    Raises ConfigError naming what is wrong; every arm's configuration is resolved, so that none fails hours later.
+    """
+    if recipe not in STUDIES:
+        raise ConfigError(f"recipe={recipe!r} is no study. Available: {', '.join(sorted(STUDIES))}.")
+    values = deep_merge(STUDIES[recipe], {name: value for name, value in knobs.items() if value is not None})
+    values["overrides"] = deep_merge(values.get("overrides", {}), overrides)
+    try:
+        study = StudyConfig.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, p['loc'])) or 'study'}: {p['msg'].removeprefix('Value error, ')}"
+            for p in error.errors(include_url=False)
+        )
+        raise ConfigError(f"study {recipe!r} is refused: {problems}") from error
+    for arm in study.trained_arms:
+        resolve_arm(study, arm, study.seeds[0])
+    return study
+
+
+def resolve_arm(study: StudyConfig, arm: str, seed: int, rate: float | None = None) -> CampaignConfig:
+    """The campaign configuration of one arm and seed; `rate` replaces the recipe's learning rate. ConfigError as resolve."""
+    entry = ARMS[arm]
+    source = study.overrides.get("model", {}).get("source", RECIPES[study.recipe].get("model", {}).get("source"))
+    changes = deep_merge(entry.overrides, entry.tiny or {}) if source == "tiny" else entry.overrides
+    last: dict[str, Any] = {"seed": seed, "name": study.name}
+    if rate is not None:
+        last["optimizer"] = {"learning_rate": rate}
+    try:
+        return resolve(study.recipe, study.overrides, changes, last)
+    except ConfigError as error:
+        raise ConfigError(f"arm {arm}: {error}") from error

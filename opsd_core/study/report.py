@@ -1,0 +1,176 @@
+"""The report of a study: its numbers arranged for a reader."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opsd_core.metrics import ItemOutcome
+from opsd_core.study import figures
+from opsd_core.study.page import ExamplePair, Part, examples, interval, page, table
+from opsd_core.study.tables import StudyData
+from opsd_core.study.words import sentences
+
+_SHOWN_EXAMPLES = 5
+
+
+def render(
+    title: str, subtitle: str, data: StudyData, numbers: Mapping[str, Any], positions: Mapping[str, Any], footer: str
+) -> str:
+    """The whole page; `positions` has curves along the completion: {"entropy": {arm: values}, "kl": {arm: values}}."""
+    parts = [
+        Part("In words", sentences(numbers)),
+        _accuracy(numbers),
+        _against(numbers),
+        Part(
+            "Learning curves",
+            ["Mean over seeds; the band is their range. Validation chose the checkpoint that the test split measured."],
+            [("learning curves", figures.learning_curves(numbers["arms"], data.start_accuracy))],
+        ),
+        _costs(numbers),
+    ]
+    if numbers["sets"]:
+        parts.append(_sets(numbers))
+    parts.append(_properties(data, positions))
+    parts += _examples(data)
+    return page(title, subtitle, parts, footer)
+
+
+def _accuracy(numbers: Mapping[str, Any]) -> Part:
+    names = ("accuracy", "mean_length", "truncated_fraction", "answer_diversity", "distinct_answers")
+    found = {name for arm in numbers["arms"] for name in arm["metrics"]}
+    sampled = sorted(
+        n for n in found if n.startswith(("eval/avg@", "eval/pass@", "eval/maj@")) and not n.endswith("_se")
+    )
+    columns = [*(f"eval/{name}" for name in names if f"eval/{name}" in found), *sampled]
+    rows = [
+        [
+            arm["name"],
+            len(arm["seeds"]),
+            ", ".join("–" if a is None else f"{a:.3f}" for a in arm["accuracy_by_seed"].values()),
+            *(arm["metrics"].get(name) for name in columns),
+        ]
+        for arm in numbers["arms"]
+    ]
+    rows.append(["(commonest answer alone)", "", "", numbers["constant_accuracy"], *[None] * (len(columns) - 1)])
+    head = ["arm", "seeds", "accuracy by seed", *(name.removeprefix("eval/") for name in columns)]
+    return Part(f"Test split, {numbers['num_items']} items", html=table(head, rows))
+
+
+def _against(numbers: Mapping[str, Any]) -> Part:
+    rows = numbers["differences"]
+    body = [
+        [
+            row["arm"],
+            row["reference"],
+            row["metric"],
+            interval(row),
+            "; ".join(f"{100 * m:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for m, low, high in row["within_seeds"]),
+            f"{row['p_value']:.2g}",
+            "yes" if row["outside_noise"] else "no",
+        ]
+        for row in rows
+    ]
+    head = ["arm", "against", "metric", "points, over seeds and problems", "within each seed", "p", "outside noise"]
+    plots = []
+    for reference in dict.fromkeys(row["reference"] for row in rows):
+        chosen = [
+            row | {"label": row["arm"]} for row in rows if (row["reference"], row["metric"]) == (reference, "accuracy")
+        ]
+        plots.append((f"against {reference}", figures.forest(chosen, f"accuracy minus {reference}'s")))
+    note = (
+        "Problems and seeds are resampled together; the columns within a seed resample problems alone and say whether that "
+        "one model differs, not whether the method does. Outside noise follows Holm's procedure for accuracy; other rows "
+        "are not tested and say no."
+    )
+    return Part("Differences", [note], plots, table(head, body, [row["outside_noise"] for row in rows]))
+
+
+def _costs(numbers: Mapping[str, Any]) -> Part:
+    names = (
+        ("generated_tokens", "generated tokens", 1.0),
+        ("teacher_tokens", "teacher tokens", 1.0),
+        ("trained_tokens", "trained tokens", 1.0),
+        ("seconds", "seconds", 1.0),
+        ("rollout_seconds", "of these sampling", 1.0),
+        ("distil_seconds", "training", 1.0),
+        ("peak_bytes", "peak memory (MB)", 1e-6),
+        ("stored_bytes", "stored (MB)", 1e-6),
+    )
+    rows = [
+        [arm["name"], *(arm["costs"][name] * scale if name in arm["costs"] else None for name, _, scale in names)]
+        for arm in numbers["arms"]
+        if arm["costs"]
+    ]
+    note = "Mean per seed, as if the arm had run alone: shared artefacts count for every arm that uses them."
+    return Part("Costs", [note], html=table(["arm", *(title for _, title, _ in names)], rows))
+
+
+def _sets(numbers: Mapping[str, Any]) -> Part:
+    rows = numbers["sets"]
+    body = [
+        [
+            *(r[name] for name in ("title", "role", "arm", "base_value", "value")),
+            f"{r['mean']:+.3f}",
+            f"[{r['low']:+.3f}, {r['high']:+.3f}]",
+            "yes" if r["outside_noise"] else "no",
+        ]
+        for r in rows
+    ]
+    head = ["set", "role", "arm", "base", "after", "difference", "interval", "outside noise"]
+    note = "Shares of items, or mean log-likelihood per token in nats where the set is text. Negative = lost."
+    return Part("Forgetting and transfer", [note], html=table(head, body, [r["outside_noise"] for r in rows]))
+
+
+def _properties(data: StudyData, positions: Mapping[str, Any]) -> Part:
+    by_arm = {
+        name: [o.num_tokens for outcomes in arm.outcomes.values() for o in outcomes if o.mode == "greedy"]
+        for name, arm in data.arms.items()
+        if arm.outcomes
+    }
+    plots = [("lengths", figures.lengths(by_arm))]
+    if positions.get("entropy"):
+        plots.append(
+            (
+                "entropy",
+                figures.along_positions(positions["entropy"], "entropy of the last iteration's rollouts", "nats"),
+            )
+        )
+    if positions.get("kl"):
+        plots.append(
+            (
+                "kl",
+                figures.along_positions(positions["kl"], "KL(student || teacher), last iteration's rollouts", "nats"),
+            )
+        )
+    return Part("Lengths, entropy, divergence", figures=plots)
+
+
+def _examples(data: StudyData) -> list[Part]:
+    """Of every arm's first seed: items it newly gets right, and items it newly gets wrong."""
+    questions = {example.id: example for example in data.examples}
+    before = _greedy(next(iter(data.arms["base"].outcomes.values())))
+    parts = []
+    for name, arm in data.arms.items():
+        if arm.role == "base" or not arm.outcomes:
+            continue
+        after = _greedy(arm.outcomes[min(arm.outcomes)])
+        changed = [key for key in before if before[key].correct != after[key].correct]
+        for title, right in (("newly right", True), ("newly wrong", False)):
+            keys = [key for key in changed if after[key].correct == right]
+            pairs = [
+                ExamplePair(
+                    questions[key].question,
+                    questions[key].answer,
+                    before[key].text,
+                    before[key].correct,
+                    after[key].text,
+                    after[key].correct,
+                )
+                for key in keys[:_SHOWN_EXAMPLES]
+            ]
+            if pairs:
+                parts.append(Part(f"{name}: {len(keys)} {title}, seed {min(arm.outcomes)}", html=examples(pairs)))
+    return parts
+
+
+def _greedy(outcomes: Sequence[ItemOutcome]) -> dict[str, ItemOutcome]:
+    return {o.example_id: o for o in outcomes if o.mode == "greedy"}

@@ -1,0 +1,108 @@
+"""Sets that a study measures besides its test split: what training may have damaged, and what may have come along.
+
+A set is data. `tiny_*` belong to the tiny model (the skills it was pretrained in); the others to models that read English.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from opsd_core.data.addition import addition_examples
+from opsd_core.data.examples import make_example
+from opsd_core.digest import derive_seed
+from opsd_core.study.english import PASSAGES
+from opsd_core.study.instructions import instruction_examples
+from opsd_core.types import Example
+
+Items = Callable[[int], list[Example]]
+
+
+class EvaluationSet(NamedTuple):
+    """One set: `items(n)` or a data source, and how an item is scored."""
+
+    title: str
+    role: Literal["forgetting", "shifted", "other"]
+    """forgetting = unrelated to the training task; shifted = the same task, harder; other = another reasoning family."""
+    score: Literal["grader", "instruction", "likelihood"]
+    """grader = greedy completion judged as right or wrong; instruction = by the item's own check; likelihood = mean
+    log-likelihood of the item's `answer` per token, given its `question`, in nats."""
+    items: Items | None = None
+    data: dict[str, Any] | None = None
+    """Configuration section `data` of another source, when there is no `items`."""
+    prompts: dict[str, Any] | None = None
+    """Configuration section `prompts`; None = the campaign's own."""
+    grader: str = "exact"
+    max_completion_length: int = 24
+
+
+def _tiny_copying(count: int) -> list[Example]:
+    """The hint is to be written down; hint and sum have nothing to do with each other."""
+    items = []
+    for example in addition_examples(count, seed=1):
+        hint = f"{derive_seed('study hint', example.question) % 1000:03d}"
+        items.append(make_example(question=f"{hint}|{example.question}", answer=hint))
+    return items
+
+
+def _tiny_facts(count: int) -> list[Example]:
+    """Sums of two digits, which the model was pretrained on: all one hundred."""
+    pairs = [divmod(number, 10) for number in range(100)]
+    return [make_example(question=f"{a}+{b}=", answer=f"{a + b:03d}"[::-1]) for a, b in pairs][:count]
+
+
+def _english(count: int) -> list[Example]:
+    return [make_example(question=passage[0], answer=passage[1]) for passage in PASSAGES][:count]
+
+
+def _family(source: str, **options: Any) -> dict[str, Any]:
+    return {"source": f"reasoning_gym:{source}", "options": options, "size": 400, "grader": "auto", "seed": 7}
+
+
+SETS: dict[str, EvaluationSet] = {
+    "tiny_copying": EvaluationSet("copying a hint", "forgetting", "grader", _tiny_copying, max_completion_length=4),
+    "tiny_facts": EvaluationSet("sums of two digits", "forgetting", "grader", _tiny_facts, max_completion_length=4),
+    "tiny_text": EvaluationSet("likelihood of pretraining text", "forgetting", "likelihood", _tiny_copying),
+    "family_chain_sum": EvaluationSet(
+        "another family: sums of one digit",
+        "other",
+        "grader",
+        data=_family("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1),
+        grader="reasoning_gym",
+    ),
+    "family_products": EvaluationSet(
+        "another family: products of one digit",
+        "other",
+        "grader",
+        data=_family("products", min_terms=2, max_terms=2, min_digits=1, max_digits=1),
+        grader="reasoning_gym",
+    ),
+    "family_letter_counting": EvaluationSet(
+        "another family: counting letters",
+        "other",
+        "grader",
+        data=_family("letter_counting", min_words=1, max_words=3),
+        grader="reasoning_gym",
+    ),
+    "shifted_letter_counting": EvaluationSet(
+        "harder: letters in four to six words",
+        "shifted",
+        "grader",
+        data=_family("letter_counting", min_words=4, max_words=6),
+        grader="reasoning_gym",
+    ),
+    "shifted_chain_sum": EvaluationSet(
+        "harder: sums of three numbers",
+        "shifted",
+        "grader",
+        data=_family("chain_sum", min_terms=3, max_terms=3, min_digits=1, max_digits=2),
+        grader="reasoning_gym",
+    ),
+    "instructions": EvaluationSet(
+        "instructions that a program can check",
+        "forgetting",
+        "instruction",
+        instruction_examples,
+        prompts={"system": None, "student": "{{ question }}"},
+        max_completion_length=32,
+    ),
+    "english": EvaluationSet("likelihood of plain English", "forgetting", "likelihood", _english),
+}

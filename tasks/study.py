@@ -1,0 +1,138 @@
+"""Studies: one base model and one data split for all arms, and what is measured once at the end."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.runtime import flow_run
+
+from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig, resolve
+from opsd_core.data import load_examples, split_digest
+from opsd_core.digest import derive_seed, digest
+from opsd_core.evaluation import evaluate_policy, write_outcomes
+from opsd_core.examples_io import read_examples
+from opsd_core.graders import get_grader
+from opsd_core.models import Policy
+from opsd_core.prompts import PromptBuilder
+from opsd_core.study import StudyConfig
+from opsd_core.study.instructions import follows
+from opsd_core.study.likelihood import mean_loglikelihoods
+from opsd_core.study.sets import SETS, EvaluationSet
+from opsd_core.types import Example
+from tasks.context import load_shared, local, produce, tracker
+from tasks.environment import environment, git_revision
+from tasks.evaluate import evaluate
+from tasks.prepare import preflight, prepare_data, prepare_model
+from tasks.records import PolicyRef
+from tasks.retries import STAGE
+from tasks.study_records import Measured, Study, Training
+
+
+@task(name="open-study", **STAGE)
+def open_study(config: StudyConfig) -> Study:
+    """Services, base model, data split and the MLflow parent run; the same configuration continues the same study."""
+    base = resolve(config.recipe, config.overrides, {"name": config.name})
+    preflight.fn(base)
+    initial = prepare_model.fn(base)
+    data_uri = prepare_data.fn(base, initial)
+    identity = {
+        "study": config.model_dump(mode="json"),
+        "base": base.model_dump(mode="json"),
+        "initial": initial.digest,
+        "data": data_uri.rsplit("/", 2)[-2],
+    }
+    study_id = digest(identity)[:16]
+    artifact, _ = produce("studies", identity, partial(_write_study, config, base))
+    tags = {"opsd.git_revision": git_revision(), "prefect.flow_run_id": flow_run.get_id() or "", "opsd.kind": "study"}
+    run_id = tracker().campaign_run(config.name, study_id, config.model_dump(mode="json"), tags)
+    return Study(
+        id=study_id,
+        config=config,
+        base=base,
+        config_uri=artifact.uri,
+        data_uri=data_uri,
+        initial=initial,
+        run_id=run_id,
+        flow_run_id=flow_run.get_id(),
+        git_revision=git_revision(),
+    )
+
+
+def _write_study(config: StudyConfig, base: CampaignConfig, folder: Path) -> dict[str, Any]:
+    (folder / "study.json").write_text(config.model_dump_json(indent=1))
+    (folder / "config.json").write_text(base.model_dump_json(indent=1))
+    (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+    return {"name": config.name}
+
+
+@task(name="measure-arm", task_run_name="measure-{arm}-seed{seed}", **STAGE)
+def measure_arm(study: Study, arm: str, seed: int, training: Training | None, threads: int = 0) -> Measured:
+    """Test split and further sets, once, with the checkpoint that validation chose; the base model when none is given."""
+    if threads:
+        torch.set_num_threads(threads)
+    policy = training.chosen.policy if training and training.chosen else study.initial
+    config = study.config
+    campaign = study.measuring(
+        num_items=config.test_items,
+        num_samples=config.test_samples,
+        temperature=config.test_temperature,
+    )
+    test = evaluate.fn(campaign, policy, f"{arm}-seed{seed}-test", "test")
+    sets, seconds = {}, test.seconds
+    for name in config.sets:
+        uri, spent = _measure_set(study, policy, name)
+        sets[name], seconds = uri, seconds + spent
+    if training is not None:
+        tracker().log_metrics(
+            training.run_id, [(0, {name.replace("eval/", "test/"): value for name, value in test.metrics.items()})]
+        )
+    return Measured(arm=arm, seed=seed, test_uri=test.uri, test=test.metrics, sets=sets, seconds=seconds)
+
+
+def _measure_set(study: Study, policy: PolicyRef, name: str) -> tuple[str, float]:
+    chosen, loaded = SETS[name], load_shared(policy.uri, study.base.model.model_dump_json())
+    examples = _set_examples(study, chosen)
+    prompts = study.base.prompts if chosen.prompts is None else PromptConfig.model_validate(chosen.prompts)
+    builder = PromptBuilder(loaded.tokenizer, prompts, study.base.teacher, study.base.model.chat_template)
+    identity = {
+        "policy": policy.digest,
+        "items": split_digest(examples),
+        "score": [chosen.score, chosen.grader, chosen.max_completion_length],
+        "template": builder.student_digest,
+        "dtype": study.base.model.dtype,
+    }
+    artifact, seconds = produce("study-sets", identity, partial(_score_set, study, chosen, examples, loaded, builder))
+    return artifact.uri, seconds
+
+
+def _set_examples(study: Study, chosen: EvaluationSet) -> list[Example]:
+    """The set's items in their order, without any question that is trained on."""
+    if chosen.items is not None:
+        return chosen.items(study.config.set_items)
+    data = load_examples(DataConfig.model_validate(chosen.data))
+    trained = {example.question for example in read_examples(local(study.data_uri) / "train.parquet")}
+    items = [e for e in data.train + data.validation + data.test if e.question not in trained]
+    return sorted(items, key=lambda example: example.id)[: study.config.set_items]
+
+
+def _score_set(
+    study: Study, chosen: EvaluationSet, examples: list[Example], policy: Policy, builder: PromptBuilder, folder: Path
+) -> dict[str, Any]:
+    if chosen.score == "likelihood":
+        values = mean_loglikelihoods(policy, examples)
+    else:
+        judge = follows if chosen.score == "instruction" else get_grader(chosen.grader)
+        config = EvaluationConfig(
+            num_items=len(examples),
+            max_completion_length=chosen.max_completion_length,
+            batch_size=study.base.evaluation.batch_size,
+        )
+        outcomes = evaluate_policy(policy, examples, builder, config, judge, derive_seed("study sets"))
+        write_outcomes(folder / "outcomes.parquet", outcomes)
+        values = [float(outcome.correct) for outcome in outcomes]
+    table = {"ids": [example.id for example in examples], "values": values}
+    (folder / "values.json").write_text(json.dumps(table))
+    return {"num_items": len(examples), "mean": sum(values) / len(values)}

@@ -1,0 +1,170 @@
+"""One arm of a study: the campaign's own stages without gate and registry.
+
+The stages are called as plain functions inside one Prefect task per arm and seed: their results are artefacts, so a killed
+arm goes on where it was, and hundreds of task runs of a second each would cost more than the work.
+"""
+
+import json
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from prefect import task
+from prefect.logging import get_run_logger
+
+from opsd_core.config import CampaignConfig
+from opsd_core.errors import AlarmError, DataError, TrainingError
+from opsd_core.rollouts import read_rollouts
+from tasks.artifacts import describe
+from tasks.context import local, produce, store, tracker
+from tasks.curriculum import advance_curriculum, in_iteration
+from tasks.distil import distil_candidate
+from tasks.evaluate import evaluate
+from tasks.peak_memory import peak_bytes, reset_peak
+from tasks.prepare import prepare_teachers
+from tasks.probe import probe_teacher
+from tasks.records import Campaign, CurriculumRef, PolicyRef
+from tasks.retries import STAGE
+from tasks.rollout import choose_prompts, grade, rollout
+from tasks.study_records import Checkpoint, Study, Training
+from tasks.teach import score_shard, teacher_ref
+
+
+@task(name="train-arm", task_run_name="train-{arm}-seed{seed}", **STAGE)
+def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, threads: int = 0) -> Training:
+    """All iterations of one arm, each evaluated on the validation split; a finished arm is found and not run again.
+
+    `threads`: torch threads of this process; 0 leaves them.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    config = study.arm_config(arm, seed, rate)
+    identity = {
+        "config": config.model_dump(mode="json", exclude={"name", "promotion"}),
+        "initial": study.initial.digest,
+        "data": study.data_uri.rsplit("/", 2)[-2],
+        "arm": arm,
+    }
+    run_id = tracker().child_run(study.run_id, f"{arm}-seed{seed}-rate{config.optimizer.learning_rate:g}")
+    artifact, seconds = produce("study-arms", identity, partial(_train, study, arm, config, run_id))
+    trained = json.loads((local(artifact.uri) / "training.json").read_text())
+    training = Training(**trained, arm=arm, seed=seed, rate=config.optimizer.learning_rate, run_id=run_id)
+    training = training.model_copy(update={"costs": artifact.summary["costs"]})
+    _log(training, reused=not seconds)
+    return training
+
+
+def _train(study: Study, arm: str, config: CampaignConfig, run_id: str, folder: Path) -> dict[str, Any]:
+    reset_peak()
+    points, failed = [], ""
+    try:
+        for point in _iterations(study, config, run_id):
+            points.append(point)
+    except (AlarmError, TrainingError, DataError) as error:  # an arm that cannot be trained is a result
+        failed = str(error)
+        get_run_logger().warning("arm %s ends after %d iterations: %s", arm, len(points), failed)
+    text = json.dumps({"checkpoints": [point.model_dump() for point in points], "failed": failed}, indent=1)
+    (folder / "training.json").write_text(text)
+    return {"costs": _costs(points, config) | {"peak_bytes": float(peak_bytes())}}
+
+
+def _iterations(study: Study, config: CampaignConfig, run_id: str) -> Iterable[Checkpoint]:
+    """The loop of `flows.iterate` without a gate: every iteration goes on from the one before, which is `previous`."""
+    whole = study.campaign(config, prepare_teachers.fn(config, study.initial))
+    measuring = study.measuring(num_samples=0)
+    policy: PolicyRef = whole.initial
+    curriculum: CurriculumRef | None = None
+    for iteration in range(config.iterations):
+        campaign = in_iteration(whole, iteration, curriculum)
+        checkpoint, curriculum = _iteration(whole, campaign, iteration, run_id, policy, curriculum, measuring)
+        policy = checkpoint.policy
+        yield checkpoint
+
+
+def _iteration(
+    whole: Campaign,
+    campaign: Campaign,
+    iteration: int,
+    run_id: str,
+    policy: PolicyRef,
+    curriculum: CurriculumRef | None,
+    measuring: Campaign,
+) -> tuple[Checkpoint, CurriculumRef | None]:
+    config = campaign.config
+    prompts = choose_prompts.fn(campaign, iteration, curriculum)
+    shards = [rollout.fn(campaign, policy, prompts, shard) for shard in range(prompts.num_shards)]
+    graded = grade.fn(campaign, prompts, shards, curriculum)
+    curriculum = advance_curriculum(whole, iteration, curriculum, shards, graded)
+    teacher = teacher_ref(campaign, policy)
+    graded = probe_teacher(campaign, policy, teacher, shards, graded)
+    recorded = config.distillation.records_targets
+    targets = [score_shard.fn(campaign, teacher, shard, graded) for shard in shards] if recorded else []
+    distilled = distil_candidate.fn(campaign, iteration, run_id, policy, policy, shards, graded, targets)
+    validation = evaluate.fn(measuring, distilled.policy, f"it{iteration}-candidate")
+    training = {
+        **distilled.metrics,
+        **distilled.probes,
+        **graded.metrics,
+        "rollout/accuracy": graded.accuracy,
+        "rollout/kept": float(graded.num_kept),
+    }
+    point = Checkpoint(
+        iteration=iteration,
+        policy=distilled.policy,
+        validation=validation.metrics,
+        training=training,
+        state_uri=distilled.steps_uri,
+        shard_uris=[shard.uri for shard in shards],
+        target_uris=[target.uri for target in targets],
+    )
+    logged = validation.metrics | {name: value for name, value in training.items() if name.startswith("rollout/")}
+    tracker().log_metrics(run_id, [(iteration, logged)])
+    return point, curriculum
+
+
+def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]:
+    """What the arm would have cost alone: recorded when each artefact was made, whoever made it."""
+    kinds = {
+        "rollout": [uri for point in points for uri in point.shard_uris],
+        "teach": [uri for point in points for uri in point.target_uris],
+        "distil": [point.state_uri for point in points],
+    }
+    stored = {kind: [describe(store(), uri) for uri in dict.fromkeys(uris)] for kind, uris in kinds.items()}
+    seconds = {
+        f"{kind}_seconds": sum(float(artifact.summary["seconds"]) for artifact in artifacts)
+        for kind, artifacts in stored.items()
+    }
+    models = [describe(store(), point.policy.uri) for point in points]
+    everything = [artifact for artifacts in stored.values() for artifact in artifacts] + models
+    objective = config.distillation
+    generated = sum(
+        len(r.completion_ids)
+        for uri in dict.fromkeys(kinds["rollout"])
+        for r in read_rollouts(local(uri) / "rollouts.parquet")
+        if r.source == "policy"
+    )
+    trained = sum(point.training["tokens/trained"] for point in points)
+    scored = sum(float(artifact.summary["num_tokens"]) for artifact in stored["teach"])
+    return {
+        "generated_tokens": float(generated),
+        "teacher_tokens": 0.0 if objective.teacher_free else scored if objective.records_targets else trained,
+        "trained_tokens": trained,
+        **seconds,
+        "seconds": sum(seconds.values()),
+        "stored_bytes": float(sum(artifact.num_bytes for artifact in everything)),
+    }
+
+
+def _log(training: Training, *, reused: bool) -> None:
+    chosen = training.chosen
+    figures = {f"cost/{name}": value for name, value in training.costs.items()}
+    if chosen is not None:
+        figures |= {"chosen/iteration": float(chosen.iteration)}
+        figures |= {f"chosen/{name}": value for name, value in chosen.validation.items()}
+    experiment = tracker()
+    experiment.log_metrics(training.run_id, [(0, figures)])
+    tags = {"opsd.arm": training.arm, "opsd.seed": str(training.seed), "opsd.failed": training.failed[:500]}
+    experiment.log_tags(training.run_id, tags | {"opsd.reused": str(reused).lower()})
+    experiment.end_run(training.run_id, "FAILED" if training.failed else "FINISHED")

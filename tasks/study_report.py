@@ -1,0 +1,139 @@
+"""The end of a study: outcomes gathered, compared, and shown as one page and the same numbers as JSON."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from opsd_core.evaluation import read_outcomes
+from opsd_core.examples_io import read_examples
+from opsd_core.metrics import ItemOutcome
+from opsd_core.rollouts import read_rollouts
+from opsd_core.study.arms import ARMS
+from opsd_core.study.report import render
+from opsd_core.study.sets import SETS
+from opsd_core.study.tables import ArmData, StudyData, study_numbers
+from opsd_core.study.words import sentences
+from opsd_core.targets import read_targets
+from tasks.context import local, produce, tracker
+from tasks.evaluate import evaluate
+from tasks.retries import STAGE
+from tasks.study_records import Measured, Study, Training
+
+PAGE, NUMBERS = "study.html", "study.json"
+
+
+@task(name="report-study", **STAGE)
+def report_study(study: Study, trained: Sequence[Training], measured: Sequence[Measured]) -> str:
+    """`study.html` and `study.json` at the MLflow parent run, a link in Prefect; returns the sentences."""
+    data = _gather(study, trained, measured)
+    numbers = study_numbers(data) | {"study": study.config.model_dump(mode="json"), "study_id": study.id}
+    subtitle = (
+        f"{study.base.data.source} with {study.base.model.source}; {study.base.iterations} iterations of "
+        f"{study.base.optimizer.num_steps} steps; {len(study.config.seeds)} seeds; revision {study.git_revision:.12}"
+    )
+    html = render(study.config.name, subtitle, data, numbers, _positions(trained), f"study {study.id}")
+    lines = sentences(numbers)
+    text = json.dumps(numbers | {"sentences": lines}, indent=1, sort_keys=True)
+
+    def write(folder: Any) -> dict[str, Any]:
+        (folder / PAGE).write_text(html)
+        (folder / NUMBERS).write_text(text)
+        return {"name": study.config.name}
+
+    arms = sorted((m.arm, m.seed, m.test_uri, sorted(m.sets.items())) for m in measured)
+    produce("study-reports", {"study": study.id, "measured": arms, "page": html}, write)
+    experiment = tracker()
+    experiment.log_text(study.run_id, html, PAGE)
+    experiment.log_text(study.run_id, text, NUMBERS)
+    experiment.log_metrics(study.run_id, [(0, _headline(numbers))])
+    experiment.end_run(study.run_id, "FINISHED")
+    link = f"{experiment.run_url(study.run_id)}/artifacts"
+    key = "opsd-" + "".join(char if char.isalnum() else "-" for char in study.config.name.lower())
+    create_link_artifact(link=link, link_text=f"{study.config.name}: {PAGE}", key=f"{key}-report")
+    create_markdown_artifact(
+        f"# {study.config.name}\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n[The whole report]({link})\n",
+        key=f"{key}-words",
+    )
+    return "\n".join([*lines, f"The whole report: {link} ({PAGE}, {NUMBERS})"])
+
+
+def _headline(numbers: dict[str, Any]) -> dict[str, float]:
+    accuracy = {f"accuracy/{arm['name']}": arm["metrics"].get("eval/accuracy") for arm in numbers["arms"]}
+    return {name: value for name, value in accuracy.items() if value is not None}
+
+
+def _gather(study: Study, trained: Sequence[Training], measured: Sequence[Measured]) -> StudyData:
+    outcomes: dict[str, dict[int, list[ItemOutcome]]] = defaultdict(dict)
+    metrics: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
+    sets: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(dict)
+    for m in measured:
+        outcomes[m.arm][m.seed] = read_outcomes(local(m.test_uri) / "outcomes.parquet")
+        metrics[m.arm][m.seed] = m.test
+        sets[m.arm][m.seed] = {
+            name: json.loads((local(uri) / "values.json").read_text())["values"] for name, uri in m.sets.items()
+        }
+    arms = {}
+    for name in ("base", *study.config.trained_arms):
+        mine = {t.seed: t for t in trained if t.arm == name}
+        arms[name] = ArmData(
+            name=name,
+            title=ARMS[name].title,
+            role=ARMS[name].role,
+            outcomes=outcomes[name],
+            metrics=metrics[name],
+            sets=sets[name],
+            costs={seed: t.costs for seed, t in mine.items() if t.checkpoints},
+            curves={
+                seed: [point.validation["eval/accuracy"] for point in t.checkpoints]
+                for seed, t in mine.items()
+                if t.checkpoints
+            },
+            rates={seed: t.rate for seed, t in mine.items()},
+            chosen={seed: t.chosen.iteration for seed, t in mine.items() if t.chosen},
+            failed={seed: t.failed for seed, t in mine.items() if t.failed},
+        )
+    items = {o.example_id for o in next(iter(outcomes["base"].values()))}
+    examples = [e for e in read_examples(local(study.data_uri) / "test.parquet") if e.id in items]
+    start = evaluate.fn(study.measuring(num_samples=0), study.initial, "base")
+    return StudyData(
+        arms=arms,
+        examples=examples,
+        set_titles={name: (SETS[name].title, SETS[name].role) for name in study.config.sets},
+        confidence=study.config.confidence,
+        start_accuracy=start.metrics.get("eval/accuracy", 0.0),
+    )
+
+
+def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]:
+    """Means per completion position over the last iteration's rollouts of each arm's first seed.
+
+    kl: of log student - log teacher at the sampled token, whose mean is KL(student || teacher) at that position.
+    """
+    curves: dict[str, dict[str, list[float]]] = {"entropy": {}, "kl": {}}
+    for training in trained:
+        if not training.checkpoints or training.arm in curves["entropy"]:
+            continue
+        last = training.checkpoints[-1]
+        rollouts = [r for uri in last.shard_uris for r in read_rollouts(local(uri) / "rollouts.parquet")]
+        curves["entropy"][training.arm] = _by_position([r.entropy_T for r in rollouts])
+        scored = {t.key: t for uri in last.target_uris for t in read_targets(local(uri) / "targets.parquet")}
+        gaps = [r.logprobs_T - scored[r.key].sampled_logprob_T for r in rollouts if r.key in scored]
+        if gaps:
+            curves["kl"][training.arm] = _by_position(gaps)
+    return curves
+
+
+def _by_position(rows: Sequence[np.ndarray]) -> list[float]:
+    """Means over the rows that are long enough, for positions that at least a tenth of them reach."""
+    means = []
+    for position in range(max(map(len, rows))):
+        values = [float(row[position]) for row in rows if len(row) > position]
+        if len(values) < max(1, len(rows) // 10):
+            break
+        means.append(float(np.mean(values)))
+    return means

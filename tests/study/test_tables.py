@@ -1,0 +1,96 @@
+"""pytest tests/study/test_tables.py — numbers and words of a report, from outcomes made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from opsd_core.data.examples import make_example
+from opsd_core.metrics import ItemOutcome, summarise
+from opsd_core.study import ARMS, STUDIES, resolve_arm, resolve_study
+from opsd_core.study.report import render
+from opsd_core.study.tables import ArmData, StudyData, study_numbers
+from opsd_core.study.words import sentences
+
+ITEMS = [make_example(question=f"<b>{i}</b>+0=", answer="1" if i % 2 else str(i)) for i in range(100)]
+
+
+def outcome(example, text):
+    right = text == example.answer
+    return ItemOutcome(example.id, "greedy", 0, right, float(right), text, 3, False, 1.0, 0.4, text)
+
+
+def arm(name, answer, seeds=(0, 1, 2), sets=None):
+    """An arm that writes answer(example, seed)."""
+    outcomes = {seed: [outcome(e, answer(e, seed)) for e in ITEMS] for seed in seeds}
+    return ArmData(
+        name=name,
+        title=name,
+        role=ARMS[name].role,
+        outcomes=outcomes,
+        metrics={seed: summarise(rows) for seed, rows in outcomes.items()},
+        sets=sets or {},
+        curves={seed: [0.1, 0.2] for seed in seeds} if name != "base" else {},
+    )
+
+
+def study(*arms, **more):
+    return StudyData(arms={a.name: a for a in arms}, examples=ITEMS, **more)
+
+
+BASE = arm("base", lambda e, seed: "0", seeds=(0,))
+
+
+def test_a_gain_that_is_only_the_commonest_answer_is_called_so():
+    prior = arm("opsd", lambda e, seed: "1")
+    learned = arm("opsd_ema", lambda e, seed: e.answer if int(e.id, 16) % 5 else "0")
+    numbers = study_numbers(study(BASE, prior, learned))
+    text = "\n".join(sentences(numbers))
+    assert numbers["constant_accuracy"] == 0.5
+    (of_prior,) = [line for line in text.splitlines() if line.startswith("opsd:")]
+    (of_learned,) = [line for line in text.splitlines() if line.startswith("opsd_ema:")]
+    assert "+49.0 points against base" in of_prior and "outside noise. This gain is only the answer prior" in of_prior
+    assert "outside noise." in of_learned and "prior" not in of_learned
+
+
+def test_differences_are_against_base_and_sft_and_null_is_inside_noise():
+    flip = np.random.default_rng(0).random((3, 100)) < 0.5
+    index = {e.id: i for i, e in enumerate(ITEMS)}
+    coin = arm("null", lambda e, seed: e.answer if e.answer == "0" else "x")
+    sft = arm("sft", lambda e, seed: e.answer if flip[seed, index[e.id]] else "x")
+    numbers = study_numbers(study(BASE, sft, coin))
+    rows = {(r["arm"], r["reference"]): r for r in numbers["differences"] if r["metric"] == "accuracy"}
+    assert set(rows) == {("sft", "base"), ("null", "base"), ("null", "sft")}
+    assert rows["sft", "base"]["outside_noise"] and rows["null", "sft"]["outside_noise"]
+    assert not rows["null", "base"]["outside_noise"] and rows["null", "base"]["mean"] == 0.0
+    assert len(rows["sft", "base"]["within_seeds"]) == 3 and rows["sft", "base"]["num_tests"] == 3
+
+
+def test_what_was_forgotten_is_named_with_its_interval():
+    kept, lost = [1.0] * 40, [1.0] * 20 + [0.0] * 20
+    base = arm("base", lambda e, seed: "0", seeds=(0,), sets={0: {"tiny_facts": kept}})
+    opsd = arm("opsd", lambda e, seed: "0", sets={seed: {"tiny_facts": lost} for seed in range(3)})
+    null = arm("null", lambda e, seed: "0", sets={seed: {"tiny_facts": kept} for seed in range(3)})
+    data = study(base, opsd, null, set_titles={"tiny_facts": ("facts", "forgetting")})
+    lines = [line for line in sentences(study_numbers(data)) if "facts" in line]
+    assert len(lines) == 1 and lines[0].startswith("opsd lost 0.500 on facts (forgetting; base 1.000) [-0.6")
+
+
+def test_the_page_stands_alone_and_escapes_what_models_write():
+    evil = arm("opsd", lambda e, seed: e.answer if seed == 0 and e.answer == "1" else "<script>alert(1)</script>")
+    data = study(BASE, evil)
+    numbers = study_numbers(data)
+    html = render("t", "s", data, numbers, {"entropy": {"opsd": [0.1, 0.2]}, "kl": {}}, "f")
+    assert "<script" not in html and "&lt;b&gt;" in html and "newly right" in html
+    assert html.count("data:image/png;base64,") == 4 and "http" not in html
+    assert json.loads(json.dumps(numbers)) == numbers
+
+
+@pytest.mark.parametrize("name", sorted(STUDIES))
+def test_every_shipped_study_and_every_arm_resolves_to_equal_steps_and_prompts(name):
+    config = resolve_study(name, {}, {"arms": list(ARMS)})
+    found = [resolve_arm(config, arm, 3) for arm in config.trained_arms]
+    assert (
+        len({(c.iterations, c.optimizer.num_steps, c.optimizer.batch_size, c.rollout.num_prompts) for c in found}) == 1
+    )
+    assert len(found) == len(ARMS) - 1 and all(c.seed == 3 for c in found)
