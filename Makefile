@@ -4,10 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.opsd-installed
 STACK := $(BIN)/python -m infra.stack
+# Test files side by side, each process with servers of its own.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export OPSD_HOME := $(CURDIR)
+# Without compiled packages every process start costs seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint docs up down status venv constraints clean
+.PHONY: help demo study test test-slow lint docs up down status venv constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -16,8 +20,12 @@ demo: up ## one campaign with a real language model, from nothing to a promoted 
 	@$(STACK) run prefect deployment run opsd/iterate --param recipe=demo --watch || true
 	@$(STACK) run python -m infra.summary opsd/iterate
 
+study: up ## a study: arms times seeds, one report with intervals; RECIPE=tiny or smollm2
+	@$(STACK) run prefect deployment run opsd/study --param recipe=$(or $(RECIPE),tiny) --watch || true
+	@$(STACK) run python -m infra.summary opsd/study
+
 test: lint ## every check that needs neither a GPU nor a container engine nor many minutes
-	$(BIN)/python -m pytest -m "not slow and not gpu and not compose"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not compose" $(PARALLEL)
 
 test-slow: venv ## the checks that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.stack import Stack, discard, make_stack
 
@@ -15,6 +16,9 @@ _STACK = pytest.StashKey[Stack]()
 def pytest_configure(config: pytest.Config) -> None:
     """Point the environment at this session's servers before any client library is imported and reads it."""
     config.addinivalue_line("markers", "ends_stack: kills the session's servers, so it runs last")
+    if side_by_side := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1)) - 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        os.environ["OMP_NUM_THREADS"] = str(max(1, cores // (side_by_side + 1)))
     stack = make_stack()
     config.stash[_STACK] = stack
     os.environ.update(stack.env)
@@ -59,8 +63,9 @@ def tiny_model(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     code = [file_digest(Path(module.__file__)) for module in (tiny, models)]
     name = digest([code, torch.__version__, transformers.__version__])[:16]
     folder = Path(pytestconfig.cache.mkdir("tiny-model")) / name
-    if not folder.is_dir():
-        built = tiny.build_tiny(tmp_path_factory.mktemp("tiny") / name)
-        shutil.copytree(built, folder.with_name(f"{name}.{os.getpid()}"))
-        folder.with_name(f"{name}.{os.getpid()}").rename(folder)
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            built = tiny.build_tiny(tmp_path_factory.mktemp("tiny") / name)
+            shutil.copytree(built, folder.with_name(f"{name}.{os.getpid()}"))
+            folder.with_name(f"{name}.{os.getpid()}").rename(folder)
     return folder

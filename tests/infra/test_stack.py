@@ -14,7 +14,7 @@ import pytest
 
 from infra import processes
 from infra.lifecycle import down, status, up
-from infra.services import SERVERS, SERVICES, describe, leftovers
+from infra.services import SERVERS, describe, leftovers
 from infra.state import open_state, port_is_free
 from opsd_core.errors import ServiceError
 from tasks.settings import load_settings
@@ -112,27 +112,6 @@ def test_acknowledged_objects_survive_a_kill_of_the_object_server(tmp_path: Path
         assert down(state) == ["s3"]
     assert [port for port in service.ports if not port_is_free(port)] == []
     assert leftovers(state) == []
-
-
-@pytest.mark.ends_stack
-def test_down_after_a_kill_with_a_run_in_flight_leaves_no_process_and_no_port(worker: Stack) -> None:
-    stack = worker
-    _command(stack, "run", "prefect", "deployment", "run", "opsd/iterate", "--param", "recipe=tiny")
-    deadline = time.monotonic() + 60
-    while len(processes.family(stack.state.root, "worker")) < 2:
-        assert time.monotonic() < deadline, processes.last_lines(stack.state.root, "worker")
-        time.sleep(0.2)
-    ports = [port for name in SERVERS for port in describe(name, stack.state, os.environ).ports]
-    for name in SERVICES:
-        processes.find(stack.state.root, name).kill()
-    time.sleep(0.5)
-    for name in ("mlflow", "worker"):
-        assert processes.family(stack.state.root, name), "children outlive their parent: the case to clean up"
-    stack.down()
-    assert [process for name in SERVICES for process in processes.family(stack.state.root, name)] == []
-    assert [port for port in ports if not port_is_free(port)] == []
-    assert list((stack.state.root / "run").glob("*.json")) == []
-    assert _command(stack, "status").returncode == 1
 
 
 def test_a_reused_process_id_is_never_touched(tmp_path: Path) -> None:
