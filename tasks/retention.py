@@ -2,8 +2,8 @@
 
 A version needs what its tags name (weights, trainer state, rollouts, grades, targets, evaluation, data, configuration)
 and what those name in turn (prompts, teacher, starting weights), but not its ancestors' rollouts: a trainer state is
-complete in itself. Configurations and verdicts are small and stay. What was deleted is made again when a campaign needs
-it, because a stage whose manifest is gone runs.
+complete in itself. Configurations, verdicts and other small records stay, and so do studies with all that their arms made.
+What was deleted is made again when a campaign needs it, because a stage whose manifest is gone runs.
 """
 
 import re
@@ -18,21 +18,33 @@ from tasks.store import Store
 from tasks.tracking.registry import Version
 
 FOLLOWED: dict[str, tuple[str, ...]] = {
-    "datasets": (),
+    "datasets": ("of",),
     "prompts": (),
     "curricula": ("before",),
     "rollouts": ("prompts",),
     "grades": ("rollouts", "grades"),
-    "targets": ("rollouts", "teacher", "data", "grades"),
+    "peers": (),
+    "solved": ("peers", "prompts"),
+    "targets": ("rollouts", "teacher", "data", "grades", "solved"),
     "checkpoints": (),
+    "stopped": (),
     "states": ("initial", "teacher", "rollouts", "grades", "targets"),
     "models": ("state",),
     "evaluations": (),
     "campaigns": ("initial", "data", "teachers"),
     "verdicts": ("evaluations",),
+    "studies": ("initial", "data"),
+    "study-arms": ("initial", "data"),
+    "study-sets": (),
+    "study-reports": (),
 }
 """Kind -> entries of its identity that name what it needs. Objects of other kinds are never touched."""
-ALWAYS_KEPT = ("campaigns", "verdicts")
+ALWAYS_KEPT = ("campaigns", "peers", "stopped", "verdicts")
+"""Small records; what they name may go."""
+STUDIES = ("studies", "study-arms", "study-sets", "study-reports")
+"""Results for good: they stay, with the weights, states, rollouts and targets of every arm."""
+_NAMES_IN = {"study-arms": "training.json"}
+"""Kind -> the file of addresses of what it needs, beside its identity."""
 PINNED = "opsd.pinned"
 
 
@@ -85,7 +97,7 @@ def survey(store: Store) -> dict[str, Stored]:
     found: dict[str, Stored] = {}
     for kind in FOLLOWED:
         for info in store.list(kind + "/"):
-            match = re.match(r"[a-z]+/[0-9a-f]{32}(?=/)", info.key)
+            match = re.match(r"[a-z-]+/[0-9a-f]{32}(?=/)", info.key)
             if match is None:
                 continue
             entry = found.setdefault(match[0], Stored(match[0]))
@@ -118,13 +130,13 @@ def kept_versions(versions: Iterable[Version], keep_candidates: int, running: bo
 
 
 def needed_by(store: Store, stored: Mapping[str, Stored], versions: Iterable[Version]) -> set[str]:
-    """Keys of what these versions need: named in their tags or source, judged in their verdicts, and onwards."""
+    """Keys of what these versions and all studies need: named in tags, source or arms, judged in verdicts, and onwards."""
     index: dict[str, set[str]] = {}
     for key, entry in stored.items():
         for name in entry.names:
             index.setdefault(name, set()).add(key)
-    address = re.compile(re.escape(store.root) + r"/([a-z]+/[0-9a-f]{32})(?=/|\"|$)")
-    waiting, judged = [], set()
+    address = re.compile(re.escape(store.root) + r"/([a-z-]+/[0-9a-f]{32})(?=/|\"|$)")
+    waiting, judged = [key for key, entry in stored.items() if entry.kind in STUDIES], set()
     for version in versions:
         for text in (version.source, *version.tags.values()):
             waiting += [key for key in address.findall(text) if key in stored]
@@ -139,6 +151,9 @@ def needed_by(store: Store, stored: Mapping[str, Stored], versions: Iterable[Ver
         if key in needed:
             continue
         needed.add(key)
+        if stored[key].kind in _NAMES_IN and stored[key].names:
+            text = store.get(f"{store.key_of(stored[key].names[1])}/{_NAMES_IN[stored[key].kind]}").decode()
+            waiting += [found for found in address.findall(text) if found in stored]
         for name in FOLLOWED[stored[key].kind]:
             value = stored[key].identity.get(name)
             for reference in value if isinstance(value, list) else [value]:

@@ -1,14 +1,16 @@
 """pytest tests/tasks/test_retention.py — what goes and what stays, on a store with two generations of versions."""
 
+import ast
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
 from tasks.artifacts import describe, discard, publish
 from tasks.manifest import MANIFEST_NAME
-from tasks.retention import kept_versions, make_plan, survey
+from tasks.retention import ALWAYS_KEPT, FOLLOWED, STUDIES, kept_versions, make_plan, survey
 from tasks.settings import load_settings
 from tasks.store import open_store
 from tasks.tracking.registry import Version
@@ -152,3 +154,50 @@ def test_unfinished_and_foreign_objects(line):
     assert {"rollouts/" + "ab" * 16, "states/" + "ab" * 16} <= set(plan.deletable)
     assert not any(key.startswith(("leases", "mine")) for key in plan.stored)
     assert plan.stored["rollouts/" + "ab" * 16].modified == pytest.approx(time.time(), abs=60)
+
+
+def kinds_in_code():
+    """Every kind that a stage stores, with the files that do; None for one that is no literal."""
+    root, found = Path(__file__).resolve().parents[2], {}
+    for path in [*(root / "tasks").rglob("*.py"), *(root / "flows").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "id", "") if isinstance(node, ast.Call) else ""
+            if name in ("produce", "publish"):
+                kind = node.args[0 if name == "produce" else 1]
+                found.setdefault(kind.value if isinstance(kind, ast.Constant) else None, set()).add(path.name)
+    return found
+
+
+def test_retention_knows_every_kind_that_is_stored():
+    found = kinds_in_code()
+    assert found.pop(None) == {"context.py"}  # `produce` itself passes its kind on
+    assert len(found) > 10 and set(found) == set(FOLLOWED), "say in tasks/retention.py what the new kind needs"
+    assert set(ALWAYS_KEPT) | set(STUDIES) <= set(FOLLOWED)
+
+
+def test_an_unknown_kind_is_never_touched(line):
+    novel = line.made("novel", {"x": 1}, 10)
+    hyphen = line.made("novel-kind", {"x": 1}, 10)
+    plan = line.plan()
+    assert not {novel.key, hyphen.key} & set(plan.stored) and len(plan.deletable) == 17
+
+
+def test_records_of_stopped_iterations_and_peers_stay(line):
+    kept = [line.made(kind, {"step": 1}, 5).key for kind in ("stopped", "peers")]
+    gone = line.made("solved", {"prompts": "0" * 16, "peers": []}, 5)
+    plan = line.plan()
+    assert set(kept) <= plan.kept and gone.key in plan.deletable
+
+
+def test_a_study_stays_with_all_that_its_arms_made(line):
+    turn = line.turns[0]
+    folder = line.folder / "arm"
+    folder.mkdir()
+    made = {"state_uri": turn["state"].uri, "shard_uris": [turn["rollouts"].uri], "policy": {"uri": turn["model"].uri}}
+    (folder / "training.json").write_text(json.dumps({"checkpoints": [made], "failed": ""}, indent=1))
+    identity = {"initial": line.initial.digest, "data": line.data.key.split("/")[1]}
+    arm = publish(line.store, "study-arms", identity, folder, {})
+    report = line.made("study-reports", {"study": "s"}, 10)
+    plan = line.plan()
+    assert {arm.key, report.key, line.data.key} | keys(turn, "state", "model", "rollouts", "prompts", "grades") <= plan.kept
+    assert keys(turn, "checkpoint", "evaluation") <= set(plan.deletable)
