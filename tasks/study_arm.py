@@ -17,6 +17,7 @@ from prefect.logging import get_run_logger
 from opsd_core.config import CampaignConfig
 from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.rollouts import read_rollouts
+from opsd_core.study import find_arm
 from tasks.artifacts import describe
 from tasks.context import local, produce, store, tracker
 from tasks.curriculum import advance_curriculum, in_iteration
@@ -28,6 +29,7 @@ from tasks.probe import probe_teacher
 from tasks.records import Campaign, CurriculumRef, PolicyRef
 from tasks.retries import STAGE
 from tasks.rollout import choose_prompts, grade, rollout
+from tasks.study_data import labelled_part
 from tasks.study_records import Checkpoint, Study, Training
 from tasks.teach import score_shard, teacher_ref
 
@@ -41,14 +43,15 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
     if threads:
         torch.set_num_threads(threads)
     config = study.arm_config(arm, seed, rate)
+    data_uri = labelled_part(study, find_arm(arm).num_labels)
     identity = {
         "config": config.model_dump(mode="json", exclude={"name", "promotion"}),
         "initial": study.initial.digest,
-        "data": study.data_uri.rsplit("/", 2)[-2],
+        "data": data_uri.rsplit("/", 2)[-2],
         "arm": arm,
     }
     run_id = tracker().child_run(study.run_id, f"{arm}-seed{seed}-rate{config.optimizer.learning_rate:g}")
-    artifact, seconds = produce("study-arms", identity, partial(_train, study, arm, config, run_id))
+    artifact, seconds = produce("study-arms", identity, partial(_train, study, arm, config, run_id, data_uri))
     trained = json.loads((local(artifact.uri) / "training.json").read_text())
     training = Training(**trained, arm=arm, seed=seed, rate=config.optimizer.learning_rate, run_id=run_id)
     training = training.model_copy(update={"costs": artifact.summary["costs"]})
@@ -56,11 +59,11 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
     return training
 
 
-def _train(study: Study, arm: str, config: CampaignConfig, run_id: str, folder: Path) -> dict[str, Any]:
+def _train(study: Study, arm: str, config: CampaignConfig, run_id: str, data_uri: str, folder: Path) -> dict[str, Any]:
     reset_peak()
     points, failed = [], ""
     try:
-        for point in _iterations(study, config, run_id):
+        for point in _iterations(study, config, run_id, data_uri):
             points.append(point)
     except (AlarmError, TrainingError, DataError) as error:  # an arm that cannot be trained is a result
         failed = str(error)
@@ -70,9 +73,9 @@ def _train(study: Study, arm: str, config: CampaignConfig, run_id: str, folder: 
     return {"costs": _costs(points, config) | {"peak_bytes": float(peak_bytes())}}
 
 
-def _iterations(study: Study, config: CampaignConfig, run_id: str) -> Iterable[Checkpoint]:
+def _iterations(study: Study, config: CampaignConfig, run_id: str, data_uri: str) -> Iterable[Checkpoint]:
     """The loop of `flows.iterate` without a gate: every iteration goes on from the one before, which is `previous`."""
-    whole = study.campaign(config, prepare_teachers.fn(config, study.initial))
+    whole = study.campaign(config, prepare_teachers.fn(config, study.initial), data_uri)
     measuring = study.measuring(num_samples=0)
     policy: PolicyRef = whole.initial
     curriculum: CurriculumRef | None = None

@@ -22,13 +22,15 @@ class Study(Record):
     flow_run_id: str | None = None
     git_revision: str = ""
 
-    def campaign(self, config: CampaignConfig, teachers: list[PolicyRef] | None = None) -> Campaign:
+    def campaign(
+        self, config: CampaignConfig, teachers: list[PolicyRef] | None = None, data_uri: str | None = None
+    ) -> Campaign:
         """An arm as the campaign that the stages know; it has no registered model and starts from the base model."""
         return Campaign(
             id=self.id,
             config=config,
             config_uri=self.config_uri,
-            data_uri=self.data_uri,
+            data_uri=data_uri or self.data_uri,
             initial=self.initial,
             champion=self.initial,
             teachers=teachers or [],

@@ -9,11 +9,12 @@ import numpy as np
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from opsd_core.digest import digest
 from opsd_core.evaluation import read_outcomes
 from opsd_core.examples_io import read_examples
 from opsd_core.metrics import ItemOutcome
 from opsd_core.rollouts import read_rollouts
-from opsd_core.study.arms import ARMS
+from opsd_core.study.arms import find_arm
 from opsd_core.study.report import render
 from opsd_core.study.sets import SETS
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
@@ -46,7 +47,7 @@ def report_study(study: Study, trained: Sequence[Training], measured: Sequence[M
         return {"name": study.config.name}
 
     arms = sorted((m.arm, m.seed, m.test_uri, sorted(m.sets.items())) for m in measured)
-    produce("study-reports", {"study": study.id, "measured": arms, "page": html}, write)
+    produce("study-reports", {"study": study.id, "measured": arms, "page": digest(html)}, write)
     experiment = tracker()
     experiment.log_text(study.run_id, html, PAGE)
     experiment.log_text(study.run_id, text, NUMBERS)
@@ -82,8 +83,8 @@ def _gather(study: Study, trained: Sequence[Training], measured: Sequence[Measur
         mine = {t.seed: t for t in trained if t.arm == name}
         arms[name] = ArmData(
             name=name,
-            title=ARMS[name].title,
-            role=ARMS[name].role,
+            title=find_arm(name).title,
+            role=find_arm(name).role,
             outcomes=outcomes[name],
             metrics=metrics[name],
             sets=sets[name],

@@ -1,6 +1,7 @@
 """The arms of a study as data: what each changes in the base recipe. A new arm is a new entry.
 
-Every arm trains on the same prompts for the same number of optimiser steps; `base` does not train.
+Every arm trains on the same prompts for the same number of optimiser steps; `base` does not train. `opsd:64` is the arm
+opsd with 64 labelled examples.
 """
 
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ class Arm(NamedTuple):
     role: str = "method"
     """base | supervised | method | control: how the report groups it."""
     trains: bool = True
+    num_labels: int | None = None
+    """Training examples; None = the whole training split."""
 
 
 _OWN_TEMPLATE: Values = {"template": ""}
@@ -71,3 +74,14 @@ ARMS: dict[str, Arm] = {
         role="control",
     ),
 }
+
+
+def find_arm(name: str) -> Arm | None:
+    """The arm of this name, with its number of labelled examples where `:N` follows; None when there is none."""
+    kind, colon, number = name.partition(":")
+    entry = ARMS.get(kind)
+    if entry is None or not colon:
+        return entry
+    if not (entry.trains and number.isdigit() and int(number) > 0):
+        return None
+    return entry._replace(title=f"{entry.title}, {number} labelled examples", num_labels=int(number))

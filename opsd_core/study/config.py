@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
 from opsd_core.config.base import Section
 from opsd_core.errors import ConfigError
-from opsd_core.study.arms import ARMS
+from opsd_core.study.arms import ARMS, find_arm
 from opsd_core.study.sets import SETS
 
 
@@ -43,13 +43,14 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _names_exist(self) -> "StudyConfig":
-        for field, given, known in (
-            ("arms", self.arms, ARMS),
-            ("rates", self.rates, ARMS),
-            ("sets", self.sets, SETS),
-        ):
-            if unknown := [name for name in given if name not in known]:
-                raise ValueError(f"{field} has {', '.join(unknown)}. Available: {', '.join(known)}.")
+        for field, given in (("arms", self.arms), ("rates", self.rates)):
+            if unknown := [name for name in given if find_arm(name) is None]:
+                raise ValueError(
+                    f"{field} has {', '.join(unknown)}. Available: {', '.join(ARMS)}; those that train also as NAME:N, with "
+                    "N labelled examples."
+                )
+        if unknown := [name for name in self.sets if name not in SETS]:
+            raise ValueError(f"sets has {', '.join(unknown)}. Available: {', '.join(SETS)}.")
         if len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"seeds={list(self.seeds)} must be different numbers of at least 0.")
         return self
@@ -57,7 +58,7 @@ class StudyConfig(Section):
     @property
     def trained_arms(self) -> tuple[str, ...]:
         """The arms that train, each once, in the order given."""
-        return tuple(name for name in dict.fromkeys(self.arms) if ARMS[name].trains)
+        return tuple(name for name in dict.fromkeys(self.arms) if find_arm(name).trains)
 
 
 STUDIES: dict[str, dict[str, Any]] = {
@@ -68,17 +69,37 @@ STUDIES: dict[str, dict[str, Any]] = {
         "overrides": {"optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
         "arms": ("base", *(name for name in ARMS if name != "base")),
         "seeds": (0, 1, 2, 3, 4),
-        "sets": ("tiny_copying", "tiny_facts", "tiny_text"),
+        "sets": ("tiny_copying", "tiny_facts", "tiny_text", "tiny_unpadded", "tiny_three_digits"),
     },
+    # Claim (c): accuracy against labelled examples.
+    "tiny_labels": {
+        "name": "study-tiny-labels",
+        "recipe": "tiny",
+        "overrides": {"optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
+        "arms": ("base", *(f"{arm}:{number}" for number in (16, 64, 256, 1024) for arm in ("sft", "opsd"))),
+        "seeds": (0, 1, 2),
+        "sets": ("tiny_facts",),
+    },
+    # A task with no answer that is common: letter_counting, the demo's, is won by always saying the same.
     "smollm2": {
         "name": "study-smollm2",
         "recipe": "demo",
-        "overrides": {"iterations": 2, "rollout": {"num_shards": 1}},
+        "overrides": {
+            "iterations": 2,
+            "model": {"lora": {"rank": 0}},
+            "data": {
+                "source": "reasoning_gym:chain_sum",
+                "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
+                "size": 4000,
+            },
+            "rollout": {"num_prompts": 480, "num_shards": 1},
+            "optimizer": {"learning_rate": 2e-4, "num_steps": 15, "batch_size": 32, "checkpoint_every": 5},
+        },
         "arms": ("base", "sft", "opsd", "shuffled"),
         "seeds": (0, 1, 2),
-        "test_items": 200,
+        "test_items": 300,
         "test_samples": 0,
-        "sets": ("family_chain_sum", "instructions", "english"),
+        "sets": ("shifted_chain_sum", "family_products", "family_letter_counting", "instructions", "english"),
         "set_items": 60,
     },
 }
@@ -92,7 +113,10 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
     if recipe not in STUDIES:
         raise ConfigError(f"recipe={recipe!r} is no study. Available: {', '.join(sorted(STUDIES))}.")
     values = deep_merge(STUDIES[recipe], {name: value for name, value in knobs.items() if value is not None})
-    values["overrides"] = deep_merge(values.get("overrides", {}), overrides)
+    start = values.get("overrides", {})
+    if "source" in overrides.get("data", {}):
+        start.get("data", {}).pop("options", None)  # they are arguments of the study's own task
+    values["overrides"] = deep_merge(start, overrides)
     try:
         study = StudyConfig.model_validate(values)
     except ValidationError as error:
@@ -108,13 +132,20 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
 
 def resolve_arm(study: StudyConfig, arm: str, seed: int, rate: float | None = None) -> CampaignConfig:
     """The campaign configuration of one arm and seed; `rate` replaces the recipe's learning rate. ConfigError as resolve."""
-    entry = ARMS[arm]
+    entry = find_arm(arm)
     source = study.overrides.get("model", {}).get("source", RECIPES[study.recipe].get("model", {}).get("source"))
     changes = deep_merge(entry.overrides, entry.tiny or {}) if source == "tiny" else entry.overrides
     last: dict[str, Any] = {"seed": seed, "name": study.name}
     if rate is not None:
         last["optimizer"] = {"learning_rate": rate}
     try:
-        return resolve(study.recipe, study.overrides, changes, last)
+        config = resolve(study.recipe, study.overrides, changes, last)
+        if entry.num_labels is None:
+            return config
+        # As many completions as with all labels, of fewer prompts.
+        rollout = config.rollout
+        group = max(1, rollout.num_prompts * rollout.group_size // entry.num_labels)
+        few = {"rollout": {"num_prompts": min(entry.num_labels, rollout.num_prompts), "group_size": min(group, 256)}}
+        return resolve(study.recipe, study.overrides, changes, last, few)
     except ConfigError as error:
         raise ConfigError(f"arm {arm}: {error}") from error

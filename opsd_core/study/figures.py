@@ -77,6 +77,21 @@ def lines(
     return _png(figure)
 
 
+def bars(groups: Mapping[str, Mapping[str, float]]) -> bytes:
+    """One panel of horizontal bars per group, the same names in each."""
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    figure = Figure(figsize=(2.4 + 2.2 * len(groups), 0.9 + 0.28 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, (title, group) in zip(panels, groups.items(), strict=True):
+        axes.barh(range(len(names)), [group.get(name, 0.0) for name in names], color="tab:blue")
+        axes.set_yticks(range(len(names)), names)
+        axes.set_title(title, fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(axis="x", alpha=0.25)
+    panels[0].invert_yaxis()
+    return _png(figure)
+
+
 def _axes(size: tuple[float, float]) -> tuple[Figure, Any]:
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()

@@ -29,6 +29,7 @@ def render(
     ]
     if numbers["sets"]:
         parts.append(_sets(numbers))
+    parts += _claims(numbers)
     parts.append(_properties(data, positions))
     parts += _examples(data)
     return page(title, subtitle, parts, footer)
@@ -102,6 +103,47 @@ def _costs(numbers: Mapping[str, Any]) -> Part:
     ]
     note = "Mean per seed, as if the arm had run alone: shared artefacts count for every arm that uses them."
     return Part("Costs", [note], html=table(["arm", *(title for _, title, _ in names)], rows))
+
+
+def _claims(numbers: Mapping[str, Any]) -> list[Part]:
+    """Cost, steps, labelled examples, generalisation: one figure each, where the study has what it needs."""
+    parts = []
+    arms = {arm["name"]: arm for arm in numbers["arms"]}
+    costs = {name: arm["costs"] for name, arm in arms.items() if arm["costs"]}
+    if costs:
+        bars = {
+            "seconds": {name: cost["seconds"] for name, cost in costs.items()},
+            "tokens generated and scored": {
+                name: cost["generated_tokens"] + cost["teacher_tokens"] for name, cost in costs.items()
+            },
+            "peak memory (MB)": {name: cost["peak_bytes"] / 1e6 for name, cost in costs.items()},
+        }
+        parts.append(Part("(a) Cost", figures=[("cost", figures.bars(bars))]))
+    if numbers["by_steps"]:
+        series = {name: [tuple(row[:4]) for row in rows] for name, rows in numbers["by_steps"].items()}
+        figure = figures.lines(series, "steps of the item", "accuracy on test")
+        parts.append(Part("(b) Accuracy by number of steps", ["Bands: range of the seeds."], [("steps", figure)]))
+    if labels := _by_labels(numbers):
+        figure = figures.lines(labels, "labelled examples", "accuracy on test", log_x=True)
+        parts.append(Part("(c) Labelled examples", ["Bands: range of the seeds."], [("labels", figure)]))
+    general = {"test split": {name: arm["metrics"].get("eval/accuracy", 0.0) for name, arm in arms.items()}}
+    for row in numbers["sets"]:
+        if row["role"] in ("shifted", "other"):
+            general.setdefault(row["title"], {"base": row["base_value"]})[row["arm"]] = row["value"]
+    if len(general) > 1:
+        parts.append(Part("(d) In distribution, shifted, other families", figures=[("general", figures.bars(general))]))
+    return parts
+
+
+def _by_labels(numbers: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float, float]]]:
+    series: dict[str, list[tuple[float, float, float, float]]] = {}
+    for arm in numbers["arms"]:
+        kind, _, number = arm["name"].partition(":")
+        values = [value for value in arm["accuracy_by_seed"].values() if value is not None]
+        if number and values:
+            point = (float(number), sum(values) / len(values), min(values), max(values))
+            series.setdefault(kind, []).append(point)
+    return {kind: sorted(points) for kind, points in series.items()}
 
 
 def _sets(numbers: Mapping[str, Any]) -> Part:

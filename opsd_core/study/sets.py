@@ -49,6 +49,19 @@ def _tiny_facts(count: int) -> list[Example]:
     return [make_example(question=f"{a}+{b}=", answer=f"{a + b:03d}"[::-1]) for a, b in pairs][:count]
 
 
+def _tiny_unpadded(count: int) -> list[Example]:
+    """One- and two-digit numbers as people write them: 7+95= where training has 07+95=."""
+    pairs = [divmod(derive_seed("unpadded", number) % 1000, 100) for number in range(4 * count)]
+    items = {f"{a}+{b}=": make_example(f"{a}+{b}=", f"{a + b:03d}"[::-1]) for a, b in pairs if b >= 10}
+    return list(items.values())[:count]
+
+
+def _tiny_three_digits(count: int) -> list[Example]:
+    """Sums of three-digit numbers, a column more than in training."""
+    pairs = [divmod(derive_seed("three digits", number) % 810_000, 900) for number in range(count)]
+    return [make_example(f"{a + 100}+{b + 100}=", f"{a + b + 200:04d}"[::-1]) for a, b in dict.fromkeys(pairs)]
+
+
 def _english(count: int) -> list[Example]:
     return [make_example(question=passage[0], answer=passage[1]) for passage in PASSAGES][:count]
 
@@ -61,6 +74,12 @@ SETS: dict[str, EvaluationSet] = {
     "tiny_copying": EvaluationSet("copying a hint", "forgetting", "grader", _tiny_copying, max_completion_length=4),
     "tiny_facts": EvaluationSet("sums of two digits", "forgetting", "grader", _tiny_facts, max_completion_length=4),
     "tiny_text": EvaluationSet("likelihood of pretraining text", "forgetting", "likelihood", _tiny_copying),
+    "tiny_unpadded": EvaluationSet(
+        "sums written without the leading zero", "shifted", "grader", _tiny_unpadded, max_completion_length=4
+    ),
+    "tiny_three_digits": EvaluationSet(
+        "sums of three-digit numbers", "shifted", "grader", _tiny_three_digits, max_completion_length=5
+    ),
     "family_chain_sum": EvaluationSet(
         "another family: sums of one digit",
         "other",

@@ -13,6 +13,7 @@ import numpy as np
 from opsd_core.digest import derive_seed
 from opsd_core.metrics import ItemOutcome, group_by_item
 from opsd_core.study.compare import Comparison, compare, holm, stacked
+from opsd_core.study.steps import reasoning_steps
 from opsd_core.types import Example
 
 REFERENCES = ("base", "sft")
@@ -72,6 +73,7 @@ def study_numbers(data: StudyData) -> dict[str, Any]:
         "arms": [_arm(arm) for arm in data.arms.values()],
         "differences": differences,
         "sets": sets,
+        "by_steps": _by_steps(data),
     }
 
 
@@ -155,6 +157,22 @@ def _compared(
 ) -> Comparison:
     seed = derive_seed("study", arm.name, reference.name) % 2**32
     return compare(stacked(rows), stacked(others), seed=seed, confidence=data.confidence)
+
+
+def _by_steps(data: StudyData) -> dict[str, list[list[float]]]:
+    """Arm -> [steps, mean accuracy, lowest and highest seed's, items] where items differ in their number of steps."""
+    steps = {example.id: reasoning_steps(example) for example in data.examples}
+    sizes = Counter(count for count in steps.values() if count is not None)
+    table: dict[str, list[list[float]]] = {}
+    for name, arm in data.arms.items() if len(sizes) > 1 else ():
+        for count in sorted(sizes):
+            means = [
+                _mean(o.correct for o in outcomes if o.mode == "greedy" and steps[o.example_id] == count)
+                for outcomes in arm.outcomes.values()
+            ]
+            if means:
+                table.setdefault(name, []).append([count, _mean(means), min(means), max(means), sizes[count]])
+    return table
 
 
 def _sets(data: StudyData) -> list[dict[str, Any]]:

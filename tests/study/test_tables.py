@@ -1,14 +1,17 @@
 """pytest tests/study/test_tables.py — numbers and words of a report, from outcomes made by hand."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from opsd_core.data.examples import make_example
+from opsd_core.errors import ConfigError
 from opsd_core.metrics import ItemOutcome, summarise
 from opsd_core.study import ARMS, STUDIES, resolve_arm, resolve_study
 from opsd_core.study.report import render
+from opsd_core.study.steps import reasoning_steps
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
 
@@ -82,7 +85,7 @@ def test_the_page_stands_alone_and_escapes_what_models_write():
     numbers = study_numbers(data)
     html = render("t", "s", data, numbers, {"entropy": {"opsd": [0.1, 0.2]}, "kl": {}}, "f")
     assert "<script" not in html and "&lt;b&gt;" in html and "newly right" in html
-    assert html.count("data:image/png;base64,") == 4 and "http" not in html
+    assert html.count("data:image/png;base64,") == 4 and "://" not in html
     assert json.loads(json.dumps(numbers)) == numbers
 
 
@@ -94,3 +97,34 @@ def test_every_shipped_study_and_every_arm_resolves_to_equal_steps_and_prompts(n
         len({(c.iterations, c.optimizer.num_steps, c.optimizer.batch_size, c.rollout.num_prompts) for c in found}) == 1
     )
     assert len(found) == len(ARMS) - 1 and all(c.seed == 3 for c in found)
+
+
+def test_steps_of_an_item():
+    def steps(question, **more):
+        return reasoning_steps(make_example(question=question, answer="1", **more))
+
+    assert [steps(q) for q in ("12+34=", "15+17=", "95+07=", "55+55=", "what?")] == [2, 3, 4, 4, None]
+    assert steps("x", solution="3*4 = <<3*4=12>>12, <<12+1=13>>13") == 2
+    assert steps("x", metadata={"entry": {"metadata": {"difficulty": {"num_terms": 3}}}}) == 3
+
+
+def test_arms_with_few_labels_give_as_many_completions_and_make_a_figure():
+    config = resolve_study("tiny_labels", {}, {})
+    few, many = resolve_arm(config, "opsd:16", 0).rollout, resolve_arm(config, "opsd:1024", 0).rollout
+    assert (few.num_prompts, few.group_size, many.num_prompts, many.group_size) == (16, 100, 1024, 1)
+    points = [arm_of_labels(name) for name in ("opsd:16", "opsd:64")]
+    numbers = study_numbers(study(BASE, *points))
+    assert "(c) Labelled examples" in render("t", "s", study(BASE, *points), numbers, {}, "f")
+    with pytest.raises(ConfigError, match=r"arms has base:4, opsd:none"):
+        resolve_study("tiny", {}, {"arms": ["base:4", "opsd:none"]})
+
+
+def arm_of_labels(name):
+    return replace(arm("opsd", lambda e, seed: e.answer), name=name)
+
+
+def test_another_task_leaves_the_studys_own_options_behind():
+    other = {"data": {"source": "reasoning_gym:letter_counting", "options": {"min_words": 1, "max_words": 3}}}
+    config = resolve_study("smollm2", other, {})
+    assert resolve_arm(config, "sft", 0).data.options == {"min_words": 1, "max_words": 3}
+    assert resolve_arm(resolve_study("smollm2", {}, {}), "sft", 0).data.options["max_terms"] == 2
