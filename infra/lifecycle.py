@@ -18,6 +18,7 @@ from pathlib import Path
 from threading import Event
 
 from infra import processes
+from infra.access import check_unchanged
 from infra.services import SERVERS, SERVICES, Service, answers, describe, leftovers, scratch
 from infra.state import State, port_is_free
 from opsd_core.digest import digest
@@ -49,6 +50,7 @@ def up(state: State, environ: Mapping[str, str], *, worker: bool) -> list[str]:
     with _exclusive(state):
         external = state.external(environ)
         _check_external(external)
+        check_unchanged(state, environ, any(processes.find(state.root, name) for name in ("prefect", "mlflow")))
         variables = {**environ, **state.write_env(environ)}
         names = [name for name in SERVERS if name not in external] + ["worker"] * worker
         services = {name: describe(name, state, environ) for name in names}

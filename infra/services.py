@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.state import HOST, POOL, State
+from infra.access import mlflow_access, prefect_access
+from infra.state import HOST, POOL, State, bind_address
 from opsd_core.digest import digest
 from opsd_core.errors import OpsdError, ServiceError
 from tasks.settings import load_settings
@@ -130,7 +131,7 @@ def _prefect(state: State, environ: dict[str, str]) -> Service:
     folder = state.root / "prefect"
     return Service(
         name="prefect",
-        command=(sys.executable, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)),
+        command=(sys.executable, "-m", "prefect", "server", "start", "--host", bind_address(environ), "--port", str(port)),
         environ={
             **environ,
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -139,6 +140,7 @@ def _prefect(state: State, environ: dict[str, str]) -> Service:
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": state.urls["prefect"].removesuffix("/api"),
+            **prefect_access(state, environ),
         },
         cwd=folder,
         ports=(port,),
@@ -149,15 +151,17 @@ def _prefect(state: State, environ: dict[str, str]) -> Service:
 def _mlflow(state: State, environ: dict[str, str]) -> Service:
     port = state.ports["mlflow"]
     folder = state.root / "mlflow"
+    access = mlflow_access(state, environ)
     command = (
-        *(sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"),
+        *(sys.executable, "-m", "mlflow", "server", "--host", bind_address(environ), "--port", str(port)),
+        *("--workers", "1", *access.options),
         *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}"),
         *("--serve-artifacts", "--artifacts-destination", f"{environ['OPSD_STORE'].rstrip('/')}/mlflow"),
     )
     return Service(
         name="mlflow",
         command=command,
-        environ={**environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        environ={**environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **access.environ},
         cwd=folder,
         ports=(port,),
         is_ready=lambda: answers(f"{state.urls['mlflow']}/health"),

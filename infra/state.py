@@ -1,7 +1,7 @@
 """The embedded stack's folder: ports, credentials, and the variables that clients and servers read.
 
     .opsd/env          client variables, credentials included (mode 0600)
-    .opsd/server.env   keys that only the object store reads (mode 0600)
+    .opsd/server.env   keys and passwords that only the servers read (mode 0600)
     .opsd/ports.json   loopback ports, chosen free at the first start
     .opsd/run/         process records        .opsd/logs/   one log per service
     .opsd/{prefect,mlflow,s3}/                data
@@ -32,6 +32,9 @@ SERVER_SECRETS = (
     "WEED_JWT_FILER_SIGNING_KEY",
     "WEED_JWT_FILER_SIGNING_READ_KEY",
 )
+PASSWORDS = ("PREFECT_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY")
+EVERYWHERE = "0.0.0.0"
+USER = "opsd"
 DEFAULT_STORE = "s3://opsd"
 # SeaweedFS also listens on port + 10000, and both must stay below the range of outgoing connections (32768 and up).
 _GRPC_OFFSET = 10_000
@@ -48,6 +51,8 @@ class State:
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     server_secrets: dict[str, str] = field(repr=False)
+    passwords: dict[str, str] = field(repr=False)
+    """Of Prefect and MLflow, asked for when they listen on more than loopback."""
 
     @property
     def urls(self) -> dict[str, str]:
@@ -103,12 +108,19 @@ class State:
             }
         elif not external["s3"].startswith("file:"):
             variables["AWS_ENDPOINT_URL_S3"] = external["s3"]
+        if bind_address(environ) != HOST:
+            variables["OPSD_BIND"] = bind_address(environ)
+            if "prefect" not in external:
+                variables["PREFECT_API_AUTH_STRING"] = f"{USER}:{self.passwords['PREFECT_PASSWORD']}"
+            if "mlflow" not in external:
+                variables["MLFLOW_TRACKING_USERNAME"] = USER
+                variables["MLFLOW_TRACKING_PASSWORD"] = self.passwords["MLFLOW_PASSWORD"]
         return variables
 
     def write_env(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Record `client_variables(environ)` in the `env` file and return them."""
         variables = self.client_variables(environ)
-        _write_private(self.root / "env", _as_lines(variables))
+        write_private(self.root / "env", _as_lines(variables))
         return variables
 
 
@@ -120,6 +132,20 @@ def project_home() -> Path:
 def state_root() -> Path:
     """State folder: `OPSD_STATE`, else `.opsd` in the project folder."""
     return Path(os.environ.get("OPSD_STATE") or project_home() / ".opsd").resolve()
+
+
+def bind_address(environ: Mapping[str, str]) -> str:
+    """Where Prefect and MLflow listen: loopback, or with OPSD_BIND=0.0.0.0 on every address, then with passwords.
+
+    Raises ConfigError for any other address: the clients of this machine would not find the servers there.
+    """
+    address = environ.get("OPSD_BIND") or HOST
+    if address not in (HOST, EVERYWHERE):
+        raise ConfigError(
+            f"OPSD_BIND={address!r} is not served: {HOST} (nobody else can connect) or {EVERYWHERE} (every address of "
+            "this machine, with generated passwords). For one address put a proxy with TLS in front of loopback."
+        )
+    return address
 
 
 def open_state(root: Path, home: Path | None = None) -> State:
@@ -135,9 +161,10 @@ def open_state(root: Path, home: Path | None = None) -> State:
         raise ServiceError(f"The state folder {root} cannot be written: {error}. Set OPSD_STATE to another.") from error
     known = read_env_file(root / "server.env")
     names = ("S3_ACCESS_KEY", "S3_SECRET_KEY", *SERVER_SECRETS)
-    if not known:
-        known = {name: secrets.token_hex(20) for name in names}
-        _write_private(root / "server.env", _as_lines(known))
+    fresh = [name for name in (*(() if known else names), *PASSWORDS) if name not in known]
+    if fresh:
+        known |= {name: secrets.token_hex(20) for name in fresh}
+        write_private(root / "server.env", _as_lines(known))
     if missing := [name for name in names if not known.get(name)]:
         raise ConfigError(f"{root / 'server.env'} lacks {', '.join(missing)}. Restore it, or remove {root} to begin anew.")
     return State(
@@ -147,6 +174,7 @@ def open_state(root: Path, home: Path | None = None) -> State:
         access_key=known["S3_ACCESS_KEY"],
         secret_key=known["S3_SECRET_KEY"],
         server_secrets={name: known[name] for name in SERVER_SECRETS},
+        passwords={name: known[name] for name in PASSWORDS},
     )
 
 
@@ -174,7 +202,7 @@ def _choose_ports() -> dict[str, int]:
 
 def _read_ports(path: Path) -> dict[str, int]:
     if not path.exists():
-        _write_private(path, json.dumps(_choose_ports(), indent=2) + "\n")
+        write_private(path, json.dumps(_choose_ports(), indent=2) + "\n")
     try:
         ports = json.loads(path.read_text())
         return {name: int(ports[name]) for name in PORTS}
@@ -186,7 +214,7 @@ def _as_lines(variables: Mapping[str, str]) -> str:
     return "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Replace `path` at once by a file that only its owner reads."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.touch(mode=0o600)

@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 from opsd_core import checkpoint, evaluation, examples_io, grades, rollouts, targets
 from opsd_core.config import ModelConfig
 from opsd_core.models import Policy, load_policy
-from tasks.artifacts import Artifact, fetch, find, publish
+from tasks.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.settings import Settings, load_settings
 from tasks.store import Store, open_store
 from tasks.store_base import local_disk
@@ -36,7 +36,7 @@ def store() -> Store:
 @lru_cache(maxsize=1)
 def tracker() -> Tracker:
     """The MLflow server that MLFLOW_TRACKING_URI names."""
-    return Tracker(settings())
+    return Tracker(settings(), background=True)
 
 
 @contextmanager
@@ -75,6 +75,11 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
             summary = make(folder)
         seconds = time.perf_counter() - started
         return publish(store(), kind, identity, folder, summary | {"seconds": seconds}, cache=settings().cache), seconds
+
+
+def tidy_cache() -> int:
+    """Prune the local copies to OPSD_CACHE_GB; returns the bytes removed."""
+    return prune_cache(settings().cache, int(settings().cache_gb * 1e9))
 
 
 def local(uri: str) -> Path:

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.rollouts import read_rollouts
-from tasks.context import local, scratch, tracker
+from tasks.context import local, scratch, tidy_cache, tracker
 from tasks.records import (
     Campaign,
     DistilRef,
@@ -49,7 +49,8 @@ class IterationSummary(Record):
 
 @task(name="open-iteration", task_run_name="open-iteration-it{iteration}", **STAGE)
 def open_iteration(campaign: Campaign, iteration: int) -> str:
-    """The iteration's MLflow run, a child of the campaign's; the same one when the iteration runs again."""
+    """The iteration's MLflow run, a child of the campaign's; the same one when the iteration runs again. Prunes the cache."""
+    tidy_cache()
     tags = {"opsd.campaign": campaign.id, "prefect.flow_run_id": campaign.flow_run_id or ""}
     return tracker().iteration_run(campaign.run_id, iteration, tags)
 
@@ -232,6 +233,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
             plot_accuracy(points, Path(folder) / "accuracy.png")
             tracker().log_figure(campaign.run_id, Path(folder) / "accuracy.png", "plots/accuracy.png")
     tracker().end_run(campaign.run_id, "FINISHED")
+    tracker().flush()
     wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
     lines = [
         f"iteration {s.iteration}: version {s.version} {'promoted' if s.promoted else 'refused'}, "

@@ -46,6 +46,8 @@ class Settings(BaseModel):
     """The embedded stack's folder, and that of metrics not yet sent: OPSD_STATE, else `.opsd` in the project folder."""
     cache: Path
     """Local folder for verified copies of artefacts."""
+    cache_gb: float = Field(default=50.0, gt=0)
+    """Size in 10^9 bytes to which every iteration prunes the cache, least recently used first (OPSD_CACHE_GB)."""
     store: str = DEFAULT_STORE
     """Root of all artefacts: `s3://bucket[/prefix]` or `file:///folder`."""
     s3_endpoint: str | None = None
@@ -72,7 +74,7 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
     """Settings from `environ` (default: the process's), absent services filled in from `env` in the state folder.
 
     What the file supplies is also written into `environ`, because the Prefect, MLflow and S3 clients read it there.
-    Raises ConfigError when a line of the file is not NAME=VALUE, or when OPSD_S3_TIMEOUT_S is no number from 0 to 3600.
+    Raises ConfigError when a line of the file is not NAME=VALUE, or when a number is none or out of bounds.
     """
     environ = os.environ if environ is None else environ
     home = Path(environ.get("OPSD_HOME") or Path.cwd()).resolve()
@@ -86,12 +88,13 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
         home=home,
         state=state,
         cache=Path(environ.get("OPSD_CACHE") or state / "cache"),
+        cache_gb=_number("OPSD_CACHE_GB", environ.get("OPSD_CACHE_GB") or "50", 1e6),
         store=environ.get("OPSD_STORE") or DEFAULT_STORE,
         s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None,
         s3_region=environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1",
         s3_access_key=secret("AWS_ACCESS_KEY_ID"),
         s3_secret_key=secret("AWS_SECRET_ACCESS_KEY"),
-        s3_timeout_s=_seconds("OPSD_S3_TIMEOUT_S", environ.get("OPSD_S3_TIMEOUT_S") or "60"),
+        s3_timeout_s=_number("OPSD_S3_TIMEOUT_S", environ.get("OPSD_S3_TIMEOUT_S") or "60", 3600),
         mlflow_uri=environ.get("MLFLOW_TRACKING_URI") or None,
         mlflow_username=environ.get("MLFLOW_TRACKING_USERNAME") or None,
         mlflow_password=secret("MLFLOW_TRACKING_PASSWORD"),
@@ -100,14 +103,14 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
     )
 
 
-def _seconds(name: str, text: str) -> float:
+def _number(name: str, text: str, limit: float) -> float:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= 3600:
-        raise ConfigError(f"{name}={text!r} must be a number of seconds above 0, at most 3600.")
-    return seconds
+        number = 0.0
+    if not 0 < number <= limit:
+        raise ConfigError(f"{name}={text!r} must be a number above 0, at most {limit:g}.")
+    return number
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -40,9 +40,10 @@ def test_the_state_folder_may_lie_elsewhere(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "soon", "1e9", "nan"])
-def test_a_timeout_is_a_number_of_seconds(tmp_path, text):
-    with pytest.raises(ConfigError, match=f"OPSD_S3_TIMEOUT_S='{text}' must be a number of seconds"):
-        load_settings({"OPSD_HOME": str(tmp_path), "OPSD_S3_TIMEOUT_S": text})
+@pytest.mark.parametrize("name", ["OPSD_S3_TIMEOUT_S", "OPSD_CACHE_GB"])
+def test_bounds_are_numbers(tmp_path, name, text):
+    with pytest.raises(ConfigError, match=f"{name}='{text}' must be a number above 0"):
+        load_settings({"OPSD_HOME": str(tmp_path), name: text})
 
 
 def test_a_service_with_its_own_address_gets_no_foreign_credentials(tmp_path):
