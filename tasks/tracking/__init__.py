@@ -1,6 +1,7 @@
 """The one door to MLflow: runs, metrics that never stop training, and the model registry.
 
 connection.py      one client, bounded patience, readable errors, `check()`
+background.py      sends records from a thread of its own
 spool.py           what could not be sent, kept on disk and sent later
 runs.py            campaign and iteration runs; metrics, parameters, datasets, files
 system_metrics.py  CPU, memory and GPU figures of a run, sampled in the background

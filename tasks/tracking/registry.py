@@ -8,6 +8,7 @@ aliases; `expected_champion` refuses when somebody moved it all the same.
 import json
 import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -26,6 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")
 _MOVE_TAG = "opsd.move."
 _REPLACED_TAG = "opsd.replaced_champion"
 _TAG_CHARS, _WHY_CHARS = 5000, 2000
+_TAGS_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -175,12 +177,15 @@ class Registry(Connection):
         return self.get_version(name, version).tags
 
     def set_version_tags(self, name: str, version: int, tags: Mapping[str, Any]) -> None:
-        """Set tags of a version, one call for each that differs."""
+        """Set tags of a version, one call for each that differs; the last one stands only when all others do."""
         have = self.version_tags(name, version)
-        for tag, value in tags.items():
-            text = str(value)[:_TAG_CHARS]
-            if have.get(tag) != text:
-                self._set_tag(name, version, tag, text)
+        texts = {tag: str(value)[:_TAG_CHARS] for tag, value in tags.items()}
+        changed = [(tag, text) for tag, text in texts.items() if have.get(tag) != text]
+        if not changed:
+            return
+        with ThreadPoolExecutor(_TAGS_AT_ONCE) as pool:
+            list(pool.map(lambda pair: self._set_tag(name, version, *pair), changed[:-1]))
+        self._set_tag(name, version, *changed[-1])
 
     def promote(
         self, name: str, version: int, why: str, who: str, *, expected_champion: int | None = ANY

@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from opsd_core.errors import ConfigError
 from tasks.settings import Settings
 from tasks.store_base import check_key
+from tasks.tracking.background import Background
 from tasks.tracking.connection import Connection, is_outage
 from tasks.tracking.spool import Spool
 from tasks.tracking.system_metrics import sampling
@@ -43,8 +44,9 @@ CHILD_TAG = "opsd.child"
 class RunLog(Connection):
     """Campaign and iteration runs; all logging calls are safe from several threads."""
 
-    def __init__(self, settings: Settings | None = None, *, patience_s: float = 90.0) -> None:
+    def __init__(self, settings: Settings | None = None, *, patience_s: float = 90.0, background: bool = False) -> None:
         super().__init__(settings, patience_s=patience_s)
+        self._background = Background(self._deliver) if background else None
         self._lock = threading.RLock()
         self._spool = Spool(self.settings.state / "spool")
         self._last_step: dict[str, dict[str, int]] = {}
@@ -157,10 +159,12 @@ class RunLog(Connection):
         return sampling(lambda rows: self.log_metrics(run_id, rows), interval_s)
 
     def flush(self) -> bool:
-        """Send what waits in the spool now; True when nothing of this process is left."""
+        """Send what waits, in the background and in the spool, now; True when nothing of this process is left."""
+        if self._background:
+            self._background.drain()
         with self._lock:
             self._silent_until, self._replayed = 0.0, False
-            self._send(None)
+            self._deliver(None)
             return self._spool.empty()
 
     def _remember(self, run: Run, fresh: bool = False) -> None:
@@ -184,7 +188,10 @@ class RunLog(Connection):
         self._remember(run, fresh=True)
         return run, True
 
-    def _send(self, record: dict[str, Any] | None) -> None:
+    def _send(self, record: dict[str, Any]) -> None:
+        (self._background.put if self._background else self._deliver)(record)
+
+    def _deliver(self, record: dict[str, Any] | None) -> None:
         """Send what waits, then `record`; keep it when MLflow does not answer, drop it with a warning when it refuses."""
         with self._lock:
             if time.monotonic() < self._silent_until:

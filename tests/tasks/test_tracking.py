@@ -5,6 +5,8 @@ import json
 import logging
 import math
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -159,6 +161,24 @@ def test_an_outage_delays_metrics_and_loses_none(settings, gate, tracker):
     run = tracker.client.get_run(run_id)
     assert run.info.status == "FINISHED" and tracker.client.list_artifacts(run_id)[1].path == "note.txt"
     assert list((settings.state / "spool").iterdir()) == []
+
+
+def test_background_sending_keeps_the_order_and_loses_nothing_at_the_end_of_a_process(settings, tracker, run_id):
+    behind = Tracker(settings, background=True)
+    for step in range(40):
+        behind.log_metrics(run_id, [(step, {"loss": float(step)})])
+    behind.log_text(run_id, "after the metrics", "note.txt")
+    assert behind.flush()
+    assert history(tracker, run_id, "loss") == [(step, float(step)) for step in range(40)]
+    program = (
+        "import sys; from tasks.tracking import Tracker; tracker = Tracker(background=True)\n"
+        "for step in range(40, 60): tracker.log_metrics(sys.argv[1], [(step, {'loss': float(step)})])\n"
+        "tracker.end_run(sys.argv[1]); raise SystemExit(3)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, run_id], check=False, timeout=120)
+    assert ended.returncode == 3
+    assert history(tracker, run_id, "loss") == [(step, float(step)) for step in range(60)]
+    assert tracker.client.get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_dead_process_leaves_its_spool_to_the_next(settings, tracker, run_id):
