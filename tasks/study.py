@@ -86,9 +86,9 @@ def measure_arm(study: Study, arm: str, seed: int, training: Training | None, th
         uri, spent = _measure_set(study, policy, name)
         sets[name], seconds = uri, seconds + spent
     if training is not None:
-        tracker().log_metrics(
-            training.run_id, [(0, {name.replace("eval/", "test/"): value for name, value in test.metrics.items()})]
-        )
+        figures = {name.replace("eval/", "test/"): value for name, value in test.metrics.items()}
+        tracker().log_metrics(training.run_id, [(0, figures)])
+        tracker().flush()
     return Measured(arm=arm, seed=seed, test_uri=test.uri, test=test.metrics, sets=sets, seconds=seconds)
 
 

@@ -171,3 +171,4 @@ def _log(training: Training, *, reused: bool) -> None:
     tags = {"opsd.arm": training.arm, "opsd.seed": str(training.seed), "opsd.failed": training.failed[:500]}
     experiment.log_tags(training.run_id, tags | {"opsd.reused": str(reused).lower()})
     experiment.end_run(training.run_id, "FAILED" if training.failed else "FINISHED")
+    experiment.flush()  # a process of a pool ends without the farewells of a main process

@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 matplotlib.use("Agg")
 _COLOURS = matplotlib.colormaps["tab20"].colors
@@ -21,6 +22,7 @@ def learning_curves(arms: Sequence[Mapping[str, Any]], start: float) -> bytes:
         x, colour = np.arange(curves.shape[1]), _COLOURS[index % len(_COLOURS)]
         axes.plot(x, curves.mean(0), marker="o", markersize=3, color=colour, label=arm["name"])
         axes.fill_between(x, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="iteration", ylabel="accuracy on validation", ylim=(0, None))
     _legend(axes)
     return _png(figure)
@@ -68,6 +70,7 @@ def lines(
         colour = _COLOURS[index % len(_COLOURS)]
         axes.plot(x, mean, marker="o", color=colour, label=name)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if log_x:
         axes.set_xscale("log", base=2)
         ticks = sorted({point[0] for points in series.values() for point in points})

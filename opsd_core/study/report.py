@@ -101,7 +101,10 @@ def _costs(numbers: Mapping[str, Any]) -> Part:
         for arm in numbers["arms"]
         if arm["costs"]
     ]
-    note = "Mean per seed, as if the arm had run alone: shared artefacts count for every arm that uses them."
+    note = (
+        "Mean per seed, as if the arm had run alone: shared artefacts count for every arm that uses "
+        "them. Peak memory is the whole process's, libraries included."
+    )
     return Part("Costs", [note], html=table(["arm", *(title for _, title, _ in names)], rows))
 
 

@@ -35,7 +35,7 @@ def sentences(numbers: Mapping[str, Any]) -> list[str]:
         f"Outside noise = the {numbers['confidence']:.0%} interval excludes 0 and Holm's procedure over all {tests} "
         f"accuracy comparisons rejects at {1 - numbers['confidence']:.2g}; the further sets are a family of their own."
     )
-    seeds = {len(arm["seeds"]) for arm in numbers["arms"] if arm["role"] != "base"}
+    seeds = {len(arm["seeds"]) for arm in numbers["arms"] if arm["role"] != "base" and arm["seeds"]}
     if seeds and min(seeds) < 3:
         lines.append(f"With {min(seeds)} seed(s) the intervals say little about what another seed would give.")
     return lines

@@ -14,7 +14,7 @@ from opsd_core.errors import ConfigError
 from tasks.artifacts import describe
 from tasks.context import local, store
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1000)
 
 ARMS = ["base", "opsd", "null", "shuffled"]
 SMALL = {
@@ -39,7 +39,7 @@ PARAMETERS = {
 @pytest.fixture(scope="module")
 def report(worker, tmp_path_factory):
     """The finished study's numbers and page, from MLflow."""
-    run = run_deployment("opsd/study", parameters=PARAMETERS, timeout=400, poll_interval=0.5)
+    run = run_deployment("opsd/study", parameters=PARAMETERS, timeout=900, poll_interval=0.5)
     assert run.state.is_completed(), run.state.message
     parent, _ = runs_of("few-steps")
     folder = Path(download_artifacts(run_id=parent.info.run_id, dst_path=str(tmp_path_factory.mktemp("study"))))
