@@ -19,12 +19,14 @@ from tasks.decide import judge, register
 from tasks.distil import distil_candidate
 from tasks.evaluate import evaluate
 from tasks.exclusive import one_campaign
+from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.probe import probe_teacher
 from tasks.records import Campaign, CurriculumRef, PolicyRef
 from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.rollout import choose_prompts, grade, rollout
 from tasks.teach import score_shard, teacher_ref
+from tasks.warm_start import warm_start
 from tasks.watch import recover, watch
 
 RecipeName = Literal[*sorted(RECIPES)]
@@ -72,11 +74,12 @@ def iterate(
         return run_campaign(config)
 
 
-def run_campaign(config: CampaignConfig) -> str:
+def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     """Every iteration of one campaign, and its closing lines."""
+    config = warm_start(config, prepare_model(config))
     initial = prepare_model(config)
     data_uri = prepare_data(config, initial)
-    campaign = start_campaign(config, initial, data_uri, prepare_teachers(config, initial))
+    campaign = start_campaign(config, initial, data_uri, prepare_teachers(config, initial), pretraining)
     loop = Loop(policy=campaign.start, champion=campaign.champion)
     for iteration in range(config.iterations):
         try:
@@ -113,6 +116,7 @@ def run_iteration(whole_campaign: Campaign, iteration: int, loop: Loop) -> None:
     config, policy, champion = campaign.config, loop.policy, loop.champion
     run_id = open_iteration(campaign, iteration)
     prompts = choose_prompts(campaign, iteration, loop.curriculum)
+    campaign = meet_peers(campaign, prompts)
     shards = [rollout(campaign, policy, prompts, shard) for shard in range(prompts.num_shards)]
     graded = grade(campaign, prompts, shards, loop.curriculum)
     loop.curriculum = advance_curriculum(whole_campaign, iteration, loop.curriculum, shards, graded)

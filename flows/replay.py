@@ -16,6 +16,7 @@ from tasks.decide import judge, register
 from tasks.distil import distil_candidate
 from tasks.evaluate import evaluate
 from tasks.exclusive import one_campaign
+from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_model, prepare_teachers, start_campaign
 from tasks.probe import probe_teacher
 from tasks.records import Campaign, PolicyRef
@@ -67,6 +68,7 @@ def replay_iteration(
     """Grade, score, distil, evaluate and register from stored rollouts; the comparison is with the starting weights."""
     started = time.perf_counter()
     campaign = in_iteration(whole_campaign, stored.iteration, None)
+    campaign = meet_peers(campaign, stored.prompts)
     champion = campaign.champion
     run_id = open_iteration(campaign, position)
     shards = stored_shards(stored, position)

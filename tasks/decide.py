@@ -18,6 +18,7 @@ from tasks.exclusive import champion_moves
 from tasks.records import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
 from tasks.retries import STAGE
 from tasks.teach import teacher_ref
+from tasks.warm_start import PRETRAINED_FROM
 
 
 @task(name="register", task_run_name="register-it{iteration}", **STAGE)
@@ -57,6 +58,11 @@ def register(
         "opsd.trust_remote_code": str(campaign.config.model.trust_remote_code),
         "prefect.flow_run_id": campaign.flow_run_id or "",
     }
+    if campaign.teachers:
+        named = zip(campaign.config.teacher.sources, campaign.teachers, strict=True)
+        tags["opsd.teachers"] = json.dumps([[source, peer.uri, peer.digest[:16]] for source, peer in named])
+    if campaign.pretraining:
+        tags[PRETRAINED_FROM] = campaign.initial.digest
     registry = tracker()
     description = f"Campaign {campaign.id}, iteration {iteration}."
     version = registry.register(campaign.name, policy.uri, run_id, tags, description)

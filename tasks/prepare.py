@@ -17,6 +17,7 @@ from opsd_core.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.config.rules_teacher import teacher_settings_without_effect
 from opsd_core.config.schedules import stages
+from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
 from opsd_core.digest import digest, file_digest
 from opsd_core.errors import ModelError, ServiceError
@@ -62,13 +63,17 @@ def prepare_model(config: CampaignConfig) -> PolicyRef:
 
 @task(name="prepare-teachers", **STAGE)
 def prepare_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyRef]:
-    """The other models that teach, fixed for the campaign. ModelError when one has another vocabulary than the policy."""
-    teacher = config.teacher
+    """The other models that teach. ModelError when one has another vocabulary than the policy."""
     if all(stage.distillation.teacher_free for _, stage in stages(config)):
         return []
-    sources = [teacher.source] if teacher.weights == "external" else list(teacher.peers)
+    return resolve_teachers(config, initial)
+
+
+def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyRef]:
+    """The present weights of teacher.source or teacher.peers, in their order, each with the policy's vocabulary."""
     model, refs = config.model.model_dump_json(), []
-    for source in sources:
+    for name in config.teacher.sources:
+        source = f"models:/{name.removeprefix(MOVING)}" if name.startswith(MOVING) else name
         other = config.model.model_copy(update={"source": source, "revision": None})
         ref = _stored_weights(config.model_copy(update={"model": other}))
         check_same_vocabulary(load_shared(initial.uri, model), load_shared(ref.uri, model), f"teacher {source!r}")
@@ -174,7 +179,11 @@ def _download_file(uri: str, folder: Path) -> Path:
 
 @task(name="start-campaign", **STAGE)
 def start_campaign(
-    config: CampaignConfig, initial: PolicyRef, data_uri: str, teachers: Sequence[PolicyRef] = ()
+    config: CampaignConfig,
+    initial: PolicyRef,
+    data_uri: str,
+    teachers: Sequence[PolicyRef] = (),
+    pretraining: bool = False,
 ) -> Campaign:
     """Store resolved config, git revision and package versions; open the MLflow run; register a first champion.
 
@@ -185,14 +194,18 @@ def start_campaign(
         "initial": initial.digest,
         "data": data_uri.rsplit("/", 2)[-2],
     }
-    if teachers:
+    if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
         identity["teachers"] = [teacher.digest for teacher in teachers]
+    if pretraining:
+        identity["pretraining"] = True
     for warning in teacher_settings_without_effect(config):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
     experiment = tracker()
     run_id = experiment.campaign_run(config.name, campaign_id, identity["config"], _tags(initial, data_uri))
     champion = _current_champion(config, initial, run_id)
+    if champion.digest == initial.digest:  # its weights are the start; its optimiser and adapters are another campaign's
+        champion = champion.model_copy(update={"state_uri": None})
 
     def write(folder: Path) -> dict[str, Any]:
         (folder / "config.json").write_text(config.model_dump_json(indent=1))
@@ -213,6 +226,7 @@ def start_campaign(
         teachers=list(teachers),
         champion=PolicyRef.model_validate_json((folder / "champion.json").read_text()),
         run_id=run_id,
+        pretraining=pretraining,
         flow_run_id=flow_run.get_id(),
         git_revision=git_revision(),
     )

@@ -36,9 +36,13 @@ class Campaign(Record):
     champion: PolicyRef
     """The champion when the campaign started."""
     teachers: list[PolicyRef] = []
-    """Other models that teach: teacher.source or teacher.peers, fixed for the whole campaign."""
+    """Other models that teach: teacher.source or teacher.peers; those named opsd:... as they are in this iteration."""
+    solved: str | None = None
+    """Address of which of them solves which prompt of this iteration, with teacher.peer_gate=solved."""
     run_id: str
     """MLflow parent run."""
+    pretraining: bool = False
+    """True when opsd/pretrain made it: its champions are where campaigns of the same name start."""
     flow_run_id: str | None = None
     git_revision: str = ""
 

@@ -30,7 +30,7 @@ from tasks.curriculum import known_counts
 from tasks.progress import progress
 from tasks.records import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef
 from tasks.retries import STAGE
-from tasks.teach import prompt_builder, prompts_of
+from tasks.teach import prompt_builder, prompts_of, solvers
 
 
 @task(name="choose-prompts", task_run_name="choose-prompts-it{iteration}", **STAGE)
@@ -185,6 +185,8 @@ def grade(
     if config.context_from_rollouts:  # a completion may be left out because there is nothing to show the teacher
         identity["context"] = context_identity(config.teacher)
         identity["template"] = prompt_builder(campaign).teacher_digest
+    if campaign.solved:
+        identity["solved"] = campaign.solved.rsplit("/", 2)[-2:]
     if config.filter.route == "pass_rate":
         identity["pass_rates"] = curriculum.digest if curriculum else None
     artifact, seconds = produce("grades", identity, partial(_grade, campaign, prompts, shards, curriculum))
@@ -228,6 +230,12 @@ def _grade(
             Decision(keep=False, reason=withheld[r.key]) if d.keep and r.key in withheld else d
             for r, d in zip(rollouts, decisions, strict=True)
         ]
+    solved = solvers(campaign)
+    unsolved = {example_id for example_id, members in (solved or {}).items() if not members}
+    decisions = [
+        Decision(keep=False, reason="no_peer_solved") if d.keep and r.example_id in unsolved else d
+        for r, d in zip(rollouts, decisions, strict=True)
+    ]
     rows = [
         GradedRollout(
             example_id=r.example_id,
@@ -245,28 +253,27 @@ def _grade(
         for r, g, answer, c, d in zip(rollouts, grades, answers, completions, decisions, strict=True)
     ]
     # A reference is no attempt: it counts for no pass rate and no vote, and no gate of attempts applies to it.
-    given = [
-        GradedRollout(r.example_id, r.sample_index, correct=None, score=None, extracted=None, keep=True, reason="")
-        for r in references
+    taught, untaught = Decision(keep=True, reason=""), Decision(keep=False, reason="no_peer_solved")
+    decisions += [untaught if r.example_id in unsolved else taught for r in references]
+    rows += [
+        GradedRollout(r.example_id, r.sample_index, None, None, None, d.keep, d.reason)
+        for r, d in zip(references, decisions[len(rows) :], strict=True)
     ]
-    write_grades(folder / "grades.parquet", rows + given)
+    write_grades(folder / "grades.parquet", rows)
     judged = [row.correct for row in rows if row.correct is not None]
     kept = sum(row.keep for row in rows)
-    metrics = completion_metrics(rollouts, [row.leaks for row in rows], config.filter.max_repetition)
+    metrics = completion_metrics(rollouts, [c.leaks for c in completions], config.filter.max_repetition)
     accepted = [
         judge(examples[r.example_id], r.completion_text).correct for r in references if examples[r.example_id].answer
     ]
     if accepted:
         metrics["references/accuracy"] = sum(accepted) / len(accepted)
-    reasons = dict(count_reasons(decisions))
-    if references:
-        reasons["kept"] = kept + len(references)
     counts = {
-        "num_kept": kept + len(references),
+        "num_kept": kept,
         "num_dropped": len(rows) - kept,
         "num_references": len(references),
         "accuracy": sum(judged) / len(judged) if judged else 0.0,
-        "reasons": reasons,
+        "reasons": dict(count_reasons(decisions)),
         "metrics": metrics,
     }
     return {"counts": counts}

@@ -1,5 +1,6 @@
 """Score stored completions with the teacher: soft targets, computed once and kept beside the rollouts."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -41,12 +42,13 @@ def teacher_ref(campaign: Campaign, champion: PolicyRef) -> PolicyRef:
     return campaign.initial
 
 
-def fixed_teacher(campaign: Campaign, teacher: PolicyRef) -> TeacherWeights:
-    """The teacher of `teacher_ref`, loaded."""
+def fixed_teacher(campaign: Campaign, teacher: PolicyRef, members: Sequence[int] | None = None) -> TeacherWeights:
+    """The teacher of `teacher_ref`, loaded; of peers only `members`, unless None."""
     config = campaign.config
     model = config.model.model_dump_json()
     if config.teacher.weights == "peers":
-        peers = [load_shared(peer.uri, model) for peer in campaign.teachers]
+        chosen = campaign.teachers if members is None else [campaign.teachers[member] for member in members]
+        peers = [load_shared(peer.uri, model) for peer in chosen]
         return PeersTeacher(peers, config.teacher.mixture, config.teacher.mixture_weights)
     return FixedTeacher(load_shared(teacher.uri, model))
 
@@ -73,6 +75,14 @@ def grades_for_context(campaign: Campaign, graded: GradedRef) -> dict[Key, bool 
     return {grade.key: grade.correct for grade in read_grades(local(graded.uri) / "grades.parquet")}
 
 
+def solvers(campaign: Campaign) -> dict[str, tuple[int, ...]] | None:
+    """Per prompt the other models that solve it; None where all of them teach everywhere."""
+    if campaign.solved is None:
+        return None
+    solved = json.loads((local(campaign.solved) / "solved.json").read_text())
+    return {example_id: tuple(i for i, right in enumerate(row) if right) for example_id, row in solved.items()}
+
+
 @task(name="score-targets", task_run_name="score-targets-it{shard.iteration}-shard{shard.shard}", **STAGE)
 def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: GradedRef) -> TargetsRef:
     """Teacher's top-k and tail at every position of the shard's completions."""
@@ -88,6 +98,8 @@ def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded:
     }
     if config.teacher.kind.rollouts:
         identity["grades"] = graded.digest
+    if campaign.solved:
+        identity["solved"] = campaign.solved.rsplit("/", 2)[-2:]
     if config.teacher.weights == "peers":
         identity["mixture"] = [config.teacher.mixture, config.teacher.mixture_weights]
     artifact, seconds = produce("targets", identity, partial(_score, campaign, teacher, shard, graded))
@@ -106,16 +118,31 @@ def _score(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: Grad
     rollouts = read_rollouts(local(shard.uri) / "rollouts.parquet")
     prompts = prompts_of(campaign, rollouts, grades_for_context(campaign, graded)).ids
     rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
+    targets = []
     with progress(f"targets-it{shard.iteration}-shard{shard.shard}", "completions") as report:
-        targets = score_targets(
-            fixed_teacher(campaign, teacher),
-            rollouts,
-            [prompts[rollout.key] for rollout in rollouts],
-            config.distillation.top_k,
-            Transform.of(config.teacher, config.distillation.temperature),
-            config.optimizer.microbatch_tokens,
-            report,
-        )
+        for members, taught in _by_members(rollouts, solvers(campaign)):
+            targets += score_targets(
+                fixed_teacher(campaign, teacher, members),
+                taught,
+                [prompts[rollout.key] for rollout in taught],
+                config.distillation.top_k,
+                Transform.of(config.teacher, config.distillation.temperature),
+                config.optimizer.microbatch_tokens,
+                report,
+            )
     write_targets(folder / "targets.parquet", targets)
     num_tokens = sum(len(t.tail_logprob_T) for t in targets)
     return {"num_tokens": num_tokens, "metrics": overlap_ratio(rollouts, targets)}
+
+
+def _by_members(
+    rollouts: Sequence[Rollout], solved: Mapping[str, tuple[int, ...]] | None
+) -> list[tuple[tuple[int, ...] | None, list[Rollout]]]:
+    """Rollouts by who teaches them; those that nobody may teach are left out."""
+    if solved is None:
+        return [(None, list(rollouts))]
+    groups: dict[tuple[int, ...], list[Rollout]] = {}
+    for rollout in rollouts:
+        if members := solved[rollout.example_id]:
+            groups.setdefault(members, []).append(rollout)
+    return sorted(groups.items())

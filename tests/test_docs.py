@@ -7,6 +7,7 @@ import pytest
 
 from flows.gc import gc
 from flows.iterate import iterate
+from flows.pretrain import pretrain
 from flows.promote import promote, rollback
 from flows.study import study
 from infra.reference import PAGE, README, readme_with_tree, render
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("flow", [iterate, promote, rollback, study, gc], ids=lambda flow: flow.fn.__name__)
+@pytest.mark.parametrize("flow", [iterate, pretrain, promote, rollback, study, gc], ids=lambda flow: flow.fn.__name__)
 def test_every_parameter_is_explained_in_the_form(flow):
     """Prefect's form shows what the docstring's Args say; a Field's description does not reach it."""
     properties = flow.parameters.model_dump()["properties"]

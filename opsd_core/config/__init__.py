@@ -20,6 +20,7 @@ from opsd_core.config.sources import (
     ModelConfig,
     PromptConfig,
 )
+from opsd_core.config.supervised import supervised
 from opsd_core.config.teacher import TeacherConfig
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "config_at",
     "deep_merge",
     "resolve",
+    "supervised",
 ]

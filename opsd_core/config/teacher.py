@@ -9,6 +9,8 @@ from opsd_core.config.context_kinds import CONTEXT_KINDS, ContextKind
 
 TeacherWeightsName = Literal["initial", "previous", "ema", "live", "adapter_off", "trust_region", "external", "peers"]
 ContextName = Literal[*CONTEXT_KINDS]
+MOVING = "opsd:"
+"""Prefix of a source that is looked up in the registry at the beginning of every iteration."""
 
 
 class TeacherConfig(Section):
@@ -26,10 +28,17 @@ class TeacherConfig(Section):
         0.05, gt=0, lt=1, description="weights=trust_region: logits = (1 - lambda) * initial + lambda * student."
     )
     source: str = Field(
-        "", description="weights=external: the other model, as in model.source; same tokenizer and vocabulary."
+        "",
+        description="weights=external: the other model, as in model.source, same tokenizer and vocabulary; opsd:NAME@champion = "
+        "that registered model's champion, looked up in every iteration.",
     )
     peers: tuple[str, ...] = Field(
-        (), description="weights=peers: two or more models, as in model.source, whose distributions are mixed."
+        (), description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed."
+    )
+    peer_gate: Literal["off", "solved"] = Field(
+        "off",
+        description="external, peers: solved = at each prompt only the models teach whose greedy answer to the student's prompt "
+        "is right; completions of prompts that none solves are left out.",
     )
     mixture: Literal["arithmetic", "geometric"] = Field(
         "arithmetic",
@@ -78,6 +87,11 @@ class TeacherConfig(Section):
         True,
         description="Refuse to train when a context that shows the reference does not raise its likelihood under the teacher.",
     )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The other models that teach."""
+        return {"external": (self.source,), "peers": self.peers}.get(self.weights, ())
 
     @property
     def kind(self) -> ContextKind:

@@ -1,0 +1,95 @@
+"""Peers: other registered models that teach, looked up anew in every iteration, and the prompts that each of them solves.
+
+`opsd:NAME@champion` names whatever is champion of NAME when an iteration begins. Two campaigns that name each other teach
+each other: each learns from the other's latest promoted version.
+"""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from opsd_core.config.teacher import MOVING
+from opsd_core.digest import derive_seed
+from opsd_core.examples_io import read_examples
+from opsd_core.generation import Sampling, generate
+from opsd_core.graders import get_grader, grader_name
+from opsd_core.prompts import PromptBuilder
+from tasks.context import load_shared, local, produce
+from tasks.prepare import resolve_teachers
+from tasks.records import Campaign, PolicyRef, PromptSet
+from tasks.retries import STAGE
+
+
+def meet_peers(campaign: Campaign, prompts: PromptSet) -> Campaign:
+    """The campaign as it is in this iteration: its peers' present versions, and which prompts they solve where that counts."""
+    config = campaign.config
+    if config.distillation.teacher_free or not config.teacher.sources:
+        return campaign
+    if any(source.startswith(MOVING) for source in config.teacher.sources):
+        campaign = campaign.model_copy(update={"teachers": refresh_peers(campaign, prompts.iteration)})
+    if config.teacher.peer_gate == "solved":
+        campaign = campaign.model_copy(update={"solved": solve_prompts(campaign, prompts)})
+    return campaign
+
+
+@task(name="refresh-peers", task_run_name="refresh-peers-it{iteration}", **STAGE)
+def refresh_peers(campaign: Campaign, iteration: int) -> list[PolicyRef]:
+    """The peers' weights at the beginning of the iteration; repeating an iteration meets the same ones.
+
+    ModelError when one has another vocabulary than the policy, ConfigError when nothing carries the alias.
+    """
+    identity = {"campaign": campaign.id, "iteration": iteration, "sources": list(campaign.config.teacher.sources)}
+
+    def write(folder: Path) -> dict[str, Any]:
+        refs = resolve_teachers(campaign.config, campaign.initial)
+        (folder / "peers.json").write_text(json.dumps([ref.model_dump() for ref in refs]))
+        return {"digests": [ref.digest for ref in refs]}
+
+    artifact, _ = produce("peers", identity, write)
+    refs = [PolicyRef.model_validate(ref) for ref in json.loads((local(artifact.uri) / "peers.json").read_text())]
+    named = zip(campaign.config.teacher.sources, refs, strict=True)
+    get_run_logger().info("iteration %d: %s", iteration, ", ".join(f"{source} is {ref.digest[:16]}" for source, ref in named))
+    return refs
+
+
+@task(name="solve-prompts", task_run_name="solve-prompts-it{prompts.iteration}", **STAGE)
+def solve_prompts(campaign: Campaign, prompts: PromptSet) -> str:
+    """Address of {example id: [peer solves it, ...]}: each peer's greedy answer to the student's prompt, graded."""
+    config = campaign.config
+    builder = PromptBuilder(
+        load_shared(campaign.initial.uri, config.model.model_dump_json()).tokenizer,
+        config.prompts,
+        config.teacher,
+        config.model.chat_template,
+    )
+    identity = {
+        "peers": [peer.digest for peer in campaign.teachers],
+        "prompts": prompts.uri.rsplit("/", 1)[-1],
+        "template": builder.student_digest,
+        "max_completion_length": config.rollout.max_completion_length,
+        "grader": config.data.grader,
+        "dtype": config.model.dtype,
+    }
+    artifact, _ = produce("solved", identity, partial(_solve, campaign, prompts, builder))
+    return artifact.uri
+
+
+def _solve(campaign: Campaign, prompts: PromptSet, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
+    config, judge = campaign.config, get_grader(grader_name(campaign.config.data))
+    examples = [e for path in sorted(local(prompts.uri).glob("shard-*.parquet")) for e in read_examples(path)]
+    ids, seeds = [builder.student_ids(e) for e in examples], [derive_seed("peer", e.id) for e in examples]
+    greedy = Sampling(temperature=0.0, max_completion_length=config.rollout.max_completion_length)
+    solved: dict[str, list[bool]] = {example.id: [] for example in examples}
+    for peer in campaign.teachers:
+        policy = load_shared(peer.uri, config.model.model_dump_json())
+        for example, completion in zip(
+            examples, generate(policy, ids, seeds, greedy, config.rollout.batch_size), strict=True
+        ):
+            text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
+            solved[example.id].append(bool(example.answer) and judge(example, text).correct)
+    (folder / "solved.json").write_text(json.dumps(solved, sort_keys=True))
+    return {"solved_by": [sum(row[i] for row in solved.values()) for i in range(len(campaign.teachers))]}

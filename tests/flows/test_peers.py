@@ -1,0 +1,104 @@
+"""pytest tests/flows/test_peers.py — models that teach each other: looked up anew, heard only where they are right."""
+
+import json
+
+import pytest
+from prefect import flow
+
+from flows.iterate import iterate
+from opsd_core.config import resolve
+from opsd_core.data.examples import make_example
+from opsd_core.errors import ConfigError
+from opsd_core.grades import read_grades
+from opsd_core.targets import read_targets
+from tasks.champion import promote_version
+from tasks.context import local, tracker
+from tasks.peers import refresh_peers
+from tasks.prepare import prepare_data, prepare_model, start_campaign
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def sums(tmp_path_factory):
+    """Sums of two digits, which the tiny model knows, and of two-digit numbers, which it does not."""
+    pairs = [(f"{a}+{b}=", a + b) for a in range(10) for b in range(10)]
+    pairs += [(f"{a}+{b}=", a + b) for a in range(10, 70, 5) for b in range(11, 90, 7)]
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    rows = [{"question": question, "answer": f"{total:03d}"[::-1]} for question, total in pairs]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"source": str(path), "size": len(rows), "validation_fraction": 0.3, "test_fraction": 0.0}
+
+
+def settings(sums, **teacher):
+    return {
+        "data": sums,
+        "optimizer": {"batch_size": 8, "checkpoint_every": 2},
+        "evaluation": {"num_items": 20},
+        "teacher": {"require_privilege_gain": False} | teacher,
+    }
+
+
+def run(name, overrides):
+    iterate(recipe="tiny", name=name, iterations=1, num_prompts=40, num_steps=2, overrides=overrides)
+    return tracker().aliased(name, "candidate").tags
+
+
+def test_a_peer_teaches_only_where_its_own_answer_is_right(stack, sums):
+    run("ann", settings(sums))
+    tags = run("bob", settings(sums, weights="external", source="opsd:ann@champion", peer_gate="solved"))
+    champion = tracker().aliased("ann", "champion").tags["opsd.model_digest"]
+    assert [[name, short] for name, _, short in json.loads(tags["opsd.teachers"])] == [["opsd:ann@champion", champion[:16]]]
+    grades = {grade.key: grade for grade in read_grades(local(tags["opsd.grades"]) / "grades.parquet")}
+    easy = {make_example(f"{a}+{b}=", f"{a + b:03d}"[::-1]).id for a in range(10) for b in range(10)}
+    kept = [grade for grade in grades.values() if grade.keep]
+    silent = [grade for grade in grades.values() if grade.reason == "no_peer_solved"]
+    assert len(kept) >= 5 and {grade.example_id for grade in kept} <= easy
+    assert len(silent) >= 5 and len([grade for grade in silent if grade.example_id not in easy]) >= 5
+    targets = [t for uri in json.loads(tags["opsd.targets"]) for t in read_targets(local(uri) / "targets.parquet")]
+    assert {target.key for target in targets} == {grade.key for grade in kept}
+
+
+@pytest.mark.slow
+def test_two_campaigns_teach_each_other_and_an_iteration_meets_the_champion_of_its_time(stack, sums):
+    run("eve", settings(sums))
+    first = run("dan", settings(sums, weights="external", source="opsd:eve@champion"))
+    champion_by_hand("dan")
+    mixed = {"weights": "peers", "peers": ["opsd:dan@champion", "opsd:eve@champion"]}
+    tags = run("eve", settings(sums, **mixed))
+    peers = json.loads(tags["opsd.teachers"])
+    assert [name for name, _, _ in peers] == mixed["peers"] and peers[0][1] == first["opsd.model_uri"]
+
+    before, again, after = late(resolve("tiny", settings(sums, **mixed), {"name": "late"}))
+    assert again == before  # an iteration that runs again meets the same weights
+    assert after[0] == before[0] and after[1].uri == tags["opsd.model_uri"] != before[1].uri
+
+
+@flow(name="opsd-test")
+def champion_by_hand(name):
+    promote_version(name, None, "for the test", "test")
+
+
+@flow(name="opsd-test", validate_parameters=False)
+def late(config):
+    """Peers of iteration 0, of iteration 0 again after another promotion, and of iteration 1."""
+    initial = prepare_model(config)
+    campaign = start_campaign(config, initial, prepare_data(config, initial))
+    before = refresh_peers(campaign, 0)
+    promote_version("eve", None, "for the test", "test")
+    return before, refresh_peers(campaign, 0), refresh_peers(campaign, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"teacher": {"peer_gate": "solved"}}, r"asks other models"),
+        (
+            {"teacher": {"weights": "external", "source": "tiny", "peer_gate": "solved"}, "distillation": {"targets": "online"}},
+            r"settled when targets are recorded",
+        ),
+    ],
+)
+def test_refusals(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve("tiny", overrides)

@@ -1,0 +1,81 @@
+"""pytest tests/flows/test_pretrain.py — a supervised warm start, and the campaign of the same name that starts from it."""
+
+import json
+
+import pytest
+from prefect import flow
+
+from flows.iterate import iterate
+from flows.pretrain import pretrain
+from opsd_core.config import resolve, supervised
+from opsd_core.errors import ConfigError
+from opsd_core.rollouts import read_rollouts
+from tasks.champion import promote_version, roll_back
+from tasks.context import local, tracker
+from tasks.prepare import prepare_model
+from tasks.warm_start import warm_start
+
+pytestmark = pytest.mark.timeout(900)
+
+SMALL = {
+    "optimizer": {"batch_size": 8, "checkpoint_every": 2},
+    "evaluation": {"num_items": 20},
+    "model": {"lora": {"rank": 2}},
+}
+
+
+def inside(task, *arguments):
+    """A task's result, run in a flow of its own."""
+
+    @flow(name="opsd-test")
+    def body():
+        return task(*arguments)
+
+    return body()
+
+
+def test_a_campaign_starts_from_what_pretraining_of_the_same_name_promoted(stack):
+    settings = {"recipe": "tiny", "name": "warm", "num_prompts": 24, "num_steps": 2, "overrides": SMALL}
+    pretrain(**settings)
+    registry = tracker()
+    made = registry.aliased("warm", "candidate")
+    rollouts = [r for uri in json.loads(made.tags["opsd.rollouts"]) for r in read_rollouts(local(uri) / "rollouts.parquet")]
+    assert {r.source for r in rollouts} == {"reference"} and made.tags["opsd.targets"] == "[]"
+    config = resolve("tiny", SMALL, {"name": "warm"})
+    source = inside(prepare_model, config)
+    assert made.tags["opsd.pretrained_from"] == source.digest
+    assert inside(warm_start, config, source) == config  # not promoted yet
+
+    inside(promote_version, "warm", None, "warm start", "test")
+    assert inside(warm_start, config, source).model.source == made.tags["opsd.model_uri"]
+    assert inside(warm_start, config, source.model_copy(update={"digest": "of another source"})) == config
+    cold = resolve("tiny", SMALL, {"name": "warm", "model": {"warm_start": False}})
+    assert inside(warm_start, cold, source) == cold
+
+    iterate(**settings, iterations=1)
+    candidate = registry.aliased("warm", "candidate")
+    assert candidate.tags["opsd.parent_digest"] == made.tags["opsd.model_digest"]
+    assert candidate.tags["opsd.parent_version"] == str(made.version) and "opsd.pretrained_from" not in candidate.tags
+    assert len(registry.versions("warm")) == 3  # source, pretrained, candidate
+    registry.promote("warm", candidate.version, "later champion", "test")
+    assert inside(warm_start, config, source).model.source == made.tags["opsd.model_uri"]  # the same trigger, the same campaign
+
+    inside(roll_back, "warm", "candidate is worse", "test")
+    assert inside(warm_start, config, source).model.source == made.tags["opsd.model_uri"]
+    inside(roll_back, "warm", "so is the warm start", "test")
+    assert inside(warm_start, config, source) == config
+
+
+@pytest.mark.slow
+def test_pretraining_learns_the_task_and_passes_the_gate(stack):
+    text = pretrain(recipe="tiny", name="taught", iterations=2, num_steps=60, overrides={"evaluation": {"num_items": 200}})
+    assert "promoted" in text
+    champion = tracker().aliased("taught", "champion")
+    assert champion.tags["opsd.pretrained_from"] and champion.tags["gate.verdict"] == "promoted"
+
+
+def test_schedules_and_missing_references_are_refused_before_any_work():
+    with pytest.raises(ConfigError, match=r"rollout\.temperature: pretraining has one objective"):
+        supervised(resolve("tiny", {"curriculum": {"schedules": {"rollout.temperature": [1.2, 1.0]}}, "iterations": 2}))
+    made = supervised(resolve("u_opsd"))
+    assert made.distillation.teacher_free and made.rollout.on_policy_fraction == 0.0 and made.rollout.group_size == 1
