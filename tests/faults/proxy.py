@@ -169,6 +169,8 @@ class _Closed:
     def close(self) -> None:
         pass
 
+    flush = close
+
 
 def _flipped(data: bytes, number: int) -> bytes:
     changed = bytearray(data)
