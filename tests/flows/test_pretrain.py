@@ -68,7 +68,7 @@ def test_a_campaign_starts_from_what_pretraining_of_the_same_name_promoted(stack
 
 @pytest.mark.slow
 def test_pretraining_learns_the_task_and_passes_the_gate(stack):
-    text = pretrain(recipe="tiny", name="taught", iterations=2, num_steps=60, overrides={"evaluation": {"num_items": 200}})
+    text = pretrain(recipe="tiny", name="taught", iterations=2, num_steps=90, overrides={"evaluation": {"num_items": 200}})
     assert "promoted" in text
     champion = tracker().aliased("taught", "champion")
     assert champion.tags["opsd.pretrained_from"] and champion.tags["gate.verdict"] == "promoted"
