@@ -24,6 +24,7 @@ from tasks.curriculum import advance_curriculum, in_iteration
 from tasks.distil import distil_candidate
 from tasks.evaluate import evaluate
 from tasks.peak_memory import peak_bytes, reset_peak
+from tasks.peers import meet_peers
 from tasks.prepare import prepare_teachers
 from tasks.probe import probe_teacher
 from tasks.records import Campaign, CurriculumRef, PolicyRef
@@ -97,6 +98,7 @@ def _iteration(
 ) -> tuple[Checkpoint, CurriculumRef | None]:
     config = campaign.config
     prompts = choose_prompts.fn(campaign, iteration, curriculum)
+    campaign = meet_peers(campaign, prompts)
     shards = [rollout.fn(campaign, policy, prompts, shard) for shard in range(prompts.num_shards)]
     graded = grade.fn(campaign, prompts, shards, curriculum)
     curriculum = advance_curriculum(whole, iteration, curriculum, shards, graded)
