@@ -1,4 +1,7 @@
-"""When a stage is tried again: services may come back, bad input does not get better."""
+"""When a stage is tried again: services may come back, bad input does not get better.
+
+The object store's client gives up within seconds of an outage, so what outlasts a restart of that server are these pauses.
+"""
 
 from typing import Any
 
@@ -16,8 +19,8 @@ def transient(task: Task, task_run: TaskRun, state: State) -> bool:
 
 
 STAGE: dict[str, Any] = {
-    "retries": 2,
-    "retry_delay_seconds": [3, 20],
+    "retries": 3,
+    "retry_delay_seconds": [3, 20, 60],
     "retry_condition_fn": transient,
     "cache_policy": NO_CACHE,
 }
