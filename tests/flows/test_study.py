@@ -77,7 +77,7 @@ def test_controls_and_costs_say_what_was_done(report):
     assert 3 * steps * batch <= tokens <= 4 * steps * batch
     shared = ("generated_tokens", "teacher_tokens")
     assert all(arms[a]["costs"][name] == arms["opsd"]["costs"][name] for a in ("null", "shuffled") for name in shared)
-    assert all(arms[a]["costs"]["peak_bytes"] > 50e6 and arms[a]["costs"]["stored_bytes"] > 5e6 for a in ARMS[1:])
+    assert all(arms[a]["costs"]["peak_bytes"] > 50e6 and arms[a]["costs"]["stored_bytes"] > 2e6 for a in ARMS[1:])
     null = [row for row in (*numbers["differences"], *numbers["sets"]) if row["arm"] == "null"]
     assert null and all(row["mean"] == row["low"] == row["high"] == 0.0 and not row["outside_noise"] for row in null)
     opsd = next(row for row in numbers["sets"] if row["arm"] == "opsd" and row["set"] == "tiny_text")
