@@ -8,6 +8,7 @@ and a worker.
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,8 +54,11 @@ def remove_leftovers() -> None:
     """Stop and delete what test sessions left behind that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(_PREFIX + "*"):
         owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
-        if folder.stat().st_uid == os.getuid() and owner.isdigit() and not psutil.pid_exists(int(owner)):
-            discard(Stack(open_state(folder), {}))
+        if not owner.isdigit() or psutil.pid_exists(int(owner)):
+            continue
+        with suppress(FileNotFoundError):  # another session deletes it at the same time
+            if folder.stat().st_uid == os.getuid():
+                discard(Stack(open_state(folder), {}))
 
 
 def discard(stack: Stack) -> None:
