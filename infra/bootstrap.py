@@ -2,6 +2,7 @@
 
     work pool `opsd`     type process; queue `default` for promotions, queue `models` for jobs that hold a model in memory
     dead-run automation  a run whose heartbeats stop is set to Crashed, so that its slot is free again
+    continue automation  a campaign that crashed after it had begun is scheduled again and goes on where it was
 """
 
 import os
@@ -18,7 +19,14 @@ from prefect.workers.process import ProcessWorker
 
 from infra.state import MODEL_QUEUE, POOL
 
-DEAD_RUNS = "opsd-dead-runs"
+DEAD_RUNS, CONTINUE = "opsd-dead-runs", "opsd-continue-crashed"
+CONTINUED = ("iterate", "replay")
+"""Deployments whose crashed runs go on by themselves: they find their finished work again."""
+MAX_STARTS = 5
+"""How often one run may start; the crash of the last one stays."""
+_COUNTS = [str(starts) for starts in range(MAX_STARTS)]
+_LIGHT_JOBS = 1
+"""Promotions, roll-backs and retention at a time, beside the campaigns."""
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 # Three missed heartbeats of 60 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY) and some room for a slow machine.
@@ -43,27 +51,51 @@ def dead_run_automation() -> AutomationCore:
     )
 
 
+def continue_automation() -> AutomationCore:
+    """Schedule a crashed campaign again, as the same run with the same parameters.
+
+    At most MAX_STARTS starts, and once per start: a run that did not come to `Running` since it was scheduled stays as it
+    is, so neither a process that dies again and again nor a worker that cannot start one makes a loop.
+    """
+    return AutomationCore(
+        name=CONTINUE,
+        description="A campaign whose process died goes on from its last finished stage or checkpoint.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.Running"},
+            expect={"prefect.flow-run.Crashed"},
+            match={"prefect.resource.id": "prefect.flow-run.*", "prefect.run-count": _COUNTS},
+            match_related={"prefect.resource.role": "deployment", "prefect.resource.name": list(CONTINUED)},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=timedelta(days=365),
+        ),
+        actions=[ChangeFlowRunState(state=StateType.SCHEDULED, name="AwaitingRetry", message="Goes on after a crash.")],
+    )
+
+
 def prepare(client: SyncPrefectClient, model_jobs: int) -> None:
-    """Create or update pool, queues and automation; `model_jobs` is how many model-holding runs may go at once."""
+    """Create or update pool, queues and automations; `model_jobs` is how many model-holding runs may go at once."""
     template = ProcessWorker.get_default_base_job_template()
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
     except ObjectAlreadyExists:
         client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
-    try:
-        queue = client.read_work_queue_by_name(MODEL_QUEUE, work_pool_name=POOL)
-    except ObjectNotFound:
-        client.create_work_queue(name=MODEL_QUEUE, work_pool_name=POOL, concurrency_limit=model_jobs)
-    else:
-        client.update_work_queue(queue.id, concurrency_limit=model_jobs)
-    automation = dead_run_automation()
-    known = client.read_automations_by_name(DEAD_RUNS)
-    if known:
-        client.update_automation(known[0].id, automation)
-    else:
-        client.create_automation(automation)
-    for surplus in known[1:]:
-        client.delete_automation(surplus.id)
+    for name, limit in ((MODEL_QUEUE, model_jobs), ("default", _LIGHT_JOBS)):
+        try:
+            queue = client.read_work_queue_by_name(name, work_pool_name=POOL)
+        except ObjectNotFound:
+            client.create_work_queue(name=name, work_pool_name=POOL, concurrency_limit=limit)
+        else:
+            client.update_work_queue(queue.id, concurrency_limit=limit)
+    for automation in (dead_run_automation(), continue_automation()):
+        known = client.read_automations_by_name(automation.name)
+        if known:
+            client.update_automation(known[0].id, automation)
+        else:
+            client.create_automation(automation)
+        for surplus in known[1:]:
+            client.delete_automation(surplus.id)
 
 
 def main() -> int:

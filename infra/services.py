@@ -17,7 +17,6 @@ from opsd_core.errors import OpsdError, ServiceError
 from tasks.settings import load_settings
 from tasks.store import open_store
 
-WORKER_LIMIT = 2  # one campaign and, beside it, a promotion or a second small one
 _LONGEST_SCRATCH = 64  # Python's own sockets add up to 40 characters, and a socket's path has at most 107
 SERVERS = ("s3", "prefect", "mlflow")
 SERVICES = (*SERVERS, "worker")
@@ -172,7 +171,8 @@ def _worker(state: State, environ: dict[str, str]) -> Service:
     port = state.ports["worker"]
     command = (
         *(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
-        *("--name", "local", "--limit", str(WORKER_LIMIT), "--with-healthcheck"),
+        # Without --limit: the queues have theirs. A worker with a limit ends when a run that just crashed is scheduled again.
+        *("--name", "local", "--with-healthcheck"),
     )
     return Service(
         name="worker",

@@ -1,6 +1,7 @@
 """pytest tests/flows/test_approval.py — a person between the gate and the champion, through a real server and worker."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 
+from flows.promote import promote, rollback
 from infra import processes
 from infra.approve import main as approve
 from infra.approve import waiting
@@ -17,6 +19,7 @@ from opsd_core.metrics import ItemOutcome
 from tasks.approval import carry_out_answer
 from tasks.context import produce, store, tracker
 from tasks.decide import judge
+from tasks.exclusive import champion_moves
 from tasks.records import Campaign, EvaluationRef, PolicyRef
 
 pytestmark = pytest.mark.timeout(400)
@@ -24,9 +27,9 @@ _BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text
 
 
 @flow(name="opsd-test-judge")
-def judged(name: str, iteration: int, right: int):
-    """A first champion with 10 of 50 right, a candidate with `right`, and the gate's verdict under mode=approve."""
-    config = resolve("tiny", {"name": name, "promotion": {"mode": "approve", "approval_hours": 1}})
+def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: float = 1.0):
+    """A first champion with 10 of 50 right, a candidate with `right`, and the gate's verdict."""
+    config = resolve("tiny", {"name": name, "promotion": {"mode": mode, "approval_hours": hours}})
     registry = tracker()
     run_id = registry.campaign_run(name, "c0", {}, {})
     registry.ensure_model(name)
@@ -96,7 +99,7 @@ def _shown(run):
             return ""
 
 
-def test_approved_from_the_shell_after_a_restart_of_the_server(worker, capsys):
+def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champion(worker, capsys):
     store().ensure_bucket()
     version, verdict = judged("asks", 0, 40)
     assert not verdict.promote and "waits for approval until" in verdict.reasons[-1]
@@ -109,8 +112,6 @@ def test_approved_from_the_shell_after_a_restart_of_the_server(worker, capsys):
     with get_client(sync_client=True) as client:
         assert len(waiting(client, "asks")) == 1
 
-    processes.stop(worker.state.root, "prefect")
-    worker.up(worker=True)
     assert approve(["asks", "approve", "--comment", "read ten completions", "--who", "ada"]) == 0
     assert "is on its way" in capsys.readouterr().out
     assert _ended(run.id).state.is_completed()
@@ -122,15 +123,36 @@ def test_approved_from_the_shell_after_a_restart_of_the_server(worker, capsys):
     assert "no promotion of 'asks' waits" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_the_question_survives_a_restart_of_the_server_and_silence_is_a_refusal(worker):
+    store().ensure_bucket()
+    version, _ = judged("restarted", 0, 40)
+    run = _suspended("restarted")
+    _wait(lambda: _shown(run))
+    processes.stop(worker.state.root, "prefect")
+    worker.up(worker=True)
+    assert "accuracy, 50 items | 0.200 | 0.800" in _shown(run)
+    assert approve(["restarted", "approve"]) == 0
+    assert _ended(run.id).state.is_completed()
+    assert tracker().version_by_alias("restarted", "champion") == version
+
+    version, _ = judged("silent", 0, 40, hours=5 / 3600)
+    with get_client(sync_client=True) as client:
+        (run, *_) = [run for run in client.read_flow_runs(limit=50) if run.parameters.get("name") == "silent"]
+    assert _ended(run.id).state.is_failed() and "never resumed" in _ended(run.id).state.message
+    assert tracker().version_by_alias("silent", "champion") != version
+    assert "refused unless approved until" in tracker().version_tags("silent", version)["opsd.approval"]
+
+
 @flow(name="opsd-test-answer")
 def answered(*arguments: str) -> str:
     return carry_out_answer(*arguments)
 
 
-def test_a_refusal_and_stale_grounds_leave_the_champion(worker):
+def test_a_refusal_and_stale_grounds_leave_the_champion(stack):
     store().ensure_bucket()
-    first, one = judged("stale", 0, 40)
-    second, two = judged("stale", 1, 45)
+    first, one = judged("stale", 0, 40, "manual")
+    second, two = judged("stale", 1, 45, "manual")
     before = tracker().version_by_alias("stale", "champion")
     assert "refused by ada: too wordy" in answered("stale", first, one.uri, "refuse", "too wordy", "ada")
     assert tracker().version_by_alias("stale", "champion") == before
@@ -138,15 +160,12 @@ def test_a_refusal_and_stale_grounds_leave_the_champion(worker):
     late = answered("stale", first, one.uri, "approve", "changed my mind", "bob")
     assert "refused by bob: the champion changed underneath" in late
     assert tracker().version_by_alias("stale", "champion") == second
-    with get_client(sync_client=True) as client:
-        for run in waiting(client, "stale"):
-            client.delete_flow_run(run.id)
 
 
-def test_an_answer_is_refused_when_the_evaluation_set_or_the_weights_are_no_longer_there(worker):
+def test_an_answer_is_refused_when_the_evaluation_set_or_the_weights_are_no_longer_there(stack):
     store().ensure_bucket()
-    version, verdict = judged("moved", 0, 40)
-    later, _ = judged("moved", 1, 0)
+    version, verdict = judged("moved", 0, 40, "manual")
+    later, _ = judged("moved", 1, 0, "manual")
     tracker().set_version_tags("moved", later, {"gate.evaluation": "another set"})
     assert "the evaluation set changed underneath" in answered("moved", version, verdict.uri, "approve", "", "ada")
     tracker().set_version_tags("moved", later, {"gate.evaluation": "e"})
@@ -154,3 +173,32 @@ def test_an_answer_is_refused_when_the_evaluation_set_or_the_weights_are_no_long
     store().delete("/".join(key.split("/")[:2]) + "/MANIFEST.json")
     assert "its weights are not in the store" in answered("moved", version, verdict.uri, "approve", "", "ada")
     assert tracker().version_by_alias("moved", "champion") != version
+
+
+def test_the_gate_refuses_when_the_champion_changed_while_it_compared(stack):
+    """Two verdicts against the same champion: the second one is carried out after the first has moved the alias."""
+    store().ensure_bucket()
+    first, _ = judged("raced", 0, 40, "auto")
+    assert tracker().version_by_alias("raced", "champion") == first
+    second, verdict = judged("raced", 1, 45, "auto")
+    assert not verdict.promote and "the champion changed underneath" in verdict.reasons[-1]
+    assert tracker().version_tags("raced", second)["opsd.gate"] == "refused"
+    assert tracker().version_by_alias("raced", "champion") == first
+
+
+@pytest.mark.parametrize("move", [promote, rollback])
+def test_an_alias_is_moved_by_one_at_a_time(stack, move):
+    """A person's move waits for the gate of a campaign, or another person, to finish theirs."""
+    store().ensure_bucket()
+    name = f"held-{move.__name__}"
+    version, _ = judged(name, 0, 40, "auto")
+    other = version - 1
+    target = {"version": other} if move is promote else {}
+    with ThreadPoolExecutor(1) as pool:
+        with champion_moves(name):
+            done = pool.submit(move, name=name, reason="odd", **target)
+            with pytest.raises(TimeoutError):
+                done.result(timeout=4)
+            assert tracker().version_by_alias(name, "champion") == version
+        assert f"version {other} is champion" in done.result(timeout=60)
+    assert tracker().version_by_alias(name, "champion") == other

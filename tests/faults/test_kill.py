@@ -1,0 +1,115 @@
+"""pytest tests/faults/test_kill.py — kill -9 anywhere, trigger again: what is shipped is what the undisturbed run ships."""
+
+import random
+import time
+from collections import Counter
+
+import pytest
+
+from tests.faults.kills import Arm
+from tests.faults.outcome import differences, outcome
+
+pytestmark = pytest.mark.timeout(3600)
+LONG_KILLS, KILLS_EACH = 50, 5
+
+
+def small(tiny_model, iterations):
+    """A campaign of some seconds that promotes: every stage and every move of an alias occurs."""
+    return {
+        "recipe": "tiny",
+        "iterations": iterations,
+        "num_prompts": 32,
+        "num_steps": 6,
+        "overrides": {
+            "model": {"source": str(tiny_model)},
+            "rollout": {"num_shards": 2},
+            "optimizer": {"batch_size": 16, "checkpoint_every": 2},
+            "evaluation": {"num_items": 30},
+            "promotion": {"alpha": 0.49},
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def short(stack, tiny_model, tmp_path_factory):
+    """`short(name)`: one iteration, the same for every name."""
+    return lambda name: Arm(name, tmp_path_factory.mktemp(name), small(tiny_model, 1))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(short):
+    """What the short campaign makes when nobody touches it."""
+    arm = short("undisturbed").finish()
+    assert any(entry[2].get("opsd.gate") == "promoted" for entry in outcome(arm)["registry"])
+    return arm
+
+
+def test_killed_inside_distillation_and_before_the_champion_moves(short, undisturbed):
+    """Trigger after trigger goes on where the last one was: at the newest checkpoint, then at the gate."""
+    arm = short("killed")
+    assert arm.attempt(lambda: bool(arm.store().list("checkpoints/"))) == -9
+    assert arm.attempt(lambda: "register-it0" in arm.stages()) == -9
+    assert "going on after optimiser step" in arm.log() and "rollout-it0-shard0" in arm.stages()
+    assert differences(outcome(arm.finish()), outcome(undisturbed)) == []
+
+
+@pytest.mark.slow
+def test_killed_at_random_times(short, undisturbed, capsys):
+    """Ten campaigns, each killed five times: some random moment after some random stage, later every time."""
+    expected, stages = outcome(undisturbed), ["start", *undisturbed.stages()[:-1]]
+    draw, arms = random.Random(1), []
+    while sum(len(arm.killed) for arm in arms) < LONG_KILLS:
+        arm = short(f"random{len(arms)}")
+        arms.append(arm)
+        for place in sorted(draw.choices(range(len(stages)), k=KILLS_EACH)):
+            assert arm.attempt(after(arm, stages[place], draw.uniform(0.0, 1.0))) in (0, -9)
+        assert differences(outcome(arm.finish()), expected) == []
+        say(capsys, f"{arm.name}: {len(arm.killed)} kills, equal; last stage before each: {arm.killed}")
+    kills = Counter(stage for arm in arms for stage in arm.killed)
+    say(capsys, f"{kills.total()} kills, {sum(arm.attempts for arm in arms)} attempts, {len(arms)} campaigns: {dict(kills)}")
+    say(capsys, f"rollouts in each campaign: {len(expected['rollouts'])}; lost 0, stored twice 0")
+
+
+def after(arm, stage, seconds):
+    """Holds `seconds` after the attempt has finished `stage`."""
+    seen = []
+
+    def is_time():
+        if not seen and (stage == "start" or stage in arm.stages()):
+            seen.append(time.monotonic())
+        return bool(seen) and time.monotonic() >= seen[0] + seconds
+
+    return is_time
+
+
+@pytest.mark.slow
+def test_killed_at_the_end_of_every_stage(stack, tiny_model, tmp_path_factory, capsys):
+    """Two iterations: what goes on after a kill is also what the next iteration starts from."""
+    calm, killed = (Arm(name, tmp_path_factory.mktemp(name), small(tiny_model, 2)) for name in ("calm", "every-stage"))
+    stages = calm.finish().stages()
+    for stage in stages:
+        assert killed.attempt(lambda stage=stage: stage in killed.stages()) == -9
+    assert differences(outcome(killed.finish()), outcome(calm)) == []
+    say(capsys, f"{len(killed.killed)} kills at the ends of {len(stages)} stages: {stages}")
+
+
+def say(capsys, text):
+    """A line for benchmarks/resume.md."""
+    with capsys.disabled():
+        print(text, flush=True)
+
+
+def test_secrets_are_written_only_where_the_servers_read_them(undisturbed, stack):
+    """After a whole campaign: in no log, database, stored object or artifact, as text or as a file's bytes."""
+    state = stack.state
+    secrets = {state.secret_key, *state.server_secrets.values()}
+    allowed = {state.root / "env", state.root / "server.env"}
+    found = []
+    for path in (path for path in state.root.rglob("*") if path.is_file() and path not in allowed):
+        data = path.read_bytes()
+        found += [str(path.relative_to(state.root)) for secret in secrets if secret.encode() in data]
+    store = undisturbed.store()
+    for info in store.list(""):
+        data = store.get(info.key)
+        found += [info.key for secret in secrets if secret.encode() in data]
+    assert not found
