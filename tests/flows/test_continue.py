@@ -1,4 +1,4 @@
-"""pytest tests/flows/test_continue.py — a worker's campaign that is killed goes on by itself."""
+"""pytest tests/flows/test_continue.py — a worker's campaign that is killed goes on by itself, one that is cancelled stops."""
 
 import time
 import uuid
@@ -7,11 +7,16 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
+from prefect.states import Cancelling
 
 from tasks.context import store, tracker
+from tasks.exclusive import CAMPAIGNS
+from tasks.lease import Lease
 
 pytestmark = pytest.mark.timeout(900)
 SMALL = {"rollout": {"num_prompts": 64}, "evaluation": {"num_items": 30}, "optimizer": {"checkpoint_every": 2}}
+LONG = SMALL | {"optimizer": {"num_steps": 3000, "checkpoint_every": 10}}
+"""Would train for half an hour."""
 
 
 def trigger(name, tiny_model, overrides):
@@ -67,3 +72,31 @@ def test_a_killed_campaign_goes_on_without_anybody(worker, tiny_model):
         time.sleep(0.5)
     assert run.state.is_completed(), run.state
     assert [entry.tags["opsd.role"] for entry in tracker().versions("continues")] == ["initial", "candidate"]
+
+
+@pytest.mark.slow
+def test_a_cancelled_campaign_stops_computing_and_can_go_on(worker, tiny_model, capsys):
+    store().ensure_bucket()
+    begun = training("cancelled")
+    run_id = trigger("cancelled", tiny_model, LONG)
+    wait(begun, run_id)
+    assert process_of(run_id)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, Cancelling())
+    asked = time.monotonic()
+    wait(lambda: not process_of(run_id), run_id)
+    with capsys.disabled():
+        print(f"\nno process {time.monotonic() - asked:.1f} s after the request")
+    wait(lambda: read(run_id).state.is_cancelled(), run_id)
+    assert Lease(store(), f"{CAMPAIGNS}/cancelled", 90.0, "").holder_now() is None
+    time.sleep(5)
+    assert read(run_id).state.is_cancelled() and read(run_id).run_count == 1
+
+    begun = training("cancelled")
+    again = trigger("cancelled", tiny_model, LONG)
+    wait(begun, again)
+    with get_client(sync_client=True) as client:
+        logs = client.read_logs(limit=200)
+        client.set_flow_run_state(again, Cancelling())
+    assert any("going on after optimiser step" in log.message for log in logs if log.flow_run_id == again)
+    wait(lambda: not process_of(again), again)
