@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.alarms import find_alarms
 from opsd_core.checkpoint import load_trainable
+from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import AlarmError
 from opsd_core.examples_io import read_examples
@@ -100,8 +101,7 @@ def _distil(
         probes |= json.loads((resume / "probes.json").read_text())
         get_run_logger().info("going on after optimiser step %d of this iteration", len(steps))
     schedule = Schedule(iteration * config.optimizer.num_steps, config.iterations * config.optimizer.num_steps)
-    unsent: list[tuple[int, dict[str, float]]] = []
-    sounded: set[str] = set()
+    unsent, sounded = _before(config, steps)
 
     def before_first_step() -> None:
         rows = batch_order(len(items), config.optimizer.batch_size, 1, seed)[0][:_PROBE_ITEMS]
@@ -149,6 +149,21 @@ def _distil(
     save(folder)
     _write_journal(folder, steps, probes)
     return {"num_steps": len(steps), "num_items": len(items)}
+
+
+def _before(config: CampaignConfig, steps: list[dict]) -> tuple[list[tuple[int, dict[str, float]]], set[str]]:
+    """What MLflow should have of the steps before a resumption, and the alarms that were sounded in them.
+
+    The killed process may have sent it or not; what is there already is skipped, and only if it goes out first.
+    """
+    rows: list[tuple[int, dict[str, float]]] = []
+    sounded: set[str] = set()
+    for number, step in enumerate(steps, 1):
+        new = {alarm.name for alarm in find_alarms(config.alarms, "step", steps[:number])} - sounded
+        sounded |= new
+        values = {name: value for name, value in step.items() if name != "step"}
+        rows.append((step["step"], values | {f"alarms/{name}": 1.0 for name in new}))
+    return rows, sounded
 
 
 def _write_journal(folder: Path, steps: list[dict], probes: dict[str, float]) -> None:
