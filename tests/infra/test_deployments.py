@@ -99,7 +99,7 @@ def test_wrong_parameters_are_refused_before_a_run_exists(worker: Stack) -> None
 
 
 def test_summary_of_a_deployment_without_runs_or_unknown(worker: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    assert summary.main(["opsd/promote"]) == 1
+    assert summary.main(["opsd/gc"]) == 1
     assert "has not run yet" in capsys.readouterr().err
     assert summary.main(["opsd/none"]) == 1
     assert "not registered" in capsys.readouterr().err
