@@ -55,7 +55,7 @@ def distil_candidate(
     check_staleness([shard.iteration for shard in shards], iteration, config.weights.max_staleness)
     identity = {
         "policy": policy.digest,
-        "state": policy.state_uri,
+        "state": policy.state_uri.rsplit("/", 1)[-1] if policy.state_uri else None,  # content, not address
         "initial": campaign.initial.digest,
         "teacher": teacher_ref(campaign, champion).digest,
         "rollouts": [shard.digest for shard in shards],
