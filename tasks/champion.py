@@ -7,6 +7,7 @@ from opsd_core.errors import ConfigError
 from tasks.artifacts import describe
 from tasks.context import store, tracker
 from tasks.exclusive import champion_moves
+from tasks.progress import artifact_key
 from tasks.retries import STAGE
 
 
@@ -42,5 +43,5 @@ def roll_back(name: str, reason: str, who: str) -> str:
 def history(name: str) -> None:
     """Every change of the champion of `name` as a table artifact."""
     rows = [vars(move) for move in tracker().moves(name)]
-    slug = "".join(char if char.isalnum() else "-" for char in name)
+    slug = artifact_key(name)
     create_table_artifact(rows, key=f"opsd-{slug}-champions", description=f"Every change of the champion of {name}")

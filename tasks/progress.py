@@ -1,5 +1,6 @@
 """Progress of long stages as a Prefect progress artifact and a tqdm line in the log."""
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,8 +34,13 @@ def progress(key: str, unit: str) -> Iterator[Callable[[int, int], None]]:
             _publish(state, key, unit)
 
 
+def artifact_key(text: str) -> str:
+    """`text` as Prefect accepts it: lower-case letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]", "-", text.lower())
+
+
 def _publish(state: dict, key: str, unit: str) -> None:
     if state["artifact"] is None:
-        state["artifact"] = create_progress_artifact(state["percent"], key=key.lower(), description=f"{unit} done")
+        state["artifact"] = create_progress_artifact(state["percent"], key=artifact_key(key), description=f"{unit} done")
     else:
         update_progress_artifact(state["artifact"], state["percent"])

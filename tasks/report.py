@@ -12,6 +12,7 @@ from pydantic import Field
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.rollouts import read_rollouts
 from tasks.context import local, scratch, tidy_cache, tracker
+from tasks.progress import artifact_key
 from tasks.records import (
     Campaign,
     DistilRef,
@@ -121,7 +122,7 @@ def report_iteration(
         wall_seconds=0.0,  # the flow sets it: this task is part of it
         compute_seconds=sum(stages.values()),
     )
-    key = f"opsd-{_slug(campaign.name)}-it{iteration}"
+    key = f"opsd-{artifact_key(campaign.name)}-it{iteration}"
     create_markdown_artifact(
         _markdown(
             campaign, summary, stages, prompts, shards, graded, distilled, candidate, before, after, verdict, run_id
@@ -223,7 +224,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         for s in summaries
     ]
     create_table_artifact(
-        rows, key=f"opsd-{_slug(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
+        rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
     )
     measured = [s for s in summaries if s.accuracy_before is not None]
     points = [("start", s.accuracy_before, 0.0) for s in measured[:1]]
@@ -246,10 +247,6 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
-        f"# Campaign {campaign.name}\n\n```\n{text}\n```\n", key=f"opsd-{_slug(campaign.name)}-summary"
+        f"# Campaign {campaign.name}\n\n```\n{text}\n```\n", key=f"opsd-{artifact_key(campaign.name)}-summary"
     )
     return text
-
-
-def _slug(name: str) -> str:
-    return "".join(char if char.isalnum() else "-" for char in name.lower())

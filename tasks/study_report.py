@@ -22,6 +22,7 @@ from opsd_core.study.words import sentences
 from opsd_core.targets import read_targets
 from tasks.context import local, produce, tracker
 from tasks.evaluate import evaluate
+from tasks.progress import artifact_key
 from tasks.retries import STAGE
 from tasks.study_records import Measured, Study, Training
 
@@ -54,7 +55,7 @@ def report_study(study: Study, trained: Sequence[Training], measured: Sequence[M
     experiment.log_metrics(study.run_id, [(0, _headline(numbers))])
     experiment.end_run(study.run_id, "FINISHED")
     link = f"{experiment.run_url(study.run_id)}/artifacts"
-    key = "opsd-" + "".join(char if char.isalnum() else "-" for char in study.config.name.lower())
+    key = artifact_key(f"opsd-{study.config.name}")
     create_link_artifact(link=link, link_text=f"{study.config.name}: {PAGE}", key=f"{key}-report")
     create_markdown_artifact(
         f"# {study.config.name}\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n[The whole report]({link})\n",

@@ -10,6 +10,7 @@ from opsd_core.alarms import Alarm, Stage, find_alarms, remedied
 from opsd_core.errors import AlarmError
 from opsd_core.monitors import Metrics
 from tasks.context import tracker
+from tasks.progress import artifact_key
 from tasks.records import Campaign
 from tasks.retries import STAGE
 
@@ -51,7 +52,7 @@ def recover(
     experiment.log_tags(run_id, {"opsd.alarms": ",".join(names)})
     experiment.log_text(run_id, text, "alarm.md")
     experiment.end_run(run_id, "FAILED")
-    name = "".join(char if char.isalnum() else "-" for char in campaign.name.lower())
+    name = artifact_key(campaign.name)
     create_markdown_artifact(f"# {campaign.name}: iteration {iteration} stopped\n\n{text}\n", key=f"opsd-{name}-it{iteration}")
     get_run_logger().warning(text)
     return None if config is None else campaign.model_copy(update={"config": config})
