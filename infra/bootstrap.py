@@ -25,8 +25,6 @@ CONTINUED = ("iterate", "replay")
 MAX_STARTS = 5
 """How often one run may start; the crash of the last one stays."""
 _COUNTS = [str(starts) for starts in range(MAX_STARTS)]
-_LIGHT_JOBS = 1
-"""Promotions, roll-backs and retention at a time, beside the campaigns."""
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDINGS = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Suspended")
 # Three missed heartbeats of 60 s (PREFECT_FLOWS_HEARTBEAT_FREQUENCY) and some room for a slow machine.
@@ -34,7 +32,11 @@ _SILENCE_S = 200
 
 
 def dead_run_automation() -> AutomationCore:
-    """Set a run to Crashed when neither a heartbeat nor an end of it was seen for 200 s after its last heartbeat."""
+    """Set a run to Crashed when neither a heartbeat nor an end of it was seen for 200 s after its last heartbeat.
+
+    Only runs of the queue `models`: a promotion that waits for a person has no heartbeats and must stay suspended, even
+    when the server sees its only heartbeat after its suspension.
+    """
     return AutomationCore(
         name=DEAD_RUNS,
         description="A run whose process died without a word is set to Crashed, which frees its slot.",
@@ -42,6 +44,7 @@ def dead_run_automation() -> AutomationCore:
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *(f"prefect.flow-run.{ending}" for ending in _ENDINGS)},
             match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.role": "work-queue", "prefect.resource.name": MODEL_QUEUE},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
@@ -81,13 +84,12 @@ def prepare(client: SyncPrefectClient, model_jobs: int) -> None:
         client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
     except ObjectAlreadyExists:
         client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
-    for name, limit in ((MODEL_QUEUE, model_jobs), ("default", _LIGHT_JOBS)):
-        try:
-            queue = client.read_work_queue_by_name(name, work_pool_name=POOL)
-        except ObjectNotFound:
-            client.create_work_queue(name=name, work_pool_name=POOL, concurrency_limit=limit)
-        else:
-            client.update_work_queue(queue.id, concurrency_limit=limit)
+    try:
+        queue = client.read_work_queue_by_name(MODEL_QUEUE, work_pool_name=POOL)
+    except ObjectNotFound:
+        client.create_work_queue(name=MODEL_QUEUE, work_pool_name=POOL, concurrency_limit=model_jobs)
+    else:
+        client.update_work_queue(queue.id, concurrency_limit=model_jobs)
     for automation in (dead_run_automation(), continue_automation()):
         known = client.read_automations_by_name(automation.name)
         if known:

@@ -171,7 +171,7 @@ def _worker(state: State, environ: dict[str, str]) -> Service:
     port = state.ports["worker"]
     command = (
         *(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
-        # Without --limit: the queues have theirs. A worker with a limit ends when a run that just crashed is scheduled again.
+        # Without --limit: the queue `models` has one. A worker with a limit ends when a run that just crashed is scheduled again.
         *("--name", "local", "--with-healthcheck"),
     )
     return Service(

@@ -40,11 +40,12 @@ def test_pool_queue_and_automation_exist_once_however_often_they_are_prepared(cl
     for jobs in (3, 1):
         bootstrap.prepare(client, model_jobs=jobs)
         assert client.read_work_queue_by_name(MODEL_QUEUE, work_pool_name=POOL).concurrency_limit == jobs
-        assert client.read_work_queue_by_name("default", work_pool_name=POOL).concurrency_limit == 1
     assert client.read_work_pool(POOL).type == "process"
     (automation,) = client.read_automations_by_name(bootstrap.DEAD_RUNS)
     assert automation.enabled
     assert automation.trigger.within.total_seconds() > 3 * 60, "shorter than three heartbeats would end healthy runs"
+    queue = automation.trigger.match_related.model_dump()["prefect.resource.name"]
+    assert queue == MODEL_QUEUE, "a promotion that waits for a person has no heartbeats"
     (automation,) = client.read_automations_by_name(bootstrap.CONTINUE)
     declared = {deployment["name"] for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
     assert automation.enabled and set(bootstrap.CONTINUED) <= declared
