@@ -52,7 +52,7 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict_uri: str, rea
             parameters=parameters,
             timeout=0,
             as_subflow=False,
-            idempotency_key=f"approve-{campaign.id}-{candidate.version}",
+            idempotency_key=f"approve-{campaign.name}-{campaign.id}-{candidate.version}",
         )
     except ObjectNotFound as error:
         raise ServiceError(
