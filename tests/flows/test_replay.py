@@ -74,7 +74,7 @@ def test_retention_is_dry_by_default_and_then_leaves_every_kept_version_whole(so
     for name in tracker().model_names():
         for version in tracker().versions(name):
             # A registry may hold versions whose weights lie in another store; retention leaves both alone.
-            if version.aliases and version.tags.get("opsd.model_uri", "").startswith(store().uri("models/")):
+            if version.aliases and version.tags.get("opsd.model_uri", "").startswith(store().uri("models") + "/"):
                 assert describe(store(), version.tags["opsd.model_uri"])
                 for uri in json.loads(version.tags.get("opsd.rollouts", "[]")):
                     assert describe(store(), uri)
