@@ -41,7 +41,7 @@ class Background:
             record = self._waiting.get()
             try:
                 self._send(record)
-            except Exception:
+            except Exception:  # a record that cannot be sent must not end the thread: drain() would wait for ever
                 _LOG.exception(
                     "A record for MLflow could not be sent: %s of run %s", record.get("op"), record.get("run_id")
                 )
