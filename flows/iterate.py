@@ -6,7 +6,7 @@ prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides
 
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from prefect import flow
 from prefect.runtime import flow_run
@@ -22,7 +22,7 @@ from tasks.exclusive import one_campaign
 from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.probe import probe_teacher
-from tasks.records import Campaign, CurriculumRef, PolicyRef
+from tasks.records import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef, VerdictRef
 from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.rollout import choose_prompts, grade, rollout
 from tasks.teach import score_shard, teacher_ref
@@ -113,24 +113,53 @@ def run_iteration(whole_campaign: Campaign, iteration: int, loop: Loop) -> None:
     """One turn of the loop. AlarmError when a monitor passes its limit; what was made until then is kept."""
     started = time.perf_counter()
     campaign = in_iteration(whole_campaign, iteration, loop.curriculum)
-    config, policy, champion = campaign.config, loop.policy, loop.champion
     run_id = open_iteration(campaign, iteration)
     prompts = choose_prompts(campaign, iteration, loop.curriculum)
     campaign = meet_peers(campaign, prompts)
-    shards = [rollout(campaign, policy, prompts, shard) for shard in range(prompts.num_shards)]
+    shards = [rollout(campaign, loop.policy, prompts, shard) for shard in range(prompts.num_shards)]
     graded = grade(campaign, prompts, shards, loop.curriculum)
     loop.curriculum = advance_curriculum(whole_campaign, iteration, loop.curriculum, shards, graded)
+    sampled = Sampled(campaign, iteration, run_id, prompts, shards, graded)
+    candidate, verdict, summary = learn(sampled, loop.policy, loop.champion, loop.monitors)
+    loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
+    refused_back = not verdict.promote and campaign.config.promotion.continue_from == "champion"
+    loop.policy, loop.champion = (verdict.champion if refused_back else candidate), verdict.champion
+
+
+class Sampled(NamedTuple):
+    """The first half of an iteration: graded rollouts, sampled just now or stored (`flows.replay`)."""
+
+    campaign: Campaign
+    """As it is in this iteration: scheduled settings and peers are in force."""
+    iteration: int
+    run_id: str
+    prompts: PromptSet
+    shards: list[ShardRef]
+    graded: GradedRef
+
+
+def learn(
+    sampled: Sampled, policy: PolicyRef, champion: PolicyRef, monitors: list[dict[str, float]] | None
+) -> tuple[PolicyRef, VerdictRef, IterationSummary]:
+    """The second half: score, distil, evaluate, register, gate; the candidate, its verdict and what to report.
+
+    `monitors`: metrics of the iterations so far, to which this one's are added and which alarms look at; None = no alarms.
+    AlarmError when one stops the iteration.
+    """
+    campaign, iteration, run_id, prompts, shards, graded = sampled
     teacher = teacher_ref(campaign, champion)
     graded = probe_teacher(campaign, policy, teacher, shards, graded)
-    loop.monitors.append(dict(graded.metrics))
-    watch(campaign, iteration, run_id, "rollout", loop.monitors)
-    recorded = config.distillation.records_targets
+    if monitors is not None:
+        monitors.append(dict(graded.metrics))
+        watch(campaign, iteration, run_id, "rollout", monitors)
+    recorded = campaign.config.distillation.records_targets
     targets = [score_shard(campaign, teacher, shard, graded) for shard in shards] if recorded else []
     distilled = distil_candidate(campaign, iteration, run_id, policy, champion, shards, graded, targets)
     before = evaluate(campaign, champion, f"it{iteration}-champion-v{champion.version}")
     after = evaluate(campaign, distilled.policy, f"it{iteration}-candidate")
-    loop.monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
-    watch(campaign, iteration, run_id, "evaluation", loop.monitors)
+    if monitors is not None:
+        monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
+        watch(campaign, iteration, run_id, "evaluation", monitors)
     candidate = register(campaign, iteration, run_id, policy, champion, distilled, after, shards, graded, targets)
     verdict = judge(campaign, iteration, candidate, after, champion, before)
     summary = report_iteration(
@@ -147,9 +176,7 @@ def run_iteration(whole_campaign: Campaign, iteration: int, loop: Loop) -> None:
         after,
         verdict,
     )
-    loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
-    refused_back = not verdict.promote and config.promotion.continue_from == "champion"
-    loop.policy, loop.champion = (verdict.champion if refused_back else candidate), verdict.champion
+    return candidate, verdict, summary
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -9,21 +9,17 @@ from typing import Any
 
 from prefect import flow
 
+from flows.iterate import Sampled, learn
 from flows.promote import Name
 from opsd_core.config import CampaignConfig
 from tasks.curriculum import in_iteration
-from tasks.decide import judge, register
-from tasks.distil import distil_candidate
-from tasks.evaluate import evaluate
 from tasks.exclusive import one_campaign
 from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_model, prepare_teachers, start_campaign
-from tasks.probe import probe_teacher
 from tasks.records import Campaign, PolicyRef
 from tasks.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
-from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
+from tasks.report import IterationSummary, close_campaign, open_iteration
 from tasks.rollout import grade
-from tasks.teach import score_shard, teacher_ref
 
 
 @flow(name="opsd", flow_run_name="replay-{name}", log_prints=True)
@@ -65,35 +61,13 @@ def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
 def replay_iteration(
     whole_campaign: Campaign, position: int, stored: StoredIteration, policy: PolicyRef
 ) -> tuple[PolicyRef, IterationSummary]:
-    """Grade, score, distil, evaluate and register from stored rollouts; the comparison is with the starting weights."""
+    """Grade stored rollouts and learn from them, without alarms; the comparison is with the starting weights."""
     started = time.perf_counter()
     campaign = in_iteration(whole_campaign, stored.iteration, None)
     campaign = meet_peers(campaign, stored.prompts)
-    champion = campaign.champion
     run_id = open_iteration(campaign, position)
     shards = stored_shards(stored, position)
     graded = grade(campaign, stored.prompts, shards)
-    teacher = teacher_ref(campaign, champion)
-    graded = probe_teacher(campaign, policy, teacher, shards, graded)
-    recorded = campaign.config.distillation.records_targets
-    targets = [score_shard(campaign, teacher, shard, graded) for shard in shards] if recorded else []
-    distilled = distil_candidate(campaign, position, run_id, policy, champion, shards, graded, targets)
-    before = evaluate(campaign, champion, f"it{position}-champion-v{champion.version}")
-    after = evaluate(campaign, distilled.policy, f"it{position}-candidate")
-    candidate = register(campaign, position, run_id, policy, champion, distilled, after, shards, graded, targets)
-    verdict = judge(campaign, position, candidate, after, champion, before)
-    summary = report_iteration(
-        campaign,
-        position,
-        run_id,
-        stored.prompts,
-        shards,
-        graded,
-        targets,
-        distilled,
-        candidate,
-        before,
-        after,
-        verdict,
-    )
+    sampled = Sampled(campaign, position, run_id, stored.prompts, shards, graded)
+    candidate, _, summary = learn(sampled, policy, campaign.champion, monitors=None)
     return candidate, summary.model_copy(update={"wall_seconds": time.perf_counter() - started})
