@@ -84,9 +84,9 @@ def leak(config: AlarmConfig, history: Sequence[Metrics]) -> str | None:
 
 
 def empty_batch(config: AlarmConfig, history: Sequence[Metrics]) -> str | None:
-    """Every completion was filtered out: there is nothing to train on."""
+    """No completion has a target: filtered out, or without a context for the teacher. Training would be refused."""
     if history[-1]["self_distillation/empty_target_batch"]:
-        return "no completion is left to train on; see the filter's reasons"
+        return "no completion is left to train on: all were filtered out or have no context; see the filter's reasons"
     return None
 
 

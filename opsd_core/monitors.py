@@ -1,7 +1,8 @@
 """What is watched while a campaign runs, under the names the field uses.
 
 token_metrics       one optimiser step   kl/*, clip/*, actor/entropy, teacher/entropy, entropy_gap; nll/* without a teacher
-completion_metrics  one iteration's rollouts   completions/*, trunc_rate, rep_rate, leak_count, epistemic_tokens, ...
+completion_metrics  one iteration's rollouts   completions/*, rollout/*, trunc_rate, rep_rate, leak_count, epistemic_tokens, ...
+target_metrics      one iteration's decisions  self_distillation/empty_target_batch
 overlap_ratio       recorded targets against the policy's own top-k
 
 N = completion tokens
@@ -74,6 +75,7 @@ def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_r
         "completions/min_length": float(lengths.min()),
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": float(truncated.mean()),
+        "rollout/tokens": float(lengths.sum()),
         "trunc_rate": float(truncated.mean()),
         "rep_rate": float(np.mean(repetitive)),
         "leak_count": float(sum(leaks)),
@@ -84,6 +86,15 @@ def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_r
     if not truncated.all():
         metrics["completions/mean_terminated_length"] = float(lengths[~truncated].mean())
     return metrics
+
+
+def target_metrics(kept: Sequence[bool]) -> Metrics:
+    """self_distillation/empty_target_batch: 1 when no completion of the iteration is left to train on, else 0.
+
+    `kept` has one entry per completion: it passed the gates, and a teacher that is shown a context has one to see.
+    Source: SDPO's metric of the same name.
+    """
+    return {"self_distillation/empty_target_batch": float(not any(kept))}
 
 
 def epistemic_tokens(text: str) -> int:

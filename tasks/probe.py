@@ -12,6 +12,7 @@ from opsd_core.contexts import context_identity
 from opsd_core.examples_io import read_examples
 from opsd_core.filters import teacher_probe_reason
 from opsd_core.grades import GradedRollout, read_grades, write_grades
+from opsd_core.monitors import target_metrics
 from opsd_core.rollouts import read_rollouts
 from opsd_core.teacher_probe import ProbedAnswer, probe_answers
 from tasks.context import load_shared, local, produce
@@ -83,7 +84,9 @@ def _regrade(
     write_grades(folder / "grades.parquet", rows)
     num_kept = sum(row.keep for row in rows)
     reasons = dict(Counter(row.reason or "kept" for row in rows))
-    return {"counts": {"num_kept": num_kept, "num_dropped": len(rows) - num_kept, "reasons": reasons}}
+    metrics = graded.metrics | target_metrics([row.keep for row in rows])
+    counts = {"num_kept": num_kept, "num_dropped": len(rows) - num_kept, "reasons": reasons, "metrics": metrics}
+    return {"counts": counts}
 
 
 def _after_probe(grade: GradedRollout, probed: ProbedAnswer | None, config: Any) -> GradedRollout:

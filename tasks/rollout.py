@@ -20,7 +20,7 @@ from opsd_core.graders import get_grader, grader_name
 from opsd_core.grades import GradedRollout, write_grades
 from opsd_core.leaks import leaks_text
 from opsd_core.models import resolve_dtype
-from opsd_core.monitors import completion_metrics
+from opsd_core.monitors import completion_metrics, target_metrics
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.references import off_policy, reference_rollouts, reference_template
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
@@ -263,16 +263,19 @@ def _grade(
     judged = [row.correct for row in rows if row.correct is not None]
     kept = sum(row.keep for row in rows)
     metrics = completion_metrics(rollouts, [c.leaks for c in completions], config.filter.max_repetition)
+    metrics |= target_metrics([row.keep for row in rows])
     accepted = [
         judge(examples[r.example_id], r.completion_text).correct for r in references if examples[r.example_id].answer
     ]
+    if judged:
+        metrics["rollout/accuracy"] = sum(judged) / len(judged)
     if accepted:
         metrics["references/accuracy"] = sum(accepted) / len(accepted)
     counts = {
         "num_kept": kept,
         "num_dropped": len(rows) - kept,
         "num_references": len(references),
-        "accuracy": sum(judged) / len(judged) if judged else 0.0,
+        "accuracy": metrics.get("rollout/accuracy", 0.0),
         "reasons": dict(count_reasons(decisions)),
         "metrics": metrics,
     }

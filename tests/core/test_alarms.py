@@ -112,6 +112,7 @@ def test_completion_metrics_by_hand():
             "completions/min_length": 2,
             "completions/max_length": 6,
             "completions/clipped_ratio": 1 / 3,
+            "rollout/tokens": 12,
             "completions/mean_terminated_length": 4,
             "trunc_rate": 1 / 3,
             "rep_rate": 1 / 3,

@@ -5,6 +5,7 @@ import pytest
 
 from flows.iterate import iterate
 from opsd_core.curriculum import read_state
+from opsd_core.errors import TrainingError
 from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
 from tasks.artifacts import describe
@@ -77,6 +78,27 @@ def test_recoveries_are_limited(stack):
     strict = {"remedy": "raise_temperature", "max_truncation": 1e-6, "max_recoveries": 1}
     text = campaign("gives-up", 5, alarms=strict, rollout=SMALL["rollout"] | {"max_completion_length": 1})
     assert text.count("is stopped by an alarm") == 2 == len(runs("gives-up"))
+
+
+def test_without_a_context_for_any_completion_the_alarm_sounds_before_training_is_refused(stack):
+    """Sums of three digits cut after one: no completion is right, so none has a right sibling that the teacher could see."""
+    options = {
+        "teacher": {"context": "sibling_success"},
+        "rollout": SMALL["rollout"] | {"group_size": 2, "max_completion_length": 1},
+        "alarms": {"max_truncation": None},
+    }
+    with pytest.raises(TrainingError, match="no rollout is left to train on"):
+        campaign("no-context", 1, **options)
+    (run,) = runs("no-context")
+    assert run.data.metrics["alarms/empty_batch"] == 1.0
+
+
+def test_a_probe_that_leaves_nothing_ends_the_campaign_by_its_alarm(stack):
+    alarms = {"remedy": "end", "max_truncation": None}
+    text = campaign("no-gain", 1, filter={"teacher_probe": "gain", "min_gain": 99.0}, alarms=alarms)
+    assert "empty_batch: no completion is left to train on" in text
+    (run,) = runs("no-gain")
+    assert run.data.metrics["alarms/empty_batch"] == 1.0 and "distillation/loss" not in run.data.metrics
 
 
 def test_curriculum_probe_and_routing_in_a_campaign_that_repeats_nothing(stack):

@@ -34,7 +34,10 @@ def test_supervised_fine_tuning_asks_no_teacher_and_trains_on_what_the_grader_ac
     assert json.loads(tags["opsd.targets"]) == [] and tags["opsd.teacher_digest"] == ""
     assert all(grade.keep and grade.correct is None for grade in grades)
     counts = describe(store(), tags["opsd.grades"]).summary["counts"]
-    assert counts["num_references"] == 48 and counts["metrics"] == {"references/accuracy": 1.0}
+    assert counts["num_references"] == 48 and counts["metrics"] == {
+        "references/accuracy": 1.0,
+        "self_distillation/empty_target_batch": 0.0,
+    }
     state = local(tags["opsd.state_uri"])
     steps = [json.loads(line) for line in (state / "steps.jsonl").read_text().splitlines()]
     assert all(step["distillation/loss"] == pytest.approx(step["nll/mean"], abs=1e-6) for step in steps)
