@@ -85,10 +85,8 @@ def report_iteration(
         **distilled.probes,
         **graded.metrics,
         **_token_means(targets),
-        "rollout/accuracy": graded.accuracy,
         "rollout/kept": float(graded.num_kept),
         "rollout/references": float(graded.num_references),
-        "rollout/tokens": float(sum(shard.num_tokens for shard in shards)),
         "gate/promoted": float(verdict.promote),
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
     }
@@ -173,7 +171,7 @@ def _markdown(
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 
 Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean length {lengths};
-{prompts.num_prompts} prompts, {sum(s.num_tokens for s in shards)} sampled tokens, accuracy of the rollouts {graded.accuracy:.3f};
+{prompts.num_prompts} prompts, {_sampled(shards, graded)};
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
 Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.items())}.
 
@@ -183,6 +181,14 @@ Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.ite
 
 [MLflow run]({tracker().run_url(run_id)}) · [model versions]({tracker().model_url(campaign.name, candidate.version)})
 """
+
+
+def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
+    if "rollout/tokens" not in graded.metrics:
+        return f"nothing sampled, {graded.num_references} references of {sum(s.num_tokens for s in shards)} tokens"
+    accuracy = graded.metrics.get("rollout/accuracy")
+    known = "unknown (no labels)" if accuracy is None else f"{accuracy:.3f}"
+    return f"{graded.metrics['rollout/tokens']:.0f} sampled tokens, accuracy of the rollouts {known}"
 
 
 def _references(graded: GradedRef) -> str:

@@ -2,8 +2,10 @@
 
 import json
 
+import mlflow
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
 
 from flows.iterate import iterate
 from flows.pretrain import pretrain
@@ -34,11 +36,23 @@ def inside(task, *arguments):
     return body()
 
 
+def shown(name):
+    """The newest report of the model's iteration 0, and that iteration's metrics in MLflow."""
+    with get_client(sync_client=True) as client:
+        reports = [a for a in client.read_artifacts(limit=200) if a.key == f"opsd-{name}-it0"]
+    client, version = mlflow.MlflowClient(), tracker().aliased(name, "candidate").version
+    run_id = client.get_model_version(name, str(version)).run_id
+    return max(reports, key=lambda a: a.created).data, client.get_run(run_id).data.metrics
+
+
 def test_a_campaign_starts_from_what_pretraining_of_the_same_name_promoted(stack):
     settings = {"recipe": "tiny", "name": "warm", "num_prompts": 24, "num_steps": 2, "overrides": SMALL}
     pretrain(**settings)
     registry = tracker()
     made = registry.aliased("warm", "candidate")
+    report, metrics = shown("warm")
+    assert "24 prompts, nothing sampled, 24 references of 96 tokens;" in report
+    assert metrics["rollout/references"] == 24 and not {"rollout/accuracy", "rollout/tokens"} & metrics.keys()
     rollouts = [r for uri in json.loads(made.tags["opsd.rollouts"]) for r in read_rollouts(local(uri) / "rollouts.parquet")]
     assert {r.source for r in rollouts} == {"reference"} and made.tags["opsd.targets"] == "[]"
     config = resolve("tiny", SMALL, {"name": "warm"})
@@ -53,6 +67,9 @@ def test_a_campaign_starts_from_what_pretraining_of_the_same_name_promoted(stack
     assert inside(warm_start, cold, source) == cold
 
     iterate(**settings, iterations=1)
+    report, metrics = shown("warm")
+    sampled = f"{metrics['rollout/tokens']:.0f} sampled tokens, accuracy of the rollouts {metrics['rollout/accuracy']:.3f};"
+    assert sampled in report and metrics["rollout/tokens"] >= 24
     candidate = registry.aliased("warm", "candidate")
     assert candidate.tags["opsd.parent_digest"] == made.tags["opsd.model_digest"]
     assert candidate.tags["opsd.parent_version"] == str(made.version) and "opsd.pretrained_from" not in candidate.tags
