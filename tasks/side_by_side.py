@@ -1,6 +1,8 @@
 """Calls of one task after the other, or several at a time in processes of their own."""
 
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,13 +18,14 @@ Run = Callable[[Task, Sequence[tuple[Any, ...]]], list[Any]]
 def side_by_side(width: int) -> Iterator[Run]:
     """`width` = 1 calls here, one after the other; more uses as many processes, each with its share of the cores.
 
-    A task must take `threads`. Processes are kept for the whole block, so that each imports and loads once.
+    A task must take `threads`. Processes are kept for the whole block, so that each imports and loads once; when this
+    process is killed they end too.
     """
     if width == 1:
         yield lambda task, calls: [task(*call) for call in calls]
         return
     threads = max(1, len(os.sched_getaffinity(0)) // width)
-    with ProcessPoolTaskRunner(max_workers=width) as pool:
+    with ProcessPoolTaskRunner(max_workers=width, initializer=_end_with_parent) as pool:
 
         def run(task: Task, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
             names = list(task.fn.__annotations__)
@@ -30,3 +33,13 @@ def side_by_side(width: int) -> Iterator[Run]:
             return [future.result() for future in futures]
 
         yield run
+
+
+def _end_with_parent() -> None:
+    """Without it a pool outlives its killed parent: it works on beside the run that goes on, then waits for calls for ever."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="end with parent", daemon=True).start()
