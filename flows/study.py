@@ -12,6 +12,7 @@ from pydantic import Field
 
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
 from tasks.exclusive import one_campaign
+from tasks.prepare import preflight
 from tasks.side_by_side import side_by_side
 from tasks.study import measure_arm, open_study
 from tasks.study_arm import train_arm
@@ -63,6 +64,7 @@ def study(
         "sets": sets,
     }
     config = resolve_study(recipe, overrides, knobs)
+    preflight(config.base)
     with one_campaign(config.name), side_by_side(side) as run:
         opened = open_study(config)
         rates_of_arms, first = choose_rates(config, opened, run)

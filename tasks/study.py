@@ -9,7 +9,7 @@ import torch
 from prefect import task
 from prefect.runtime import flow_run
 
-from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig, resolve
+from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig
 from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
 from opsd_core.evaluation import evaluate_policy, write_outcomes
@@ -25,7 +25,7 @@ from opsd_core.types import Example
 from tasks.context import load_shared, local, produce, tracker
 from tasks.environment import environment, git_revision
 from tasks.evaluate import evaluate
-from tasks.prepare import preflight, prepare_data, prepare_model
+from tasks.prepare import prepare_data, prepare_model
 from tasks.records import PolicyRef
 from tasks.retries import STAGE
 from tasks.study_records import Measured, Study, Training
@@ -33,9 +33,8 @@ from tasks.study_records import Measured, Study, Training
 
 @task(name="open-study", **STAGE)
 def open_study(config: StudyConfig) -> Study:
-    """Services, base model, data split and the MLflow parent run; the same configuration continues the same study."""
-    base = resolve(config.recipe, config.overrides, {"name": config.name})
-    preflight.fn(base)
+    """Base model, data split and the MLflow parent run; the same configuration continues the same study."""
+    base = config.base
     initial = prepare_model.fn(base)
     data_uri = prepare_data.fn(base, initial)
     identity = {

@@ -56,6 +56,11 @@ class StudyConfig(Section):
         return self
 
     @property
+    def base(self) -> CampaignConfig:
+        """The recipe with the study's overrides, before any arm's. ConfigError as resolve."""
+        return resolve(self.recipe, self.overrides, {"name": self.name})
+
+    @property
     def trained_arms(self) -> tuple[str, ...]:
         """The arms that train, each once, in the order given."""
         return tuple(name for name in dict.fromkeys(self.arms) if find_arm(name).trains)

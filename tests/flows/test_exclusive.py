@@ -1,9 +1,14 @@
-"""pytest tests/flows/test_exclusive.py — one campaign per registered model, other models beside it."""
+"""pytest tests/flows/test_exclusive.py — one campaign per registered model and one study per name, others beside them."""
 
+import uuid
+
+import mlflow
 import pytest
 
 from flows.iterate import iterate
-from opsd_core.errors import BusyError, ConfigError
+from flows.study import study
+from opsd_core.errors import BusyError, ConfigError, DataError
+from tasks import context
 from tasks.context import store, tracker
 from tasks.exclusive import champion_moves, one_campaign, running_campaigns, wait_seconds
 
@@ -21,6 +26,32 @@ def test_a_second_campaign_of_a_model_is_told_who_runs_and_does_nothing(monkeypa
         assert tracker().version_by_alias("taken", "champion") is None
         assert running_campaigns() == ["taken"]
     assert running_campaigns() == []
+
+
+def test_a_second_study_of_a_name_is_told_who_runs_and_does_nothing(monkeypatch):
+    monkeypatch.setenv("OPSD_LEASE_WAIT_S", "1")
+    with one_campaign("compared"), pytest.raises(BusyError, match=r"leases/campaign/compared is held by campaign compared"):
+        study(recipe="tiny", name="compared", arms=["base"])
+    assert mlflow.MlflowClient().get_experiment_by_name("compared") is None
+
+
+@pytest.fixture
+def no_bucket(monkeypatch):
+    """Services as they are, with a bucket that nobody has made yet."""
+    monkeypatch.setenv("OPSD_STORE", f"s3://new-{uuid.uuid4().hex[:12]}")
+    for cached in (context.settings, context.store):
+        cached.cache_clear()
+    yield
+    monkeypatch.undo()
+    for cached in (context.settings, context.store):
+        cached.cache_clear()
+
+
+@pytest.mark.parametrize("flow", [iterate, study], ids=["iterate", "study"])
+def test_a_bucket_that_does_not_exist_is_made_before_the_lease_is_taken(no_bucket, flow):
+    with pytest.raises(DataError, match=r"none\.jsonl"):
+        flow(recipe="tiny", name="first", overrides={"data": {"source": "none.jsonl"}})
+    assert [info.key for info in store().list("leases/")] == ["leases/campaign/first"]
 
 
 def test_other_models_run_beside_it_and_the_champion_can_be_moved_meanwhile():
