@@ -44,6 +44,8 @@ class ContextInputs:
     """All completions of the prompt in this iteration, for contexts made from rollouts."""
     sample_index: int = 0
     """The completion that the teacher is about to score."""
+    peers: Sequence[Attempt] = ()
+    """One answer per other model to the prompt, `sample_index` the model's place in teacher.peers."""
 
     @property
     def own(self) -> Attempt:
@@ -122,11 +124,21 @@ def feedback(inputs: ContextInputs) -> Variables | None:
     own = inputs.own
     if own.correct is None or (inputs.config.only_unsuccessful and own.correct):
         return None
-    if own.answer is None:
-        verdict = "It states no final answer."
-    else:
-        verdict = f"Its answer {own.answer} is {'right' if own.correct else 'wrong'}."
-    return {"privileged_context": verdict, "attempt": own.text}
+    return {"privileged_context": _verdict(own), "attempt": own.text}
+
+
+def peer_success(inputs: ContextInputs) -> Variables | None:
+    """A right answer of another model to the same prompt; None when no peer solved it.
+
+    As positive peers in arXiv:2605.12652, where a peer is another rollout of the student itself.
+    """
+    return {"privileged_context": answer.text} if (answer := _of_a_peer(inputs, correct=True)) else None
+
+
+def peer_failure(inputs: ContextInputs) -> Variables | None:
+    """A wrong answer of another model, shown as wrong, with the grader's word on it; None when every peer solved the prompt."""
+    attempt = _of_a_peer(inputs, correct=False)
+    return {"privileged_context": _verdict(attempt), "attempt": attempt.text} if attempt else None
 
 
 def instruction(inputs: ContextInputs) -> Variables:
@@ -145,6 +157,8 @@ CONTEXTS: dict[str, Context] = {
     "sibling_success": sibling_success,
     "majority": majority,
     "feedback": feedback,
+    "peer_success": peer_success,
+    "peer_failure": peer_failure,
     "concise": instruction,
     "instruction": instruction,
 }
@@ -197,6 +211,19 @@ def _another(inputs: ContextInputs, name: str, suits: Callable[[Example], bool])
         if suits(other := inputs.pool[(start + offset) % size]):
             return other
     raise DataError(f"teacher.context={inputs.config.context} needs at least two different items; the training split has none.")
+
+
+def _of_a_peer(inputs: ContextInputs, *, correct: bool) -> Attempt | None:
+    if inputs.config.only_unsuccessful and inputs.own.correct:
+        return None
+    suiting = [answer for answer in inputs.peers if answer.correct is correct and answer.text.strip()]
+    return _choose(suiting, inputs) if suiting else None
+
+
+def _verdict(attempt: Attempt) -> str:
+    if attempt.answer is None:
+        return "It states no final answer."
+    return f"Its answer {attempt.answer} is {'right' if attempt.correct else 'wrong'}."
 
 
 def _choose(attempts: Sequence[Attempt], inputs: ContextInputs) -> Attempt:

@@ -30,19 +30,21 @@ def teacher_prompts(
     rollouts: Sequence[Rollout],
     correct: Mapping[Key, bool | None],
     pool: Sequence[Example],
+    peers: Mapping[str, Sequence[Attempt]] | None = None,
 ) -> TeacherPrompts:
     """The teacher's prompt of each completion; `pool` is the training split, `correct` the grades (may be empty).
 
-    `rollouts` must hold all completions of a prompt when the context is made from rollouts. DataError when prompts do
-    not fit and prompts.overflow=error, with their number.
+    `rollouts` must hold all completions of a prompt when the context is made from rollouts; `peers` holds other models'
+    answers by example id, for contexts that show them. DataError when prompts do not fit and prompts.overflow=error, with
+    their number.
     """
     config = builder.teacher
     examples = {example.id: example for example in pool}
     groups = _groups(rollouts, correct) if config.kind.rollouts else {}
     prompts, static, first_error = TeacherPrompts(), {}, ""
     for rollout in rollouts:
-        example = examples[rollout.example_id]
-        inputs = ContextInputs(example, config, pool, groups.get(rollout.example_id, ()), rollout.sample_index)
+        example, answers = examples[rollout.example_id], (peers or {}).get(rollout.example_id, ())
+        inputs = ContextInputs(example, config, pool, groups.get(rollout.example_id, ()), rollout.sample_index, answers)
         try:
             if config.kind.rollouts:
                 ids = _ids(builder, example, build_context(inputs))

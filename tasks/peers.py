@@ -1,10 +1,11 @@
-"""Peers: other registered models that teach, looked up anew in every iteration, and the prompts that each of them solves.
+"""Peers: other registered models that teach, looked up anew in every iteration, and what each of them answers.
 
 `opsd:NAME@champion` names whatever is champion of NAME when an iteration begins. Two campaigns that name each other teach
 each other: each learns from the other's latest promoted version.
 """
 
 import json
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,19 @@ from tasks.prepare import resolve_teachers
 from tasks.records import Campaign, PolicyRef, PromptSet
 from tasks.retries import STAGE
 
+_SEEDS = "peer"
+"""Name from which, with the example's id, the seed of every peer's answer is derived."""
+
 
 def meet_peers(campaign: Campaign, prompts: PromptSet) -> Campaign:
-    """The campaign as it is in this iteration: its peers' present versions, and which prompts they solve where that counts."""
-    config = campaign.config
-    if config.distillation.teacher_free or not config.teacher.sources:
-        return campaign
-    if any(source.startswith(MOVING) for source in config.teacher.sources):
+    """The campaign as it is in this iteration: its peers' present versions, and what they answer where that counts."""
+    config, teacher = campaign.config, campaign.config.teacher
+    if config.distillation.teacher_free or not teacher.sources:
+        return campaign.model_copy(update={"teachers": []})
+    scheduled = any(path.startswith("teacher.") for path in config.curriculum.schedules)
+    if scheduled or any(source.startswith(MOVING) for source in teacher.sources):
         campaign = campaign.model_copy(update={"teachers": refresh_peers(campaign, prompts.iteration)})
-    if config.teacher.peer_gate == "solved":
+    if teacher.peer_gate == "solved" or teacher.kind.peers:
         campaign = campaign.model_copy(update={"solved": solve_prompts(campaign, prompts)})
     return campaign
 
@@ -58,7 +63,10 @@ def refresh_peers(campaign: Campaign, iteration: int) -> list[PolicyRef]:
 
 @task(name="solve-prompts", task_run_name="solve-prompts-it{prompts.iteration}", **STAGE)
 def solve_prompts(campaign: Campaign, prompts: PromptSet) -> str:
-    """Address of {example id: [peer solves it, ...]}: each peer's greedy answer to the student's prompt, graded."""
+    """Address of {example id: [{text, correct}, ...]}: each peer's greedy answer to the student's prompt, graded.
+
+    Its identity is that of everything made of them: the peers' weights, prompts, template, sampling, seeds and grader.
+    """
     config = campaign.config
     builder = PromptBuilder(
         load_shared(campaign.initial.uri, config.model.model_dump_json()).tokenizer,
@@ -70,7 +78,8 @@ def solve_prompts(campaign: Campaign, prompts: PromptSet) -> str:
         "peers": [peer.digest for peer in campaign.teachers],
         "prompts": prompts.uri.rsplit("/", 1)[-1],
         "template": builder.student_digest,
-        "max_completion_length": config.rollout.max_completion_length,
+        "sampling": asdict(_greedy(campaign)),
+        "seeds": _SEEDS,
         "grader": config.data.grader,
         "dtype": config.model.dtype,
     }
@@ -78,18 +87,22 @@ def solve_prompts(campaign: Campaign, prompts: PromptSet) -> str:
     return artifact.uri
 
 
+def _greedy(campaign: Campaign) -> Sampling:
+    return Sampling(temperature=0.0, max_completion_length=campaign.config.rollout.max_completion_length)
+
+
 def _solve(campaign: Campaign, prompts: PromptSet, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
     config, judge = campaign.config, get_grader(grader_name(campaign.config.data))
     examples = [e for path in sorted(local(prompts.uri).glob("shard-*.parquet")) for e in read_examples(path)]
-    ids, seeds = [builder.student_ids(e) for e in examples], [derive_seed("peer", e.id) for e in examples]
-    greedy = Sampling(temperature=0.0, max_completion_length=config.rollout.max_completion_length)
-    solved: dict[str, list[bool]] = {example.id: [] for example in examples}
+    ids, seeds = [builder.student_ids(e) for e in examples], [derive_seed(_SEEDS, e.id) for e in examples]
+    answers: dict[str, list[dict[str, Any]]] = {example.id: [] for example in examples}
     for peer in campaign.teachers:
         policy = load_shared(peer.uri, config.model.model_dump_json())
         for example, completion in zip(
-            examples, generate(policy, ids, seeds, greedy, config.rollout.batch_size), strict=True
+            examples, generate(policy, ids, seeds, _greedy(campaign), config.rollout.batch_size), strict=True
         ):
             text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
-            solved[example.id].append(bool(example.answer) and judge(example, text).correct)
-    (folder / "solved.json").write_text(json.dumps(solved, sort_keys=True))
-    return {"solved_by": [sum(row[i] for row in solved.values()) for i in range(len(campaign.teachers))]}
+            correct = judge(example, text).correct if example.answer else None
+            answers[example.id].append({"text": text, "correct": correct})
+    (folder / "answers.json").write_text(json.dumps(answers, sort_keys=True))
+    return {"solved_by": [sum(bool(row[i]["correct"]) for row in answers.values()) for i in range(len(campaign.teachers))]}

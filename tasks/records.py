@@ -36,9 +36,9 @@ class Campaign(Record):
     champion: PolicyRef
     """The champion when the campaign started."""
     teachers: list[PolicyRef] = []
-    """Other models that teach: teacher.source or teacher.peers; those named opsd:... as they are in this iteration."""
+    """Other models that teach or whose answers are shown; those named opsd:... as they are in this iteration."""
     solved: str | None = None
-    """Address of which of them solves which prompt of this iteration, with teacher.peer_gate=solved."""
+    """Address of what they answer to this iteration's prompts, right or wrong, where the gate or the context asks for it."""
     run_id: str
     """MLflow parent run."""
     pretraining: bool = False
@@ -97,9 +97,10 @@ class GradedRef(Record):
     num_references: int = 0
     """Of all completions, those that are reference texts."""
     accuracy: float
+    """Of the graded samples, 0 without any; `metrics` has rollout/accuracy only where there are some."""
     reasons: dict[str, int]
     metrics: dict[str, float] = {}
-    """Monitors of the completions: lengths, truncation, repetition, leaks, entropy."""
+    """Monitors of the samples: tokens, accuracy, lengths, truncation, repetition, leaks, entropy; absent without samples."""
     seconds: float
 
 

@@ -22,7 +22,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "prompts": (),
     "curricula": ("before",),
     "rollouts": ("prompts",),
-    "grades": ("rollouts", "grades"),
+    "grades": ("rollouts", "grades", "solved"),
     "peers": (),
     "solved": ("peers", "prompts"),
     "targets": ("rollouts", "teacher", "data", "grades", "solved"),

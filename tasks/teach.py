@@ -9,7 +9,8 @@ from typing import Any
 
 from prefect import task
 
-from opsd_core.contexts import context_identity
+from opsd_core.agreement import final_answer
+from opsd_core.contexts import Attempt, context_identity
 from opsd_core.digest import digest
 from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
@@ -65,7 +66,7 @@ def prompts_of(campaign: Campaign, rollouts: Sequence[Rollout], correct: Mapping
     if campaign.config.distillation.teacher_free:
         return TeacherPrompts(ids={rollout.key: rollout.prompt_ids for rollout in rollouts})
     pool = read_examples(local(campaign.data_uri) / "train.parquet")
-    return teacher_prompts(prompt_builder(campaign), rollouts, correct, pool)
+    return teacher_prompts(prompt_builder(campaign), rollouts, correct, pool, peers_answers(campaign))
 
 
 def grades_for_context(campaign: Campaign, graded: GradedRef) -> dict[Key, bool | None]:
@@ -75,12 +76,23 @@ def grades_for_context(campaign: Campaign, graded: GradedRef) -> dict[Key, bool 
     return {grade.key: grade.correct for grade in read_grades(local(graded.uri) / "grades.parquet")}
 
 
+def peers_answers(campaign: Campaign) -> dict[str, list[Attempt]]:
+    """Per prompt one answer of every other model, in their order; empty where nothing asks for them."""
+    if campaign.solved is None:
+        return {}
+    stored = json.loads((local(campaign.solved) / "answers.json").read_text())
+    return {
+        example_id: [Attempt(i, a["text"], final_answer(a["text"]), a["correct"]) for i, a in enumerate(answers)]
+        for example_id, answers in stored.items()
+    }
+
+
 def solvers(campaign: Campaign) -> dict[str, tuple[int, ...]] | None:
     """Per prompt the other models that solve it; None where all of them teach everywhere."""
-    if campaign.solved is None:
+    if campaign.solved is None or campaign.config.teacher.peer_gate == "off":
         return None
-    solved = json.loads((local(campaign.solved) / "solved.json").read_text())
-    return {example_id: tuple(i for i, right in enumerate(row) if right) for example_id, row in solved.items()}
+    answers = peers_answers(campaign)
+    return {example_id: tuple(a.sample_index for a in row if a.correct) for example_id, row in answers.items()}
 
 
 @task(name="score-targets", task_run_name="score-targets-it{shard.iteration}-shard{shard.shard}", **STAGE)

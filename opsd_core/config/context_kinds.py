@@ -21,11 +21,13 @@ class ContextKind(NamedTuple):
     own_reference: bool = False
     """Holds (part of) the item's own reference, so it must raise the likelihood of the answer."""
     rollouts: bool = False
-    """Made from the iteration's rollouts, one context per completion."""
+    """Made from completions of this iteration, one context per completion."""
     siblings: bool = False
     """Needs several completions per prompt."""
     grades: bool = False
     """Needs to know which completions are right."""
+    peers: bool = False
+    """Shows what another model answered to the prompt."""
 
 
 _REFERENCE = "{{ student_prompt }}\n\n(The correct final answer is {{ privileged_context }}.)"
@@ -76,6 +78,21 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         "{{ privileged_context }}\n\nCorrectly solve the original question.",
         rollouts=True,
         grades=True,
+    ),
+    "peer_success": ContextKind(
+        "{{ student_prompt }}\n\nAnother model's correct solution:\n\n{{ privileged_context }}\n\n"
+        "Correctly solve the original question.",
+        rollouts=True,
+        grades=True,
+        peers=True,
+    ),
+    # attempt
+    "peer_failure": ContextKind(
+        "{{ student_prompt }}\n\nAnother model's attempt, which is wrong:\n\n{{ attempt }}\n\nThe following is feedback on it:"
+        "\n\n{{ privileged_context }}\n\nCorrectly solve the original question.",
+        rollouts=True,
+        grades=True,
+        peers=True,
     ),
     "concise": ContextKind(
         "{{ privileged_context }}\n\n{{ student_prompt }}",

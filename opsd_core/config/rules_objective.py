@@ -80,8 +80,8 @@ def _references_have_no_siblings(config: CampaignConfig) -> str | None:
     shown = teacher.kind.rollouts and teacher.missing_context == "drop"
     if fraction < 1.0 and shown and not config.distillation.teacher_free:
         return (
-            f"rollout.on_policy_fraction={fraction} with teacher.context={teacher.context}: that context is made from the "
-            "policy's completions of a prompt, and a prompt with a reference has none, so every reference would be dropped. "
+            f"rollout.on_policy_fraction={fraction} with teacher.context={teacher.context}: that context is made from "
+            "completions, which a prompt with a reference may lack, and such references would be dropped. "
             "Set teacher.missing_context=student_prompt, another context, or rollout.on_policy_fraction=1."
         )
     return None

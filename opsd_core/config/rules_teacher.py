@@ -132,8 +132,22 @@ def _other_models_are_named(config: CampaignConfig) -> str | None:
         )
     if teacher.source and teacher.weights != "external":
         return f"teacher.source={teacher.source!r} has no effect with teacher.weights={teacher.weights}; set external."
-    if teacher.peers and teacher.weights != "peers":
-        return f"teacher.peers has no effect with teacher.weights={teacher.weights}; set peers."
+    if teacher.peers and teacher.sources != teacher.peers:
+        return (
+            f"teacher.peers has no effect with teacher.weights={teacher.weights} and teacher.context={teacher.context}; set "
+            "teacher.weights=peers, or teacher.context=peer_success or peer_failure with weights other than external."
+        )
+    return None
+
+
+def _peers_answers_need_peers(config: CampaignConfig) -> str | None:
+    teacher = config.teacher
+    if teacher.kind.peers and not teacher.sources:
+        return (
+            f"teacher.context={teacher.context} shows what another model answered, but teacher.peers is empty. Name one or more "
+            "models there (opsd:NAME@champion is another campaign's champion), or use sibling_success or feedback, which show "
+            "the policy's own completions."
+        )
     return None
 
 
@@ -216,6 +230,7 @@ _WITH_A_TEACHER = (
     _moving_teacher_needs_online,
     _adapter_off_needs_adapters,
     _other_models_are_named,
+    _peers_answers_need_peers,
     _peers_are_gated_before_they_teach,
     _truncated_target_forbids_reverse,
     _instruction_is_given,

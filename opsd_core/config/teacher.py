@@ -33,7 +33,9 @@ class TeacherConfig(Section):
         "that registered model's champion, looked up in every iteration.",
     )
     peers: tuple[str, ...] = Field(
-        (), description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed."
+        (),
+        description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed. peer_success, "
+        "peer_failure: one or more models whose greedy answers are shown, whatever the weights (external: its source's).",
     )
     peer_gate: Literal["off", "solved"] = Field(
         "off",
@@ -63,7 +65,7 @@ class TeacherConfig(Section):
     )
     only_unsuccessful: bool = Field(
         False,
-        description="sibling_success, feedback, majority: no context for completions that are right (or agree) already.",
+        description="sibling_success, feedback, majority, peer_*: no context for completions that are right (or agree) already.",
     )
     missing_context: Literal["drop", "student_prompt"] = Field(
         "drop",
@@ -90,8 +92,10 @@ class TeacherConfig(Section):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The other models that teach."""
-        return {"external": (self.source,), "peers": self.peers}.get(self.weights, ())
+        """The other models that teach, or whose answers the context shows."""
+        if self.weights == "external":
+            return (self.source,)
+        return self.peers if self.weights == "peers" or self.kind.peers else ()
 
     @property
     def kind(self) -> ContextKind:

@@ -19,10 +19,17 @@ GROUP = (
     Attempt(2, "third: 2", "2", True),
     Attempt(3, "no idea", None, False),
 )
+PEERS = (
+    Attempt(0, "peer: 3", "3", False),
+    Attempt(1, "peer: 2", "2", True),
+    Attempt(2, "dunno", None, False),
+    Attempt(3, " ", None, False),
+    Attempt(4, "unlabelled"),
+)
 
 
-def show(context, sample=0, group=GROUP, example=POOL[0], **settings):
-    return build_context(ContextInputs(example, TeacherConfig(context=context, **settings), POOL, group, sample))
+def show(context, sample=0, group=GROUP, example=POOL[0], peers=PEERS, **settings):
+    return build_context(ContextInputs(example, TeacherConfig(context=context, **settings), POOL, group, sample, peers))
 
 
 def test_every_name_has_a_function_and_a_kind():
@@ -33,7 +40,7 @@ def test_every_name_has_a_function_and_a_kind():
 def test_the_teachers_tokens_hold_the_context_and_the_students_do_not(context):
     settings = TeacherConfig(context=context, reference="solution", instruction="Be brief!" if context == "instruction" else "")
     builder = PromptBuilder(tiny_tokenizer(), PromptConfig(student="Q: {{ question }}"), settings)
-    shown = build_context(ContextInputs(POOL[0], settings, POOL, GROUP, 1))
+    shown = build_context(ContextInputs(POOL[0], settings, POOL, GROUP, 1, PEERS))
     teacher = builder.tokenizer.decode(builder.teacher_ids(POOL[0], shown))
     student = builder.tokenizer.decode(builder.student_ids(POOL[0]))
     for value in shown.values():
@@ -106,6 +113,23 @@ def test_feedback_names_the_completions_own_answer():
     assert show("feedback", 0, (Attempt(0, "2", "2"),)) is None
 
 
+def test_a_peers_success_is_its_right_answer_or_nothing():
+    assert {show("peer_success", sample)["privileged_context"] for sample in range(4)} == {"peer: 2"}
+    assert show("peer_success", 1, peers=PEERS[:1]) is None and show("peer_success", 1, peers=()) is None
+    assert show("peer_success", 0, only_unsuccessful=True) is None
+    assert show("peer_success", 1, only_unsuccessful=True) == {"privileged_context": "peer: 2"}
+    two, groups = (*PEERS, Attempt(5, "2!", "2", True)), [(Attempt(sample, "x"),) for sample in range(9)]
+    shown = {show("peer_success", sample, group, peers=two)["privileged_context"] for sample, group in enumerate(groups)}
+    assert shown == {"peer: 2", "2!"}
+
+
+def test_a_peers_failure_is_shown_as_wrong_or_not_at_all():
+    assert show("peer_failure", 1, peers=PEERS[:2]) == {"privileged_context": "Its answer 3 is wrong.", "attempt": "peer: 3"}
+    assert show("peer_failure", 1, peers=PEERS[1:4]) == {"privileged_context": "It states no final answer.", "attempt": "dunno"}
+    assert show("peer_failure", 1, peers=PEERS[1:2]) is None and show("peer_failure", 1, peers=PEERS[3:]) is None
+    assert show("peer_failure", 0, only_unsuccessful=True) is None
+
+
 def test_instruction_becomes_the_system_message():
     settings = TeacherConfig(context="instruction", instruction="Think twice.")
     builder = PromptBuilder(tiny_tokenizer(), PromptConfig(), settings)
@@ -121,13 +145,13 @@ def test_identity_follows_what_is_shown():
     assert context_identity(TeacherConfig(context="majority", min_agreement=0.9)) != grouped
 
 
-def prompts(context, rollouts, correct, limits=None, **settings):
+def prompts(context, rollouts, correct, limits=None, peers=None, **settings):
     builder = PromptBuilder(
         tiny_tokenizer(),
         PromptConfig(**(limits or {})),
         TeacherConfig(context=context, template="{{ privileged_context }}|{{ question }}", **settings),
     )
-    return builder, teacher_prompts(builder, rollouts, correct, POOL)
+    return builder, teacher_prompts(builder, rollouts, correct, POOL, peers)
 
 
 def test_each_completion_gets_its_own_prompt_or_a_reason():
@@ -141,6 +165,14 @@ def test_each_completion_gets_its_own_prompt_or_a_reason():
     builder, made = prompts("sibling_success", rollouts, correct, missing_context="student_prompt")
     assert not made.withheld
     assert made.ids[POOL[1].id, 0] == builder.student_ids(POOL[1])
+
+
+def test_a_peers_answer_reaches_the_completions_of_its_own_prompt_only():
+    rollouts = [rollout_of(POOL[0].id, 0, "2"), rollout_of(POOL[1].id, 0, "4"), rollout_of(POOL[2].id, 0, "6")]
+    peers = {POOL[0].id: [Attempt(0, "two is 2", "2", True)], POOL[1].id: [Attempt(0, "5", "5", False)]}
+    builder, made = prompts("peer_success", rollouts, dict.fromkeys((r.key for r in rollouts), True), peers=peers)
+    assert builder.tokenizer.decode(made.ids.pop((POOL[0].id, 0))) == "<s>two is 2|1+1="
+    assert not made.ids and made.withheld == {r.key: NO_CONTEXT for r in rollouts[1:]}
 
 
 def test_a_context_that_does_not_fit_is_an_error_or_a_reason_never_cut():

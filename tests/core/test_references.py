@@ -92,7 +92,7 @@ CE = {"distillation": {"divergence": "cross_entropy"}}
         ),
         (
             {"rollout": {"on_policy_fraction": 0.5, "group_size": 2}, "teacher": {"context": "sibling_success"}},
-            r"every reference would be dropped",
+            r"such references would be dropped",
         ),
         (
             {

@@ -55,6 +55,20 @@ def test_a_teacher_without_context_needs_another_asymmetry(weights, asymmetry):
         ({"teacher": {"weights": "peers", "peers": ["a/b"]}}, r"two or more models in teacher\.peers, not 1"),
         ({"teacher": {"source": "a/b"}}, r"teacher\.source='a/b' has no effect"),
         ({"teacher": {"peers": ["a/b", "c/d"]}}, r"teacher\.peers has no effect"),
+        ({"teacher": {"context": "peer_success"}}, r"peer_success shows what another model answered.*teacher\.peers is empty"),
+        ({"teacher": {"context": "peer_failure"}}, r"peer_failure shows what another model answered.*use sibling_success"),
+        (
+            {"teacher": {"context": "peer_success", "weights": "external", "source": "a/b", "peers": ["c/d"]}},
+            r"teacher\.peers has no effect with teacher\.weights=external",
+        ),
+        (
+            {
+                "teacher": {"context": "peer_success", "peers": ["a/b"]},
+                "data": FILE | {"columns": {"answer": ""}},
+                "promotion": {"mode": "manual"},
+            },
+            r"peer_success needs to know which completions are right",
+        ),
         ({"teacher": {"context": "sibling_success"}}, r"rollout\.group_size=1"),
         ({"teacher": {"context": "majority"}}, r"rollout\.group_size=1"),
         ({"teacher": {"context": "instruction"}}, r"needs teacher\.instruction"),
@@ -87,6 +101,14 @@ def test_a_teacher_without_context_needs_another_asymmetry(weights, asymmetry):
 def test_impossible_teachers_are_refused_with_the_reason(overrides, message):
     with pytest.raises(ConfigError, match=message):
         resolve("tiny", overrides)
+
+
+@pytest.mark.parametrize(
+    "weights", [{"peers": ["a/b"]}, {"weights": "peers", "peers": ["a/b", "c/d"]}, {"weights": "external", "source": "a/b"}]
+)
+def test_the_models_whose_answers_are_shown_may_teach_or_not(weights):
+    teacher = resolve("tiny", {"teacher": {"context": "peer_success"} | weights}).teacher
+    assert teacher.sources == (teacher.peers or ("a/b",))
 
 
 @pytest.mark.parametrize("context", ["majority", "concise"])

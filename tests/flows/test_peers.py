@@ -9,12 +9,16 @@ from flows.iterate import iterate
 from opsd_core.config import resolve
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
+from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
 from opsd_core.targets import read_targets
+from tasks.artifacts import describe
 from tasks.champion import promote_version
-from tasks.context import local, tracker
-from tasks.peers import refresh_peers
-from tasks.prepare import prepare_data, prepare_model, start_campaign
+from tasks.context import local, store, tracker
+from tasks.curriculum import in_iteration
+from tasks.peers import meet_peers, refresh_peers
+from tasks.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.rollout import choose_prompts
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -57,6 +61,51 @@ def test_a_peer_teaches_only_where_its_own_answer_is_right(stack, sums):
     assert len(silent) >= 5 and len([grade for grade in silent if grade.example_id not in easy]) >= 5
     targets = [t for uri in json.loads(tags["opsd.targets"]) for t in read_targets(local(uri) / "targets.parquet")]
     assert {target.key for target in targets} == {grade.key for grade in kept}
+
+
+@pytest.mark.parametrize(
+    ("context", "template", "right"),
+    [("peer_success", "{{ privileged_context }}|{{ question }}", True), ("peer_failure", "{{ attempt }}|{{ question }}", False)],
+)
+def test_the_policy_teaches_itself_with_what_a_peer_answered(stack, sums, context, template, right):
+    """A model of its own weights sees the other champion's right (wrong) answer, and learns nowhere else."""
+    run("ann", settings(sums))
+    tags = run(context, settings(sums, context=context, template=template, peers=["opsd:ann@champion"]))
+    champion = tracker().aliased("ann", "champion").tags["opsd.model_digest"]
+    assert [short for _, _, short in json.loads(tags["opsd.teachers"])] == [champion[:16]]
+    uris = json.loads(tags["opsd.targets"])
+    (solved,) = {"/".join(describe(store(), uri).identity["solved"]) for uri in uris}
+    made = describe(store(), store().uri(f"solved/{solved}"))
+    assert made.identity["peers"] == [champion] and made.identity["seeds"] and made.identity["sampling"]["temperature"] == 0
+    answers = {i: answer for i, (answer,) in json.loads((local(made.uri) / "answers.json").read_text()).items()}
+    grades = read_grades(local(tags["opsd.grades"]) / "grades.parquet")
+    shown = {i for i, answer in answers.items() if answer["correct"] == right}
+    assert {grade.example_id for grade in grades if grade.keep} == shown and 5 <= len(shown) <= len(answers) - 5
+    assert {grade.reason for grade in grades if not grade.keep} == {"no_context"}
+    questions = {e.id: e.question for e in read_examples(local(tags["opsd.data"]) / "train.parquet")}
+    targets = [t for uri in uris for t in read_targets(local(uri) / "targets.parquet")]
+    assert {target.example_id for target in targets} == shown
+    for target in targets:  # one token per character, after the first
+        text = f"{answers[target.example_id]['text']}|{questions[target.example_id]}"
+        assert target.teacher_prompt_length == 1 + len(text)
+
+
+@pytest.mark.parametrize("base", [{}, {"context": "peer_success", "peers": ["tiny"]}], ids=["without", "with"])
+def test_peers_come_and_go_with_the_schedule(stack, sums, base):
+    schedules = {"teacher.context": ["reference", "peer_success", "reference"], "teacher.peers": [[], ["tiny"], []]}
+    config = resolve("tiny", settings(sums, **base), {"name": "fade", "iterations": 3, "curriculum": {"schedules": schedules}})
+    before, within, after = scheduled(config)
+    assert before.teachers == after.teachers == [] and before.solved is after.solved is None
+    assert [peer.digest for peer in within.teachers] == [within.initial.digest] and within.solved
+
+
+@flow(name="opsd-test", validate_parameters=False)
+def scheduled(config):
+    """The campaign as it is in each of its iterations."""
+    initial = prepare_model(config)
+    campaign = start_campaign(config, initial, prepare_data(config, initial), prepare_teachers(config, initial))
+    prompts = choose_prompts(campaign, 0)
+    return [meet_peers(in_iteration(campaign, iteration, None), prompts) for iteration in range(config.iterations)]
 
 
 @pytest.mark.slow
