@@ -43,31 +43,36 @@ def _tiny_copying(count: int) -> list[Example]:
     return items
 
 
+def _sum(a: int, b: int, digits: int) -> Example:
+    """The tiny model's notation: the sum with `digits` digits, last one first."""
+    return make_example(question=f"{a}+{b}=", answer=f"{a + b:0{digits}d}"[::-1])
+
+
 def _tiny_facts(count: int) -> list[Example]:
     """Sums of two digits, which the model was pretrained on: all one hundred."""
-    pairs = [divmod(number, 10) for number in range(100)]
-    return [make_example(question=f"{a}+{b}=", answer=f"{a + b:03d}"[::-1]) for a, b in pairs][:count]
+    return [_sum(*divmod(number, 10), digits=3) for number in range(100)][:count]
 
 
 def _tiny_unpadded(count: int) -> list[Example]:
     """One- and two-digit numbers as people write them: 7+95= where training has 07+95=."""
     pairs = [divmod(derive_seed("unpadded", number) % 1000, 100) for number in range(4 * count)]
-    items = {f"{a}+{b}=": make_example(f"{a}+{b}=", f"{a + b:03d}"[::-1]) for a, b in pairs if b >= 10}
-    return list(items.values())[:count]
+    return [_sum(a, b, digits=3) for a, b in dict.fromkeys(pairs) if b >= 10][:count]
 
 
 def _tiny_three_digits(count: int) -> list[Example]:
     """Sums of three-digit numbers, a column more than in training."""
     pairs = [divmod(derive_seed("three digits", number) % 810_000, 900) for number in range(count)]
-    return [make_example(f"{a + 100}+{b + 100}=", f"{a + b + 200:04d}"[::-1]) for a, b in dict.fromkeys(pairs)]
+    return [_sum(a + 100, b + 100, digits=4) for a, b in dict.fromkeys(pairs)]
 
 
 def _english(count: int) -> list[Example]:
     return [make_example(question=passage[0], answer=passage[1]) for passage in PASSAGES][:count]
 
 
-def _family(source: str, **options: Any) -> dict[str, Any]:
-    return {"source": f"reasoning_gym:{source}", "options": options, "size": 400, "grader": "auto", "seed": 7}
+def _family(title: str, role: Literal["shifted", "other"], source: str, **options: Any) -> EvaluationSet:
+    """Problems of a family of reasoning_gym, made with `options`."""
+    data = {"source": f"reasoning_gym:{source}", "options": options, "size": 400, "grader": "auto", "seed": 7}
+    return EvaluationSet(title, role, "grader", data=data, grader="reasoning_gym")
 
 
 SETS: dict[str, EvaluationSet] = {
@@ -80,40 +85,20 @@ SETS: dict[str, EvaluationSet] = {
     "tiny_three_digits": EvaluationSet(
         "sums of three-digit numbers", "shifted", "grader", _tiny_three_digits, max_completion_length=5
     ),
-    "family_chain_sum": EvaluationSet(
-        "another family: sums of one digit",
-        "other",
-        "grader",
-        data=_family("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1),
-        grader="reasoning_gym",
+    "family_chain_sum": _family(
+        "another family: sums of one digit", "other", "chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1
     ),
-    "family_products": EvaluationSet(
-        "another family: products of one digit",
-        "other",
-        "grader",
-        data=_family("products", min_terms=2, max_terms=2, min_digits=1, max_digits=1),
-        grader="reasoning_gym",
+    "family_products": _family(
+        "another family: products of one digit", "other", "products", min_terms=2, max_terms=2, min_digits=1, max_digits=1
     ),
-    "family_letter_counting": EvaluationSet(
-        "another family: counting letters",
-        "other",
-        "grader",
-        data=_family("letter_counting", min_words=1, max_words=3),
-        grader="reasoning_gym",
+    "family_letter_counting": _family(
+        "another family: counting letters", "other", "letter_counting", min_words=1, max_words=3
     ),
-    "shifted_letter_counting": EvaluationSet(
-        "harder: letters in four to six words",
-        "shifted",
-        "grader",
-        data=_family("letter_counting", min_words=4, max_words=6),
-        grader="reasoning_gym",
+    "shifted_letter_counting": _family(
+        "harder: letters in four to six words", "shifted", "letter_counting", min_words=4, max_words=6
     ),
-    "shifted_chain_sum": EvaluationSet(
-        "harder: sums of three numbers",
-        "shifted",
-        "grader",
-        data=_family("chain_sum", min_terms=3, max_terms=3, min_digits=1, max_digits=2),
-        grader="reasoning_gym",
+    "shifted_chain_sum": _family(
+        "harder: sums of three numbers", "shifted", "chain_sum", min_terms=3, max_terms=3, min_digits=1, max_digits=2
     ),
     "instructions": EvaluationSet(
         "instructions that a program can check",
