@@ -2,7 +2,7 @@
 
     work pool `opsd`     type process; queue `default` for promotions, queue `models` for jobs that hold a model in memory
     dead-run automation  a run whose heartbeats stop is set to Crashed, so that its slot is free again
-    continue automation  a campaign that crashed after it had begun is scheduled again and goes on where it was
+    continue automation  a campaign or study that crashed after it had begun is scheduled again and goes on where it was
 """
 
 import os
@@ -20,7 +20,7 @@ from prefect.workers.process import ProcessWorker
 from infra.state import MODEL_QUEUE, POOL
 
 DEAD_RUNS, CONTINUE = "opsd-dead-runs", "opsd-continue-crashed"
-CONTINUED = ("iterate", "replay")
+CONTINUED = ("iterate", "pretrain", "replay", "study")
 """Deployments whose crashed runs go on by themselves: they find their finished work again."""
 MAX_STARTS = 5
 """How often one run may start; the crash of the last one stays."""
@@ -55,14 +55,14 @@ def dead_run_automation() -> AutomationCore:
 
 
 def continue_automation() -> AutomationCore:
-    """Schedule a crashed campaign again, as the same run with the same parameters.
+    """Schedule a crashed run of one of CONTINUED again, as the same run with the same parameters.
 
     At most MAX_STARTS starts, and once per start: a run that did not come to `Running` since it was scheduled stays as it
     is, so neither a process that dies again and again nor a worker that cannot start one makes a loop.
     """
     return AutomationCore(
         name=CONTINUE,
-        description="A campaign whose process died goes on from its last finished stage or checkpoint.",
+        description="A campaign or study whose process died goes on from its last finished stage or checkpoint.",
         trigger=EventTrigger(
             after={"prefect.flow-run.Running"},
             expect={"prefect.flow-run.Crashed"},

@@ -1,14 +1,16 @@
-"""pytest tests/flows/test_continue.py — a worker's campaign that is killed goes on by itself, one that is cancelled stops."""
+"""pytest tests/flows/test_continue.py — a worker's run that is killed goes on by itself, one that is cancelled stops."""
 
 import time
 import uuid
 
+import mlflow
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling
 
+from tasks.artifacts import describe
 from tasks.context import store, tracker
 from tasks.exclusive import CAMPAIGNS
 from tasks.lease import Lease
@@ -17,12 +19,17 @@ pytestmark = pytest.mark.timeout(900)
 SMALL = {"rollout": {"num_prompts": 64}, "evaluation": {"num_items": 30}, "optimizer": {"checkpoint_every": 2}}
 LONG = SMALL | {"optimizer": {"num_steps": 3000, "checkpoint_every": 10}}
 """Would train for half an hour."""
+PARAMETERS = {
+    "iterate": {"iterations": 1},
+    "pretrain": {"iterations": 1},
+    "study": {"arms": ["opsd", "null"], "seeds": [0], "sets": [], "test_items": 20, "test_samples": 0, "side": 2},
+}
 
 
-def trigger(name, tiny_model, overrides):
+def trigger(name, tiny_model, overrides, deployment="iterate"):
     overrides = overrides | {"model": {"source": str(tiny_model)}}
-    parameters = {"recipe": "tiny", "name": name, "iterations": 1, "overrides": overrides}
-    return run_deployment("opsd/iterate", parameters=parameters, timeout=0, as_subflow=False).id
+    parameters = {"recipe": "tiny", "name": name, "overrides": overrides} | PARAMETERS[deployment]
+    return run_deployment(f"opsd/{deployment}", parameters=parameters, timeout=0, as_subflow=False).id
 
 
 def read(run_id: uuid.UUID):
@@ -57,21 +64,48 @@ def training(name):
     return lambda: {info.key for info in store().list("checkpoints/")} - before
 
 
-@pytest.mark.slow
-def test_a_killed_campaign_goes_on_without_anybody(worker, tiny_model):
+def kill_while_it_trains(deployment, name, tiny_model, overrides):
+    """Kill the flow's process; return when the run is complete, at its second start."""
     store().ensure_bucket()
-    begun = training("continues")
-    run_id = trigger("continues", tiny_model, SMALL)
+    begun = training(name)
+    run_id = trigger(name, tiny_model, overrides, deployment)
     wait(begun, run_id)
-    for process in process_of(run_id):
-        process.kill()
+    first = process_of(run_id)
+    for process in first:
+        if process.ppid() not in {other.pid for other in first}:
+            process.kill()
+    wait(lambda: not set(first) & set(process_of(run_id)), run_id)
     wait(lambda: read(run_id).run_count == 2, run_id)
     deadline = time.monotonic() + 400
     while not (run := read(run_id)).state.is_final():
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert run.state.is_completed(), run.state
-    assert [entry.tags["opsd.role"] for entry in tracker().versions("continues")] == ["initial", "candidate"]
+    assert run.state.is_completed() and run.run_count == 2, run.state
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("deployment", ["iterate", "pretrain"])
+def test_a_killed_campaign_goes_on_without_anybody(worker, tiny_model, deployment):
+    name = f"continues-{deployment}"
+    kill_while_it_trains(deployment, name, tiny_model, SMALL)
+    assert [entry.tags["opsd.role"] for entry in tracker().versions(name)] == ["initial", "candidate"]
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_with_its_arms(worker, tiny_model):
+    short = SMALL | {"iterations": 1, "optimizer": {"num_steps": 12, "checkpoint_every": 2}}
+    kill_while_it_trains("study", "continues-study", tiny_model, short)
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("continues-study").experiment_id
+    children = client.search_runs([experiment], "tags.`mlflow.parentRunId` != ''")
+    assert len(children) == 2 and len(client.search_runs([experiment])) == 3
+    for run in children:
+        points = client.get_metric_history(run.info.run_id, "distillation/loss")
+        assert run.info.status == "FINISHED" and "test/accuracy" in run.data.metrics
+        assert [point.step for point in points] == list(range(12))
+    stored = [info.key for info in store().list("study-arms/") if info.key.endswith("MANIFEST.json")]
+    arms = [describe(store(), store().uri(key.rpartition("/")[0])).identity for key in stored]
+    assert sorted(arm["arm"] for arm in arms if arm["config"]["model"]["source"] == str(tiny_model)) == ["null", "opsd"]
 
 
 @pytest.mark.slow
