@@ -85,7 +85,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
         "sets": ("tiny_facts",),
     },
-    # A task with no answer that is common: letter_counting, the demo's, is won by always saying the same.
+    # No two answers are alike, so none can be learned by heart; letter_counting, say, is won by always answering 1.
     "smollm2": {
         "name": "study-smollm2",
         "recipe": "demo",
@@ -93,18 +93,22 @@ STUDIES: dict[str, dict[str, Any]] = {
             "iterations": 2,
             "model": {"lora": {"rank": 0}},
             "data": {
-                "source": "reasoning_gym:chain_sum",
-                "options": {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
-                "size": 4000,
+                "source": "reasoning_gym:number_format",
+                "options": {"min_num_candidates": 2, "max_num_candidates": 3, "min_n": 1, "max_n": 1000},
+                "size": 2500,
             },
-            "rollout": {"num_prompts": 480, "num_shards": 1},
-            "optimizer": {"learning_rate": 2e-4, "num_steps": 15, "batch_size": 32, "checkpoint_every": 5},
+            # The task's last paragraph is all of it; the two before it say the same to every item.
+            "prompts": {"student": "{{ question.split('\\n\\n')[-1] }}"},
+            "rollout": {"num_prompts": 640, "num_shards": 1, "batch_size": 64},
+            "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
+            "evaluation": {"num_items": 150, "batch_size": 64},
         },
         "arms": ("base", "sft", "opsd", "shuffled"),
         "seeds": (0, 1, 2),
-        "test_items": 300,
+        "rates": {"sft": (1e-4, 3e-5)},
+        "test_items": 250,
         "test_samples": 0,
-        "sets": ("shifted_chain_sum", "family_products", "family_letter_counting", "instructions", "english"),
+        "sets": ("shifted_number_format", "family_chain_sum", "family_products", "instructions", "english"),
         "set_items": 60,
     },
 }

@@ -100,6 +100,15 @@ SETS: dict[str, EvaluationSet] = {
     "shifted_chain_sum": _family(
         "harder: sums of three numbers", "shifted", "chain_sum", min_terms=3, max_terms=3, min_digits=1, max_digits=2
     ),
+    "shifted_number_format": _family(
+        "harder: the largest of four to six numbers",
+        "shifted",
+        "number_format",
+        min_num_candidates=4,
+        max_num_candidates=6,
+        min_n=1,
+        max_n=1000,
+    ),
     "instructions": EvaluationSet(
         "instructions that a program can check",
         "forgetting",

@@ -127,4 +127,4 @@ def test_another_task_leaves_the_studys_own_options_behind():
     other = {"data": {"source": "reasoning_gym:letter_counting", "options": {"min_words": 1, "max_words": 3}}}
     config = resolve_study("smollm2", other, {})
     assert resolve_arm(config, "sft", 0).data.options == {"min_words": 1, "max_words": 3}
-    assert resolve_arm(resolve_study("smollm2", {}, {}), "sft", 0).data.options["max_terms"] == 2
+    assert resolve_arm(resolve_study("smollm2", {}, {}), "sft", 0).data.options["max_num_candidates"] == 3
