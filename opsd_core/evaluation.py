@@ -9,12 +9,13 @@ import pyarrow as pa
 from opsd_core.config import EvaluationConfig
 from opsd_core.digest import derive_seed
 from opsd_core.filters import repetition_factor
-from opsd_core.generation import Completion, Sampling, generate
+from opsd_core.generation import generate
 from opsd_core.graders import Grade
 from opsd_core.metrics import ItemOutcome
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder
 from opsd_core.rollouts import read_table, write_table
+from opsd_core.sampling import Completion, Sampling
 from opsd_core.types import Example
 
 SCHEMA_VERSION = 1

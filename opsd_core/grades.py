@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from opsd_core.rollouts import read_table, write_table
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = pa.schema(
     [
         ("example_id", pa.string()),

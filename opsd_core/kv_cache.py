@@ -19,21 +19,21 @@ class RoomyLayer(DynamicLayer):
         self._room = room
         self._all_keys = self._all_values = torch.empty(0)
 
-    def fill(self, keys: Tensor, values: Tensor) -> None:
-        """Take the prefilled positions; `room` more can follow before anything is copied."""
-        self.lazy_initialization(keys, values)
+    def take(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Hold these parts below each other, padded on the left; `room` positions can follow before anything is copied."""
+        self.lazy_initialization(keys[0], values[0])
         self._all_keys, self._all_values = self._with_room(keys), self._with_room(values)
-        self._show(keys.shape[-2])
+        self._show(self._all_keys.shape[-2] - self._room)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
         """Append positions; returns the keys and values so far."""
         if not self.is_initialized:
-            self.fill(key_states, value_states)
+            self.take([key_states], [value_states])
             return self.keys, self.values
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
         if end > self._all_keys.shape[-2]:
-            self.fill(self.keys, self.values)
+            self.take([self.keys], [self.values])
         self._all_keys[:, :, start:end] = key_states
         self._all_values[:, :, start:end] = value_states
         self._show(end)
@@ -45,9 +45,15 @@ class RoomyLayer(DynamicLayer):
         self._all_keys, self._all_values = self._all_keys[indices], self._all_values[indices]
         self._show(length)
 
-    def _with_room(self, states: Tensor) -> Tensor:
-        room = states.new_zeros(*states.shape[:2], self._room, states.shape[3])
-        return torch.cat([states, room], dim=2)
+    def _with_room(self, parts: Sequence[Tensor]) -> Tensor:
+        rows, width = sum(part.shape[0] for part in parts), max(part.shape[2] for part in parts)
+        states = parts[0].new_zeros(rows, parts[0].shape[1], width + self._room, parts[0].shape[3])
+        start = 0
+        for part in parts:
+            stop = start + part.shape[0]
+            states[start:stop, :, width - part.shape[2] : width] = part
+            start = stop
+        return states
 
     def _show(self, length: int) -> None:
         self.keys, self.values = self._all_keys[:, :, :length], self._all_values[:, :, :length]
@@ -55,27 +61,30 @@ class RoomyLayer(DynamicLayer):
 
 def can_join(cache: DynamicCache) -> bool:
     """Whether every layer holds plain keys and values of all positions (a sliding window does not)."""
-    return all(type(layer) is DynamicLayer for layer in cache.layers)
+    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
 
 
-def join(parts: Sequence[DynamicCache], room: int) -> DynamicCache:
-    """One cache of all sequences, padded on the left to the longest part, with `room` for decoding.
+def join(parts: Sequence[DynamicCache], room: int, unused: int = 0) -> DynamicCache:
+    """One cache of all sequences, padded on the left to the longest part, with `room` for decoding; `parts` are emptied.
 
-    Padded positions hold zeros; the attention mask has to hide them.
+    The first `unused` positions of the first part are left out. Padded positions hold zeros; the attention mask has to
+    hide them.
     """
     joined = DynamicCache()
     for layers in zip(*(part.layers for part in parts), strict=True):
+        keys, values = ([getattr(part, name) for part in layers] for name in ("keys", "values"))
         layer = RoomyLayer(room)
-        layer.fill(_stack([part.keys for part in layers]), _stack([part.values for part in layers]))
+        layer.take([keys[0][:, :, unused:], *keys[1:]], [values[0][:, :, unused:], *values[1:]])
         joined.layers.append(layer)
-        for part in layers:
-            part.reset()  # a whole second copy of the cache would otherwise live until the last layer is joined
+        for part in layers:  # a whole second copy of the cache would otherwise live until the last layer is joined
+            vars(part).clear()
     return joined
 
 
-def _stack(states: Sequence[Tensor]) -> Tensor:
-    width = max(part.shape[-2] for part in states)
-    return torch.cat([torch.nn.functional.pad(part, (0, 0, width - part.shape[-2], 0)) for part in states])
+def pad_left(masks_BP: Sequence[Tensor]) -> Tensor:
+    """Masks of several parts as one, with zeros on the left up to the widest."""
+    width = max(mask_BP.shape[1] for mask_BP in masks_BP)
+    return torch.cat([torch.nn.functional.pad(mask_BP, (width - mask_BP.shape[1], 0)) for mask_BP in masks_BP])
 
 
 def like_lengths(lengths: Sequence[int], max_padding: float = 0.15, min_tokens: int = 128) -> list[slice]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from opsd_core.errors import IntegrityError
-from opsd_core.generation import Completion
+from opsd_core.sampling import Completion
 
 SCHEMA_VERSION = 2
 _SCHEMA = pa.schema(

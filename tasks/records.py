@@ -96,8 +96,6 @@ class GradedRef(Record):
     num_dropped: int
     num_references: int = 0
     """Of all completions, those that are reference texts."""
-    accuracy: float
-    """Of the graded samples, 0 without any; `metrics` has rollout/accuracy only where there are some."""
     reasons: dict[str, int]
     metrics: dict[str, float] = {}
     """Monitors of the samples: tokens, accuracy, lengths, truncation, repetition, leaks, entropy; absent without samples."""

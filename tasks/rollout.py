@@ -15,7 +15,7 @@ from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.examples_io import read_examples, write_examples
 from opsd_core.filters import Decision, GradedCompletion, count_reasons, filter_rollouts
-from opsd_core.generation import Sampling, generate
+from opsd_core.generation import generate
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.grades import GradedRollout, write_grades
 from opsd_core.leaks import leaks_text
@@ -24,6 +24,7 @@ from opsd_core.monitors import completion_metrics, target_metrics
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.references import off_policy, reference_rollouts, reference_template
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
+from opsd_core.sampling import Sampling
 from opsd_core.types import Example
 from tasks.context import load_shared, local, produce
 from tasks.curriculum import known_counts
@@ -275,7 +276,6 @@ def _grade(
         "num_kept": kept,
         "num_dropped": len(rows) - kept,
         "num_references": len(references),
-        "accuracy": metrics.get("rollout/accuracy", 0.0),
         "reasons": dict(count_reasons(decisions)),
         "metrics": metrics,
     }

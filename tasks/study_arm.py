@@ -112,7 +112,6 @@ def _iteration(
         **distilled.metrics,
         **distilled.probes,
         **graded.metrics,
-        "rollout/accuracy": graded.accuracy,
         "rollout/kept": float(graded.num_kept),
     }
     point = Checkpoint(

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from opsd_core.errors import DataError
-from opsd_core.generation import Sampling, generate
+from opsd_core.generation import generate
+from opsd_core.sampling import Sampling
 from tests.core.small import small_policy
 
 PROMPTS = ["12+34=", "a", "what is 7+8 ?", "12+35=", "12+3", "zzz zzz zzz zzz"]

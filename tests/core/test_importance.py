@@ -9,7 +9,7 @@ import torch
 from opsd_core.batching import completion_hidden
 from opsd_core.config import RolloutConfig, resolve
 from opsd_core.errors import TrainingError
-from opsd_core.generation import Sampling, generate
+from opsd_core.generation import generate
 from opsd_core.importance import (
     check_staleness,
     correction_metrics,
@@ -20,6 +20,7 @@ from opsd_core.importance import (
 )
 from opsd_core.optim import build_optimizer
 from opsd_core.rollouts import Rollout
+from opsd_core.sampling import Sampling
 from opsd_core.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective, train_step
 from tests.core.small import small_policy

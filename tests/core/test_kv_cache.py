@@ -3,8 +3,9 @@
 import torch
 from transformers import DynamicCache, Qwen2Config
 
-from opsd_core.generation import Sampling, generate
+from opsd_core.generation import generate
 from opsd_core.kv_cache import can_join, join, like_lengths
+from opsd_core.sampling import Sampling
 from tests.core.small import small_policy
 
 
@@ -68,5 +69,35 @@ def test_a_completion_is_the_same_alone_and_among_prompts_of_other_lengths():
     together = generate(policy, prompts, seeds, sampling, batch_size=16)
     alone = [generate(policy, [p], [s], sampling, 1)[0] for p, s in zip(prompts, seeds, strict=True)]
     assert [c.ids_T for c in together] == [c.ids_T for c in alone]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(torch.tensor(one.logprobs_T), torch.tensor(other.logprobs_T), rtol=0, atol=1e-4)
+
+
+def test_positions_that_no_row_uses_any_more_are_left_out_of_a_join():
+    first, second = filled(2, 6, seed=3, num_layers=1), filled(1, 3, seed=4, num_layers=1)
+    wanted = [first.layers[0].keys.clone(), second.layers[0].keys.clone()]
+    whole = join([first, second], room=1, unused=2).layers[0].keys
+    assert whole.shape == (3, 3, 4, 4)
+    assert torch.equal(whole[:2], wanted[0][:, :, 2:]) and torch.equal(whole[2:, :, 1:], wanted[1])
+
+
+def test_prompts_that_take_the_places_of_ended_ones_get_their_own_completions(monkeypatch):
+    """More prompts than places, of many lengths, ended at many lengths: refilled again and again, each as if alone."""
+    policy = small_policy()
+    draw = torch.Generator().manual_seed(0)
+    lengths = torch.randint(1, 40, (40,), generator=draw).tolist()
+    prompts = [[5, 6, 7, 8, *torch.randint(9, 30, (length,), generator=draw).tolist()] for length in lengths]
+    sampling, seeds = Sampling(max_completion_length=20, record_top_k=4), list(range(len(prompts)))
+    widths = []
+    forward = type(policy.causal_lm).forward
+    monkeypatch.setattr(
+        type(policy.causal_lm), "forward", lambda *a, **k: widths.append(k["input_ids"].shape[0]) or forward(*a, **k)
+    )
+    together = generate(policy, prompts, seeds, sampling, batch_size=8)
+    assert max(widths) <= 8
+    alone = [generate(policy, [p], [s], sampling, 1)[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert len({len(c.ids_T) for c in alone}) > 3, "some end early"
+    assert [c.ids_T for c in together] == [c.ids_T for c in alone]
+    assert [c.finish_reason for c in together] == [c.finish_reason for c in alone]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(torch.tensor(one.logprobs_T), torch.tensor(other.logprobs_T), rtol=0, atol=1e-4)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from opsd_core.errors import IntegrityError
-from opsd_core.generation import Sampling, generate
+from opsd_core.generation import generate
 from opsd_core.mixtures import Transform
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
+from opsd_core.sampling import Sampling
 from opsd_core.targets import read_targets, score_targets, stack_targets, write_targets
 from opsd_core.teachers import FixedTeacher
 from tests.core.small import small_policy
