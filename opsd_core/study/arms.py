@@ -1,10 +1,13 @@
 """The arms of a study as data: what each changes in the base recipe. A new arm is a new entry.
 
 Every arm trains on the same prompts for the same number of optimiser steps; `base` does not train. `opsd:64` is the arm
-opsd with 64 labelled examples.
+opsd with 64 labelled examples, and `ema.partial` is any teacher by its weights and its context.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
+
+from opsd_core.config.context_kinds import CONTEXT_KINDS
+from opsd_core.config.teacher import TeacherWeightsName
 
 Values = dict[str, Any]
 
@@ -76,10 +79,34 @@ ARMS: dict[str, Arm] = {
 }
 
 
+_MOVING = ("ema", "live", "trust_region", "adapter_off")
+"""Weights that change with the student's (or are the student's), so that nothing can be recorded beforehand."""
+_HINT, _BEFORE = "{{ privileged_context }}|{{ question }}", "{{ privileged_context }}\n{{ question }}"
+
+
+def teacher_arm(weights: str, context: str) -> Arm | None:
+    """A teacher by its `weights` and its `context`, with the context's own template; None when there is no such teacher."""
+    kind = CONTEXT_KINDS.get(context)
+    if kind is None or weights not in get_args(TeacherWeightsName):
+        return None
+    control = context in ("shuffled_reference", "none")
+    values: Values = {"control": control, "teacher": {"weights": weights, "context": context} | _OWN_TEMPLATE}
+    if weights in _MOVING:
+        values["distillation"] = {"targets": "online"}
+    if kind.siblings:
+        values["rollout"] = {"group_size": 4}
+    # The tiny model was pretrained to read "hint|question"; any other text stands on a line before the question.
+    whole_answer = kind.own_reference or kind.siblings or context == "shuffled_reference"
+    tiny = {"teacher": {"template": _HINT if whole_answer else _BEFORE}} if context != "none" else None
+    title = f"teacher: {weights} weights, context {context}"
+    return Arm(title, values, tiny, role="control" if control else "method")
+
+
 def find_arm(name: str) -> Arm | None:
     """The arm of this name, with its number of labelled examples where `:N` follows; None when there is none."""
     kind, colon, number = name.partition(":")
-    entry = ARMS.get(kind)
+    weights, dot, context = kind.partition(".")
+    entry = teacher_arm(weights, context) if dot else ARMS.get(kind)
     if entry is None or not colon:
         return entry
     if not (entry.trains and number.isdigit() and int(number) > 0):

@@ -47,7 +47,7 @@ class StudyConfig(Section):
             if unknown := [name for name in given if find_arm(name) is None]:
                 raise ValueError(
                     f"{field} has {', '.join(unknown)}. Available: {', '.join(ARMS)}; those that train also as NAME:N, with "
-                    "N labelled examples."
+                    "N labelled examples; and any teacher as WEIGHTS.CONTEXT."
                 )
         if unknown := [name for name in self.sets if name not in SETS]:
             raise ValueError(f"sets has {', '.join(unknown)}. Available: {', '.join(SETS)}.")
@@ -65,6 +65,22 @@ class StudyConfig(Section):
         """The arms that train, each once, in the order given."""
         return tuple(name for name in dict.fromkeys(self.arms) if find_arm(name).trains)
 
+
+_WEIGHTS = ("initial", "previous", "ema", "live")
+_CONTEXTS = (
+    "reference",
+    "sibling_success",
+    "majority",
+    "feedback",
+    "other_problem",
+    "concise",
+    "shuffled_reference",
+    "none",
+)
+TEACHERS = (
+    *(f"{weights}.{context}" for weights in _WEIGHTS for context in _CONTEXTS),
+    "trust_region.reference",
+)
 
 STUDIES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -84,6 +100,15 @@ STUDIES: dict[str, dict[str, Any]] = {
         "arms": ("base", *(f"{arm}:{number}" for number in (16, 64, 256, 1024) for arm in ("sft", "opsd"))),
         "seeds": (0, 1, 2),
         "sets": ("tiny_facts",),
+    },
+    # Which teacher teaches: every kind of weights with every kind of context that the tiny model can read.
+    "tiny_teachers": {
+        "name": "study-tiny-teachers",
+        "recipe": "tiny",
+        "overrides": {"iterations": 3, "optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
+        "arms": ("base", *TEACHERS),
+        "seeds": (0, 1, 2),
+        "test_samples": 0,
     },
     # No two answers are alike, so none can be learned by heart; letter_counting, say, is won by always answering 1.
     "smollm2": {

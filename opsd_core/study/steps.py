@@ -6,7 +6,7 @@ from opsd_core.types import Example
 
 _ADDITION = re.compile(r"(\d\d)\+(\d\d)=")
 _CALCULATION = re.compile(r"<<[^>]*>>")
-_NAMES = ("num_terms", "num_words", "length")
+_NAMES = ("num_terms", "num_candidates", "num_words", "length")
 """What reasoning-gym tasks call the size of an item."""
 
 
@@ -19,5 +19,7 @@ def reasoning_steps(example: Example) -> int | None:
     if calculations := _CALCULATION.findall(example.solution):
         return len(calculations)
     entry = example.metadata.get("entry", {}).get("metadata", {})
-    sizes = {**entry, **entry.get("difficulty", {})} if isinstance(entry.get("difficulty", {}), dict) else entry
+    # The item's own size before the range that the task draws it from, which has the same name.
+    difficulty = entry.get("difficulty")
+    sizes = (difficulty | entry) if isinstance(difficulty, dict) else entry
     return next((sizes[name] for name in _NAMES if isinstance(sizes.get(name), int)), None)

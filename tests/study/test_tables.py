@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from opsd_core.config import DataConfig
+from opsd_core.data import load_examples
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
 from opsd_core.metrics import ItemOutcome, summarise
@@ -108,6 +110,15 @@ def test_steps_of_an_item():
     assert steps("x", metadata={"entry": {"metadata": {"difficulty": {"num_terms": 3}}}}) == 3
 
 
+def test_steps_of_generated_items_are_their_own_sizes_not_the_tasks_range():
+    for task, options, sizes in (
+        ("number_format", {"min_num_candidates": 2, "max_num_candidates": 3}, {2, 3}),
+        ("chain_sum", {"min_terms": 2, "max_terms": 3}, {2, 3}),
+    ):
+        data = load_examples(DataConfig(source=f"reasoning_gym:{task}", options=options, size=40))
+        assert {reasoning_steps(example) for example in (*data.train, *data.validation, *data.test)} == sizes
+
+
 def test_arms_with_few_labels_give_as_many_completions_and_make_a_figure():
     config = resolve_study("tiny_labels", {}, {})
     few, many = resolve_arm(config, "opsd:16", 0).rollout, resolve_arm(config, "opsd:1024", 0).rollout
@@ -128,3 +139,15 @@ def test_another_task_leaves_the_studys_own_options_behind():
     config = resolve_study("smollm2", other, {})
     assert resolve_arm(config, "sft", 0).data.options == {"min_words": 1, "max_words": 3}
     assert resolve_arm(resolve_study("smollm2", {}, {}), "sft", 0).data.options["max_num_candidates"] == 3
+
+
+def test_an_arm_may_be_any_teacher_by_weights_and_context():
+    config = resolve_study("tiny_teachers", {}, {})
+    taught = {arm: resolve_arm(config, arm, 0) for arm in config.trained_arms}
+    assert {(c.teacher.weights, c.teacher.context) for c in taught.values()} == {
+        tuple(arm.split(".")) for arm in config.trained_arms
+    }
+    assert all(c.control == (c.teacher.context in ("none", "shuffled_reference")) for c in taught.values())
+    assert taught["initial.reference"] == resolve_arm(config, "opsd", 0), "the same artefacts serve both names"
+    with pytest.raises(ConfigError, match=r"arms has initial.nothing, mine.reference"):
+        resolve_study("tiny", {}, {"arms": ["initial.nothing", "mine.reference"]})
