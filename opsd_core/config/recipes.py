@@ -37,21 +37,28 @@ TINY: dict[str, Any] = {
     "evaluation": {"num_items": 250, "max_completion_length": 4, "batch_size": 512},
 }
 
+# Pick the largest or smallest of two or three numbers. No two answers are alike, so a gain is none of habit.
 DEMO: dict[str, Any] = {
     "name": "demo",
     "iterations": 1,
-    "model": {"source": "smollm2", "lora": {"rank": 16, "alpha": 32.0}},
-    "data": {"source": "reasoning_gym:letter_counting", "options": {"min_words": 1, "max_words": 3}, "size": 2000},
-    "prompts": {"system": "Answer with the final result only."},
-    "rollout": {"num_prompts": 192, "max_completion_length": 24, "batch_size": 48},
+    "model": {"source": "smollm2"},
+    "data": {
+        "source": "reasoning_gym:number_format",
+        "options": {"min_num_candidates": 2, "max_num_candidates": 3, "min_n": 1, "max_n": 1000},
+        "size": 2500,
+    },
+    # The task's last paragraph is all of it; the two before it say the same to every item.
+    "prompts": {"system": "Answer with the final result only.", "student": "{{ question.split('\\n\\n')[-1] }}"},
+    "rollout": {"num_prompts": 384, "max_completion_length": 24, "batch_size": 64},
     "optimizer": {
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-4,
         "schedule": "constant",
         "warmup_fraction": 0.1,
-        "num_steps": 12,
+        "num_steps": 24,
         "batch_size": 16,
+        "checkpoint_every": 24,
     },
-    "evaluation": {"num_items": 120, "max_completion_length": 24, "batch_size": 60},
+    "evaluation": {"num_items": 150, "max_completion_length": 24, "batch_size": 64},
 }
 
 

@@ -110,23 +110,14 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
         "test_samples": 0,
     },
-    # No two answers are alike, so none can be learned by heart; letter_counting, say, is won by always answering 1.
+    # The demo's task, with more of everything.
     "smollm2": {
         "name": "study-smollm2",
         "recipe": "demo",
         "overrides": {
             "iterations": 2,
-            "model": {"lora": {"rank": 0}},
-            "data": {
-                "source": "reasoning_gym:number_format",
-                "options": {"min_num_candidates": 2, "max_num_candidates": 3, "min_n": 1, "max_n": 1000},
-                "size": 2500,
-            },
-            # The task's last paragraph is all of it; the two before it say the same to every item.
-            "prompts": {"student": "{{ question.split('\\n\\n')[-1] }}"},
-            "rollout": {"num_prompts": 640, "num_shards": 1, "batch_size": 64},
+            "rollout": {"num_prompts": 640, "num_shards": 1},
             "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
-            "evaluation": {"num_items": 150, "batch_size": 64},
         },
         "arms": ("base", "sft", "opsd", "shuffled"),
         "seeds": (0, 1, 2),

@@ -21,8 +21,8 @@ def test_one_nested_override_leaves_its_siblings_alone():
 
 
 def test_another_data_source_does_not_inherit_the_arguments_of_the_recipes_task():
-    assert resolve("demo").data.options["max_words"] == 3
-    assert resolve("demo", {"data": {"options": {"max_words": 4}}}).data.options["min_words"] == 1
+    assert resolve("demo").data.options["max_num_candidates"] == 3
+    assert resolve("demo", {"data": {"options": {"max_num_candidates": 4}}}).data.options["min_num_candidates"] == 2
     assert resolve("demo", {"data": {"source": "reasoning_gym:gcd"}}).data.options == {}
 
 
