@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def stack(pytestconfig: pytest.Config) -> Iterator[Stack]:
     stack = pytestconfig.stash[_STACK]
     stack.up()
     yield stack
+    if handlers := sys.modules.get("prefect.logging.handlers"):
+        handlers.APILogWorker.drain_all(timeout=5)  # else the last lines are sent at exit, to a server that is gone, for a minute
     stack.down()
 
 
