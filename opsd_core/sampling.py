@@ -50,23 +50,27 @@ def sample_and_record(
     running_B: Tensor,
 ) -> Tensor:
     """Draw each row's next token (B,) and write it, with its distribution, to the completions of running rows."""
-    logprobs_BV = torch.log_softmax(logits_BV.float(), dim=-1)
-    probs_BV = logprobs_BV.exp()
+    logits_BV = logits_BV.float()
+    logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
     if sampling.temperature == 0.0:
         tokens_B = logprobs_BV.argmax(-1)
         sampling_B = torch.zeros_like(draws_B, dtype=torch.float32)
     else:
-        filtered_BV = _sampling_logprobs(logits_BV.float(), sampling)
+        tempered_BV = logprobs_BV
+        if sampling.temperature != 1.0:
+            tempered_BV = torch.log_softmax(logits_BV / sampling.temperature, dim=-1)
+        filtered_BV = _filtered(tempered_BV, sampling)
         tokens_B = _inverse_cdf(filtered_BV, draws_B)
         sampling_B = filtered_BV.gather(1, tokens_B[:, None]).squeeze(1)
     chosen_B = logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
-    entropy_B = -torch.special.xlogy(probs_BV, probs_BV).sum(-1)
+    probs_BV = logprobs_BV.exp()
+    entropy_B = -torch.linalg.vecdot(probs_BV, logprobs_BV)
     top_ids = top_logprobs = tail = None
     if sampling.record_top_k:
         top = logprobs_BV.topk(min(sampling.record_top_k, logprobs_BV.shape[-1]), dim=-1)
         top_logprobs, top_ids = top.values.cpu().numpy(), top.indices.to(torch.int32).cpu().numpy()
         # Summing what is left keeps small tails exact; 1 - sum(top) would leave only rounding noise.
-        tail = probs_BV.scatter(1, top.indices, 0.0).sum(-1).tolist()
+        tail = probs_BV.scatter_(1, top.indices, 0.0).sum(-1).tolist()
     columns = (rows, running_B, tokens_B, chosen_B, sampling_B, entropy_B)
     for index, (row, running, token, logprob, drawn, entropy) in enumerate(
         zip(*(c.tolist() for c in columns), strict=True)
@@ -85,9 +89,8 @@ def sample_and_record(
     return tokens_B
 
 
-def _sampling_logprobs(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probabilities drawn from: temperature, then top-k, then top-p on what is left, renormalised."""
-    logprobs_BV = torch.log_softmax(logits_BV / sampling.temperature, dim=-1)
+def _filtered(logprobs_BV: Tensor, sampling: Sampling) -> Tensor:
+    """Log-probabilities drawn from, after the temperature: top-k, then top-p on what is left, renormalised."""
     if 0 < sampling.top_k < logprobs_BV.shape[-1]:
         smallest_B1 = logprobs_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
         logprobs_BV = torch.log_softmax(logprobs_BV.masked_fill(logprobs_BV < smallest_B1, -torch.inf), dim=-1)
@@ -101,7 +104,7 @@ def _sampling_logprobs(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def _inverse_cdf(logprobs_BV: Tensor, draws_B: Tensor) -> Tensor:
     """The token at which the cumulative distribution passes the draw; never one of probability 0."""
-    cumulative_BV = logprobs_BV.double().exp().cumsum(-1)
+    cumulative_BV = logprobs_BV.exp().cumsum(-1, dtype=torch.float64)
     target_B1 = (draws_B.double() * cumulative_BV[:, -1])[:, None]
     return torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1).clamp(max=logprobs_BV.shape[-1] - 1)
 
