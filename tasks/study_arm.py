@@ -19,7 +19,7 @@ from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.rollouts import read_rollouts
 from opsd_core.study import find_arm
 from tasks.artifacts import describe
-from tasks.context import local, produce, store, tracker
+from tasks.context import local, produce, store, tidy_cache, tracker
 from tasks.curriculum import advance_curriculum, in_iteration
 from tasks.distil import distil_candidate
 from tasks.evaluate import evaluate
@@ -85,6 +85,7 @@ def _iterations(study: Study, config: CampaignConfig, run_id: str, data_uri: str
         checkpoint, curriculum = _iteration(whole, campaign, iteration, run_id, policy, curriculum, measuring)
         policy = checkpoint.policy
         yield checkpoint
+        tidy_cache()
 
 
 def _iteration(

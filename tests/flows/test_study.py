@@ -1,6 +1,7 @@
 """pytest tests/flows/test_study.py — a study through a real worker: arms, seeds, sharing, report, and again for nothing."""
 
 import json
+import os
 from pathlib import Path
 
 import mlflow
@@ -12,7 +13,7 @@ from prefect.deployments import run_deployment
 from flows.study import study
 from opsd_core.errors import ConfigError
 from tasks.artifacts import describe
-from tasks.context import local, store
+from tasks.context import local, settings, store
 
 pytestmark = pytest.mark.timeout(1000)
 
@@ -35,10 +36,14 @@ PARAMETERS = {
     "overrides": SMALL,
 }
 
+LEFT_BEHIND = settings().cache / ".work-of-a-killed-process"
+
 
 @pytest.fixture(scope="module")
 def report(worker, tmp_path_factory):
     """The finished study's numbers and page, from MLflow."""
+    LEFT_BEHIND.mkdir(parents=True)
+    os.utime(LEFT_BEHIND, (0, 0))
     run = run_deployment("opsd/study", parameters=PARAMETERS, timeout=900, poll_interval=0.5)
     assert run.state.is_completed(), run.state.message
     parent, _ = runs_of("few-steps")
@@ -53,6 +58,11 @@ def runs_of(name):
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     (parent,) = [run for run in runs if run not in children]
     return parent, children
+
+
+def test_arms_tidy_the_local_copies(report):
+    """A study is hours of iterations, each of which leaves copies of trainer states and weights."""
+    assert not LEFT_BEHIND.exists()
 
 
 def test_every_arm_and_seed_is_measured_once_and_has_a_child_run(report):
