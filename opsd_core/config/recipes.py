@@ -49,14 +49,14 @@ DEMO: dict[str, Any] = {
     },
     # The task's last paragraph is all of it; the two before it say the same to every item.
     "prompts": {"system": "Answer with the final result only.", "student": "{{ question.split('\\n\\n')[-1] }}"},
-    "rollout": {"num_prompts": 384, "max_completion_length": 24, "batch_size": 64},
+    "rollout": {"num_prompts": 640, "max_completion_length": 24, "batch_size": 64},
     "optimizer": {
         "learning_rate": 2e-4,
         "schedule": "constant",
         "warmup_fraction": 0.1,
-        "num_steps": 24,
+        "num_steps": 40,
         "batch_size": 16,
-        "checkpoint_every": 24,
+        "checkpoint_every": 40,
     },
     "evaluation": {"num_items": 150, "max_completion_length": 24, "batch_size": 64},
 }
