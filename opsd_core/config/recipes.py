@@ -37,10 +37,11 @@ TINY: dict[str, Any] = {
     "evaluation": {"num_items": 250, "max_completion_length": 4, "batch_size": 512},
 }
 
-# Pick the largest or smallest of two or three numbers. No two answers are alike, so a gain is none of habit.
+# Pick the largest or smallest of two or three numbers. No two answers are alike, so a gain is none of habit. Fresh samples
+# every ten steps: forty steps on those of the first model alone move nothing.
 DEMO: dict[str, Any] = {
     "name": "demo",
-    "iterations": 1,
+    "iterations": 4,
     "model": {"source": "smollm2"},
     "data": {
         "source": "reasoning_gym:number_format",
@@ -49,14 +50,14 @@ DEMO: dict[str, Any] = {
     },
     # The task's last paragraph is all of it; the two before it say the same to every item.
     "prompts": {"system": "Answer with the final result only.", "student": "{{ question.split('\\n\\n')[-1] }}"},
-    "rollout": {"num_prompts": 640, "max_completion_length": 24, "batch_size": 64},
+    "rollout": {"num_prompts": 160, "max_completion_length": 24, "batch_size": 64},
     "optimizer": {
         "learning_rate": 2e-4,
         "schedule": "constant",
         "warmup_fraction": 0.1,
-        "num_steps": 40,
+        "num_steps": 10,
         "batch_size": 16,
-        "checkpoint_every": 40,
+        "checkpoint_every": 10,
     },
     "evaluation": {"num_items": 150, "max_completion_length": 24, "batch_size": 64},
 }
