@@ -37,11 +37,10 @@ TINY: dict[str, Any] = {
     "evaluation": {"num_items": 250, "max_completion_length": 4, "batch_size": 512},
 }
 
-# Pick the largest or smallest of two or three numbers. No two answers are alike, so a gain is none of habit. Fresh samples
-# every ten steps: forty steps on those of the first model alone move nothing.
+# Pick the largest or smallest of two or three numbers. No two answers are alike, so a gain is none of habit.
 DEMO: dict[str, Any] = {
     "name": "demo",
-    "iterations": 4,
+    "iterations": 1,
     "model": {"source": "smollm2"},
     "data": {
         "source": "reasoning_gym:number_format",
@@ -50,14 +49,14 @@ DEMO: dict[str, Any] = {
     },
     # The task's last paragraph is all of it; the two before it say the same to every item.
     "prompts": {"system": "Answer with the final result only.", "student": "{{ question.split('\\n\\n')[-1] }}"},
-    "rollout": {"num_prompts": 160, "max_completion_length": 24, "batch_size": 64},
+    "rollout": {"num_prompts": 384, "max_completion_length": 24, "batch_size": 64},
     "optimizer": {
         "learning_rate": 2e-4,
         "schedule": "constant",
         "warmup_fraction": 0.1,
-        "num_steps": 10,
+        "num_steps": 24,
         "batch_size": 16,
-        "checkpoint_every": 10,
+        "checkpoint_every": 24,
     },
     "evaluation": {"num_items": 150, "max_completion_length": 24, "batch_size": 64},
 }
