@@ -64,7 +64,7 @@ def sample_and_record(
         sampling_B = filtered_BV.gather(1, tokens_B[:, None]).squeeze(1)
     chosen_B = logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
     probs_BV = logprobs_BV.exp()
-    entropy_B = -torch.linalg.vecdot(probs_BV, logprobs_BV)
+    entropy_B = -torch.linalg.vecdot(probs_BV, logprobs_BV.clamp(min=-1e30))  # a token of probability 0 adds 0, not nan
     top_ids = top_logprobs = tail = None
     if sampling.record_top_k:
         top = logprobs_BV.topk(min(sampling.record_top_k, logprobs_BV.shape[-1]), dim=-1)

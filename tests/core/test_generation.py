@@ -1,12 +1,14 @@
 """pytest tests/core/test_generation.py — batched sampling against the model's own one-by-one forward."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from opsd_core.errors import DataError
 from opsd_core.generation import generate
-from opsd_core.sampling import Sampling
+from opsd_core.sampling import Completion, Sampling, sample_and_record
 from tests.core.small import small_policy
 
 PROMPTS = ["12+34=", "a", "what is 7+8 ?", "12+35=", "12+3", "zzz zzz zzz zzz"]
@@ -95,3 +97,11 @@ def test_a_prompt_that_leaves_no_room_is_refused(policy):
         generate(policy, [[3] * 120], [0], Sampling(max_completion_length=20), 1)
     with pytest.raises(DataError, match="no tokens"):
         generate(policy, [[]], [0], Sampling(max_completion_length=2), 1)
+
+
+def test_a_token_that_the_model_rules_out_leaves_the_entropy_finite():
+    logits_BV = torch.tensor([[0.0, 0.0, -torch.inf, -torch.inf]])
+    completion = Completion()
+    columns = (torch.tensor([0.3]), Sampling(), [completion], torch.tensor([0]), torch.tensor([True]))
+    sample_and_record(logits_BV, *columns)
+    assert completion.entropy_T == pytest.approx([math.log(2)])
