@@ -88,13 +88,18 @@ def test_prompts_that_take_the_places_of_ended_ones_get_their_own_completions(mo
     lengths = torch.randint(1, 40, (40,), generator=draw).tolist()
     prompts = [[5, 6, 7, 8, *torch.randint(9, 30, (length,), generator=draw).tolist()] for length in lengths]
     sampling, seeds = Sampling(max_completion_length=20, record_top_k=4), list(range(len(prompts)))
-    widths = []
+    shapes = []
     forward = type(policy.causal_lm).forward
     monkeypatch.setattr(
-        type(policy.causal_lm), "forward", lambda *a, **k: widths.append(k["input_ids"].shape[0]) or forward(*a, **k)
+        type(policy.causal_lm), "forward", lambda *a, **k: shapes.append(k["input_ids"].shape) or forward(*a, **k)
     )
     together = generate(policy, prompts, seeds, sampling, batch_size=8)
-    assert max(widths) <= 8
+    assert max(rows for rows, _ in shapes) <= 8
+    started, joined = 0, 0
+    for rows, length in shapes:
+        joined += length == 1 and 0 < started < rows
+        started = started + rows if length > 1 else 0
+    assert joined >= 3, "prompts start beside completions that go on"
     alone = [generate(policy, [p], [s], sampling, 1)[0] for p, s in zip(prompts, seeds, strict=True)]
     assert len({len(c.ids_T) for c in alone}) > 3, "some end early"
     assert [c.ids_T for c in together] == [c.ids_T for c in alone]
