@@ -100,11 +100,14 @@ def prune_cache(cache: Path, max_bytes: int, *, idle_s: float = 300.0) -> int:
         return 0
     now, copies = time.time(), []
     for folder in cache.iterdir():
-        if folder.name.startswith(_TEMPORARY) and _last_change(folder) < now - _ABANDONED_S:
-            remove(folder)
-        elif _COPY.fullmatch(folder.name):
-            files = [path for path in folder.rglob("*") if path.is_file()]
-            copies.append((folder.stat().st_mtime, sum(path.stat().st_size for path in files), folder))
+        try:
+            if folder.name.startswith(_TEMPORARY) and _last_change(folder) < now - _ABANDONED_S:
+                remove(folder)
+            elif _COPY.fullmatch(folder.name):
+                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                copies.append((folder.stat().st_mtime, size, folder))
+        except FileNotFoundError:  # another process has just moved or removed it: in use, or no longer there
+            continue
     total, removed = sum(size for _, size, _ in copies), 0
     for used_at, size, folder in sorted(copies):
         if total - removed <= max_bytes or used_at > now - idle_s:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -238,3 +239,22 @@ def test_the_cache_keeps_what_was_used_last(store, tmp_path):
     assert sorted(cache.iterdir()) == sorted([folders[0], folders[2], *kept])
     assert prune_cache(cache, 0) == 100 and sorted(cache.iterdir()) == sorted([folders[0], *kept])
     assert prune_cache(cache, 0, idle_s=0) == 100 and prune_cache(tmp_path / "absent", 0) == 0
+
+
+def test_the_cache_is_pruned_beside_a_process_whose_folders_come_and_go(tmp_path):
+    cache, ended = tmp_path / "cache", threading.Event()
+
+    def work() -> None:
+        while not ended.is_set():
+            folder = folder_with(cache / ".work-busy", {f"{n}/data": b"x" for n in range(5)})
+            folder.rename(cache / ("ab" * 16))
+            shutil.rmtree(cache / ("ab" * 16), ignore_errors=True)
+
+    cache.mkdir()
+    (worker := threading.Thread(target=work)).start()
+    try:
+        for _ in range(100):
+            assert prune_cache(cache, 1 << 30) == 0
+    finally:
+        ended.set()
+        worker.join()
