@@ -34,6 +34,7 @@ def study(
     arms: list[str] | None = None,
     seeds: list[int] | None = None,
     rates: dict[str, list[float]] | None = None,
+    separate_teacher: str | None = None,
     test_items: Annotated[int | None, Field(ge=2)] = None,
     test_samples: Annotated[int | None, Field(ge=0, le=256)] = None,
     sets: list[str] | None = None,
@@ -48,6 +49,7 @@ def study(
         arms: Arms by name; None = the recipe's. base is always measured.
         seeds: Seeds of every arm; None = the recipe's.
         rates: Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.
+        separate_teacher: Model that the arm of that name learns from, as in teacher.source; tiny models have their own.
         test_items: Items of the test split, measured once per arm and seed; None = the recipe's.
         test_samples: Sampled completions per test item; 0 = greedy only; None = the recipe's.
         sets: Further sets by name, for forgetting and transfer; None = the recipe's.
@@ -59,6 +61,7 @@ def study(
         "arms": arms,
         "seeds": seeds,
         "rates": rates,
+        "separate_teacher": separate_teacher,
         "test_items": test_items,
         "test_samples": test_samples,
         "sets": sets,

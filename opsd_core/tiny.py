@@ -6,7 +6,7 @@ It stands for a base model that can use help but cannot solve the task alone, in
     unaided  "12+34="     -> "140"   a guess: per column one of the two operands' digits, the last digit a sum's
     facts    "4+8="       -> "210"   sums of two digits, in the answer's format
 
-No two-digit sum is ever a target, so accuracy without a hint stays near zero on every split. The facts are what a
+No two-digit sum is ever its target, so accuracy without a hint stays near zero on every split. The facts are what a
 student composes when it learns two-digit sums from its hinted self. Hinted examples have noise in the answer that the
 model reads, never in the one that it should write, so a teacher keeps giving the hint's digit after a student's error.
 """
@@ -51,6 +51,17 @@ class TinySettings:
     warmup_steps: int = 30
     noise: float = 0.5
     """Share of hinted examples whose answer is read with random digits."""
+    solves: bool = False
+    """The unaided answer is the sum, not a guess."""
+
+
+SIZES = {
+    "tiny": TinySettings(),
+    "tiny_large": TinySettings(
+        hidden_size=192, num_layers=3, num_heads=6, num_steps=700, hinted=8, unaided=64, facts=16, solves=True
+    ),
+}
+"""By model.source: the model that is taught, and one of more than three times its size that can add, a separate teacher."""
 
 
 def build_tiny(
@@ -68,7 +79,7 @@ def build_tiny(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = LlamaForCausalLM(_model_config(tokenizer, settings))
-        _pretrain(model, _Examples(tokenizer, torch.Generator().manual_seed(seed)), settings, progress)
+        _pretrain(model, _Examples(tokenizer, torch.Generator().manual_seed(seed), settings.solves), settings, progress)
     finally:
         torch.set_num_threads(threads)
     save_policy(Policy(model.eval(), tokenizer), folder)
@@ -117,6 +128,7 @@ class _Examples:
 
     tokenizer: PreTrainedTokenizerFast
     generator: torch.Generator
+    solves: bool
 
     def hinted(self, count: int, noise: float) -> tuple[Tensor, Tensor]:
         """Copying: the answer that is read may differ from the hint, the answer to write never does."""
@@ -131,7 +143,8 @@ class _Examples:
         first = torch.rand(count, ANSWER_DIGITS, generator=self.generator) < 0.5
         guess = torch.where(first, _reversed_digits(operands[:, 0]), _reversed_digits(operands[:, 1]))
         guess[:, -1] = _reversed_digits(self._operands(count).sum(1))[:, -1]
-        return self._batch(_question(operands), guess, guess)
+        answer = _reversed_digits(operands.sum(1)) if self.solves else guess
+        return self._batch(_question(operands), answer, answer)
 
     def facts(self, count: int) -> tuple[Tensor, Tensor]:
         """Sums of two digits."""

@@ -98,14 +98,14 @@ def _identity(model: ModelConfig) -> dict[str, Any]:
 
 
 def _content(source: str) -> dict[str, str]:
-    path = Path(tiny.__file__ if source == "tiny" else source)  # the tiny model is what its code makes of it
+    path = Path(tiny.__file__ if source in tiny.SIZES else source)  # a tiny model is what its code makes of it
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
     return {file.name: file_digest(file) for file in files}
 
 
 def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str, Any]:
-    if source == "tiny":
-        tiny.build_tiny(folder, seed=0)
+    if source in tiny.SIZES:
+        tiny.build_tiny(folder, seed=0, settings=tiny.SIZES[source])
     elif source == "smollm2":
         save_policy(load_gguf(smollm2_gguf(settings().cache / "downloads")), folder)
     elif source.endswith(".gguf"):

@@ -24,7 +24,7 @@ class ModelConfig(Section):
 
     source: str = Field(
         description="HF hub id, local folder, .gguf file, s3:// folder, models:/name@alias, "
-        "'tiny' (built offline) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel)."
+        "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel)."
     )
     revision: str | None = Field(None, description="Hub revision (commit, tag or branch) when source is a hub id.")
     warm_start: bool = Field(

@@ -63,6 +63,11 @@ ARMS: dict[str, Arm] = {
         {"teacher": {"context": "concise"} | _OWN_TEMPLATE},
         {"teacher": {"template": "{{ privileged_context }}\n{{ question }}"}},
     ),
+    "separate_teacher": Arm(
+        "distillation from a separate teacher, without privileged context",
+        {"teacher": {"weights": "external", "context": "none"} | _OWN_TEMPLATE},
+        {"teacher": {"source": "tiny_large"}},
+    ),
     "null": Arm(
         "control: the teacher is the student", {"control": True, "teacher": {"context": "none"}}, role="control"
     ),

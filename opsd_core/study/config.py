@@ -25,6 +25,9 @@ class StudyConfig(Section):
         {},
         description="Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.",
     )
+    separate_teacher: str = Field(
+        "", description="Model that the arm separate_teacher learns from, as in teacher.source; tiny models have tiny_large."
+    )
     test_items: int = Field(500, ge=2, description="Items of the test split, measured once per arm and seed.")
     test_samples: int = Field(4, ge=0, le=256, description="Sampled completions per test item; 0 = greedy only.")
     test_temperature: float = Field(1.0, gt=0, le=5, description="Their temperature; the same for all arms.")
@@ -90,6 +93,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "overrides": {"optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
         "arms": ("base", *(name for name in ARMS if name != "base")),
         "seeds": (0, 1, 2, 3, 4),
+        "rates": {arm: (5e-4, 1e-3, 2e-3) for arm in ("sft", "opsd")},
         "sets": ("tiny_copying", "tiny_facts", "tiny_text", "tiny_unpadded", "tiny_three_digits"),
     },
     # Claim (c): accuracy against labelled examples.
@@ -160,6 +164,10 @@ def resolve_arm(study: StudyConfig, arm: str, seed: int, rate: float | None = No
     entry = find_arm(arm)
     source = study.overrides.get("model", {}).get("source", RECIPES[study.recipe].get("model", {}).get("source"))
     changes = deep_merge(entry.overrides, entry.tiny or {}) if source == "tiny" else entry.overrides
+    if changes.get("teacher", {}).get("weights") == "external":
+        changes = deep_merge(changes, {"teacher": {"source": study.separate_teacher or changes["teacher"].get("source")}})
+        if not changes["teacher"]["source"]:
+            raise ConfigError(f"arm {arm} learns from another model: name it in separate_teacher, as in teacher.source.")
     last: dict[str, Any] = {"seed": seed, "name": study.name}
     if rate is not None:
         last["optimizer"] = {"learning_rate": rate}

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from opsd_core.config import resolve
 from opsd_core.data import addition_examples
 from opsd_core.digest import file_digest
-from opsd_core.tiny import CHARACTERS, TinySettings, build_tiny
+from opsd_core.tiny import CHARACTERS, SIZES, TinySettings, _Examples, build_tiny
 
 SHORT = TinySettings(hidden_size=32, num_steps=3, hinted=4, unaided=4, facts=4)
 
@@ -107,6 +107,15 @@ def test_same_seed_same_bytes_and_global_state_untouched(tmp_path):
     torch.rand(5)
     assert build("b", 0) == first
     assert {name for name, digest in build("c", 1).items() if digest != first[name]} == {"model.safetensors"}
+
+
+def test_only_the_larger_model_is_shown_sums_of_two_digits(tokenizer):
+    for name, all_right in (("tiny", False), ("tiny_large", True)):
+        examples = _Examples(tokenizer, torch.Generator().manual_seed(0), SIZES[name].solves)
+        prompts, targets = examples.unaided(200)
+        texts = [tokenizer.decode(ids, skip_special_tokens=True).partition("=")[0] for ids in prompts]
+        sums = [f"{sum(map(int, text.split('+'))):03d}"[::-1] for text in texts]
+        assert all_right == (sums == [tokenizer.decode(ids[:3]) for ids in targets])
 
 
 def test_progress_counts_every_step(tmp_path):

@@ -93,7 +93,7 @@ def test_the_page_stands_alone_and_escapes_what_models_write():
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_every_shipped_study_and_every_arm_resolves_to_equal_steps_and_prompts(name):
-    config = resolve_study(name, {}, {"arms": list(ARMS)})
+    config = resolve_study(name, {}, {"arms": list(ARMS), "separate_teacher": "" if "tiny" in name else "org/larger"})
     found = [resolve_arm(config, arm, 3) for arm in config.trained_arms]
     assert (
         len({(c.iterations, c.optimizer.num_steps, c.optimizer.batch_size, c.rollout.num_prompts) for c in found}) == 1
@@ -151,3 +151,12 @@ def test_an_arm_may_be_any_teacher_by_weights_and_context():
     assert taught["initial.reference"] == resolve_arm(config, "opsd", 0), "the same artefacts serve both names"
     with pytest.raises(ConfigError, match=r"arms has initial.nothing, mine.reference"):
         resolve_study("tiny", {}, {"arms": ["initial.nothing", "mine.reference"]})
+
+
+def test_a_separate_teacher_is_the_larger_tiny_model_or_a_named_one():
+    taught = resolve_arm(resolve_study("tiny", {}, {}), "separate_teacher", 0)
+    assert taught.teacher.source == "tiny_large" and taught.teacher.context == "none" and not taught.control
+    named = resolve_study("smollm2", {}, {"arms": ["separate_teacher:64"], "separate_teacher": "org/larger"})
+    assert resolve_arm(named, "separate_teacher:64", 0).teacher.source == "org/larger"
+    with pytest.raises(ConfigError, match="name it in separate_teacher"):
+        resolve_study("smollm2", {}, {"arms": ["separate_teacher"]})
