@@ -41,6 +41,10 @@ ARMS: dict[str, Arm] = {
         role="supervised",
     ),
     "opsd": Arm("OPSD, frozen teacher with the reference", {"teacher": {"weights": "initial", "context": "reference"}}),
+    "opsd_mixed": Arm(
+        "OPSD, at half of the prompts on the reference's own text",
+        {"teacher": {"weights": "initial", "context": "reference"}, "rollout": {"on_policy_fraction": 0.5}},
+    ),
     "opsd_previous": Arm(
         "OPSD, the previous iteration teaches", {"teacher": {"weights": "previous", "context": "reference"}}
     ),
