@@ -49,7 +49,8 @@ DEMO: dict[str, Any] = {
     },
     # The task's last paragraph is all of it; the two before it say the same to every item.
     "prompts": {"system": "Answer with the final result only.", "student": "{{ question.split('\\n\\n')[-1] }}"},
-    "rollout": {"num_prompts": 384, "max_completion_length": 24, "batch_size": 64},
+    # Half of the completions are references: what a few hundred samples of its own teach the model is inside noise.
+    "rollout": {"num_prompts": 384, "on_policy_fraction": 0.5, "max_completion_length": 24, "batch_size": 64},
     "optimizer": {
         "learning_rate": 2e-4,
         "schedule": "constant",

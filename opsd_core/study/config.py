@@ -120,7 +120,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "recipe": "demo",
         "overrides": {
             "iterations": 2,
-            "rollout": {"num_prompts": 640, "num_shards": 1},
+            "rollout": {"num_prompts": 640, "num_shards": 1, "on_policy_fraction": 1.0},
             "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
         },
         "arms": ("base", "sft", "opsd", "shuffled"),
