@@ -109,7 +109,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "tiny_teachers": {
         "name": "study-tiny-teachers",
         "recipe": "tiny",
-        "overrides": {"optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
+        "overrides": {"iterations": 3, "optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
         "arms": ("base", *TEACHERS),
         "seeds": (0, 1, 2),
         "test_samples": 0,
