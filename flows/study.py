@@ -49,6 +49,7 @@ def study(
         arms: Arms by name; None = the recipe's. base is always measured.
         seeds: Seeds of every arm; None = the recipe's.
         rates: Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.
+            None = the study's, {} = the recipe's one rate for every arm.
         separate_teacher: Model that the arm of that name learns from, as in teacher.source; tiny models have their own.
         test_items: Items of the test split, measured once per arm and seed; None = the recipe's.
         test_samples: Sampled completions per test item; 0 = greedy only; None = the recipe's.
@@ -70,14 +71,7 @@ def study(
     preflight(config.base)
     with one_campaign(config.name), side_by_side(side) as run:
         opened = open_study(config)
-        rates_of_arms, first = choose_rates(config, opened, run)
-        rest = [
-            (arm, seed, rates_of_arms[arm])
-            for arm in config.trained_arms
-            for seed in config.seeds
-            if seed != config.seeds[0]
-        ]
-        trained = first + run(train_arm, [(opened, *job) for job in rest])
+        trained = train_arms(config, opened, run)
         jobs = [(opened, "base", config.seeds[0], None), *((opened, t.arm, t.seed, t) for t in trained)]
         measured = run(measure_arm, [job for job in jobs if job[3] is None or job[3].chosen])
         text = report_study(opened, trained, measured)
@@ -85,15 +79,22 @@ def study(
     return text
 
 
-def choose_rates(config: StudyConfig, opened: Study, run: Any) -> tuple[dict[str, float | None], list[Training]]:
-    """Each arm's rate and its training with the first seed: of several rates the one best on validation."""
-    jobs = [
-        (opened, arm, config.seeds[0], rate) for arm in config.trained_arms for rate in config.rates.get(arm) or (None,)
+def train_arms(config: StudyConfig, opened: Study, run: Any) -> list[Training]:
+    """Every arm and seed. Of an arm's several rates the one best on validation with the first seed serves the other seeds."""
+    first, *others = config.seeds
+    several = {arm: config.rates[arm] for arm in config.trained_arms if len(config.rates.get(arm, ())) > 1}
+    trials = [(opened, arm, first, rate) for arm, rates in several.items() for rate in rates]
+    plain = [
+        (opened, arm, seed, rate)
+        for arm in config.trained_arms
+        if arm not in several
+        for rate in config.rates.get(arm) or (None,)
+        for seed in config.seeds
     ]
+    trained = run(train_arm, [*trials, *plain])
     best: dict[str, Training] = {}
-    asked: dict[str, float | None] = {}
-    for job, training in zip(jobs, run(train_arm, jobs), strict=True):
-        arm, rate = job[1], job[3]
-        if arm not in best or training.validation_accuracy > best[arm].validation_accuracy:
-            best[arm], asked[arm] = training, rate
-    return asked, list(best.values())
+    for training in trained[: len(trials)]:
+        if training.arm not in best or training.validation_accuracy > best[training.arm].validation_accuracy:
+            best[training.arm] = training
+    rest = run(train_arm, [(opened, arm, seed, best[arm].rate) for arm in several for seed in others])
+    return [*best.values(), *trained[len(trials) :], *rest]

@@ -1,5 +1,6 @@
 """Configuration of a study: a base recipe, arms, seeds, rates, and what is measured once at the end."""
 
+from copy import deepcopy
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -135,14 +136,14 @@ STUDIES: dict[str, dict[str, Any]] = {
 
 
 def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any]) -> StudyConfig:
-    """The configuration of study `recipe`: `overrides` change the campaign's recipe, `knobs` the study's own fields.
+    """The configuration of study `recipe`: `overrides` change the campaign's recipe, `knobs` replace the study's own fields.
 
     Raises ConfigError naming what is wrong; every arm's configuration is resolved, so that none fails hours later.
     """
     if recipe not in STUDIES:
         raise ConfigError(f"recipe={recipe!r} is no study. Available: {', '.join(sorted(STUDIES))}.")
-    values = deep_merge(STUDIES[recipe], {name: value for name, value in knobs.items() if value is not None})
-    start = values.get("overrides", {})
+    values = STUDIES[recipe] | {name: value for name, value in knobs.items() if value is not None}
+    start = deepcopy(values.get("overrides", {}))
     if "source" in overrides.get("data", {}):
         start.get("data", {}).pop("options", None)  # they are arguments of the study's own task
     values["overrides"] = deep_merge(start, overrides)

@@ -10,10 +10,13 @@ from mlflow.artifacts import download_artifacts
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 
-from flows.study import study
+from flows.study import study, train_arms
 from opsd_core.errors import ConfigError
+from opsd_core.study import resolve_study
 from tasks.artifacts import describe
 from tasks.context import local, settings, store
+from tasks.records import PolicyRef
+from tasks.study_records import Checkpoint, Training
 
 pytestmark = pytest.mark.timeout(1000)
 
@@ -30,6 +33,7 @@ PARAMETERS = {
     "name": "few-steps",
     "arms": ARMS,
     "seeds": [0, 1],
+    "rates": {},
     "test_items": 50,
     "test_samples": 2,
     "sets": ["tiny_copying", "tiny_text"],
@@ -116,3 +120,25 @@ def test_unknown_arms_and_broken_overrides_are_refused_before_work(stack):
         study(recipe="tiny", arms=["magic"])
     with pytest.raises(ConfigError, match=r"arm opsd: .*rollout\.nprompts: unknown key"):
         study(recipe="tiny", arms=["opsd"], overrides={"rollout": {"nprompts": 1}})
+
+
+def test_only_arms_with_several_rates_wait_for_the_first_seed():
+    config = resolve_study("tiny", {}, {"arms": ["sft", "opsd", "null"], "seeds": [4, 5], "rates": {"opsd": [0.1, 0.3, 0.2]}})
+    waves = []
+
+    def run(_task, calls):
+        waves.append([call[1:] for call in calls])
+        return [trained(arm, seed, rate) for _, arm, seed, rate in calls]
+
+    def trained(arm, seed, rate):
+        policy = PolicyRef(uri="s3://x/models/y", digest="d")
+        point = Checkpoint(
+            iteration=0, policy=policy, validation={"eval/accuracy": rate or 0.5}, training={}, state_uri="", shard_uris=[]
+        )
+        return Training(arm=arm, seed=seed, rate=rate or 0.01, run_id="", checkpoints=[point])
+
+    found = train_arms(config, None, run)
+    trials = [("opsd", 4, rate) for rate in (0.1, 0.3, 0.2)]
+    assert waves == [[*trials, *((arm, seed, None) for arm in ("sft", "null") for seed in (4, 5))], [("opsd", 5, 0.3)]]
+    assert [(t.arm, t.seed, t.rate) for t in found if t.arm == "opsd"] == [("opsd", 4, 0.3), ("opsd", 5, 0.3)]
+    assert len(found) == 6
