@@ -124,7 +124,7 @@ STUDIES: dict[str, dict[str, Any]] = {
             "rollout": {"num_prompts": 640, "num_shards": 1, "on_policy_fraction": 1.0},
             "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
         },
-        "arms": ("base", "sft", "opsd", "shuffled"),
+        "arms": ("base", "sft", "opsd", "opsd_mixed", "shuffled"),
         "seeds": (0, 1, 2),
         "rates": {"sft": (1e-4, 3e-5)},
         "test_items": 250,
