@@ -38,7 +38,7 @@ def campaign(stack, tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(campaign):
-    arm = campaign("calm")
+    arm = campaign("no-outage")
     assert arm.attempt() == 0, log(arm)
     return outcome(arm)
 
