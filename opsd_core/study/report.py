@@ -6,7 +6,7 @@ from typing import Any
 from opsd_core.metrics import ItemOutcome
 from opsd_core.study import figures
 from opsd_core.study.page import ExamplePair, Part, examples, interval, page, table
-from opsd_core.study.tables import StudyData
+from opsd_core.study.tables import REFERENCES, StudyData
 from opsd_core.study.words import sentences
 
 _SHOWN_EXAMPLES = 5
@@ -72,11 +72,10 @@ def _against(numbers: Mapping[str, Any]) -> Part:
     ]
     head = ["arm", "against", "metric", "points, over seeds and problems", "within each seed", "p", "outside noise"]
     plots = []
-    for reference in dict.fromkeys(row["reference"] for row in rows):
-        chosen = [
-            row | {"label": row["arm"]} for row in rows if (row["reference"], row["metric"]) == (reference, "accuracy")
-        ]
-        plots.append((f"against {reference}", figures.forest(chosen, f"accuracy minus {reference}'s")))
+    accuracy = [row | {"label": row["arm"]} for row in rows if row["metric"] == "accuracy"]
+    for kind in REFERENCES:
+        if chosen := [row for row in accuracy if row["reference"].partition(":")[0] == kind]:
+            plots.append((f"against {kind}", figures.forest(chosen, f"accuracy minus {kind}'s")))
     note = (
         "Problems and seeds are resampled together; the columns within a seed resample problems alone and say whether that "
         "one model differs, not whether the method does. Outside noise follows Holm's procedure for accuracy; other rows "

@@ -17,7 +17,7 @@ from opsd_core.study.steps import reasoning_steps
 from opsd_core.types import Example
 
 REFERENCES = ("base", "sft")
-"""What every other arm is compared with, where it is part of the study."""
+"""What every other arm is compared with, where it is part of the study; opsd:64 with sft:64 and so on."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,10 @@ def _differences(data: StudyData) -> list[dict[str, Any]]:
     common = Counter(e.answer for e in data.examples).most_common(1)
     rare = {e.id for e in data.examples if not common or e.answer != common[0][0]}
     rows = []
-    for reference in REFERENCES:
-        for name, arm in data.arms.items():
-            if reference not in data.arms or name in (reference, "base"):
-                continue
+    pairs = [(reference_of(kind, name), name) for kind in REFERENCES for name in data.arms]
+    for reference, name in pairs:
+        if reference in data.arms and name not in (reference, "base"):
+            arm = data.arms[name]
             for metric, keep, mode in (
                 ("accuracy", None, "greedy"),
                 ("accuracy beyond the commonest answer", rare, "greedy"),
@@ -130,6 +130,11 @@ def _differences(data: StudyData) -> list[dict[str, Any]]:
                 if found is not None:
                     rows.append({"arm": name, "reference": reference, "metric": metric, **_row(found)})
     return rows
+
+
+def reference_of(kind: str, name: str) -> str:
+    """The arm that `name` is compared with: base, or the arm of this kind with as many labelled examples."""
+    return kind if kind == "base" else kind + "".join(name.partition(":")[1:])
 
 
 def _compare_outcomes(

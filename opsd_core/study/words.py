@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from opsd_core.study.tables import reference_of
+
 BEYOND = "accuracy beyond the commonest answer"
 
 
@@ -26,8 +28,9 @@ def sentences(numbers: Mapping[str, Any]) -> list[str]:
         if row is None:
             continue
         text = f"{name}: {_percent(arm['metrics']['eval/accuracy'])}, {difference(row, 'base')}"
-        if other := by.get((name, "sft", "accuracy")):
-            text += f"; {difference(other, 'sft')}"
+        supervised = reference_of("sft", name)
+        if other := by.get((name, supervised, "accuracy")):
+            text += f"; {difference(other, supervised)}"
         lines.append(text + "." + _prior(row, by.get((name, "base", BEYOND)), arm, numbers))
     lines += _damage(numbers)
     tests = max((row["num_tests"] for row in numbers["differences"]), default=0)

@@ -130,6 +130,16 @@ def test_arms_with_few_labels_give_as_many_completions_and_make_a_figure():
         resolve_study("tiny", {}, {"arms": ["base:4", "opsd:none"]})
 
 
+def test_arms_with_few_labels_are_compared_with_sft_on_as_many():
+    names = ["sft:16", "opsd:16", "sft:64", "opsd:64", "opsd"]
+    data = study(BASE, *(arm_of_labels(name) for name in names))
+    numbers = study_numbers(data)
+    rows = {(r["arm"], r["reference"]) for r in numbers["differences"] if r["metric"] == "accuracy"}
+    assert rows == {(name, "base") for name in names} | {("opsd:16", "sft:16"), ("opsd:64", "sft:64")}
+    text = "\n".join(sentences(numbers))
+    assert "points against sft:64 [" in text and render("t", "s", data, numbers, {}, "f").count("against sft") >= 1
+
+
 def arm_of_labels(name):
     return replace(arm("opsd", lambda e, seed: e.answer), name=name)
 
