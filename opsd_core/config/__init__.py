@@ -9,7 +9,7 @@ from opsd_core.config.method import (
     OptimizerConfig,
     RolloutConfig,
 )
-from opsd_core.config.recipes import RECIPES, deep_merge, resolve
+from opsd_core.config.recipes import RECIPES, deep_merge, resolve, without_task
 from opsd_core.config.schedules import config_at
 from opsd_core.config.selection import FilterConfig, WeightConfig
 from opsd_core.config.sources import (
@@ -47,4 +47,5 @@ __all__ = [
     "deep_merge",
     "resolve",
     "supervised",
+    "without_task",
 ]

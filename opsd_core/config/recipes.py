@@ -47,10 +47,13 @@ DEMO: dict[str, Any] = {
         "options": {"min_num_candidates": 2, "max_num_candidates": 3, "min_n": 1, "max_n": 1000},
         "size": 2500,
     },
-    # The task's last paragraph is all of it; the two before it say the same to every item.
-    "prompts": {"system": "Answer with the final result only.", "student": "{{ question.split('\\n\\n')[-1] }}"},
-    # Half of the completions are references: what a few hundred samples of its own teach the model is inside noise.
-    "rollout": {"num_prompts": 384, "on_policy_fraction": 0.5, "max_completion_length": 24, "batch_size": 64},
+    # The task's last paragraph is all of it; the beginning of an answer keeps completions short, so that none is cut.
+    "prompts": {
+        "system": "Answer with the final result only.",
+        "student": "{{ question.split('\\n\\n')[-1] }}\nThe answer is the number",
+    },
+    # At temperature 1 one completion in ten is right and most of the others ramble: they teach little.
+    "rollout": {"num_prompts": 384, "temperature": 0.5, "max_completion_length": 32, "batch_size": 64},
     "optimizer": {
         "learning_rate": 2e-4,
         "schedule": "constant",
@@ -59,7 +62,7 @@ DEMO: dict[str, Any] = {
         "batch_size": 16,
         "checkpoint_every": 24,
     },
-    "evaluation": {"num_items": 150, "max_completion_length": 24, "batch_size": 64},
+    "evaluation": {"num_items": 150, "max_completion_length": 32, "batch_size": 64},
 }
 
 
@@ -91,6 +94,14 @@ def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     return RECIPES[recipe]
 
 
+def without_task(values: dict[str, Any]) -> dict[str, Any]:
+    """A copy without what was written for its own task: another source has other options and other questions."""
+    left = {name: value for name, value in values.items() if name != "prompts"}
+    if "data" in left:
+        left["data"] = {name: value for name, value in left["data"].items() if name != "options"}
+    return left
+
+
 def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     """The complete configuration of `recipe` with `overrides` merged in, left to right.
 
@@ -101,10 +112,10 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     changes: dict[str, Any] = {}
     for override in overrides:
         changes = deep_merge(changes, override)
-    start = deepcopy(starting_values(recipe, changes))
-    data = start.get("data", {})
-    if changes.get("data", {}).get("source", data.get("source")) != data.get("source"):
-        data.pop("options", None)  # they are arguments of the recipe's task, which another source does not take
+    start = starting_values(recipe, changes)
+    source = start.get("data", {}).get("source")
+    if source and changes.get("data", {}).get("source", source) != source:
+        start = without_task(start)
     values = deep_merge(start, changes)
     try:
         return CampaignConfig.model_validate(values)

@@ -1,11 +1,10 @@
 """Configuration of a study: a base recipe, arms, seeds, rates, and what is measured once at the end."""
 
-from copy import deepcopy
 from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
+from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve, without_task
 from opsd_core.config.base import Section
 from opsd_core.errors import ConfigError
 from opsd_core.study.arms import ARMS, find_arm
@@ -115,13 +114,15 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
         "test_samples": 0,
     },
-    # The demo's task, with more of everything.
+    # The demo's task, with more of everything, without what makes the demo short.
     "smollm2": {
         "name": "study-smollm2",
         "recipe": "demo",
         "overrides": {
             "iterations": 2,
-            "rollout": {"num_prompts": 640, "num_shards": 1, "on_policy_fraction": 1.0},
+            "prompts": {"student": "{{ question.split('\\n\\n')[-1] }}"},
+            "rollout": {"num_prompts": 640, "num_shards": 1, "temperature": 1.0, "max_completion_length": 24},
+            "evaluation": {"max_completion_length": 24},
             "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
         },
         "arms": ("base", "sft", "opsd", "opsd_mixed", "shuffled"),
@@ -143,9 +144,9 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
     if recipe not in STUDIES:
         raise ConfigError(f"recipe={recipe!r} is no study. Available: {', '.join(sorted(STUDIES))}.")
     values = STUDIES[recipe] | {name: value for name, value in knobs.items() if value is not None}
-    start = deepcopy(values.get("overrides", {}))
+    start = values.get("overrides", {})
     if "source" in overrides.get("data", {}):
-        start.get("data", {}).pop("options", None)  # they are arguments of the study's own task
+        start = without_task(start)
     values["overrides"] = deep_merge(start, overrides)
     try:
         study = StudyConfig.model_validate(values)

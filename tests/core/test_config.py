@@ -24,6 +24,14 @@ def test_another_data_source_does_not_inherit_the_arguments_of_the_recipes_task(
     assert resolve("demo").data.options["max_num_candidates"] == 3
     assert resolve("demo", {"data": {"options": {"max_num_candidates": 4}}}).data.options["min_num_candidates"] == 2
     assert resolve("demo", {"data": {"source": "reasoning_gym:gcd"}}).data.options == {}
+    assert resolve("demo", {"data": {"source": "reasoning_gym:number_format"}}).data.options["min_n"] == 1
+
+
+def test_another_data_set_is_not_asked_in_the_words_of_the_recipes_own_task():
+    own = {"data": {"source": "train.jsonl"}}
+    assert resolve("demo").prompts.student != "{{ question }}"
+    assert resolve("demo", own).prompts == resolve("tiny").prompts, "a question of two paragraphs would lose the first"
+    assert resolve("demo", own, {"prompts": {"system": "Think."}}).prompts.system == "Think."
 
 
 def test_deep_merge_never_changes_its_arguments():
