@@ -169,7 +169,9 @@ def resolve_arm(study: StudyConfig, arm: str, seed: int, rate: float | None = No
     if changes.get("teacher", {}).get("weights") == "external":
         changes = deep_merge(changes, {"teacher": {"source": study.separate_teacher or changes["teacher"].get("source")}})
         if not changes["teacher"]["source"]:
-            raise ConfigError(f"arm {arm} learns from another model: name it in separate_teacher, as in teacher.source.")
+            raise ConfigError(
+                f"arm {arm} learns from another model: name it in separate_teacher, as in teacher.source, or leave the arm out."
+            )
     last: dict[str, Any] = {"seed": seed, "name": study.name}
     if rate is not None:
         last["optimizer"] = {"learning_rate": rate}
