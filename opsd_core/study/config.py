@@ -114,24 +114,23 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
         "test_samples": 0,
     },
-    # The demo's task, with more of everything, without what makes the demo short.
+    # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
     "smollm2": {
         "name": "study-smollm2",
         "recipe": "demo",
         "overrides": {
             "iterations": 2,
-            "prompts": {"student": "{{ question.split('\\n\\n')[-1] }}"},
-            "rollout": {"num_prompts": 640, "num_shards": 1, "temperature": 1.0, "max_completion_length": 24},
-            "evaluation": {"max_completion_length": 24},
+            "data": {"seed": 1_000_000},
+            "rollout": {"num_prompts": 640, "num_shards": 1},
             "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
         },
         "arms": ("base", "sft", "opsd", "opsd_mixed", "shuffled"),
         "seeds": (0, 1, 2),
-        "rates": {"sft": (1e-4, 3e-5)},
+        "rates": {"sft": (1e-4, 3e-5), "opsd": (1e-4, 2e-4)},
         "test_items": 250,
         "test_samples": 0,
         "sets": ("shifted_number_format", "family_chain_sum", "family_products", "instructions", "english"),
-        "set_items": 60,
+        "set_items": 250,
     },
 }
 

@@ -70,9 +70,10 @@ def _english(count: int) -> list[Example]:
 
 
 def _family(title: str, role: Literal["shifted", "other"], source: str, **options: Any) -> EvaluationSet:
-    """Problems of a family of reasoning_gym, made with `options`."""
+    """Problems of a family of reasoning_gym, made with `options`; those of another family are asked as they stand."""
     data = {"source": f"reasoning_gym:{source}", "options": options, "size": 400, "grader": "auto", "seed": 7}
-    return EvaluationSet(title, role, "grader", data=data, grader="reasoning_gym")
+    prompts = {"system": "Answer with the final result only.", "student": "{{ question }}"} if role == "other" else None
+    return EvaluationSet(title, role, "grader", data=data, prompts=prompts, grader="reasoning_gym", max_completion_length=32)
 
 
 SETS: dict[str, EvaluationSet] = {
