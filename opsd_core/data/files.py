@@ -6,18 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from opsd_core.data.records import RawRow
+from opsd_core.data.parquet import parquet_rows
+from opsd_core.data.records import MAX_LINE_CHARS, RawRow, require_columns
 from opsd_core.errors import DataError
 
-MAX_LINE_CHARS = 4_000_000
-"""Longest line of a .jsonl file; a longer one is an unusable row."""
 MAX_JSON_BYTES = 64 << 20
 """Largest .json file: it must be parsed as a whole, which takes up to twenty times its size in memory."""
-MAX_CHUNK_BYTES = 2 << 30
-"""Largest uncompressed column of a Parquet row group: one page may hold all of it."""
-MAX_INFLATED_BYTES, MAX_INFLATION = 256 << 20, 100
-"""The same for a column that is more than 100 times its compressed size, as no text is that people wrote."""
-_PARQUET_BATCH_ROWS = 64
 
 
 def file_rows(path: Path, suffix: str, needed: list[str]) -> Iterator[RawRow]:
@@ -33,15 +27,6 @@ def file_rows(path: Path, suffix: str, needed: list[str]) -> Iterator[RawRow]:
     if suffix not in READERS:
         raise DataError(f"data.source={path}: suffix {suffix!r} is not read. Use one of {', '.join(sorted(READERS))}.")
     return READERS[suffix](path, needed)
-
-
-def require_columns(source: str, needed: list[str], present: list[str]) -> None:
-    """Raise DataError when a mapped column is missing, naming those that exist."""
-    if missing := [column for column in needed if column not in present]:
-        raise DataError(
-            f"data.source={source} has no column {', '.join(map(repr, missing))}. It has: "
-            f"{', '.join(map(repr, present)) or 'none'}. Set data.columns.question / answer / solution."
-        )
 
 
 def _jsonl(path: Path, needed: list[str]) -> Iterator[RawRow]:
@@ -118,81 +103,4 @@ def _bounded_lines(path: Path, file: Any) -> Iterator[str]:
         yield line
 
 
-def _parquet(path: Path, needed: list[str]) -> Iterator[RawRow]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        schema = pyarrow.parquet.read_schema(path)
-        require_columns(str(path), needed, schema.names)
-        _refuse_nested(path, schema, needed)
-        # Dictionaries stay dictionaries: a row refers to its value instead of holding a copy.
-        texts = [name for name in needed if schema.field(name).type in (pyarrow.string(), pyarrow.binary())]
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
-            index = 0
-            for group in range(file.metadata.num_row_groups):
-                _refuse_inflated(path, file.metadata.row_group(group), needed)
-                for batch in file.iter_batches(batch_size=_PARQUET_BATCH_ROWS, row_groups=[group], columns=needed):
-                    columns = {name: _values(batch.column(name)) for name in needed}
-                    for row in range(batch.num_rows):
-                        yield _parquet_row(index, row, columns)
-                        index += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"data.source={path} cannot be read as Parquet: {error}. The file is torn, or is another format."
-        ) from error
-
-
-def _values(column: Any) -> tuple[Any, Any, Any]:
-    """(which value each row has or None, the values, their lengths in bytes or None) of one Arrow array."""
-    import pyarrow
-    import pyarrow.compute
-
-    which, values = None, column
-    if pyarrow.types.is_dictionary(column.type):
-        which, values = column.indices, column.dictionary
-    kind = pyarrow.types
-    sized = any(test(values.type) for test in (kind.is_string, kind.is_binary, kind.is_large_string, kind.is_large_binary))
-    return which, values, pyarrow.compute.binary_length(values) if sized else None
-
-
-def _parquet_row(index: int, row: int, columns: dict[str, tuple[Any, Any, Any]]) -> RawRow:
-    found: dict[str, Any] = {}
-    for name, (which, values, lengths) in columns.items():
-        place = row if which is None else which[row].as_py()
-        length = lengths[place].as_py() if lengths is not None and place is not None else None
-        if length is not None and length > MAX_LINE_CHARS:
-            return RawRow(index, unreadable=f"over {MAX_LINE_CHARS:,} characters: column {name!r}, {length:,} bytes")
-        try:
-            found[name] = None if place is None else values[place].as_py()
-        except ValueError as error:
-            return RawRow(index, unreadable=f"not text: {error}"[:300])
-    return RawRow(index, found)
-
-
-def _refuse_nested(path: Path, schema: Any, needed: list[str]) -> None:
-    import pyarrow
-
-    for name in needed:
-        if pyarrow.types.is_nested(schema.field(name).type):
-            raise DataError(
-                f"data.source={path}: column {name!r} holds {str(schema.field(name).type)[:200]}, not text or a number. "
-                "Map a flat column (data.columns), or flatten it first."
-            )
-
-
-def _refuse_inflated(path: Path, group: Any, needed: list[str]) -> None:
-    """Raises DataError for a row group whose needed columns would not fit the memory, by what its footer says."""
-    for number in range(group.num_columns):
-        column = group.column(number)
-        size, stored = column.total_uncompressed_size, max(column.total_compressed_size, 1)
-        inflated = size > MAX_INFLATED_BYTES and size > MAX_INFLATION * stored
-        if column.path_in_schema in needed and (inflated or size > MAX_CHUNK_BYTES):
-            raise DataError(
-                f"data.source={path}: column {column.path_in_schema!r} has {size:,} bytes in one row group, "
-                f"{size // stored:,} times its compressed size; at most {MAX_CHUNK_BYTES:,} are read, "
-                f"{MAX_INFLATED_BYTES:,} when that is over {MAX_INFLATION} times. Write the file with smaller row groups."
-            )
-
-
-READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": parquet_rows}

@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 
 from opsd_core.config import DataConfig
-from opsd_core.data.files import require_columns
-from opsd_core.data.records import RawRow
+from opsd_core.data.records import RawRow, require_columns
 from opsd_core.errors import DataError
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from opsd_core.config import ColumnMapping, DataConfig
 from opsd_core.data.clean import Cleaned, clean_rows
-from opsd_core.data.files import READERS, file_rows, require_columns
+from opsd_core.data.files import READERS, file_rows
 from opsd_core.data.generated import COLUMNS, addition_rows, reasoning_gym_rows
 from opsd_core.data.hub import hub_rows
-from opsd_core.data.records import MAX_LISTED, DataReport, LoadedData, RawRow, split_digest
+from opsd_core.data.records import MAX_LISTED, DataReport, LoadedData, RawRow, require_columns, split_digest
 from opsd_core.data.splits import question_key, split_examples
 from opsd_core.errors import DataError
 

@@ -4,9 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opsd_core.digest import digest
+from opsd_core.errors import DataError
 from opsd_core.types import Example
 
 MAX_LISTED = 100
+MAX_LINE_CHARS = 4_000_000
+"""Longest line of a text file, longest value of a column; a longer one is an unusable row."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +72,12 @@ class LoadedData:
 def split_digest(examples: list[Example]) -> str:
     """sha256 of the ids, whatever their order."""
     return digest(sorted(example.id for example in examples))
+
+
+def require_columns(source: str, needed: list[str], present: list[str]) -> None:
+    """Raise DataError when a mapped column is missing, naming those that exist."""
+    if missing := [column for column in needed if column not in present]:
+        raise DataError(
+            f"data.source={source} has no column {', '.join(map(repr, missing))}. It has: "
+            f"{', '.join(map(repr, present)) or 'none'}. Set data.columns.question / answer / solution."
+        )

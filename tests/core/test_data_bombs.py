@@ -61,6 +61,55 @@ def test_a_column_that_inflates_too_far_is_refused_from_the_footer(tmp_path):
     assert pyarrow.total_allocated_bytes() - before < MEBI
 
 
+def varint(number: int, size: int | None = None) -> bytes:
+    """Zigzag varint of thrift's compact protocol, filled up to `size` bytes."""
+    left, found = number << 1, []
+    while left > 127 or len(found) + 1 < (size or 1):
+        found.append(left & 127 | 128)
+        left >>= 7
+    return bytes([*found, left])
+
+
+def test_pages_larger_than_the_footer_says_are_refused(tmp_path, monkeypatch):
+    table = pyarrow.table({"question": ["x" * MEBI] * 260, "answer": ["1"] * 260})
+    path = tmp_path / "d.parquet"
+    pyarrow.parquet.write_table(table, path, compression="zstd", use_dictionary=False, data_page_size=1 << 30)
+    group = pyarrow.parquet.read_metadata(path).row_group(0)
+    size = group.column(0).total_uncompressed_size
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    assert whole.count(varint(size), footer) == 1
+    path.write_bytes(whole[:footer] + whole[footer:].replace(varint(size), varint(4000, len(varint(size)))))
+    assert pyarrow.parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 4000
+    assert pyarrow.parquet.read_table(path).num_rows == 260  # pyarrow believes the pages
+
+    monkeypatch.setattr("opsd_core.data.parquet.MAX_READING_BYTES", 192 * MEBI)
+    before = pyarrow.total_allocated_bytes()
+    with pytest.raises(DataError, match=r"takes more than 201,326,592 bytes of memory to read, which its footer does not say"):
+        load(path)
+    assert pyarrow.total_allocated_bytes() - before < MEBI
+
+
+def test_an_encoding_that_repeats_long_prefixes_is_refused(tmp_path, monkeypatch):
+    prefix = "x" * (4 * MEBI)
+    table = pyarrow.table({"question": [f"{prefix}{i}" for i in range(128)], "answer": ["1"] * 128})
+    encodings = {"question": "DELTA_BYTE_ARRAY", "answer": "PLAIN"}
+    path = tmp_path / "d.parquet"
+    pyarrow.parquet.write_table(table, path, use_dictionary=False, column_encoding=encodings)
+    assert pyarrow.parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size < 10 * MEBI
+    monkeypatch.setattr("opsd_core.data.parquet.MAX_READING_BYTES", 192 * MEBI)
+    with pytest.raises(DataError, match=r"takes more than 201,326,592 bytes"):
+        load(path)
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY", "PLAIN"])
+def test_texts_in_every_encoding_are_read(tmp_path, encoding):
+    table = pyarrow.table({"question": [f"What is {i}?" for i in range(40)], "answer": [str(i) for i in range(40)]})
+    encodings = {"question": encoding, "answer": encoding}
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet", use_dictionary=False, column_encoding=encodings)
+    assert load(tmp_path / "d.parquet").report.num_examples == 40
+
+
 def test_columns_that_are_not_read_may_be_anything(tmp_path):
     items = {"question": [f"q{i}" for i in range(40)], "answer": ["1"] * 40, "other": [[{"a": [i]}] for i in range(40)]}
     pyarrow.parquet.write_table(pyarrow.table(items), tmp_path / "d.parquet")
