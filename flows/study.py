@@ -50,7 +50,7 @@ def study(
         seeds: Seeds of every arm; None = the recipe's.
         rates: Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.
             None = the study's, {} = the recipe's one rate for every arm.
-        separate_teacher: Model that the arm of that name learns from, as in teacher.source; tiny models have their own.
+        separate_teacher: The other model where a teacher needs one, as in teacher.source; tiny models have their own.
         test_items: Items of the test split, measured once per arm and seed; None = the recipe's.
         test_samples: Sampled completions per test item; 0 = greedy only; None = the recipe's.
         sets: Further sets by name, for forgetting and transfer; None = the recipe's.

@@ -70,7 +70,6 @@ ARMS: dict[str, Arm] = {
     "separate_teacher": Arm(
         "distillation from a separate teacher, without privileged context",
         {"teacher": {"weights": "external", "context": "none"} | _OWN_TEMPLATE},
-        {"teacher": {"source": "tiny_large"}},
     ),
     "null": Arm(
         "control: the teacher is the student", {"control": True, "teacher": {"context": "none"}}, role="control"
@@ -90,7 +89,9 @@ ARMS: dict[str, Arm] = {
 
 _MOVING = ("ema", "live", "trust_region", "adapter_off")
 """Weights that change with the student's (or are the student's), so that nothing can be recorded beforehand."""
+_OTHERS = ("external", "peers")
 _HINT, _BEFORE = "{{ privileged_context }}|{{ question }}", "{{ privileged_context }}\n{{ question }}"
+_INSTRUCTION = "Work out the answer step by step in your head, then write only the final result."
 
 
 def teacher_arm(weights: str, context: str) -> Arm | None:
@@ -98,17 +99,31 @@ def teacher_arm(weights: str, context: str) -> Arm | None:
     kind = CONTEXT_KINDS.get(context)
     if kind is None or weights not in get_args(TeacherWeightsName):
         return None
-    control = context in ("shuffled_reference", "none")
+    control = context == "shuffled_reference" or (context == "none" and weights not in _OTHERS)
     values: Values = {"control": control, "teacher": {"weights": weights, "context": context} | _OWN_TEMPLATE}
+    if context == "instruction":
+        values["teacher"]["instruction"] = _INSTRUCTION
     if weights in _MOVING:
         values["distillation"] = {"targets": "online"}
+    if weights == "adapter_off":
+        values["model"] = {"lora": {"rank": 16}}
     if kind.siblings:
         values["rollout"] = {"group_size": 4}
     # The tiny model was pretrained to read "hint|question"; any other text stands on a line before the question.
-    whole_answer = kind.own_reference or kind.siblings or context == "shuffled_reference"
-    tiny = {"teacher": {"template": _HINT if whole_answer else _BEFORE}} if context != "none" else None
+    whole_answer = kind.own_reference or kind.siblings or context in ("shuffled_reference", "peer_success")
+    reads = context != "none" and not kind.system
+    tiny = {"teacher": {"template": _HINT if whole_answer else _BEFORE}} if reads else None
     title = f"teacher: {weights} weights, context {context}"
     return Arm(title, values, tiny, role="control" if control else "method")
+
+
+def other_models(changes: Values, separate: str, own: str) -> Values:
+    """The settings that name the other models of an arm's teacher: `separate`, and as a second peer the model itself."""
+    teacher = changes.get("teacher", {})
+    if teacher.get("weights") == "external":
+        return {"teacher": {"source": separate}}
+    shown = CONTEXT_KINDS[teacher.get("context", "none")].peers
+    return {"teacher": {"peers": [separate, own]}} if shown or teacher.get("weights") == "peers" else {}
 
 
 def find_arm(name: str) -> Arm | None:

@@ -1,13 +1,15 @@
 """Configuration of a study: a base recipe, arms, seeds, rates, and what is measured once at the end."""
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve, without_task
 from opsd_core.config.base import Section
+from opsd_core.config.context_kinds import CONTEXT_KINDS
+from opsd_core.config.teacher import TeacherWeightsName
 from opsd_core.errors import ConfigError
-from opsd_core.study.arms import ARMS, find_arm
+from opsd_core.study.arms import ARMS, find_arm, other_models
 from opsd_core.study.sets import SETS
 
 
@@ -26,7 +28,8 @@ class StudyConfig(Section):
         description="Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.",
     )
     separate_teacher: str = Field(
-        "", description="Model that the arm separate_teacher learns from, as in teacher.source; tiny models have tiny_large."
+        "", description="The other model where a teacher needs one (separate_teacher, external.*, peers.*), as in "
+        "teacher.source; tiny models have tiny_large."
     )
     test_items: int = Field(500, ge=2, description="Items of the test split, measured once per arm and seed.")
     test_samples: int = Field(4, ge=0, le=256, description="Sampled completions per test item; 0 = greedy only.")
@@ -69,21 +72,7 @@ class StudyConfig(Section):
         return tuple(name for name in dict.fromkeys(self.arms) if find_arm(name).trains)
 
 
-_WEIGHTS = ("initial", "previous", "ema", "live")
-_CONTEXTS = (
-    "reference",
-    "sibling_success",
-    "majority",
-    "feedback",
-    "other_problem",
-    "concise",
-    "shuffled_reference",
-    "none",
-)
-TEACHERS = (
-    *(f"{weights}.{context}" for weights in _WEIGHTS for context in _CONTEXTS),
-    "trust_region.reference",
-)
+TEACHERS = tuple(f"{weights}.{context}" for weights in get_args(TeacherWeightsName) for context in CONTEXT_KINDS)
 
 STUDIES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -105,7 +94,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
         "sets": ("tiny_facts",),
     },
-    # Which teacher teaches: every kind of weights with every kind of context that the tiny model can read.
+    # Which teacher teaches: every kind of weights with every kind of context.
     "tiny_teachers": {
         "name": "study-tiny-teachers",
         "recipe": "tiny",
@@ -165,9 +154,10 @@ def resolve_arm(study: StudyConfig, arm: str, seed: int, rate: float | None = No
     entry = find_arm(arm)
     source = study.overrides.get("model", {}).get("source", RECIPES[study.recipe].get("model", {}).get("source"))
     changes = deep_merge(entry.overrides, entry.tiny or {}) if source == "tiny" else entry.overrides
-    if changes.get("teacher", {}).get("weights") == "external":
-        changes = deep_merge(changes, {"teacher": {"source": study.separate_teacher or changes["teacher"].get("source")}})
-        if not changes["teacher"]["source"]:
+    separate = study.separate_teacher or ("tiny_large" if source == "tiny" else "")
+    if others := other_models(changes, separate, source):
+        changes = deep_merge(changes, others)
+        if not separate:
             raise ConfigError(
                 f"arm {arm} learns from another model: name it in separate_teacher, as in teacher.source, or leave the arm out."
             )

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from opsd_core.config import DataConfig
+from opsd_core.config.teacher import ContextName, TeacherWeightsName
 from opsd_core.data import load_examples
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
@@ -153,11 +155,15 @@ def test_another_task_leaves_the_studys_own_options_behind():
 
 def test_an_arm_may_be_any_teacher_by_weights_and_context():
     config = resolve_study("tiny_teachers", {}, {})
+    weights, contexts = get_args(TeacherWeightsName), get_args(ContextName)
+    assert set(config.trained_arms) == {f"{w}.{c}" for w in weights for c in contexts}
     taught = {arm: resolve_arm(config, arm, 0) for arm in config.trained_arms}
     assert {(c.teacher.weights, c.teacher.context) for c in taught.values()} == {
         tuple(arm.split(".")) for arm in config.trained_arms
     }
-    assert all(c.control == (c.teacher.context in ("none", "shuffled_reference")) for c in taught.values())
+    for arm in taught.values():
+        alone = arm.teacher.context == "none" and arm.teacher.weights not in ("external", "peers")
+        assert arm.control == (alone or arm.teacher.context == "shuffled_reference")
     assert taught["initial.reference"] == resolve_arm(config, "opsd", 0), "the same artefacts serve both names"
     with pytest.raises(ConfigError, match=r"arms has initial.nothing, mine.reference"):
         resolve_study("tiny", {}, {"arms": ["initial.nothing", "mine.reference"]})
@@ -168,5 +174,8 @@ def test_a_separate_teacher_is_the_larger_tiny_model_or_a_named_one():
     assert taught.teacher.source == "tiny_large" and taught.teacher.context == "none" and not taught.control
     named = resolve_study("smollm2", {}, {"arms": ["separate_teacher:64"], "separate_teacher": "org/larger"})
     assert resolve_arm(named, "separate_teacher:64", 0).teacher.source == "org/larger"
-    with pytest.raises(ConfigError, match="name it in separate_teacher"):
-        resolve_study("smollm2", {}, {"arms": ["separate_teacher"]})
+    shown = resolve_study("smollm2", {}, {"arms": ["initial.peer_success", "peers.none"], "separate_teacher": "org/larger"})
+    assert all(resolve_arm(shown, arm, 0).teacher.peers == ("org/larger", "smollm2") for arm in shown.arms)
+    for arm in ("separate_teacher", "initial.peer_failure", "peers.reference"):
+        with pytest.raises(ConfigError, match="name it in separate_teacher"):
+            resolve_study("smollm2", {}, {"arms": [arm]})
