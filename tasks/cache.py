@@ -16,6 +16,8 @@ from tasks.store_base import local_disk
 
 _COPY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = (".staged-", ".trash-", ".work-")
+_VERIFIED: dict[Path, tuple[str, int, int, int]] = {}
+"""Files whose bytes this process has read or made: their sha256, inode, size and time of the last change back then."""
 _ABANDONED_S = 24 * 3600.0  # a temporary folder unchanged for this long belongs to a killed process
 
 
@@ -25,7 +27,10 @@ def copy_of(cache: Path, artifact: Artifact) -> Path:
 
 
 def damage(folder: Path, artifact: Artifact) -> str | None:
-    """The first difference between a local folder and the manifest; None when every byte is right."""
+    """The first difference between a local folder and the manifest; None when every byte is right.
+
+    A process reads the bytes of an unchanged file once: trainer states of several GB are opened in stage after stage.
+    """
     present = {
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
     }
@@ -38,10 +43,18 @@ def damage(folder: Path, artifact: Artifact) -> str | None:
             return f"file {file['name']} is missing"
         if path.stat().st_size != file["size"]:
             return f"file {file['name']}: expected {file['size']} bytes, actual {path.stat().st_size}"
+        if _VERIFIED.get(path) == (state := _state(path, file["sha256"])):
+            continue
         actual = file_digest(path)
         if actual != file["sha256"]:
             return f"file {file['name']}: expected sha256 {file['sha256']}, actual {actual}"
+        _VERIFIED[path] = state
     return None
+
+
+def _state(path: Path, sha256: str) -> tuple[str, int, int, int]:
+    found = path.stat()
+    return sha256, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def need_space(cache: Path, artifact: Artifact) -> None:
@@ -78,7 +91,7 @@ def enter(staged: Path, target: Path) -> Path:
 
 
 def copy_into(cache: Path, artifact: Artifact, folder: Path) -> None:
-    """Keep a copy of the files just published, so that a fetch on this machine downloads nothing."""
+    """Keep the files just published, so that a fetch on this machine downloads nothing; on the same disk none is copied."""
     target = copy_of(cache, artifact)
     if target.is_dir():
         return
@@ -86,7 +99,12 @@ def copy_into(cache: Path, artifact: Artifact, folder: Path) -> None:
         for file in artifact.manifest["files"]:
             path = staged / file["name"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder / file["name"], path)
+            try:
+                path.hardlink_to(folder / file["name"])
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(folder / file["name"], path)
+            else:
+                _VERIFIED[target / file["name"]] = _state(path, file["sha256"])
         enter(staged, target)
 
 

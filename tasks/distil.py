@@ -71,10 +71,11 @@ def distil_candidate(
         "seed": config.seed,
         "control": config.control,
     } | anchors_identity(campaign)
-    work = partial(_distil, campaign, iteration, run_id, policy, champion, shards, graded, targets, identity)
+    trained: list[Policy] = []  # stays empty when the state is there already
+    work = partial(_distil, campaign, iteration, run_id, policy, champion, shards, graded, targets, identity, trained)
     state, seconds = produce("states", identity, work)
     folder = local(state.uri)
-    model, _ = produce("models", {"state": state.digest}, partial(_export, campaign, folder))
+    model, _ = produce("models", {"state": state.digest}, partial(_export, campaign, folder, trained))
     steps = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
     tracker().log_metrics(run_id, [(row.pop("step"), row) for row in (dict(step) for step in steps)])
     return DistilRef(
@@ -87,7 +88,7 @@ def distil_candidate(
 
 
 def _distil(
-    campaign, iteration, run_id, policy, champion, shards, graded, targets, identity, folder: Path
+    campaign, iteration, run_id, policy, champion, shards, graded, targets, identity, trained: list[Policy], folder: Path
 ) -> dict[str, Any]:
     config = campaign.config
     student = _student(campaign)
@@ -148,6 +149,7 @@ def _distil(
         )  # fmt: skip
     save(folder)
     _write_journal(folder, steps, probes)
+    trained.append(student)
     return {"num_steps": len(steps), "num_items": len(items)}
 
 
@@ -254,10 +256,13 @@ def _encodings(tokenizer, answer: str) -> list[list[int]]:
     return [tokenizer.encode(text, add_special_tokens=False) for text in (answer, f" {answer}")]
 
 
-def _export(campaign: Campaign, state: Path, folder: Path) -> dict[str, Any]:
-    """The trained weights as a plain model folder, adapters merged."""
-    student = _student(campaign)
-    load_trainable(state, student)
+def _export(campaign: Campaign, state: Path, trained: list[Policy], folder: Path) -> dict[str, Any]:
+    """The trained weights as a plain model folder, adapters merged: those in memory, or read from the stored state."""
+    if trained:
+        student = trained.pop()
+    else:
+        student = _student(campaign)
+        load_trainable(state, student)
     save_policy(student, folder)
     tracker().write_mlmodel(folder)
     return {"parameters": sum(p.numel() for p in student.causal_lm.parameters())}

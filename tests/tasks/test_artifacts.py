@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from opsd_core.digest import canonical_json, digest
+from opsd_core.digest import canonical_json, digest, file_digest
 from opsd_core.errors import ConfigError, IntegrityError
 from tasks.artifacts import Artifact, artifact_key, describe, discard, fetch, find, prune_cache, publish
 from tasks.manifest import parse_manifest
@@ -221,6 +221,22 @@ def test_a_published_copy_in_the_cache_needs_no_store(store, tmp_path):
     assert discard(store, artifact.key) > 208 and store.list("") == []
     assert (fetch(store, artifact, cache) / "part-0.parquet").read_bytes() == FILES["part-0.parquet"]
     assert find(store, "rollouts", IDENTITY) is None
+
+
+def test_unchanged_copies_are_read_once_and_changed_ones_again(store, tmp_path, monkeypatch):
+    cache, read = tmp_path / "cache", []
+    made = folder_with(cache / ".work-1", FILES)
+    monkeypatch.setattr("tasks.cache.file_digest", lambda path: read.append(path.name) or file_digest(path))
+    artifact = publish(store, "rollouts", IDENTITY, made, {}, cache=cache)
+    shutil.rmtree(made)
+    file = fetch(store, artifact, cache) / "part-0.parquet"
+    assert read == [] and file.read_bytes() == FILES["part-0.parquet"]
+    file.write_bytes(b"else" * 50)  # same length
+    assert (fetch(store, artifact, cache) / "part-0.parquet").read_bytes() == FILES["part-0.parquet"]
+    assert read == ["part-0.parquet"]  # the files that come in its place are verified while they are downloaded
+    fetch(store, artifact, cache)
+    fetch(store, artifact, cache)
+    assert sorted(read) == sorted(["part-0.parquet", *(Path(name).name for name in FILES)])
 
 
 def test_the_cache_keeps_what_was_used_last(store, tmp_path):
