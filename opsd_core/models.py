@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from opsd_core.attention import use_float32_attention
+from opsd_core.attention import use_cpu_attention
 from opsd_core.config import LoraConfig, ModelConfig
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.objective.types import Head
@@ -96,7 +96,7 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
             "Check the name or path; pickled weights (.bin) are refused."
         ) from error
     model = model.to(resolve_device(config)).eval()
-    use_float32_attention(model)
+    use_cpu_attention(model)
     return Policy(model, tokenizer)
 
 

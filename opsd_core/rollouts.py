@@ -6,6 +6,7 @@ positions. List columns hold one value per completion token; `topk_ids` and `top
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -112,33 +113,32 @@ def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
 
 def read_rollouts(path: Path) -> list[Rollout]:
     """Read a shard. IntegrityError when it is not a rollout file of this schema version or its lengths disagree."""
-    rollouts = []
-    for row in read_table(path, _SCHEMA).to_pylist():
+    table, rollouts = read_table(path, _SCHEMA), []
+    per_token = {name: ragged(table[name], np.float32) for name in ("sampling_logprobs", "logprobs", "tail_mass", "entropy")}
+    topk_ids, topk_logprobs = ragged(table["topk_ids"], np.int32), ragged(table["topk_logprobs"], np.float32)
+    plain = ("example_id", "sample_index", "seed", "prompt_ids", "completion_ids", "completion_text", "finish_reason", "source")
+    for index, row in enumerate(table.select(plain).to_pylist()):
         length = len(row["completion_ids"])
-        topk = np.asarray(row["topk_logprobs"], np.float32)
-        if any(len(row[name]) != length for name in ("sampling_logprobs", "logprobs", "tail_mass", "entropy")):
+        if any(len(values[index]) != length for values in per_token.values()):
             raise IntegrityError(
                 f"{path.name}: rollout {row['example_id']} has columns of unequal length; the file is damaged."
             )
         rollouts.append(
             Rollout(
-                example_id=row["example_id"],
-                sample_index=row["sample_index"],
-                seed=row["seed"],
-                prompt_ids=row["prompt_ids"],
-                completion_ids=row["completion_ids"],
-                completion_text=row["completion_text"],
-                finish_reason=row["finish_reason"],
-                sampling_logprobs_T=np.asarray(row["sampling_logprobs"], np.float32),
-                logprobs_T=np.asarray(row["logprobs"], np.float32),
-                topk_ids_TK=np.asarray(row["topk_ids"], np.int32).reshape(length, -1),
-                topk_logprobs_TK=topk.reshape(length, -1),
-                tail_mass_T=np.asarray(row["tail_mass"], np.float32),
-                entropy_T=np.asarray(row["entropy"], np.float32),
-                source=row["source"],
+                **row,
+                **{f"{name}_T": values[index] for name, values in per_token.items()},
+                topk_ids_TK=topk_ids[index].reshape(length, -1),
+                topk_logprobs_TK=topk_logprobs[index].reshape(length, -1),
             )
         )
     return rollouts
+
+
+def ragged(column: pa.ChunkedArray, dtype: type[np.generic]) -> list[np.ndarray]:
+    """One array per row of a column of lists of numbers, without a Python object per number."""
+    lists = column.combine_chunks()
+    values, offsets = np.array(lists.values, dtype), lists.offsets.to_numpy()
+    return [values[start:end] for start, end in pairwise(offsets)]
 
 
 def write_table(path: Path, columns: dict[str, list], schema: pa.Schema) -> None:

@@ -19,7 +19,7 @@ from opsd_core.errors import IntegrityError
 from opsd_core.mixtures import Transform, truncate
 from opsd_core.objective.plain import project
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
-from opsd_core.rollouts import Rollout, read_table, write_table
+from opsd_core.rollouts import Rollout, ragged, read_table, write_table
 from opsd_core.teachers import TeacherWeights
 
 SCHEMA_VERSION = 1
@@ -166,23 +166,22 @@ def write_targets(path: Path, targets: Sequence[Target]) -> None:
 
 def read_targets(path: Path) -> list[Target]:
     """Read a shard's targets. IntegrityError when the file is not one of this schema version."""
-    targets = []
-    for row in read_table(path, _SCHEMA).to_pylist():
-        length = len(row["tail_logprob"])
-        if length == 0 or len(row["topk_ids"]) % length or len(row["topk_ids"]) != len(row["topk_logprobs"]):
+    table, targets = read_table(path, _SCHEMA), []
+    topk_ids, topk_logprobs = ragged(table["topk_ids"], np.int32), ragged(table["topk_logprobs"], np.float32)
+    per_token = {name: ragged(table[name], np.float32) for name in ("tail_logprob", "sampled_logprob", "entropy")}
+    plain = ("example_id", "sample_index", "teacher_prompt_length")
+    for index, row in enumerate(table.select(plain).to_pylist()):
+        length, entries = len(per_token["tail_logprob"][index]), len(topk_ids[index])
+        if length == 0 or entries % length or entries != len(topk_logprobs[index]):
             raise IntegrityError(
                 f"{path.name}: target {row['example_id']} has columns that do not fit its {length} positions."
             )
         targets.append(
             Target(
-                example_id=row["example_id"],
-                sample_index=row["sample_index"],
-                teacher_prompt_length=row["teacher_prompt_length"],
-                topk_ids_TK=np.asarray(row["topk_ids"], np.int32).reshape(length, -1),
-                topk_logprobs_TK=np.asarray(row["topk_logprobs"], np.float32).reshape(length, -1),
-                tail_logprob_T=np.asarray(row["tail_logprob"], np.float32),
-                sampled_logprob_T=np.asarray(row["sampled_logprob"], np.float32),
-                entropy_T=np.asarray(row["entropy"], np.float32),
+                **row,
+                **{f"{name}_T": values[index] for name, values in per_token.items()},
+                topk_ids_TK=topk_ids[index].reshape(length, -1),
+                topk_logprobs_TK=topk_logprobs[index].reshape(length, -1),
             )
         )
     return targets

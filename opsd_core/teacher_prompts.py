@@ -31,17 +31,20 @@ def teacher_prompts(
     correct: Mapping[Key, bool | None],
     pool: Sequence[Example],
     peers: Mapping[str, Sequence[Attempt]] | None = None,
+    known: dict[str, list[int]] | None = None,
 ) -> TeacherPrompts:
     """The teacher's prompt of each completion; `pool` is the training split, `correct` the grades (may be empty).
 
     `rollouts` must hold all completions of a prompt when the context is made from rollouts; `peers` holds other models'
-    answers by example id, for contexts that show them. DataError when prompts do not fit and prompts.overflow=error, with
-    their number.
+    answers by example id, for contexts that show them. `known` holds prompts by example id that the same builder made for a
+    context that is the same for all completions, and gets those of this call. DataError when prompts do not fit and
+    prompts.overflow=error, with their number.
     """
     config = builder.teacher
     examples = {example.id: example for example in pool}
     groups = _groups(rollouts, correct) if config.kind.rollouts else {}
-    prompts, static, first_error = TeacherPrompts(), {}, ""
+    prompts, first_error = TeacherPrompts(), ""
+    static = {} if known is None else known
     for rollout in rollouts:
         example, answers = examples[rollout.example_id], (peers or {}).get(rollout.example_id, ())
         inputs = ContextInputs(example, config, pool, groups.get(rollout.example_id, ()), rollout.sample_index, answers)

@@ -4,12 +4,11 @@ from typing import Any
 
 from opsd_core.anchors import Anchors, gold_batch_size, gold_item
 from opsd_core.digest import derive_seed
-from opsd_core.examples_io import read_examples
 from opsd_core.models import Policy
 from opsd_core.references import reference_template
 from opsd_core.teachers import AdapterOffTeacher, FixedTeacher, TeacherWeights
 from opsd_core.trainer import batch_order
-from tasks.context import load_shared, local
+from tasks.context import load_shared, stored_examples
 from tasks.records import Campaign
 from tasks.teach import prompt_builder
 
@@ -27,7 +26,7 @@ def load_anchors(campaign: Campaign, student: Policy, iteration: int) -> Anchors
     """The anchors of an iteration: references in seeded passes over the training split, as many as its steps need."""
     config, size, gold = campaign.config, gold_batch_size(campaign.config), []
     if size:
-        train, builder = read_examples(local(campaign.data_uri) / "train.parquet"), prompt_builder(campaign)
+        train, builder = stored_examples(campaign.data_uri, "train"), prompt_builder(campaign)
         seed = derive_seed("gold", config.seed, iteration)
         for rows in batch_order(len(train), size, config.optimizer.num_steps, seed):
             gold.append(tuple(gold_item(train[row], builder, student, config) for row in rows))

@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from prefect.logging import get_run_logger
+from transformers import PreTrainedTokenizerBase
 
 from opsd_core import checkpoint, evaluation, examples_io, grades, rollouts, targets
 from opsd_core.config import ModelConfig
-from opsd_core.models import Policy, load_policy
+from opsd_core.models import Policy, load_policy, load_tokenizer
+from opsd_core.packing import packed
+from opsd_core.types import Example
 from tasks.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.settings import Settings, load_settings
 from tasks.store import Store, open_store
@@ -95,4 +98,20 @@ def load(uri: str, config: ModelConfig, dtype: torch.dtype | None = None) -> Pol
 @lru_cache(maxsize=2)
 def load_shared(uri: str, config_json: str) -> Policy:
     """A policy for sampling and scoring, kept in memory between the stages of an iteration. Never change it."""
-    return load(uri, ModelConfig.model_validate_json(config_json))
+    return packed(load(uri, ModelConfig.model_validate_json(config_json)))
+
+
+def stored_examples(data_uri: str, split: str) -> list[Example]:
+    """A split of a stored data set, kept in memory between the stages of an iteration. Never change it."""
+    return _examples(local(data_uri) / f"{split}.parquet")
+
+
+@lru_cache(maxsize=2)
+def _examples(path: Path) -> list[Example]:
+    return examples_io.read_examples(path)
+
+
+@lru_cache(maxsize=4)
+def tokenizer_of(uri: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a stored policy, kept in memory. Never change it."""
+    return load_tokenizer(local(uri))

@@ -14,7 +14,6 @@ from opsd_core.checkpoint import load_trainable
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import AlarmError
-from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
 from opsd_core.importance import check_staleness, old_logprobs
 from opsd_core.models import Policy, add_lora, save_policy
@@ -26,7 +25,7 @@ from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
 from opsd_core.weights import WeightInputs, token_weights
 from tasks.anchors import anchors_identity, load_anchors
 from tasks.artifacts import Artifact, find, publish
-from tasks.context import load, load_shared, local, produce, scratch, store, tracker
+from tasks.context import load, load_shared, local, produce, scratch, store, stored_examples, tracker
 from tasks.progress import progress
 from tasks.records import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
 from tasks.retries import STAGE
@@ -219,7 +218,7 @@ def _training_items(campaign, student, shards, graded, targets) -> tuple[list[Tr
     rollouts = [r for r in sampled if r.key in kept]
     rollouts.sort(key=lambda r: r.key)  # training order must not depend on the number of shards
     wanted = {r.example_id for r in rollouts}
-    examples = {e.id: e for e in read_examples(local(campaign.data_uri) / "train.parquet") if e.id in wanted}
+    examples = {e.id: e for e in stored_examples(campaign.data_uri, "train") if e.id in wanted}
     special = frozenset(student.tokenizer.all_special_ids) - frozenset(student.eos_ids)
     items = [
         TrainingItem(

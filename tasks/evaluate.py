@@ -10,13 +10,12 @@ from opsd_core.agreement import final_answer
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
 from opsd_core.evaluation import evaluate_policy, write_outcomes
-from opsd_core.examples_io import read_examples
 from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.metrics import answer_diversity, constant_accuracy, summarise
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.types import Example
-from tasks.context import load_shared, local, produce
+from tasks.context import load_shared, produce, stored_examples
 from tasks.progress import progress
 from tasks.records import Campaign, EvaluationRef, PolicyRef
 from tasks.retries import STAGE
@@ -29,7 +28,7 @@ def evaluate(campaign: Campaign, policy: PolicyRef, label: str, split: str = "va
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
     """
     config = campaign.config
-    examples = read_examples(local(campaign.data_uri) / f"{split}.parquet")
+    examples = stored_examples(campaign.data_uri, split)
     examples = ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
     loaded = load_shared(policy.uri, config.model.model_dump_json())
     builder = PromptBuilder(loaded.tokenizer, config.prompts, config.teacher, config.model.chat_template)

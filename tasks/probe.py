@@ -9,13 +9,12 @@ from typing import Any
 from prefect import task
 
 from opsd_core.contexts import context_identity
-from opsd_core.examples_io import read_examples
 from opsd_core.filters import teacher_probe_reason
 from opsd_core.grades import GradedRollout, read_grades, write_grades
 from opsd_core.monitors import target_metrics
 from opsd_core.rollouts import read_rollouts
 from opsd_core.teacher_probe import ProbedAnswer, probe_answers
-from tasks.context import load_shared, local, produce
+from tasks.context import load_shared, local, produce, stored_examples
 from tasks.records import Campaign, GradedRef, PolicyRef, ShardRef
 from tasks.retries import STAGE
 from tasks.teach import fixed_teacher, grades_for_context, prompt_builder, prompts_of
@@ -66,7 +65,7 @@ def _regrade(
     config = campaign.config
     grades = read_grades(local(graded.uri) / "grades.parquet")
     student = load_shared(policy.uri, config.model.model_dump_json())
-    answers = {e.id: e.answer for e in read_examples(local(campaign.data_uri) / "train.parquet")}
+    answers = {e.id: e.answer for e in stored_examples(campaign.data_uri, "train")}
     rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet")]
     prompts = prompts_of(campaign, rollouts, grades_for_context(campaign, graded)).ids
     kept = {grade.key for grade in grades if grade.keep}

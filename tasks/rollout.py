@@ -26,7 +26,7 @@ from opsd_core.references import off_policy, reference_rollouts, reference_templ
 from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
 from opsd_core.sampling import Sampling
 from opsd_core.types import Example
-from tasks.context import load_shared, local, produce
+from tasks.context import load_shared, local, produce, stored_examples
 from tasks.curriculum import known_counts
 from tasks.progress import progress
 from tasks.records import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef
@@ -55,7 +55,7 @@ def choose_prompts(campaign: Campaign, iteration: int, curriculum: CurriculumRef
 
 def _draw_prompts(campaign: Campaign, iteration: int, curriculum: CurriculumRef | None, folder: Path) -> dict[str, Any]:
     config = campaign.config
-    train = read_examples(local(campaign.data_uri) / "train.parquet")
+    train = stored_examples(campaign.data_uri, "train")
     if not train:
         raise DataError("the training split is empty; raise data.size or lower the held-out fractions.")
     if config.curriculum.sampling == "difficulty":

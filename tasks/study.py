@@ -13,7 +13,6 @@ from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, Promp
 from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
 from opsd_core.evaluation import evaluate_policy, write_outcomes
-from opsd_core.examples_io import read_examples
 from opsd_core.graders import get_grader
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder
@@ -22,7 +21,7 @@ from opsd_core.study.instructions import follows
 from opsd_core.study.likelihood import mean_loglikelihoods
 from opsd_core.study.sets import SETS, EvaluationSet
 from opsd_core.types import Example
-from tasks.context import load_shared, local, produce, tracker
+from tasks.context import load_shared, produce, stored_examples, tracker
 from tasks.environment import environment, git_revision
 from tasks.evaluate import evaluate
 from tasks.prepare import prepare_data, prepare_model
@@ -112,7 +111,7 @@ def _set_examples(study: Study, chosen: EvaluationSet) -> list[Example]:
     if chosen.items is not None:
         return chosen.items(study.config.set_items)
     data = load_examples(DataConfig.model_validate(chosen.data))
-    trained = {example.question for example in read_examples(local(study.data_uri) / "train.parquet")}
+    trained = {example.question for example in stored_examples(study.data_uri, "train")}
     items = [e for e in data.train + data.validation + data.test if e.question not in trained]
     return sorted(items, key=lambda example: example.id)[: study.config.set_items]
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,16 @@ from prefect import task
 
 from opsd_core.agreement import final_answer
 from opsd_core.contexts import Attempt, context_identity
-from opsd_core.digest import digest
-from opsd_core.examples_io import read_examples
+from opsd_core.digest import canonical_json, digest
 from opsd_core.grades import read_grades
 from opsd_core.mixtures import Transform
-from opsd_core.models import load_tokenizer
 from opsd_core.monitors import overlap_ratio
 from opsd_core.prompts import PromptBuilder
 from opsd_core.rollouts import Rollout, read_rollouts
 from opsd_core.targets import score_targets, write_targets
 from opsd_core.teacher_prompts import Key, TeacherPrompts, teacher_prompts
 from opsd_core.teachers import FixedTeacher, PeersTeacher, TeacherWeights
-from tasks.context import load_shared, local, produce
+from tasks.context import load_shared, local, produce, stored_examples, tokenizer_of
 from tasks.progress import progress
 from tasks.records import Campaign, GradedRef, PolicyRef, ShardRef, TargetsRef
 from tasks.retries import STAGE
@@ -57,16 +55,26 @@ def fixed_teacher(campaign: Campaign, teacher: PolicyRef, members: Sequence[int]
 def prompt_builder(campaign: Campaign) -> PromptBuilder:
     """Both sides' prompts, in the policy's tokenizer and chat template whoever teaches."""
     config = campaign.config
-    tokenizer = load_tokenizer(local(campaign.initial.uri))
-    return PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
+    return PromptBuilder(tokenizer_of(campaign.initial.uri), config.prompts, config.teacher, config.model.chat_template)
 
 
 def prompts_of(campaign: Campaign, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> TeacherPrompts:
     """The teacher's prompt of each completion; `rollouts` hold all completions of their prompts. No teacher: the student's."""
     if campaign.config.distillation.teacher_free:
         return TeacherPrompts(ids={rollout.key: rollout.prompt_ids for rollout in rollouts})
-    pool = read_examples(local(campaign.data_uri) / "train.parquet")
-    return teacher_prompts(prompt_builder(campaign), rollouts, correct, pool, peers_answers(campaign))
+    pool, peers, builder = stored_examples(campaign.data_uri, "train"), peers_answers(campaign), prompt_builder(campaign)
+    identity = context_identity(campaign.config.teacher) | {"data": campaign.data_uri, "solved": campaign.solved}
+    known = _known_prompts(canonical_json(identity | {"prompt": builder.teacher_digest, "model": campaign.initial.uri}))
+    prompts = teacher_prompts(builder, rollouts, correct, pool, peers, known)
+    for example_id in known.keys() - {rollout.example_id for rollout in rollouts}:
+        del known[example_id]
+    return prompts
+
+
+@lru_cache(maxsize=1)
+def _known_prompts(identity: str) -> dict[str, list[int]]:
+    """The prompts that were scored last, which training asks for again; those of one iteration at most."""
+    return {}
 
 
 def grades_for_context(campaign: Campaign, graded: GradedRef) -> dict[Key, bool | None]:

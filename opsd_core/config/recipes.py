@@ -53,7 +53,7 @@ DEMO: dict[str, Any] = {
         "student": "{{ question.split('\\n\\n')[-1] }}\nThe answer is the number",
     },
     # At temperature 1 one completion in ten is right and most of the others ramble: they teach little.
-    "rollout": {"num_prompts": 384, "temperature": 0.5, "max_completion_length": 32, "batch_size": 64},
+    "rollout": {"num_prompts": 384, "temperature": 0.5, "max_completion_length": 32, "batch_size": 128},
     "optimizer": {
         "learning_rate": 2e-4,
         "schedule": "constant",
@@ -62,7 +62,7 @@ DEMO: dict[str, Any] = {
         "batch_size": 16,
         "checkpoint_every": 24,
     },
-    "evaluation": {"num_items": 150, "max_completion_length": 32, "batch_size": 64},
+    "evaluation": {"num_items": 150, "max_completion_length": 32, "batch_size": 128},
 }
 
 

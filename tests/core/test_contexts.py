@@ -167,6 +167,19 @@ def test_each_completion_gets_its_own_prompt_or_a_reason():
     assert made.ids[POOL[1].id, 0] == builder.student_ids(POOL[1])
 
 
+def test_prompts_that_are_the_same_for_all_completions_are_built_once():
+    rollouts, known = [rollout_of(example.id, i, "2") for example in POOL[:2] for i in range(2)], {}
+    for context, kept in (("reference", {example.id for example in POOL[:2]}), ("feedback", set())):
+        settings = TeacherConfig(context=context, template="{{ privileged_context }}|{{ question }}")
+        builder, correct = PromptBuilder(tiny_tokenizer(), PromptConfig(), settings), dict.fromkeys((r.key for r in rollouts), True)
+        alone = teacher_prompts(builder, rollouts, correct, POOL)
+        known.clear()
+        assert teacher_prompts(builder, rollouts, correct, POOL, known=known) == alone and known.keys() == kept
+        known.update({example_id: [7] for example_id in kept})
+        again = teacher_prompts(builder, rollouts, correct, POOL, known=known)
+        assert again == (TeacherPrompts(ids=dict.fromkeys(alone.ids, [7])) if kept else alone)
+
+
 def test_a_peers_answer_reaches_the_completions_of_its_own_prompt_only():
     rollouts = [rollout_of(POOL[0].id, 0, "2"), rollout_of(POOL[1].id, 0, "4"), rollout_of(POOL[2].id, 0, "6")]
     peers = {POOL[0].id: [Attempt(0, "two is 2", "2", True)], POOL[1].id: [Attempt(0, "5", "5", False)]}
