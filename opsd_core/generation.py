@@ -3,8 +3,8 @@
 B = completions decoded together, C = completions, T = tokens of a completion, V = vocabulary, P = positions so far
 
 What makes it fast on mixed-length prompts: prompts are sorted by length and prefilled in groups of like length, the prefix
-that all of them share (system message, template) is computed once, and the next prompts take the places of completions
-that have ended, so a decoding step is seldom spent on a few stragglers. What makes it reproducible: each completion draws
+that all of them share (system message, template) is computed once, as is a prompt of which several completions are sampled,
+and the next prompts take the places of completions that have ended, so a decoding step is seldom spent on a few stragglers. What makes it reproducible: each completion draws
 from its own generator, seeded by name, so neither order nor neighbours decide what is drawn.
 """
 
@@ -175,7 +175,8 @@ def _prefill(
 def _prefill_group(
     policy: Policy, prompts: list[Sequence[int]], shared: int, cache: DynamicCache
 ) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-    """The same for rows in one forward pass, after the `shared` tokens that `cache` holds."""
+    """The same for rows in one forward pass, after the `shared` tokens that `cache` holds; equal prompts are one row of it."""
+    prompts, places = _distinct(prompts)
     cache.batch_repeat_interleave(len(prompts))
     width = max(len(prompt) for prompt in prompts) - shared
     ids_BP = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -195,7 +196,19 @@ def _prefill_group(
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.logits[:, -1], cache, mask_BP, positions_BP[:, -1] + 1
+    logits_BV, next_B = output.logits[:, -1], positions_BP[:, -1] + 1
+    if len(places) > len(prompts):
+        rows = torch.tensor(places, device=policy.device)
+        cache.batch_select_indices(rows)
+        logits_BV, mask_BP, next_B = logits_BV[rows], mask_BP[rows], next_B[rows]
+    return logits_BV, cache, mask_BP, next_B
+
+
+def _distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:
+    """Each different prompt once, in order of first appearance, and the place of every given one among them."""
+    found: dict[tuple[int, ...], int] = {}
+    places = [found.setdefault(tuple(prompt), len(found)) for prompt in prompts]
+    return list(found), places
 
 
 def _check_lengths(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:

@@ -8,7 +8,7 @@ from opsd_core.contexts import CONTEXTS, Attempt, ContextInputs, beginning, buil
 from opsd_core.data import make_example
 from opsd_core.errors import DataError
 from opsd_core.prompts import PromptBuilder
-from opsd_core.teacher_prompts import NO_CONTEXT, TOO_LONG, teacher_prompts
+from opsd_core.teacher_prompts import NO_CONTEXT, TOO_LONG, TeacherPrompts, teacher_prompts
 from opsd_core.tiny import tiny_tokenizer
 from tests.core.small import rollout_of
 
@@ -168,16 +168,17 @@ def test_each_completion_gets_its_own_prompt_or_a_reason():
 
 
 def test_prompts_that_are_the_same_for_all_completions_are_built_once():
-    rollouts, known = [rollout_of(example.id, i, "2") for example in POOL[:2] for i in range(2)], {}
+    rollouts = [rollout_of(example.id, i, "2") for example in POOL[:2] for i in range(2)]
+    correct, known = {rollout.key: True for rollout in rollouts}, {}
     for context, kept in (("reference", {example.id for example in POOL[:2]}), ("feedback", set())):
         settings = TeacherConfig(context=context, template="{{ privileged_context }}|{{ question }}")
-        builder, correct = PromptBuilder(tiny_tokenizer(), PromptConfig(), settings), dict.fromkeys((r.key for r in rollouts), True)
+        builder = PromptBuilder(tiny_tokenizer(), PromptConfig(), settings)
         alone = teacher_prompts(builder, rollouts, correct, POOL)
         known.clear()
         assert teacher_prompts(builder, rollouts, correct, POOL, known=known) == alone and known.keys() == kept
         known.update({example_id: [7] for example_id in kept})
         again = teacher_prompts(builder, rollouts, correct, POOL, known=known)
-        assert again == (TeacherPrompts(ids=dict.fromkeys(alone.ids, [7])) if kept else alone)
+        assert again == (TeacherPrompts(ids={key: [7] for key in alone.ids}) if kept else alone)
 
 
 def test_a_peers_answer_reaches_the_completions_of_its_own_prompt_only():

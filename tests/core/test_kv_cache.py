@@ -106,3 +106,17 @@ def test_prompts_that_take_the_places_of_ended_ones_get_their_own_completions(mo
     assert [c.finish_reason for c in together] == [c.finish_reason for c in alone]
     for one, other in zip(together, alone, strict=True):
         torch.testing.assert_close(torch.tensor(one.logprobs_T), torch.tensor(other.logprobs_T), rtol=0, atol=1e-4)
+
+
+def test_a_prompt_of_which_several_completions_are_sampled_is_computed_once(monkeypatch):
+    policy, sampling = small_policy(), Sampling(max_completion_length=6, record_top_k=4)
+    prompts = [[5, 6, 7, 8, 9], [5, 6, 7, 8, 10, 11, 12], [5, 6, 7, 8, 9]] * 3
+    shapes, forward = [], type(policy.causal_lm).forward
+    monkeypatch.setattr(
+        type(policy.causal_lm), "forward", lambda *a, **k: shapes.append(k["input_ids"].shape) or forward(*a, **k)
+    )
+    together = generate(policy, prompts, list(range(9)), sampling, batch_size=16)
+    assert [shape for shape in shapes if shape[1] > 1][1:] == [(2, 3)], "after the shared prefix, two different prompts"
+    alone = [generate(policy, [p], [s], sampling, 1)[0] for s, p in enumerate(prompts)]
+    assert [c.ids_T for c in together] == [c.ids_T for c in alone]
+    assert len({tuple(c.ids_T) for c in together}) > 2, "each completion has draws of its own"
