@@ -4,8 +4,9 @@ B = completions decoded together, C = completions, T = tokens of a completion, V
 
 What makes it fast on mixed-length prompts: prompts are sorted by length and prefilled in groups of like length, the prefix
 that all of them share (system message, template) is computed once, as is a prompt of which several completions are sampled,
-and the next prompts take the places of completions that have ended, so a decoding step is seldom spent on a few stragglers. What makes it reproducible: each completion draws
-from its own generator, seeded by name, so neither order nor neighbours decide what is drawn.
+and the next prompts take the places of completions that have ended, so a decoding step is seldom spent on a few stragglers.
+What makes it reproducible: each completion draws from its own generator, seeded by name, so neither order nor neighbours
+decide what is drawn.
 """
 
 from collections.abc import Callable, Sequence

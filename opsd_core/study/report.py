@@ -29,7 +29,7 @@ def render(
     ]
     if numbers["sets"]:
         parts.append(_sets(numbers))
-    parts += _claims(numbers)
+    parts += _teachers(numbers) + _claims(numbers)
     parts.append(_properties(data, positions))
     parts += _examples(data)
     return page(title, subtitle, parts, footer)
@@ -105,6 +105,25 @@ def _costs(numbers: Mapping[str, Any]) -> Part:
         "them. Peak memory is the whole process's, libraries included."
     )
     return Part("Costs", [note], html=table(["arm", *(title for _, title, _ in names)], rows))
+
+
+def _teachers(numbers: Mapping[str, Any]) -> list[Part]:
+    """Arms named WEIGHTS.CONTEXT as a grid; an arm without a measurement says that it could not be trained."""
+    grid = {tuple(arm["name"].split(".")): arm for arm in numbers["arms"] if arm["name"].count(".") == 1}
+    weights, contexts = (list(dict.fromkeys(name[axis] for name in grid)) for axis in (0, 1))
+    if len(weights) < 2 or len(contexts) < 2:
+        return []
+    against = {row["arm"]: row for row in numbers["differences"] if (row["reference"], row["metric"]) == ("base", "accuracy")}
+
+    def cell(name: tuple[str, str]) -> str | None:
+        arm = grid.get(name)
+        if arm is None or "eval/accuracy" not in arm["metrics"]:
+            return None if arm is None else "not trained"
+        return f"{100 * arm['metrics']['eval/accuracy']:.1f} ({interval(against[arm['name']])})"
+
+    rows = [[context, *(cell((weight, context)) for weight in weights)] for context in contexts]
+    note = "Accuracy in percent and points against base. Not trained: refused by a probe, or no completion was left to train on."
+    return [Part("Teachers: weights and contexts", [note], html=table(["context", *weights], rows))]
 
 
 def _claims(numbers: Mapping[str, Any]) -> list[Part]:

@@ -14,6 +14,7 @@ from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
 from opsd_core.metrics import ItemOutcome, summarise
 from opsd_core.study import ARMS, STUDIES, resolve_arm, resolve_study
+from opsd_core.study.arms import find_arm
 from opsd_core.study.report import render
 from opsd_core.study.steps import reasoning_steps
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
@@ -33,7 +34,7 @@ def arm(name, answer, seeds=(0, 1, 2), sets=None):
     return ArmData(
         name=name,
         title=name,
-        role=ARMS[name].role,
+        role=find_arm(name).role,
         outcomes=outcomes,
         metrics={seed: summarise(rows) for seed, rows in outcomes.items()},
         sets=sets or {},
@@ -167,6 +168,18 @@ def test_an_arm_may_be_any_teacher_by_weights_and_context():
     assert taught["initial.reference"] == resolve_arm(config, "opsd", 0), "the same artefacts serve both names"
     with pytest.raises(ConfigError, match=r"arms has initial.nothing, mine.reference"):
         resolve_study("tiny", {}, {"arms": ["initial.nothing", "mine.reference"]})
+
+
+def test_teachers_by_weights_and_context_are_shown_as_a_grid():
+    names = ["initial.reference", "initial.none", "ema.reference", "ema.none"]
+    arms = [arm(name, (lambda e, seed: e.answer) if "reference" in name else (lambda e, seed: "1")) for name in names]
+    arms[2] = replace(arms[2], outcomes={}, metrics={}, failed={0: "privilege probe: -3.6 nats"})
+    data = study(BASE, *arms)
+    shown = render("t", "s", data, study_numbers(data), {}, "f").split("Teachers: weights and contexts")[1]
+    assert "<th>initial</th><th>ema</th>" in shown
+    assert "<td>reference</td><td>100.0 (+" in shown
+    assert "<td>not trained</td></tr>" in shown
+    assert "Teachers: weights" not in render("t", "s", study(BASE, arms[0]), study_numbers(study(BASE, arms[0])), {}, "f")
 
 
 def test_a_separate_teacher_is_the_larger_tiny_model_or_a_named_one():
