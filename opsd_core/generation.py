@@ -3,8 +3,9 @@
 B = completions decoded together, C = completions, T = tokens of a completion, V = vocabulary, P = positions so far
 
 What makes it fast on mixed-length prompts: prompts are sorted by length and prefilled in groups of like length, the prefix
-that all of them share (system message, template) is computed once, as is a prompt of which several completions are sampled,
-and the next prompts take the places of completions that have ended, so a decoding step is seldom spent on a few stragglers.
+that all or many of them share (system message, a task's own words) is computed once, as is a prompt of which several
+completions are sampled, and the next prompts take the places of completions that have ended, so a decoding step is seldom
+spent on a few stragglers.
 What makes it reproducible: each completion draws from its own generator, seeded by name, so neither order nor neighbours
 decide what is drawn.
 """
@@ -12,7 +13,6 @@ decide what is drawn.
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from opsd_core.kv_cache import can_join, join, like_lengths, pad_left
 from opsd_core.models import Policy
 from opsd_core.sampling import Completion, Sampling, sample_and_record, uniform_draws
 
+_MIN_LONGER, _MIN_FAMILY = 4, 16
+"""Tokens and prompts from which computing a shared prefix once pays for a forward pass of its own."""
 _RENEW_BELOW = 0.75
 """Share of running rows under which ended ones make room: copying the cache costs about a quarter of a step."""
 
@@ -47,7 +49,7 @@ def generate(
         return []
     completions = [Completion() for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), list(prompts[index]), index))
-    shared = _shared_prefix(policy, prompts)
+    prefixes = _prefixes(policy, prompts)
     draws_CT = uniform_draws(seeds, sampling.max_completion_length).to(policy.device)
     eos_E = torch.tensor(policy.eos_ids, device=policy.device)
     batch, taken = None, 0
@@ -56,7 +58,7 @@ def generate(
             free = batch_size - (0 if batch is None else len(batch.rows))
             following = order[taken : taken + free]
             taken += len(following)
-            started = _prefill(policy, following, [prompts[row] for row in following], shared, sampling)
+            started = _prefill(policy, following, prompts, prefixes, sampling)
             batch = started if batch is None else batch.joined(started, sampling.max_completion_length)
         batch = _decode(policy, batch, draws_CT, eos_E, sampling, completions, waiting=taken < len(order))
         if on_progress and (batch is None or batch.renewed):
@@ -140,33 +142,58 @@ def _decode(
             return batch
 
 
-class _Prefix(NamedTuple):
-    """Tokens that all prompts begin with, computed once: their number and a cache of one row."""
+@dataclass(eq=False)
+class _Prefix:
+    """Tokens that several prompts begin with, computed once: their number and a cache of one row."""
 
     length: int
     cache: DynamicCache
 
+    def longer(self, policy: Policy, prompts: Sequence[Sequence[int]]) -> "_Prefix":
+        """What all of `prompts` share, computed from here on; itself when that is not enough to pay."""
+        ids = list(prompts[0][self.length : shared_prefix(prompts)])
+        if len(ids) < _MIN_LONGER:
+            return self
+        longer = _Prefix(self.length + len(ids), deepcopy(self.cache))
+        policy.causal_lm(
+            input_ids=torch.tensor([ids], device=policy.device), past_key_values=longer.cache, use_cache=True, logits_to_keep=1
+        )
+        return longer
 
-def _shared_prefix(policy: Policy, prompts: Sequence[Sequence[int]]) -> _Prefix:
-    prefix = _Prefix(shared_prefix(prompts), DynamicCache(config=policy.causal_lm.config))
-    if prefix.length:
-        ids = torch.tensor([list(prompts[0][: prefix.length])], device=policy.device)
-        policy.causal_lm(input_ids=ids, past_key_values=prefix.cache, use_cache=True, logits_to_keep=1)
-    return prefix
+
+def _prefixes(policy: Policy, prompts: Sequence[Sequence[int]]) -> list[_Prefix]:
+    """Of each prompt the prefix that it shares with all others, or with the many that go on as it does."""
+    whole = _Prefix(0, DynamicCache(config=policy.causal_lm.config)).longer(policy, prompts)
+    found = [whole] * len(prompts)
+    if not can_join(whole.cache):
+        return found
+    families: dict[tuple[int, ...], list[int]] = {}
+    for row, prompt in enumerate(prompts):
+        families.setdefault(tuple(prompt[whole.length : whole.length + _MIN_LONGER]), []).append(row)
+    for rows in families.values():
+        if _MIN_FAMILY <= len(rows) < len(prompts):
+            longer = whole.longer(policy, [prompts[row] for row in rows])
+            for row in rows:
+                found[row] = longer
+    return found
 
 
 def _prefill(
-    policy: Policy, rows: Sequence[int], prompts: list[Sequence[int]], prefix: _Prefix, sampling: Sampling
+    policy: Policy, rows: Sequence[int], prompts: Sequence[Sequence[int]], prefixes: Sequence[_Prefix], sampling: Sampling
 ) -> _Batch:
-    """The prompts of `rows`, sorted by length, up to their last token."""
-    joins = can_join(prefix.cache)
-    groups = like_lengths([len(prompt) for prompt in prompts]) if joins else [slice(0, len(prompts))]
-    parts = [_prefill_group(policy, prompts[group], prefix.length, deepcopy(prefix.cache)) for group in groups]
+    """The prompts of `rows`, which are sorted by length, up to their last token."""
+    groups: list[list[int]] = []
+    for prefix in dict.fromkeys(prefixes[row] for row in rows):
+        family = [row for row in rows if prefixes[row] is prefix]
+        groups += [family[part] for part in like_lengths([len(prompts[row]) - prefix.length for row in family])]
+    if not can_join(prefixes[rows[0]].cache):
+        groups = [list(rows)]
+    parts = [_prefill_group(policy, [prompts[row] for row in group], prefixes[group[0]]) for group in groups]
     logits, caches, masks, positions = zip(*parts, strict=True)
     return _Batch(
-        rows=torch.tensor(rows, device=policy.device),
+        rows=torch.tensor([row for group in groups for row in group], device=policy.device),
         logits_BV=torch.cat(logits),
-        cache=join(caches, sampling.max_completion_length) if joins else caches[0],
+        cache=join(caches, sampling.max_completion_length) if can_join(caches[0]) else caches[0],
         mask_BP=pad_left(masks),
         positions_B=torch.cat(positions),
         steps_B=torch.zeros(len(rows), dtype=torch.long, device=policy.device),
@@ -174,9 +201,10 @@ def _prefill(
 
 
 def _prefill_group(
-    policy: Policy, prompts: list[Sequence[int]], shared: int, cache: DynamicCache
+    policy: Policy, prompts: Sequence[Sequence[int]], prefix: _Prefix
 ) -> tuple[Tensor, DynamicCache, Tensor, Tensor]:
-    """The same for rows in one forward pass, after the `shared` tokens that `cache` holds; equal prompts are one row of it."""
+    """The same for prompts in one forward pass, after the prefix that they share; equal prompts are one row of it."""
+    shared, cache = prefix.length, deepcopy(prefix.cache)
     prompts, places = _distinct(prompts)
     cache.batch_repeat_interleave(len(prompts))
     width = max(len(prompt) for prompt in prompts) - shared

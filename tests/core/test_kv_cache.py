@@ -120,3 +120,21 @@ def test_a_prompt_of_which_several_completions_are_sampled_is_computed_once(monk
     alone = [generate(policy, [p], [s], sampling, 1)[0] for s, p in enumerate(prompts)]
     assert [c.ids_T for c in together] == [c.ids_T for c in alone]
     assert len({tuple(c.ids_T) for c in together}) > 2, "each completion has draws of its own"
+
+
+def test_what_many_prompts_begin_with_is_computed_once_for_them(monkeypatch):
+    """Two families of prompts under one system message, and one prompt of its own."""
+    policy, sampling = small_policy(), Sampling(max_completion_length=6, record_top_k=4)
+    system, one, other = [5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15], [20, 21, 22, 23, 24]
+    prompts = [[*system, *(one if n % 2 else other), 26 + n % 7, *[30] * (n % 3)] for n in range(40)] + [[*system, 40, 41]]
+    shapes, forward = [], type(policy.causal_lm).forward
+    monkeypatch.setattr(
+        type(policy.causal_lm), "forward", lambda *a, **k: shapes.append(tuple(k["input_ids"].shape)) or forward(*a, **k)
+    )
+    together = generate(policy, prompts, list(range(41)), sampling, batch_size=16)
+    assert shapes[0] == (1, 5) and sorted(shapes[1:3]) == [(1, 5), (1, 6)]
+    assert max(length for _, length in shapes[3:]) == 3, "what is left of a prompt after its family's beginning"
+    alone = [generate(policy, [p], [s], sampling, 1)[0] for s, p in enumerate(prompts)]
+    assert [c.ids_T for c in together] == [c.ids_T for c in alone]
+    for mine, others in zip(together, alone, strict=True):
+        torch.testing.assert_close(torch.tensor(mine.logprobs_T), torch.tensor(others.logprobs_T), rtol=0, atol=1e-4)
