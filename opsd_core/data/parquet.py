@@ -21,7 +21,7 @@ MAX_INFLATED_BYTES, MAX_INFLATION = 256 << 20, 100
 MAX_READING_BYTES = 4 << 30
 """Most memory that reading a file may take, whatever its footer says; enforced where /proc exists."""
 _BATCH_ROWS = 64
-_TOO_LARGE = 3
+_TOO_LARGE, _REFUSED = 3, 4
 _OWN_MEMORY = Path("/proc/self/statm")
 
 
@@ -35,11 +35,13 @@ def parquet_rows(path: Path, needed: list[str]) -> Iterator[RawRow]:
 
 
 def _rehearse(path: Path, needed: list[str]) -> None:
-    """Read the file in a process of its own. DataError when that takes too much memory or crashes the reader."""
+    """Read the file in a process of its own. DataError as `_rows`, and when that takes too much memory or crashes the reader."""
     command = [sys.executable, "-m", "opsd_core.data.parquet", str(MAX_READING_BYTES), str(path), *needed]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return
+    if done.returncode == _REFUSED:
+        raise DataError(done.stdout.strip())
     if done.returncode == _TOO_LARGE or "bad_alloc" in done.stderr:
         what = f"takes more than {MAX_READING_BYTES:,} bytes of memory to read, which its footer does not say"
     else:
@@ -50,7 +52,7 @@ def _rehearse(path: Path, needed: list[str]) -> None:
 
 
 def _read_with_limit(limit: int, path: Path, needed: list[str]) -> int:
-    """Exit status of the process that `_rehearse` starts; what is wrong but harmless is left to the real reading."""
+    """Exit status of the process that `_rehearse` starts; for `_REFUSED` it has printed the reason."""
     import pyarrow
     import pyarrow.parquet
 
@@ -64,8 +66,9 @@ def _read_with_limit(limit: int, path: Path, needed: list[str]) -> int:
             pass
     except MemoryError:
         return _TOO_LARGE
-    except DataError:
-        return 0
+    except DataError as error:
+        print(error)
+        return _REFUSED
     return 0
 
 
