@@ -86,10 +86,10 @@ def train_arms(config: StudyConfig, opened: Study, run: Any) -> list[Training]:
     trials = [(opened, arm, first, rate) for arm, rates in several.items() for rate in rates]
     plain = [
         (opened, arm, seed, rate)
+        for seed in config.seeds  # what arms share, such as a separate teacher, is not made by two seeds at once
         for arm in config.trained_arms
         if arm not in several
         for rate in config.rates.get(arm) or (None,)
-        for seed in config.seeds
     ]
     trained = run(train_arm, [*trials, *plain])
     best: dict[str, Training] = {}

@@ -139,6 +139,6 @@ def test_only_arms_with_several_rates_wait_for_the_first_seed():
 
     found = train_arms(config, None, run)
     trials = [("opsd", 4, rate) for rate in (0.1, 0.3, 0.2)]
-    assert waves == [[*trials, *((arm, seed, None) for arm in ("sft", "null") for seed in (4, 5))], [("opsd", 5, 0.3)]]
+    assert waves == [[*trials, *((arm, seed, None) for seed in (4, 5) for arm in ("sft", "null"))], [("opsd", 5, 0.3)]]
     assert [(t.arm, t.seed, t.rate) for t in found if t.arm == "opsd"] == [("opsd", 4, 0.3), ("opsd", 5, 0.3)]
     assert len(found) == 6
