@@ -81,6 +81,18 @@ def test_positions_that_no_row_uses_any_more_are_left_out_of_a_join():
     assert torch.equal(whole[:2], wanted[0][:, :, 2:]) and torch.equal(whole[2:, :, 1:], wanted[1])
 
 
+def shapes_of_calls(policy, monkeypatch) -> list[tuple[int, int]]:
+    """(rows, tokens) of every forward pass from now on."""
+    shapes, forward = [], type(policy.causal_lm).forward
+
+    def noting(*arguments, **named):
+        shapes.append(tuple(named["input_ids"].shape))
+        return forward(*arguments, **named)
+
+    monkeypatch.setattr(type(policy.causal_lm), "forward", noting)
+    return shapes
+
+
 def test_prompts_that_take_the_places_of_ended_ones_get_their_own_completions(monkeypatch):
     """More prompts than places, of many lengths, ended at many lengths: refilled again and again, each as if alone."""
     policy = small_policy()
@@ -88,11 +100,7 @@ def test_prompts_that_take_the_places_of_ended_ones_get_their_own_completions(mo
     lengths = torch.randint(1, 40, (40,), generator=draw).tolist()
     prompts = [[5, 6, 7, 8, *torch.randint(9, 30, (length,), generator=draw).tolist()] for length in lengths]
     sampling, seeds = Sampling(max_completion_length=20, record_top_k=4), list(range(len(prompts)))
-    shapes = []
-    forward = type(policy.causal_lm).forward
-    monkeypatch.setattr(
-        type(policy.causal_lm), "forward", lambda *a, **k: shapes.append(k["input_ids"].shape) or forward(*a, **k)
-    )
+    shapes = shapes_of_calls(policy, monkeypatch)
     together = generate(policy, prompts, seeds, sampling, batch_size=8)
     assert max(rows for rows, _ in shapes) <= 8
     started, joined = 0, 0
@@ -111,10 +119,7 @@ def test_prompts_that_take_the_places_of_ended_ones_get_their_own_completions(mo
 def test_a_prompt_of_which_several_completions_are_sampled_is_computed_once(monkeypatch):
     policy, sampling = small_policy(), Sampling(max_completion_length=6, record_top_k=4)
     prompts = [[5, 6, 7, 8, 9], [5, 6, 7, 8, 10, 11, 12], [5, 6, 7, 8, 9]] * 3
-    shapes, forward = [], type(policy.causal_lm).forward
-    monkeypatch.setattr(
-        type(policy.causal_lm), "forward", lambda *a, **k: shapes.append(k["input_ids"].shape) or forward(*a, **k)
-    )
+    shapes = shapes_of_calls(policy, monkeypatch)
     together = generate(policy, prompts, list(range(9)), sampling, batch_size=16)
     assert [shape for shape in shapes if shape[1] > 1][1:] == [(2, 3)], "after the shared prefix, two different prompts"
     alone = [generate(policy, [p], [s], sampling, 1)[0] for s, p in enumerate(prompts)]
@@ -127,10 +132,7 @@ def test_what_many_prompts_begin_with_is_computed_once_for_them(monkeypatch):
     policy, sampling = small_policy(), Sampling(max_completion_length=6, record_top_k=4)
     system, one, other = [5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15], [20, 21, 22, 23, 24]
     prompts = [[*system, *(one if n % 2 else other), 26 + n % 7, *[30] * (n % 3)] for n in range(40)] + [[*system, 40, 41]]
-    shapes, forward = [], type(policy.causal_lm).forward
-    monkeypatch.setattr(
-        type(policy.causal_lm), "forward", lambda *a, **k: shapes.append(tuple(k["input_ids"].shape)) or forward(*a, **k)
-    )
+    shapes = shapes_of_calls(policy, monkeypatch)
     together = generate(policy, prompts, list(range(41)), sampling, batch_size=16)
     assert shapes[0] == (1, 5) and sorted(shapes[1:3]) == [(1, 5), (1, 6)]
     assert max(length for _, length in shapes[3:]) == 3, "what is left of a prompt after its family's beginning"
