@@ -62,17 +62,22 @@ def prompts_of(campaign: Campaign, rollouts: Sequence[Rollout], correct: Mapping
     """The teacher's prompt of each completion; `rollouts` hold all completions of their prompts. No teacher: the student's."""
     if campaign.config.distillation.teacher_free:
         return TeacherPrompts(ids={rollout.key: rollout.prompt_ids for rollout in rollouts})
-    pool, peers, builder = stored_examples(campaign.data_uri, "train"), peers_answers(campaign), prompt_builder(campaign)
-    identity = context_identity(campaign.config.teacher) | {"data": campaign.data_uri, "solved": campaign.solved}
-    known = _known_prompts(canonical_json(identity | {"prompt": builder.teacher_digest, "model": campaign.initial.uri}))
-    prompts = teacher_prompts(builder, rollouts, correct, pool, peers, known)
+    pool, known = stored_examples(campaign.data_uri, "train"), known_prompts(_prompt_settings(campaign))
+    prompts = teacher_prompts(prompt_builder(campaign), rollouts, correct, pool, peers_answers(campaign), known)
     for example_id in known.keys() - {rollout.example_id for rollout in rollouts}:
         del known[example_id]
     return prompts
 
 
+def _prompt_settings(campaign: Campaign) -> str:
+    """Everything that decides a teacher's prompt and whether it fits its budget."""
+    config = campaign.config
+    sides = [config.prompts.model_dump(), config.teacher.model_dump(), config.model.chat_template]
+    return canonical_json([*sides, campaign.initial.uri, campaign.data_uri, campaign.solved])
+
+
 @lru_cache(maxsize=1)
-def _known_prompts(identity: str) -> dict[str, list[int]]:
+def known_prompts(settings: str) -> dict[str, list[int]]:
     """The prompts that were scored last, which training asks for again; those of one iteration at most."""
     return {}
 
