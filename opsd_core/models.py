@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
@@ -98,6 +100,17 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
     model = model.to(resolve_device(config)).eval()
     use_cpu_attention(model)
     return Policy(model, tokenizer)
+
+
+def hub_commit(config: ModelConfig) -> str | None:
+    """The hub's commit behind a hub id that was loaded; None where the source is no hub id."""
+    if Path(config.source).exists():
+        return None
+    try:
+        file = try_to_load_from_cache(config.source, "config.json", revision=config.revision)
+    except HFValidationError:
+        return None
+    return Path(file).parent.name if isinstance(file, str) else None
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

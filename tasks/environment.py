@@ -5,26 +5,28 @@ import platform
 import subprocess
 from functools import lru_cache
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from tasks.settings import load_settings
+_HERE = Path(__file__).resolve()
 
 
 @lru_cache(maxsize=1)
 def git_revision() -> str:
-    """Commit of the project folder, with `+dirty` when files differ from it; `unknown` outside a git checkout."""
-    home = load_settings().home
+    """Commit of this code, with `+dirty` when tracked files differ from it; OPSD_GIT_REVISION or `unknown` outside a checkout."""
     try:
-        revision = _git(home, "rev-parse", "HEAD")
-        return revision + ("+dirty" if _git(home, "status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
+        _git("ls-files", "--error-unmatch", _HERE.name)  # a copy inside somebody else's repository is not its commit
+        return _git("rev-parse", "HEAD") + ("+dirty" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
         return os.environ.get("OPSD_GIT_REVISION", "unknown")
 
 
-def _git(home: Any, *arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(home), *arguments], capture_output=True, text=True, check=True, timeout=20)
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(_HERE.parent), *arguments], capture_output=True, text=True, check=True, timeout=20
+    )
     return done.stdout.strip()
 
 

@@ -26,7 +26,11 @@ class ModelConfig(Section):
         description="HF hub id, local folder, .gguf file, s3:// folder, models:/name@alias, "
         "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel)."
     )
-    revision: str | None = Field(None, description="Hub revision (commit, tag or branch) when source is a hub id.")
+    revision: str | None = Field(
+        None,
+        description="Hub revision (commit, tag or branch) when source is a hub id; null = what the default branch holds when the "
+        "id is first fetched into the store, which stays.",
+    )
     warm_start: bool = Field(
         True,
         description="Start from the weights that opsd/pretrain, begun from this source, promoted last under the campaign's name, "
