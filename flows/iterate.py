@@ -23,6 +23,7 @@ from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.probe import probe_teacher
 from tasks.records import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef, VerdictRef
+from tasks.rehearse import rehearse
 from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.rollout import choose_prompts, grade, rollout
 from tasks.teach import score_shard, teacher_ref
@@ -80,6 +81,8 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     initial = prepare_model(config)
     data_uri = prepare_data(config, initial)
     campaign = start_campaign(config, initial, data_uri, prepare_teachers(config, initial), pretraining)
+    if config.rehearsal.share:
+        campaign = rehearse(campaign)
     loop = Loop(policy=campaign.start, champion=campaign.champion)
     for iteration in range(config.iterations):
         try:

@@ -17,6 +17,7 @@ from tasks.exclusive import one_campaign
 from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_model, prepare_teachers, start_campaign
 from tasks.records import Campaign, PolicyRef
+from tasks.rehearse import rehearse
 from tasks.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
 from tasks.report import IterationSummary, close_campaign, open_iteration
 from tasks.rollout import grade
@@ -49,6 +50,8 @@ def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
     initial = prepare_model(config)
     check_start(source, initial)
     campaign = start_campaign(config, initial, source.data_uri, prepare_teachers(config, initial))
+    if config.rehearsal.share:
+        campaign = rehearse(campaign)
     policy, summaries = initial, []
     for position, stored in enumerate(source.iterations):
         policy, summary = replay_iteration(campaign, position, stored, policy)

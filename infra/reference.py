@@ -5,6 +5,7 @@
 """
 
 import ast
+import re
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -109,9 +110,9 @@ def _allowed(field: FieldInfo) -> str:
         f"{sign} {getattr(part, key)}" for part in field.metadata for key, sign in signs.items() if hasattr(part, key)
     ]
     label = getattr(kind, "__name__", str(kind)).replace("NoneType", "null")
-    return _escape(
-        " ".join([label if get_args(kind) == () else str(kind).replace("NoneType", "null"), ", ".join(bounds)]).strip()
-    )
+    if get_args(kind):
+        label = re.sub(r"\bopsd_core\.[\w.]+\.", "", str(kind)).replace("NoneType", "null")
+    return _escape(" ".join([label, ", ".join(bounds)]).strip())
 
 
 def _flat(recipe: dict[str, Any], prefix: str = "") -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsd_core.anchors import NO_ANCHORS, Anchors, gold_config, initial_divergence, own_batch_size
+from opsd_core.anchors import NO_ANCHORS, Anchors, Held, initial_divergence, own_batch_size
 from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from opsd_core.config import CampaignConfig
@@ -121,11 +121,11 @@ def train_step(
     step: int,
     anchors: Anchors = NO_ANCHORS,
 ) -> Metrics:
-    """One optimiser step:  loss = sum_n w_n (r_n bound(D_n) + beta KL(S_n || S_0n)) / sum_n w_n + c mean_g(-log S(y_g)).
+    """One optimiser step:  loss = sum_n w_n (r_n bound(D_n) + beta KL(S_n || S_0n)) / sum_n w_n + sum_h c_h mean_m D_hm.
 
-    r_n is the importance ratio, 1 without weights.importance_correction; beta = initial_kl, c = gold_coefficient, g over
-    the tokens of the step's references. The denominator is the batch's, not a microbatch's, so any split into
-    microbatches gives the same gradient.
+    r_n is the importance ratio, 1 without weights.importance_correction; beta = initial_kl; h over what is held beside:
+    references (D = -log S(y)) and rehearsed completions (D = KL(S_0 || S)), m over their tokens. The denominator is the
+    batch's, not a microbatch's, so any split into microbatches gives the same gradient.
     """
     started = time.perf_counter()
     if config.distillation.divergence == "opsa":
@@ -142,13 +142,13 @@ def train_step(
         part = _score(student, teacher, [batch[row] for row in rows], config, step, anchors)
         (part.loss_sum / total_weight).backward()
         scored.append(part)
-    held = _train_on_gold(student, anchors.gold, config, step)
+    beside = {held.metric: _train_on_held(student, held, step) for held in anchors.held}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.optimizer.max_grad_norm))
     loss = float(sum(part.result.loss_sum.detach().double() for part in scored)) / total_weight
     if anchors.initial is not None:
         pulled = float(sum((part.loss_sum - part.result.loss_sum).detach().double() for part in scored)) / total_weight
-        held["anchor/initial_kl"] = pulled / config.distillation.initial_kl
+        beside["anchor/initial_kl"] = pulled / config.distillation.initial_kl
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise TrainingError(
             f"step {step}: loss={loss}, gradient norm={grad_norm}. The step was not applied. Lower "
@@ -158,7 +158,7 @@ def train_step(
     if applied:
         optimizer.step()
         teacher.update(student)
-    return _step_metrics(scored, config) | held | {
+    return _step_metrics(scored, config) | beside | {
         "distillation/loss": loss,
         "optim/grad_norm": grad_norm,
         "optim/applied": float(applied),
@@ -174,16 +174,14 @@ def objective(
     return _score(student, teacher, batch, config, step).result
 
 
-def _train_on_gold(student: Policy, gold: Sequence[TrainingItem], config: CampaignConfig, step: int) -> Metrics:
-    """Backward of  c sum_g w_g (-log S(y_g)) / sum_g w_g  over the step's references; its mean, if there are any."""
-    if not gold:
-        return {}
-    total_weight, total, likelihood = float(sum(item.weights_T.sum() for item in gold)), 0.0, gold_config(config)
-    for rows in microbatches([item.num_tokens for item in gold], config.optimizer.microbatch_tokens):
-        result = objective(student, NoTeacher(), [gold[row] for row in rows], likelihood, step)
-        (config.distillation.gold_coefficient * result.loss_sum / total_weight).backward()
+def _train_on_held(student: Policy, held: Held, step: int) -> float:
+    """Backward of  c sum_m w_m D_m / sum_m w_m  over the tokens of `held`; its mean without c."""
+    total_weight, total = float(sum(item.weights_T.sum() for item in held.items)), 0.0
+    for rows in microbatches([item.num_tokens for item in held.items], held.config.optimizer.microbatch_tokens):
+        result = objective(student, NoTeacher(), [held.items[row] for row in rows], held.config, step)
+        (held.coefficient * result.loss_sum / total_weight).backward()
         total += float(result.loss_sum.detach().double())
-    return {"anchor/gold_nll": total / total_weight}
+    return total / total_weight
 
 
 class Scored(NamedTuple):
@@ -241,7 +239,7 @@ def _targets(
         advantages = batch[0].advantages_T is not None
         return SampledTokens(_column(batch, "advantages_T").to(device) if advantages else None)
     if config.distillation.records_targets:
-        return stack_targets([item.target for item in batch], teacher.policy.device)
+        return stack_targets([item.target for item in batch], device)
     prompts, completions = [item.teacher_prompt_ids for item in batch], [item.completion_ids for item in batch]
     with torch.no_grad(), _autocast(teacher.policy.device, config):
         members_NH = members_hidden(teacher, prompts, completions)

@@ -1,36 +1,59 @@
-"""What holds the student beside its objective, from the store: the initial policy and the references of each step."""
+"""What holds the student beside its objective, from the store: initial policy, references, rehearsed completions."""
 
 from typing import Any
 
-from opsd_core.anchors import Anchors, gold_batch_size, gold_item
+from opsd_core.anchors import (
+    Anchors,
+    gold_batch_size,
+    gold_item,
+    held_gold,
+    held_rehearsal,
+    rehearsed_batch_size,
+    rehearsed_item,
+)
+from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.models import Policy
 from opsd_core.references import reference_template
+from opsd_core.rollouts import read_rollouts
 from opsd_core.teachers import AdapterOffTeacher, FixedTeacher, TeacherWeights
 from opsd_core.trainer import batch_order
-from tasks.context import load_shared, stored_examples
+from tasks.context import load_shared, local, stored_examples
 from tasks.records import Campaign
 from tasks.teach import prompt_builder
 
 
 def anchors_identity(campaign: Campaign) -> dict[str, Any]:
-    """What decides the references beside the settings of the method; nothing without any."""
-    config = campaign.config
-    if not config.distillation.gold_share:
-        return {}
-    data = campaign.data_uri.rsplit("/", 2)[-2]
-    return {"gold": [data, reference_template(config), prompt_builder(campaign).student_digest]}
+    """What decides references and rehearsal beside the settings of the method; nothing without any."""
+    config, identity = campaign.config, {}
+    if config.distillation.gold_share:
+        data = campaign.data_uri.rsplit("/", 2)[-2]
+        identity["gold"] = [data, reference_template(config), prompt_builder(campaign).student_digest]
+    if campaign.rehearsal:
+        identity["rehearsal"] = campaign.rehearsal.rsplit("/", 1)[-1]
+        identity["held"] = config.rehearsal.model_dump(include={"share", "coefficient"})
+    return identity
 
 
 def load_anchors(campaign: Campaign, student: Policy, iteration: int) -> Anchors:
-    """The anchors of an iteration: references in seeded passes over the training split, as many as its steps need."""
-    config, size, gold = campaign.config, gold_batch_size(campaign.config), []
-    if size:
+    """The anchors of an iteration: references and rehearsed completions in seeded passes, as many as its steps need."""
+    config, by_step = campaign.config, []
+    if config.distillation.gold_share:
         train, builder = stored_examples(campaign.data_uri, "train"), prompt_builder(campaign)
-        seed = derive_seed("gold", config.seed, iteration)
-        for rows in batch_order(len(train), size, config.optimizer.num_steps, seed):
-            gold.append(tuple(gold_item(train[row], builder, student, config) for row in rows))
-    return Anchors(_initial(campaign, student) if config.distillation.initial_kl else None, tuple(gold))
+        passes = _passes(len(train), gold_batch_size(config), config, "gold", iteration)
+        by_step.append(
+            [held_gold([gold_item(train[row], builder, student, config) for row in rows], config) for rows in passes]
+        )
+    if campaign.rehearsal:
+        items = [rehearsed_item(rollout) for rollout in read_rollouts(local(campaign.rehearsal) / "rollouts.parquet")]
+        passes = _passes(len(items), rehearsed_batch_size(config), config, "rehearsal", iteration)
+        by_step.append([held_rehearsal([items[row] for row in rows], config) for rows in passes])
+    initial = _initial(campaign, student) if config.distillation.initial_kl else None
+    return Anchors(initial, tuple(zip(*by_step, strict=True)))
+
+
+def _passes(available: int, size: int, config: CampaignConfig, name: str, iteration: int) -> list[list[int]]:
+    return batch_order(available, size, config.optimizer.num_steps, derive_seed(name, config.seed, iteration))
 
 
 def _initial(campaign: Campaign, student: Policy) -> TeacherWeights:

@@ -61,6 +61,8 @@ def register(
     if campaign.teachers:
         named = zip(campaign.config.teacher.sources, campaign.teachers, strict=True)
         tags["opsd.teachers"] = json.dumps([[source, peer.uri, peer.digest[:16]] for source, peer in named])
+    if campaign.rehearsal:
+        tags["opsd.rehearsal"] = campaign.rehearsal
     if campaign.pretraining:
         tags[PRETRAINED_FROM] = campaign.initial.digest
     registry = tracker()

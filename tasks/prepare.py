@@ -88,7 +88,7 @@ def _stored_weights(config: CampaignConfig) -> PolicyRef:
     if source.startswith(store().uri("models") + "/"):
         artifact = describe(store(), source)
         return PolicyRef(uri=artifact.uri, digest=artifact.digest)
-    identity = {"source": source, "model": _identity(config.model), "content": _content(source)}
+    identity = {"source": source, "model": _identity(config.model), "content": source_content(source)}
     artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
     return PolicyRef(uri=artifact.uri, digest=artifact.digest)
 
@@ -97,7 +97,8 @@ def _identity(model: ModelConfig) -> dict[str, Any]:
     return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
 
 
-def _content(source: str) -> dict[str, str]:
+def source_content(source: str) -> dict[str, str]:
+    """Digest of every local file that a source names; empty for what its name alone decides."""
     path = Path(tiny.__file__ if source in tiny.SIZES else source)  # a tiny model is what its code makes of it
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
     return {file.name: file_digest(file) for file in files}
@@ -143,7 +144,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
     tokenizer = load_tokenizer(local(initial.uri))
     identity = {
         "data": config.data.model_dump(exclude={"grader"}),
-        "content": _content(config.data.source),
+        "content": source_content(config.data.source),
         "tokenizer": tokenizer_digest(tokenizer),
         "lengths": budgets_identity(tokenizer, config),
     }
@@ -153,7 +154,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
 
 def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
     with scratch() as downloads:
-        data = load_examples(config.data, fetch=lambda uri: _download_file(uri, downloads))
+        data = load_examples(config.data, fetch=lambda uri: download_file(uri, downloads))
     check_gradable([e for e in data.train + data.validation + data.test if e.answer], grader_name(config.data))
     report, too_long = data.report.as_dict(), []
     builder = PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
@@ -171,7 +172,8 @@ def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folde
     return {name: report[name] for name in ("sizes", "digests", "reasons")} | {"prompts_too_long": len(too_long)}
 
 
-def _download_file(uri: str, folder: Path) -> Path:
+def download_file(uri: str, folder: Path) -> Path:
+    """One object of any bucket as a file in `folder`."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     path = folder / key.rpartition("/")[2]
     open_store(f"s3://{bucket}", settings()).download(key, path)

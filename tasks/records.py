@@ -39,6 +39,8 @@ class Campaign(Record):
     """Other models that teach or whose answers are shown; those named opsd:... as they are in this iteration."""
     solved: str | None = None
     """Address of what they answer to this iteration's prompts, right or wrong, where the gate or the context asks for it."""
+    rehearsal: str | None = None
+    """Address of what the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
     run_id: str
     """MLflow parent run."""
     pretraining: bool = False

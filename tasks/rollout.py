@@ -8,7 +8,7 @@ import torch
 from prefect import task
 
 from opsd_core.agreement import agreements, final_answer
-from opsd_core.config import CampaignConfig
+from opsd_core.config import CampaignConfig, RolloutConfig
 from opsd_core.contexts import context_identity
 from opsd_core.curriculum import add_grades, draw_by_difficulty, pass_rate
 from opsd_core.digest import derive_seed
@@ -100,7 +100,7 @@ def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: in
         "sampling": config.rollout.model_dump(exclude={"num_prompts", "num_shards"}),
         "seed": config.seed,
         "iteration": prompts.iteration,
-        "engine": _engine(config.model),
+        "engine": engine(config.model),
     }
     if config.rollout.on_policy_fraction < 1.0:
         identity["references"] = reference_template(config)
@@ -119,7 +119,19 @@ def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: in
     )
 
 
-def _engine(model: Any) -> dict[str, Any]:
+def sampling_of(config: RolloutConfig) -> Sampling:
+    """How completions are drawn."""
+    return Sampling(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        max_completion_length=config.max_completion_length,
+        record_top_k=config.record_top_k,
+    )
+
+
+def engine(model: Any) -> dict[str, Any]:
+    """What decides a completion's bits beside weights, prompt and seed."""
     cuda = model.device != "cpu" and torch.cuda.is_available()
     return {
         "name": "transformers",
@@ -138,13 +150,7 @@ def _sample(campaign, policy, prompts, shard, loaded, builder, folder: Path) -> 
     pairs = [(example, sample) for example in asked for sample in range(config.rollout.group_size)]
     ids = {example.id: builder.student_ids(example) for example in examples}
     seeds = [derive_seed("rollout", config.seed, prompts.iteration, example.id, sample) for example, sample in pairs]
-    sampling = Sampling(
-        temperature=config.rollout.temperature,
-        top_p=config.rollout.top_p,
-        top_k=config.rollout.top_k,
-        max_completion_length=config.rollout.max_completion_length,
-        record_top_k=config.rollout.record_top_k,
-    )
+    sampling = sampling_of(config.rollout)
     with progress(f"rollout-it{prompts.iteration}-shard{shard}", "completions") as report:
         completions = generate(
             loaded, [ids[example.id] for example, _ in pairs], seeds, sampling, config.rollout.batch_size, report

@@ -26,6 +26,7 @@ from tasks.environment import environment, git_revision
 from tasks.evaluate import evaluate
 from tasks.prepare import prepare_data, prepare_model
 from tasks.records import PolicyRef
+from tasks.rehearse import prompts_of_source
 from tasks.retries import STAGE
 from tasks.study_records import Measured, Study, Training
 
@@ -107,11 +108,14 @@ def _measure_set(study: Study, policy: PolicyRef, name: str) -> tuple[str, float
 
 
 def _set_examples(study: Study, chosen: EvaluationSet) -> list[Example]:
-    """The set's items in their order, without any question that is trained on."""
+    """The set's items in their order, without any question that an arm is trained on or rehearses."""
     if chosen.items is not None:
         return chosen.items(study.config.set_items)
     data = load_examples(DataConfig.model_validate(chosen.data))
     trained = {example.question for example in stored_examples(study.data_uri, "train")}
+    for arm in study.config.trained_arms:
+        for source in study.arm_config(arm, study.config.seeds[0]).rehearsal.data:
+            trained |= {example.question for example in prompts_of_source(source)}
     items = [e for e in data.train + data.validation + data.test if e.question not in trained]
     return sorted(items, key=lambda example: example.id)[: study.config.set_items]
 

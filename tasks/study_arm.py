@@ -28,6 +28,7 @@ from tasks.peers import meet_peers
 from tasks.prepare import prepare_teachers
 from tasks.probe import probe_teacher
 from tasks.records import Campaign, CurriculumRef, PolicyRef
+from tasks.rehearse import rehearse
 from tasks.retries import STAGE
 from tasks.rollout import choose_prompts, grade, rollout
 from tasks.study_data import labelled_part
@@ -77,6 +78,8 @@ def _train(study: Study, arm: str, config: CampaignConfig, run_id: str, data_uri
 def _iterations(study: Study, config: CampaignConfig, run_id: str, data_uri: str) -> Iterable[Checkpoint]:
     """The loop of `flows.iterate` without a gate: every iteration goes on from the one before, which is `previous`."""
     whole = study.campaign(config, prepare_teachers.fn(config, study.initial), data_uri)
+    if config.rehearsal.share:
+        whole = rehearse.fn(whole)
     measuring = study.measuring(num_samples=0)
     policy: PolicyRef = whole.initial
     curriculum: CurriculumRef | None = None

@@ -11,6 +11,7 @@ from opsd_core.config.method import (
     OptimizerConfig,
     RolloutConfig,
 )
+from opsd_core.config.rehearsal import RehearsalConfig
 from opsd_core.config.rules import check_rules
 from opsd_core.config.selection import FilterConfig, WeightConfig
 from opsd_core.config.sources import DataConfig, ModelConfig, PromptConfig
@@ -31,6 +32,7 @@ class CampaignConfig(Section):
     weights: WeightConfig = Field(WeightConfig(), description="How much each completion token counts.")
     teacher: TeacherConfig = Field(TeacherConfig(), description="The teacher's weights, context and transforms.")
     distillation: DistillationConfig = Field(DistillationConfig(), description="Divergence, targets, bound.")
+    rehearsal: RehearsalConfig = Field(RehearsalConfig(), description="What the policy should keep.")
     optimizer: OptimizerConfig = Field(OptimizerConfig(), description="AdamW, schedule, steps.")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="Held-out measurement.")
     curriculum: CurriculumConfig = Field(CurriculumConfig(), description="What changes from iteration to iteration.")

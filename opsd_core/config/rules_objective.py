@@ -87,6 +87,36 @@ def _references_have_no_siblings(config: CampaignConfig) -> str | None:
     return None
 
 
+def _rehearsal_has_prompts(config: CampaignConfig) -> str | None:
+    rehearsal = config.rehearsal
+    if rehearsal.share and not rehearsal.data:
+        return (
+            f"rehearsal.share={rehearsal.share} without rehearsal.data: there is nothing to rehearse. Name a source of prompts, "
+            'as in {"rehearsal": {"data": [{"source": "prompts.jsonl"}]}}, or set rehearsal.share=0.'
+        )
+    if rehearsal.data and not rehearsal.share:
+        return (
+            f"rehearsal.data names {len(rehearsal.data)} sources with rehearsal.share=0, so that none of them would be used. "
+            "Set rehearsal.share above 0, .25 to begin with."
+        )
+    if rehearsal.num_prompts < len(rehearsal.data):
+        return (
+            f"rehearsal.num_prompts={rehearsal.num_prompts} for {len(rehearsal.data)} sources: some would give none. Raise it."
+        )
+    return None
+
+
+def _some_completions_are_left(config: CampaignConfig) -> str | None:
+    size, gold, kept = config.optimizer.batch_size, config.distillation.gold_share, config.rehearsal.share
+    beside = sum(max(1, round(share * size)) for share in (gold, kept) if share)
+    if gold and kept and beside >= size:
+        return (
+            f"distillation.gold_share={gold} and rehearsal.share={kept} take {beside} of optimizer.batch_size={size} completions "
+            "and leave none of the policy's own. Lower one of them, or raise optimizer.batch_size."
+        )
+    return None
+
+
 def _average_lives_in_every_iteration(config: CampaignConfig) -> str | None:
     scheduled = config.curriculum.schedules.get("distillation.divergence", ())
     if config.teacher.weights == "ema" and set(scheduled) & set(TEACHER_FREE):
@@ -103,5 +133,7 @@ OBJECTIVE_RULES: tuple[Rule, ...] = (
     _no_teacher_is_asked,
     _references_have_a_column,
     _references_have_no_siblings,
+    _rehearsal_has_prompts,
+    _some_completions_are_left,
     _average_lives_in_every_iteration,
 )

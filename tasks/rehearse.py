@@ -1,0 +1,88 @@
+"""What the initial policy answers to prompts of other tasks, recorded once: what the student is held to while it learns."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+
+from opsd_core.config import CampaignConfig, DataConfig
+from opsd_core.data import load_examples
+from opsd_core.digest import derive_seed
+from opsd_core.errors import DataError
+from opsd_core.generation import generate
+from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
+from opsd_core.rollouts import Rollout, write_rollouts
+from opsd_core.types import Example
+from tasks.context import load_shared, produce, scratch
+from tasks.prepare import download_file, source_content
+from tasks.progress import progress
+from tasks.records import Campaign
+from tasks.retries import STAGE
+from tasks.rollout import engine, sampling_of
+
+
+@task(name="rehearse", **STAGE)
+def rehearse(campaign: Campaign) -> Campaign:
+    """The campaign with the address of its rehearsal: the initial policy's completions with their distributions.
+
+    DataError when a source has fewer prompts than its part of rehearsal.num_prompts, or one does not fit.
+    """
+    config, rehearsal = campaign.config, campaign.config.rehearsal
+    policy = load_shared(campaign.initial.uri, config.model.model_dump_json())
+    builder = PromptBuilder(policy.tokenizer, rehearsal.prompts, config.teacher, config.model.chat_template)
+    identity = {
+        "initial": campaign.initial.digest,
+        "sources": [[data.model_dump(mode="json"), source_content(data.source)] for data in rehearsal.data],
+        "num_prompts": rehearsal.num_prompts,
+        "template": builder.student_digest,
+        "prompts": rehearsal.prompts.model_dump(include={"max_prompt_length", "overflow"}),
+        "tokenizer": tokenizer_digest(policy.tokenizer),
+        "sampling": config.rollout.model_dump(
+            exclude={"num_prompts", "num_shards", "group_size", "on_policy_fraction"}
+        ),
+        "seed": config.seed,
+        "engine": engine(config.model),
+    }
+    artifact, _ = produce("rehearsals", identity, partial(_answer, config, policy, builder))
+    return campaign.model_copy(update={"rehearsal": artifact.uri})
+
+
+def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
+    examples = rehearsal_examples(config, builder)
+    prompts = [builder.student_ids(example) for example in examples]
+    seeds = [derive_seed("rehearse", config.seed, example.id) for example in examples]
+    with progress("rehearse", "completions") as report:
+        completions = generate(policy, prompts, seeds, sampling_of(config.rollout), config.rollout.batch_size, report)
+    rollouts = [
+        Rollout.of(
+            example.id, 0, seed, ids, completion, policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
+        )
+        for example, seed, ids, completion in zip(examples, seeds, prompts, completions, strict=True)
+    ]
+    write_rollouts(folder / "rollouts.parquet", rollouts)
+    return {"num_rollouts": len(rollouts), "num_tokens": sum(len(r.completion_ids) for r in rollouts)}
+
+
+def rehearsal_examples(config: CampaignConfig, builder: PromptBuilder) -> list[Example]:
+    """Seeded draws of equal parts from the training splits of rehearsal.data, no prompt twice."""
+    rehearsal, chosen = config.rehearsal, {}
+    for number, data in enumerate(rehearsal.data):
+        part = rehearsal.num_prompts // len(rehearsal.data) + (number < rehearsal.num_prompts % len(rehearsal.data))
+        found, _ = fitting_examples(prompts_of_source(data), builder, lambda example: None)
+        found = [example for example in found if example.id not in chosen]
+        if len(found) < part:
+            raise DataError(
+                f"rehearsal.data[{number}].source={data.source!r} has {len(found)} prompts in its training split that no other "
+                f"source has; {part} are its part of rehearsal.num_prompts={rehearsal.num_prompts}. Lower num_prompts, "
+                "raise size or name more sources."
+            )
+        found.sort(key=lambda example: derive_seed("rehearsal", config.seed, example.id))
+        chosen |= {example.id: example for example in found[:part]}
+    return list(chosen.values())
+
+
+def prompts_of_source(data: DataConfig) -> list[Example]:
+    """The training split of one source of prompts."""
+    with scratch() as downloads:
+        return load_examples(data, fetch=lambda uri: download_file(uri, downloads)).train

@@ -1,0 +1,59 @@
+"""pytest tests/flows/test_rehearsal.py — a campaign that is held to what its initial policy says elsewhere."""
+
+import json
+
+import pytest
+
+from flows.gc import gc
+from flows.iterate import iterate
+from opsd_core.errors import DataError
+from opsd_core.rollouts import read_rollouts
+from tasks.artifacts import describe
+from tasks.context import local, store, tracker
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    """Sums of two digits as unlabelled questions."""
+    file = tmp_path_factory.mktemp("prompts") / "sums.jsonl"
+    file.write_text("".join(json.dumps({"question": f"{n // 10}+{n % 10}="}) + "\n" for n in range(100)))
+    return file
+
+
+def campaign(name, tiny_model, prompts, **rehearsal):
+    """Two short iterations with a quarter of every step rehearsed."""
+    source = {"source": str(prompts), "columns": {"answer": ""}}
+    small = {
+        "model": {"source": str(tiny_model)},
+        "optimizer": {"batch_size": 16, "checkpoint_every": 2},
+        "evaluation": {"num_items": 40},
+        "rehearsal": {"share": 0.25, "num_prompts": 30, "data": [source]} | rehearsal,
+    }
+    iterate(recipe="tiny", name=name, iterations=2, num_prompts=48, num_steps=4, overrides=small)
+    return [entry for entry in tracker().versions(name) if entry.tags["opsd.role"] == "candidate"]
+
+
+def test_rehearsal_is_answered_once_kept_with_its_versions_and_named_by_them(stack, tiny_model, prompts):
+    first, second = campaign("held", tiny_model, prompts)
+    assert first.tags["opsd.rehearsal"] == second.tags["opsd.rehearsal"]
+    rehearsal = describe(store(), first.tags["opsd.rehearsal"])
+    rollouts = read_rollouts(local(rehearsal.uri) / "rollouts.parquet")
+    assert len({r.example_id for r in rollouts}) == len(rollouts) == 30
+    assert describe(store(), second.tags["opsd.state_uri"]).identity["rehearsal"] == rehearsal.uri.rsplit("/", 1)[-1]
+    steps = [
+        json.loads(line) for line in (local(second.tags["opsd.state_uri"]) / "steps.jsonl").read_text().splitlines()
+    ]
+    assert len(steps) == 4 and all(0 < step["anchor/rehearsal_kl"] < 1 for step in steps)
+    gc(dry_run=False, min_age_hours=0)
+    assert describe(store(), rehearsal.uri).digest == rehearsal.digest
+    before = [entry.tags["opsd.model_digest"] for entry in (first, second)]
+    (other, _) = campaign("other", tiny_model, prompts, coefficient=3.0)
+    assert other.tags["opsd.rehearsal"] == rehearsal.uri and other.tags["opsd.model_digest"] not in before
+
+
+def test_too_few_prompts_are_said_before_anything_is_trained(stack, tiny_model, prompts):
+    with pytest.raises(DataError, match=r"rehearsal.data\[0\].source=.* are its part of rehearsal.num_prompts=500"):
+        campaign("short", tiny_model, prompts, num_prompts=500)
+    assert [entry.tags["opsd.role"] for entry in tracker().versions("short")] == ["initial"]
