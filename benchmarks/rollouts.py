@@ -1,6 +1,6 @@
 """Rollout throughput against a plain padded `model.generate` loop over the same prompts in dataset order.
 
-    python benchmarks/rollouts.py [--model FOLDER_OR_HUB_ID] [--items 96] [--repeats 2]
+    python benchmarks/rollouts.py [--model FOLDER_OR_HUB_ID] [--items 96] [--length 32] [--repeats 2]
 
 Both sides decode greedily, so they produce the same tokens (bfloat16 rounds differently in other batches); ours also records
 the distribution at every position. The plain loop has transformers' own model and is measured with several batch sizes, of which
@@ -28,7 +28,7 @@ from opsd_core.sampling import Sampling
 from opsd_core.smollm2 import smollm2_gguf
 
 TASKS = {"chain_sum": 0.4, "letter_counting": 0.3, "family_relationships": 0.3}
-PLAIN_BATCHES, BATCH, LENGTH, TOP_K = (32, 64, 128), 128, 32, 32
+PLAIN_BATCHES, BATCH, TOP_K = (32, 64, 128), 128, 32
 
 
 def load(source: str | None) -> tuple[Policy, PreTrainedModel]:
@@ -55,7 +55,9 @@ def mixed_prompts(policy: Policy, items: int) -> list[list[int]]:
 
 
 @torch.inference_mode()
-def plain_loop(model: PreTrainedModel, policy: Policy, batch: int, prompts: list[list[int]]) -> list[list[int]]:
+def plain_loop(
+    model: PreTrainedModel, policy: Policy, batch: int, length: int, prompts: list[list[int]]
+) -> list[list[int]]:
     """What most scripts do: pad left, generate, cut at the first end token."""
     pad, eos, outputs = policy.tokenizer.pad_token_id or 0, set(policy.eos_ids), []
     for start in range(0, len(prompts), batch):
@@ -64,7 +66,7 @@ def plain_loop(model: PreTrainedModel, policy: Policy, batch: int, prompts: list
         ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
         made = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=LENGTH, do_sample=False, pad_token_id=pad
+            input_ids=ids, attention_mask=mask, max_new_tokens=length, do_sample=False, pad_token_id=pad
         )
         for row in made[:, width:].tolist():
             end = next((i + 1 for i, token in enumerate(row) if token in eos), len(row))
@@ -72,9 +74,9 @@ def plain_loop(model: PreTrainedModel, policy: Policy, batch: int, prompts: list
     return outputs
 
 
-def ours(policy: Policy, prompts: list[list[int]]) -> list[list[int]]:
+def ours(policy: Policy, length: int, prompts: list[list[int]]) -> list[list[int]]:
     """Sorted by length, shared prefix once, finished rows leave; top-k, tail and entropy recorded."""
-    sampling = Sampling(temperature=0.0, max_completion_length=LENGTH, record_top_k=TOP_K)
+    sampling = Sampling(temperature=0.0, max_completion_length=length, record_top_k=TOP_K)
     return [completion.ids_T for completion in generate(policy, prompts, [0] * len(prompts), sampling, BATCH)]
 
 
@@ -83,29 +85,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model")
     parser.add_argument("--items", type=int, default=96)
+    parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
     policy, model = load(options.model)
     prompts = mixed_prompts(policy, options.items)
-    runs = {f"plain, batches of {batch}": partial(plain_loop, model, policy, batch) for batch in PLAIN_BATCHES}
+    runs = {
+        f"plain, batches of {batch}": partial(plain_loop, model, policy, batch, options.length)
+        for batch in PLAIN_BATCHES
+    }
+    runs |= {f"opsd, batches of {BATCH}": partial(ours, policy, options.length)}
     results: dict[str, tuple[float, list[list[int]]]] = {}
     for _ in range(options.repeats):  # in turns, so that a busy moment meets all of them
-        for name, run in (runs | {f"opsd, batches of {BATCH}": partial(ours, policy)}).items():
+        for name, run in runs.items():
             started = time.perf_counter()
             outputs = run(prompts)
             seconds = time.perf_counter() - started
             results[name] = min(results.get(name, (seconds, outputs)), (seconds, outputs), key=lambda result: result[0])
     speed = {name: sum(map(len, outputs)) / seconds for name, (seconds, outputs) in results.items()}
-    best = max(runs, key=speed.__getitem__)
-    *_, (_, made) = results.values()
+    *plain, own = runs
+    best, made = max(plain, key=speed.__getitem__), results[own][1]
+    cut = sum(len(row) == options.length and row[-1] not in policy.eos_ids for row in made)
     same = sum(x == y for x, y in zip(results[best][1], made, strict=True))
     lengths = sorted(map(len, prompts))
-    print(
-        f"\n{len(prompts)} prompts of {lengths[0]} to {lengths[-1]} tokens, at most {LENGTH} new ones, greedy, ", end=""
-    )
-    print(
-        f"{torch.get_num_threads()} threads, {policy.causal_lm.dtype}; {same} of {len(prompts)} completions identical\n"
-    )
+    of = f"{lengths[0]} to {lengths[-1]} tokens, at most {options.length} new ones ({cut} cut)"
+    print(f"\n{len(prompts)} prompts of {of}, greedy,")
+    print(f"{torch.get_num_threads()} threads, {policy.causal_lm.dtype}; {same} of {len(prompts)} completions identical\n")
     print("| | seconds | completion tokens | tokens/s | ratio |\n|---|---|---|---|---|")
     for name, (seconds, outputs) in results.items():
         ratio = speed[name] / speed[best]

@@ -134,7 +134,7 @@ def test_a_run_whose_processes_all_died_is_set_to_crashed(tmp_path: Path) -> Non
     state = open_state(tmp_path / "state")
     try:
         run_id = python(program[0])
-        wait_for("Running", run_id, 60)
+        wait_for("Running", run_id, 180)
         for process in processes.family(state.root, "worker"):
             process.kill()
         wait_for("Crashed", run_id, 400)
