@@ -74,6 +74,25 @@ class StudyConfig(Section):
 
 TEACHERS = tuple(f"{weights}.{context}" for weights in get_args(TeacherWeightsName) for context in CONTEXT_KINDS)
 
+# The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
+SMOLLM2: dict[str, Any] = {
+    "name": "study-smollm2",
+    "recipe": "demo",
+    "overrides": {
+        "iterations": 2,
+        "data": {"seed": 1_000_000},
+        "rollout": {"num_prompts": 640, "num_shards": 1},
+        "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
+    },
+    "arms": ("base", "sft", "opsd", "opsd_mixed", "shuffled"),
+    "seeds": (0, 1, 2),
+    "rates": {"sft": (1e-4, 3e-5), "opsd": (1e-4, 2e-4)},
+    "test_items": 250,
+    "test_samples": 0,
+    "sets": ("shifted_number_format", "family_chain_sum", "family_products", "instructions", "english"),
+    "set_items": 250,
+}
+
 STUDIES: dict[str, dict[str, Any]] = {
     "tiny": {
         "name": "study-tiny",
@@ -103,23 +122,18 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
         "test_samples": 0,
     },
-    # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
-    "smollm2": {
-        "name": "study-smollm2",
-        "recipe": "demo",
-        "overrides": {
-            "iterations": 2,
-            "data": {"seed": 1_000_000},
-            "rollout": {"num_prompts": 640, "num_shards": 1},
-            "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
-        },
-        "arms": ("base", "sft", "opsd", "opsd_mixed", "shuffled"),
-        "seeds": (0, 1, 2),
-        "rates": {"sft": (1e-4, 3e-5), "opsd": (1e-4, 2e-4)},
-        "test_items": 250,
-        "test_samples": 0,
-        "sets": ("shifted_number_format", "family_chain_sum", "family_products", "instructions", "english"),
-        "set_items": 250,
+    "smollm2": SMOLLM2,
+    # The same with adapters, which move the model less where nobody trains it.
+    "smollm2_lora": SMOLLM2
+    | {
+        "name": "study-smollm2-lora",
+        "overrides": deep_merge(
+            SMOLLM2["overrides"],
+            {"model": {"lora": {"rank": 16, "alpha": 32}}, "optimizer": {"learning_rate": 1e-3}},
+        ),
+        "arms": ("base", "sft", "opsd"),
+        "rates": {},
+        "sets": (*SMOLLM2["sets"], "family_letter_counting"),
     },
 }
 
