@@ -92,6 +92,12 @@ SETS: dict[str, EvaluationSet] = {
     "family_products": _family(
         "another family: products of one digit", "other", "products", min_terms=2, max_terms=2, min_digits=1, max_digits=1
     ),
+    "family_longer_sums": _family(
+        "another family: sums of one or two digits", "other", "chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=2
+    ),
+    "family_longer_products": _family(
+        "another family: products of one or two digits", "other", "products", min_terms=2, max_terms=2, min_digits=1, max_digits=2
+    ),
     "family_letter_counting": _family(
         "another family: counting letters", "other", "letter_counting", min_words=1, max_words=3
     ),
