@@ -123,7 +123,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "test_samples": 0,
     },
     "smollm2": SMOLLM2,
-    # The same with adapters, which move the model less where nobody trains it.
+    # The same with adapters: less is won and less is forgotten.
     "smollm2_lora": SMOLLM2
     | {
         "name": "study-smollm2-lora",
