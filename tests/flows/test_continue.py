@@ -22,7 +22,7 @@ LONG = SMALL | {"optimizer": {"num_steps": 3000, "checkpoint_every": 10}}
 PARAMETERS = {
     "iterate": {"iterations": 1},
     "pretrain": {"iterations": 1},
-    "study": {"arms": ["opsd", "null"], "seeds": [0], "sets": [], "test_items": 20, "test_samples": 0, "side": 2},
+    "study": {"arms": ["opsd", "null"], "seeds": [0], "rates": {}, "sets": [], "test_items": 20, "test_samples": 0, "side": 2},
 }
 
 
