@@ -49,7 +49,7 @@ def rehearse(campaign: Campaign) -> Campaign:
 
 
 def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
-    examples = rehearsal_examples(config, builder)
+    examples, too_long = rehearsal_examples(config, builder)
     prompts = [builder.student_ids(example) for example in examples]
     seeds = [derive_seed("rehearse", config.seed, example.id) for example in examples]
     with progress("rehearse", "completions") as report:
@@ -61,15 +61,17 @@ def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder:
         for example, seed, ids, completion in zip(examples, seeds, prompts, completions, strict=True)
     ]
     write_rollouts(folder / "rollouts.parquet", rollouts)
-    return {"num_rollouts": len(rollouts), "num_tokens": sum(len(r.completion_ids) for r in rollouts)}
+    num_tokens = sum(len(r.completion_ids) for r in rollouts)
+    return {"num_rollouts": len(rollouts), "num_tokens": num_tokens, "prompts_too_long": too_long}
 
 
-def rehearsal_examples(config: CampaignConfig, builder: PromptBuilder) -> list[Example]:
-    """Seeded draws of equal parts from the training splits of rehearsal.data, no prompt twice."""
-    rehearsal, chosen = config.rehearsal, {}
+def rehearsal_examples(config: CampaignConfig, builder: PromptBuilder) -> tuple[list[Example], int]:
+    """Seeded draws of equal parts from the training splits of rehearsal.data, no prompt twice; and how many did not fit."""
+    rehearsal, chosen, too_long = config.rehearsal, {}, 0
     for number, data in enumerate(rehearsal.data):
         part = rehearsal.num_prompts // len(rehearsal.data) + (number < rehearsal.num_prompts % len(rehearsal.data))
-        found, _ = fitting_examples(prompts_of_source(data), builder, lambda example: None)
+        found, dropped = fitting_examples(prompts_of_source(data), builder, lambda example: None)
+        too_long += len(dropped)
         found = [example for example in found if example.id not in chosen]
         if len(found) < part:
             raise DataError(
@@ -79,7 +81,7 @@ def rehearsal_examples(config: CampaignConfig, builder: PromptBuilder) -> list[E
             )
         found.sort(key=lambda example: derive_seed("rehearsal", config.seed, example.id))
         chosen |= {example.id: example for example in found[:part]}
-    return list(chosen.values())
+    return list(chosen.values()), too_long
 
 
 def prompts_of_source(data: DataConfig) -> list[Example]:

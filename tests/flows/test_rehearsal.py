@@ -22,14 +22,14 @@ def prompts(tmp_path_factory):
     return file
 
 
-def campaign(name, tiny_model, prompts, **rehearsal):
+def campaign(name, tiny_model, prompts, template=None, **rehearsal):
     """Two short iterations with a quarter of every step rehearsed."""
     source = {"source": str(prompts), "columns": {"answer": ""}}
     small = {
         "model": {"source": str(tiny_model)},
         "optimizer": {"batch_size": 16, "checkpoint_every": 2},
         "evaluation": {"num_items": 40},
-        "rehearsal": {"share": 0.25, "num_prompts": 30, "data": [source]} | rehearsal,
+        "rehearsal": {"share": 0.25, "num_prompts": 30, "data": [source], "prompts": template or {}} | rehearsal,
     }
     iterate(recipe="tiny", name=name, iterations=2, num_prompts=48, num_steps=4, overrides=small)
     return [entry for entry in tracker().versions(name) if entry.tags["opsd.role"] == "candidate"]
@@ -51,6 +51,14 @@ def test_rehearsal_is_answered_once_kept_with_its_versions_and_named_by_them(sta
     before = [entry.tags["opsd.model_digest"] for entry in (first, second)]
     (other, _) = campaign("other", tiny_model, prompts, coefficient=3.0)
     assert other.tags["opsd.rehearsal"] == rehearsal.uri and other.tags["opsd.model_digest"] not in before
+
+
+def test_a_tighter_budget_is_another_rehearsal(stack, tiny_model, prompts):
+    """What was answered under other limits is not found again: a prompt that does not fit now is not trained on."""
+    roomy, _ = campaign("roomy", tiny_model, prompts, template={"overflow": "drop"})
+    assert describe(store(), roomy.tags["opsd.rehearsal"]).summary["prompts_too_long"] == 0
+    with pytest.raises(DataError, match="has 0 prompts in its training split"):
+        campaign("tight", tiny_model, prompts, template={"overflow": "drop", "max_prompt_length": 2})
 
 
 def test_too_few_prompts_are_said_before_anything_is_trained(stack, tiny_model, prompts):
