@@ -1,26 +1,28 @@
-"""How often the gate promotes a candidate that is no better, and how often one that is five points better.
+"""How often a campaign promotes a candidate that is no better, and how often one that is five points better.
 
     python benchmarks/gate_calibration.py [--campaigns 200] [--model FOLDER]
 
-Simulated: independent items at the sizes that the recipes ship. Real: a tiny model that solves about half of the sums is
-champion and candidate at once; both sides answer the same items, drawn anew for every campaign, with sampled completions
-of different seeds, so that the two differ by noise alone. Without --model the tiny model is first trained on 1,600
+Campaigns have as many iterations as their recipe, and promote when one of them does. Simulated: independent items at the
+sizes that the recipes ship. Real: a tiny model that solves about half of the sums is champion and every candidate at once;
+all answer the same items, drawn anew for every campaign, with sampled completions of different seeds, so that they differ
+by noise alone. Without --model the tiny model is first trained on 1,600
 references for 300 steps of cross-entropy. Prints Markdown.
 """
 
 import argparse
 import math
 import random
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from opsd_core.calibration import promoted_share, simulated_verdicts
-from opsd_core.config import RECIPES, EvaluationConfig, PromotionConfig, resolve
+from opsd_core.calibration import promoting, simulated_campaigns
+from opsd_core.config import EvaluationConfig, PromotionConfig, resolve
 from opsd_core.data.addition import addition_examples
 from opsd_core.evaluation import evaluate_policy
-from opsd_core.gate import decide
+from opsd_core.gate import decide, level
 from opsd_core.graders import get_grader
 from opsd_core.models import Policy, load_policy
 from opsd_core.prompts import PromptBuilder
@@ -50,7 +52,7 @@ def half_trained(folder: Path) -> Policy:
 
 
 def real_campaigns(policy: Policy, campaigns: int, promotion: PromotionConfig) -> tuple[int, float]:
-    """(promotions, mean accuracy) of null campaigns on the tiny model, at the recipe's evaluation size."""
+    """(campaigns that promote, mean accuracy) on the tiny model, with the recipe's iterations and evaluation size."""
     config = resolve("tiny")
     builder = PromptBuilder(policy.tokenizer, config.prompts, config.teacher, config.model.chat_template)
     settings = EvaluationConfig(num_samples=1, max_completion_length=4, batch_size=512)
@@ -58,24 +60,31 @@ def real_campaigns(policy: Policy, campaigns: int, promotion: PromotionConfig) -
     promoted, accuracy = 0, 0.0
     for campaign in range(campaigns):
         items = random.Random(campaign).sample(everything, size)
-        sides = [
+        before, *candidates = [
             [
                 o
-                for o in evaluate_policy(policy, items, builder, settings, judge, 2 * campaign + side)
+                for o in evaluate_policy(
+                    policy, items, builder, settings, judge, (config.iterations + 1) * campaign + side
+                )
                 if o.mode == "sampled"
             ]
-            for side in (0, 1)
+            for side in range(config.iterations + 1)
         ]
-        verdict = decide(
-            *sides,
-            promotion,
-            candidate_version=str(campaign),
-            champion_version="champion",
-            candidate_evaluation="items",
-            champion_evaluation="items",
-        )
-        promoted += verdict.promote
-        accuracy += verdict.accuracy_before / campaigns
+        verdicts = [
+            decide(
+                after,
+                before,
+                promotion,
+                candidate_version=f"{campaign}.{iteration}",
+                champion_version="champion",
+                candidate_evaluation="items",
+                champion_evaluation="items",
+                iterations=config.iterations,
+            )
+            for iteration, after in enumerate(candidates)
+        ]
+        promoted += any(verdict.promote for verdict in verdicts)
+        accuracy += verdicts[0].accuracy_before / campaigns
     return promoted, accuracy
 
 
@@ -89,27 +98,27 @@ def main() -> None:
     promotion = PromotionConfig(test="bootstrap")
     error = math.sqrt(promotion.alpha * (1 - promotion.alpha) / given.campaigns)
     print(f"alpha = {promotion.alpha}; {given.campaigns} campaigns, up to {promotion.alpha + 2 * error:.3f} is noise\n")
-    print("| campaigns | items | test | promoted when equal | promoted at +5 points | expected power |")
-    print("|---|---|---|---|---|---|")
+    print("| campaigns | items | iterations | test | promote when equal | promote at +5 points | one decision's power |")
+    print("|---|---|---|---|---|---|---|")
     for recipe in ("tiny", "demo"):
-        size = RECIPES[recipe]["evaluation"]["num_items"]
+        config = resolve(recipe)
+        size, iterations = config.evaluation.num_items, config.iterations
         for test in ("mcnemar", "bootstrap"):
             rules = PromotionConfig(test=test)
-            shares = [
-                promoted_share(
-                    simulated_verdicts(rules, given.campaigns, size, accuracy=ACCURACY, churn=CHURN, gain=gain)
-                )[0]
-                for gain in (0.0, 0.05)
-            ]
-            power = mcnemar_power(size, 0.05, CHURN / 2, rules.alpha)
-            print(f"| simulated, churn {CHURN} | {size} | {test} | {shares[0]} | {shares[1]} | {power:.3f} |")
+            of = partial(simulated_campaigns, rules, given.campaigns, size, accuracy=ACCURACY, churn=CHURN, iterations=iterations)
+            equal, better = (promoting(of(gain=gain))[0] for gain in (0.0, 0.05))
+            power = mcnemar_power(size, 0.05, CHURN / 2, level(rules, iterations))
+            print(f"| simulated, churn {CHURN} | {size} | {iterations} | {test} | {equal} | {better} | {power:.3f} |")
     with TemporaryDirectory() as folder:
         policy = load_policy(given.model, resolve("tiny").model) if given.model else half_trained(Path(folder) / "tiny")
         promoted, accuracy = real_campaigns(
             policy.__class__(policy.model.eval(), policy.tokenizer), given.campaigns, promotion
         )
-    size = RECIPES["tiny"]["evaluation"]["num_items"]
-    print(f"| tiny model at {accuracy:.3f}, sampled twice | {size} | bootstrap | {promoted} | – | – |")
+    tiny = resolve("tiny")
+    print(
+        f"| tiny model at {accuracy:.3f}, sampled | {tiny.evaluation.num_items} | {tiny.iterations} | bootstrap "
+        f"| {promoted} | – | – |"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Does the gate keep its error rate, and what does it see? Whole decisions on simulated evaluations.
+"""Does the gate keep its error rate, and what does it see? Whole campaigns of decisions on simulated evaluations.
 
 Every simulated item has an outcome for the champion and one for the candidate; both have the same chance of being right
-when the candidate is null, and `gain` more for the candidate otherwise. Nothing of the gate is approximated: the
-decision is `opsd_core.gate.decide`, guard rails included.
+when the candidate is null, and `gain` more for the candidate otherwise. A campaign promotes when any of its iterations
+does. Nothing of the gate is approximated: the decision is `opsd_core.gate.decide`, guard rails included.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from opsd_core.metrics import ItemOutcome
 from opsd_core.verdict import Verdict
 
 
-def simulated_verdicts(
+def simulated_campaigns(
     config: PromotionConfig,
     num_campaigns: int,
     num_items: int,
@@ -23,9 +23,10 @@ def simulated_verdicts(
     accuracy: float,
     churn: float,
     gain: float = 0.0,
+    iterations: int = 1,
     seed: int = 0,
-) -> Iterator[Verdict]:
-    """One decision per campaign.
+) -> Iterator[list[Verdict]]:
+    """The decisions of every campaign: `iterations` candidates, each against the same champion on the same items.
 
     accuracy  the champion's share of right items
     churn     share of items that a retrained model answers differently by chance, half of them gained and half lost
@@ -34,24 +35,30 @@ def simulated_verdicts(
     generator = np.random.default_rng(seed)
     for campaign in range(num_campaigns):
         right_P = generator.random(num_items) < accuracy
-        flips_right_P = generator.random(num_items) < (gain + churn / 2.0) / max(1.0 - accuracy, 1e-9)
-        flips_wrong_P = generator.random(num_items) < (churn / 2.0) / max(accuracy, 1e-9)
-        after_P = np.where(right_P, ~flips_wrong_P, flips_right_P)
-        yield decide(
-            _outcomes(after_P),
-            _outcomes(right_P),
-            config,
-            candidate_version=str(campaign),
-            champion_version="champion",
-            candidate_evaluation="simulated",
-            champion_evaluation="simulated",
-        )
+        before, decisions = _outcomes(right_P), []
+        for iteration in range(iterations):
+            flips_right_P = generator.random(num_items) < (gain + churn / 2.0) / max(1.0 - accuracy, 1e-9)
+            flips_wrong_P = generator.random(num_items) < (churn / 2.0) / max(accuracy, 1e-9)
+            after_P = np.where(right_P, ~flips_wrong_P, flips_right_P)
+            decisions.append(
+                decide(
+                    _outcomes(after_P),
+                    before,
+                    config,
+                    candidate_version=f"{campaign}.{iteration}",
+                    champion_version="champion",
+                    candidate_evaluation="simulated",
+                    champion_evaluation="simulated",
+                    iterations=iterations,
+                )
+            )
+        yield decisions
 
 
-def promoted_share(verdicts: Iterator[Verdict]) -> tuple[int, int]:
-    """(promotions, decisions)."""
-    decisions = [verdict.promote for verdict in verdicts]
-    return sum(decisions), len(decisions)
+def promoting(campaigns: Iterator[list[Verdict]]) -> tuple[int, int]:
+    """(campaigns that promote at least one candidate, campaigns)."""
+    promoted = [any(verdict.promote for verdict in decisions) for decisions in campaigns]
+    return sum(promoted), len(promoted)
 
 
 def _outcomes(right_P: np.ndarray) -> list[ItemOutcome]:

@@ -1,9 +1,10 @@
 """The promotion gate: a pure function of two evaluations and the rules.
 
 A candidate is promoted when every check holds: a paired one-sided test on the same items, a smallest gain, and guard
-rails on length, truncation, repetition and entropy. `alpha` is the error rate of one decision: N iterations of
-candidates that are all equal to the champion promote at least one with a chance of up to 1 - (1 - alpha)^N.
-Power at the shipped sizes: see `opsd_core.statistics`.
+rails on length, truncation, repetition and entropy. N iterations whose candidates are all equal to the champion would
+promote at least one with a chance of up to 1 - (1 - alpha)^N (six at .05: 26 %), on the same items and whatever their
+dependence at most N * alpha. So each is tested at alpha / N (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56) and alpha holds
+for the campaign, unless promotion.alpha_per is iteration. Power at the shipped sizes: `benchmarks/gate_calibration.py`.
 """
 
 import math
@@ -29,6 +30,18 @@ from opsd_core.verdict import Check, Verdict
 Items = dict[str, list[ItemOutcome]]
 
 
+def level(config: PromotionConfig, iterations: int) -> float:
+    """The level of one decision of a campaign with so many: alpha / iterations, or alpha when it holds for each alone."""
+    return config.alpha / iterations if config.alpha_per == "campaign" else config.alpha
+
+
+def _level_in_words(config: PromotionConfig, iterations: int) -> str:
+    tested = level(config, iterations)
+    if tested == config.alpha:
+        return f"promotion.alpha = {tested:g}"
+    return f"promotion.alpha / iterations = {config.alpha:g} / {iterations} = {tested:.3g}"
+
+
 def decide(
     candidate: Sequence[ItemOutcome],
     champion: Sequence[ItemOutcome],
@@ -38,10 +51,12 @@ def decide(
     champion_version: str,
     candidate_evaluation: str,
     champion_evaluation: str,
+    iterations: int = 1,
     max_repetition: float = 10.0,
 ) -> Verdict:
     """Promote the candidate or refuse it.
 
+    iterations: decisions that the campaign makes; they share alpha.
     candidate_evaluation, champion_evaluation: digests of the items, grader and settings of each evaluation.
     test=mcnemar compares greedy completions; test=bootstrap the items' mean correctness over their samples, or greedy
     when there are none. Raises DataError when the two evaluations are not of the same items, grader and settings.
@@ -56,7 +71,7 @@ def decide(
     bootstrap = paired_bootstrap(differences_P, seed=seed)
     p_value = mcnemar(wins, losses).p_greater if config.test == "mcnemar" else bootstrap.p_greater
     checks = [
-        _at_most("p_value", p_value, config.alpha),
+        _at_most("p_value", p_value, level(config, iterations)),
         _at_least("gain", bootstrap.mean, config.min_effect, strictly_positive=True),
         *_guard_rails(_flat(after), _flat(before), config, max_repetition),
     ]
@@ -68,7 +83,8 @@ def decide(
         "accuracy_after": float(accuracy_after_P.mean()),
         "p_value": p_value,
     }
-    reasons = [_promotion(**numbers)] if promote else [_EXPLAIN[c.name](c, wins, losses) for c in checks if not c.passed]
+    tested = f"{wins} items better, {losses} worse, p = {p_value:.4g} > {_level_in_words(config, iterations)}"
+    reasons = [_promotion(**numbers)] if promote else [_EXPLAIN[c.name](c, tested) for c in checks if not c.passed]
     return Verdict(
         promote=promote,
         reasons=tuple(reasons),
@@ -160,25 +176,23 @@ def _promotion(metric: str, accuracy_before: float, accuracy_after: float, p_val
 
 
 _EXPLAIN = {
-    "p_value": lambda c, wins, losses: (
-        f"Not significant: {wins} items better, {losses} worse, p = {c.value:.4g} > promotion.alpha = {c.threshold:g}."
-    ),
-    "gain": lambda c, wins, losses: (
+    "p_value": lambda c, tested: f"Not significant: {tested}.",
+    "gain": lambda c, tested: (
         f"The gain of {c.value:+.4f} is not above 0 or below promotion.min_effect = {c.threshold:g}."
     ),
-    "length_ratio_max": lambda c, wins, losses: (
+    "length_ratio_max": lambda c, tested: (
         f"Completions became {c.value:.2f} times as long; promotion.max_length_ratio = {c.threshold:g}."
     ),
-    "length_ratio_min": lambda c, wins, losses: (
+    "length_ratio_min": lambda c, tested: (
         f"Completions shrank to {c.value:.2f} of their length; 1 / promotion.max_length_ratio = {c.threshold:.3g}."
     ),
-    "truncation_increase": lambda c, wins, losses: (
+    "truncation_increase": lambda c, tested: (
         f"The truncated share rose by {c.value:.3f}; promotion.max_truncation_increase = {c.threshold:g}."
     ),
-    "repetition_increase": lambda c, wins, losses: (
+    "repetition_increase": lambda c, tested: (
         f"The repetitive share rose by {c.value:.3f}; promotion.max_repetition_increase = {c.threshold:g}."
     ),
-    "entropy_ratio": lambda c, wins, losses: (
+    "entropy_ratio": lambda c, tested: (
         f"Token entropy fell to {c.value:.3g} of the champion's; promotion.min_entropy_ratio = {c.threshold:g}."
     ),
 }

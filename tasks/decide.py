@@ -97,6 +97,7 @@ def judge(
         champion_version=str(champion.version),
         candidate_evaluation=candidate_evaluation.conditions_digest,
         champion_evaluation=champion_evaluation.conditions_digest,
+        iterations=campaign.config.iterations,
         max_repetition=campaign.config.filter.max_repetition,
     )
     if "eval/accuracy" not in candidate_evaluation.metrics:
@@ -107,6 +108,7 @@ def judge(
         "evaluations": [candidate_evaluation.digest, champion_evaluation.digest],
         "versions": [candidate.version, champion.version],
         "promotion": config.model_dump(),
+        "iterations": campaign.config.iterations,
     }
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict))
     promoted, reasons = _carry_out(campaign, verdict, artifact.uri, candidate, champion)

@@ -36,6 +36,11 @@ class PromotionConfig(Section):
         description="Paired test on the same items: exact McNemar (greedy) or bootstrap of the mean difference.",
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error rate of promoting an equal candidate.")
+    alpha_per: Literal["campaign", "iteration"] = Field(
+        "campaign",
+        description="What alpha holds for: campaign = any promotion in it, each iteration is tested at alpha / iterations; "
+        "iteration = each one alone, so that more iterations promote more often by chance.",
+    )
     min_effect: float = Field(
         0.0, ge=0, lt=1, description="Smallest accuracy gain worth a promotion (0.01 = one point)."
     )

@@ -22,7 +22,7 @@ def outcomes(correct, **changes) -> list[ItemOutcome]:
     ]
 
 
-def judge(candidate, champion, digests=("e", "e"), **settings):
+def judge(candidate, champion, digests=("e", "e"), iterations=1, **settings):
     return decide(
         candidate,
         champion,
@@ -31,6 +31,7 @@ def judge(candidate, champion, digests=("e", "e"), **settings):
         champion_version="1",
         candidate_evaluation=digests[0],
         champion_evaluation=digests[1],
+        iterations=iterations,
     )
 
 
@@ -55,6 +56,18 @@ def test_an_equal_or_worse_candidate_is_refused_with_the_reason():
     assert any("Not significant: 0 items better, 0 worse" in reason for reason in verdict.reasons)
     worse = judge(outcomes(BEFORE), outcomes(AFTER))
     assert not worse.promote and worse.difference == pytest.approx(-0.14)
+
+
+def test_the_iterations_of_a_campaign_share_alpha():
+    """6 wins without a loss, p = 1/64: enough for the only decision of a campaign, not for one of six."""
+    sides = outcomes([1] * 26 + [0] * 74), outcomes(BEFORE)
+    assert judge(*sides).promote and judge(*sides, iterations=3).promote
+    refused = judge(*sides, iterations=6)
+    assert not refused.promote and refused.checks[0].threshold == pytest.approx(0.05 / 6)
+    assert refused.reasons == (
+        "Not significant: 6 items better, 0 worse, p = 0.01562 > promotion.alpha / iterations = 0.05 / 6 = 0.00833.",
+    )
+    assert judge(*sides, iterations=6, alpha_per="iteration").promote
 
 
 def test_four_wins_without_a_loss_are_not_enough():
