@@ -83,8 +83,9 @@ def decide(
         "accuracy_after": float(accuracy_after_P.mean()),
         "p_value": p_value,
     }
-    tested = f"{wins} items better, {losses} worse, p = {p_value:.4g} > {_level_in_words(config, iterations)}"
-    reasons = [_promotion(**numbers)] if promote else [_EXPLAIN[c.name](c, tested) for c in checks if not c.passed]
+    bound = _level_in_words(config, iterations)
+    tested = f"{wins} items better, {losses} worse, p = {p_value:.4g} > {bound}"
+    reasons = [_promotion(**numbers, bound=bound)] if promote else [_EXPLAIN[c.name](c, tested) for c in checks if not c.passed]
     return Verdict(
         promote=promote,
         reasons=tuple(reasons),
@@ -171,8 +172,9 @@ def _check(name: str, value: float, rule: str, threshold: float, passed: bool) -
     return Check(name, value, rule, threshold, passed and math.isfinite(value))
 
 
-def _promotion(metric: str, accuracy_before: float, accuracy_after: float, p_value: float) -> str:
-    return f"{metric} rose from {accuracy_before:.3f} to {accuracy_after:.3f} (p = {p_value:.4g}) and every guard rail holds."
+def _promotion(metric: str, accuracy_before: float, accuracy_after: float, p_value: float, bound: str) -> str:
+    rise = f"{metric} rose from {accuracy_before:.3f} to {accuracy_after:.3f}"
+    return f"{rise} (p = {p_value:.4g} <= {bound}) and every guard rail holds."
 
 
 _EXPLAIN = {

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 matplotlib.use("Agg")
 _SIZE = (7.0, 3.2)
@@ -21,7 +22,8 @@ def plot_steps(steps: Sequence[dict[str, float]], path: Path) -> None:
     kind, title = ("kl", "divergence") if "kl/mean" in steps[0] else ("nll", "-log p(completion)")
     for name, label in (("mean", "mean"), ("p50", "median"), ("p99", "99th percentile")):
         right.plot(x, [row[f"{kind}/{name}"] for row in steps], label=label)
-    right.set(xlabel="optimiser step", title=title, yscale="symlog")
+    right.set(xlabel="optimiser step", title=title)
+    right.set_yscale("symlog", linthresh=0.01)
     right.legend(frameon=False)
     figure.savefig(path, dpi=110)
 
@@ -30,20 +32,27 @@ def plot_completions(lengths: Sequence[int], entropies: Sequence[float], path: P
     """Histograms of completion lengths (tokens) and of entropies along them (nats)."""
     figure = Figure(figsize=_SIZE, layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist(lengths, bins=min(40, max(5, len(set(lengths)))), color="tab:blue")
+    width = max(1, -(-(max(lengths) - min(lengths) + 1) // 40))  # whole tokens, at most 40 bars
+    left.hist(lengths, bins=np.arange(min(lengths), max(lengths) + width + 1, width) - 0.5, color="tab:blue")
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="completion length (tokens)", ylabel="completions")
     right.hist(np.asarray(entropies), bins=40, color="tab:orange")
     right.set(xlabel="entropy (nats)", ylabel="positions", yscale="log")
     figure.savefig(path, dpi=110)
 
 
-def plot_accuracy(rows: Sequence[tuple[str, float, float]], path: Path) -> None:
-    """Held-out accuracy with its 95 % interval; `rows` are (label, accuracy, standard error)."""
+def plot_accuracy(rows: Sequence[tuple[str, float, float, bool]], path: Path) -> None:
+    """Held-out accuracy with its 95 % interval; `rows` are (label, accuracy, standard error, whether it became champion)."""
     figure = Figure(figsize=(5.0, 3.2), layout="constrained")
     axes = figure.subplots()
     x = range(len(rows))
-    axes.errorbar(x, [row[1] for row in rows], yerr=[1.96 * row[2] for row in rows], marker="o", capsize=3)
+    axes.errorbar(x, [row[1] for row in rows], yerr=[1.96 * row[2] for row in rows], capsize=3)
+    for champion, face, label in ((True, "tab:blue", "champion"), (False, "white", "not promoted")):
+        marked = [(at, row[1]) for at, row in enumerate(rows) if row[3] is champion]
+        if marked:
+            axes.plot(*zip(*marked, strict=True), "o", color="tab:blue", markerfacecolor=face, label=label, zorder=3)
+    axes.legend(frameon=False)
     axes.set_xticks(list(x), [row[0] for row in rows], rotation=30, ha="right")
-    axes.set(ylabel="held-out accuracy", ylim=(0, None))
+    axes.set(ylabel="held-out accuracy (95 % interval)", ylim=(0, None))
     axes.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=110)

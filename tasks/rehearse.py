@@ -10,16 +10,14 @@ from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.data import load_examples
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
-from opsd_core.generation import generate
 from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
-from opsd_core.rollouts import Rollout, write_rollouts
+from opsd_core.rollouts import write_rollouts
 from opsd_core.types import Example
 from tasks.context import load_shared, produce, scratch
 from tasks.prepare import download_file, source_content
-from tasks.progress import progress
 from tasks.records import Campaign
 from tasks.retries import STAGE
-from tasks.rollout import engine, sampling_of
+from tasks.rollout import engine, sample_rollouts
 
 
 @task(name="rehearse", **STAGE)
@@ -52,14 +50,7 @@ def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder:
     examples, too_long = rehearsal_examples(config, builder)
     prompts = [builder.student_ids(example) for example in examples]
     seeds = [derive_seed("rehearse", config.seed, example.id) for example in examples]
-    with progress("rehearse", "completions") as report:
-        completions = generate(policy, prompts, seeds, sampling_of(config.rollout), config.rollout.batch_size, report)
-    rollouts = [
-        Rollout.of(
-            example.id, 0, seed, ids, completion, policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
-        )
-        for example, seed, ids, completion in zip(examples, seeds, prompts, completions, strict=True)
-    ]
+    rollouts = sample_rollouts(policy, config.rollout, [(e.id, 0) for e in examples], prompts, seeds, "rehearse")
     write_rollouts(folder / "rollouts.parquet", rollouts)
     num_tokens = sum(len(r.completion_ids) for r in rollouts)
     return {"num_rollouts": len(rollouts), "num_tokens": num_tokens, "prompts_too_long": too_long}

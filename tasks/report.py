@@ -35,9 +35,10 @@ class IterationSummary(Record):
     version: int
     promoted: bool
     accuracy_before: float | None
-    """None without labels, as the next two."""
+    """None without labels, as the next three."""
     accuracy_after: float | None
-    standard_error: float | None
+    error_before: float | None
+    error_after: float | None
     loss_first: float
     loss_last: float
     wall_seconds: float
@@ -114,7 +115,8 @@ def report_iteration(
         promoted=verdict.promote,
         accuracy_before=before.metrics.get("eval/accuracy"),
         accuracy_after=after.metrics.get("eval/accuracy"),
-        standard_error=after.metrics.get("eval/accuracy_se"),
+        error_before=before.metrics.get("eval/accuracy_se"),
+        error_after=after.metrics.get("eval/accuracy_se"),
         loss_first=distilled.metrics["distillation/first_loss"],
         loss_last=distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
@@ -126,6 +128,8 @@ def report_iteration(
             campaign, summary, stages, prompts, shards, graded, distilled, candidate, before, after, verdict, run_id
         ),
         key=key,
+        description=f"Version {candidate.version} {'promoted' if verdict.promote else 'not promoted'}; "
+        f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
     )
     return summary
 
@@ -233,8 +237,8 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
     )
     measured = [s for s in summaries if s.accuracy_before is not None]
-    points = [("start", s.accuracy_before, 0.0) for s in measured[:1]]
-    points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.standard_error or 0.0) for s in measured]
+    points = [("start", s.accuracy_before, s.error_before or 0.0, True) for s in measured[:1]]
+    points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.error_after or 0.0, s.promoted) for s in measured]
     if points:
         with scratch() as folder:
             plot_accuracy(points, Path(folder) / "accuracy.png")
@@ -253,6 +257,8 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
-        f"# Campaign {campaign.name}\n\n```\n{text}\n```\n", key=f"opsd-{artifact_key(campaign.name)}-summary"
+        f"# Campaign {campaign.name}\n\n```\n{text}\n```\n",
+        key=f"opsd-{artifact_key(campaign.name)}-summary",
+        description=lines[-1] if lines else None,
     )
     return text

@@ -19,7 +19,7 @@ from opsd_core.generation import generate
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.grades import GradedRollout, write_grades
 from opsd_core.leaks import leaks_text
-from opsd_core.models import resolve_dtype
+from opsd_core.models import Policy, resolve_dtype
 from opsd_core.monitors import completion_metrics, target_metrics
 from opsd_core.prompts import PromptBuilder, tokenizer_digest
 from opsd_core.references import off_policy, reference_rollouts, reference_template
@@ -119,15 +119,29 @@ def rollout(campaign: Campaign, policy: PolicyRef, prompts: PromptSet, shard: in
     )
 
 
-def sampling_of(config: RolloutConfig) -> Sampling:
-    """How completions are drawn."""
-    return Sampling(
+def sample_rollouts(
+    policy: Policy,
+    config: RolloutConfig,
+    keys: list[tuple[str, int]],
+    prompts: list[list[int]],
+    seeds: list[int],
+    title: str,
+) -> list[Rollout]:
+    """One completion per (example id, sample index), prompt and seed, with its distributions; `title` names the progress."""
+    sampling = Sampling(
         temperature=config.temperature,
         top_p=config.top_p,
         top_k=config.top_k,
         max_completion_length=config.max_completion_length,
         record_top_k=config.record_top_k,
     )
+    with progress(title, "completions") as report:
+        completions = generate(policy, prompts, seeds, sampling, config.batch_size, report)
+    texts = [policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True) for completion in completions]
+    return [
+        Rollout.of(*key, seed, prompt, completion, text)
+        for key, seed, prompt, completion, text in zip(keys, seeds, prompts, completions, texts, strict=True)
+    ]
 
 
 def engine(model: Any) -> dict[str, Any]:
@@ -150,22 +164,9 @@ def _sample(campaign, policy, prompts, shard, loaded, builder, folder: Path) -> 
     pairs = [(example, sample) for example in asked for sample in range(config.rollout.group_size)]
     ids = {example.id: builder.student_ids(example) for example in examples}
     seeds = [derive_seed("rollout", config.seed, prompts.iteration, example.id, sample) for example, sample in pairs]
-    sampling = sampling_of(config.rollout)
-    with progress(f"rollout-it{prompts.iteration}-shard{shard}", "completions") as report:
-        completions = generate(
-            loaded, [ids[example.id] for example, _ in pairs], seeds, sampling, config.rollout.batch_size, report
-        )
-    rollouts = [
-        Rollout.of(
-            example.id,
-            sample,
-            seed,
-            ids[example.id],
-            completion,
-            loaded.tokenizer.decode(completion.ids_T, skip_special_tokens=True),
-        )
-        for (example, sample), seed, completion in zip(pairs, seeds, completions, strict=True)
-    ]
+    keys = [(example.id, sample) for example, sample in pairs]
+    title = f"rollout-it{prompts.iteration}-shard{shard}"
+    rollouts = sample_rollouts(loaded, config.rollout, keys, [ids[example_id] for example_id, _ in keys], seeds, title)
     rollouts += reference_rollouts(loaded, given, [ids[example.id] for example in given], config)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     num_tokens = sum(len(r.completion_ids) for r in rollouts)

@@ -37,6 +37,13 @@ def read(run_id: uuid.UUID):
         return client.read_flow_run(run_id)
 
 
+def history(run_id: uuid.UUID) -> list[tuple[str, str, str | None]]:
+    """Every state of the run, for the message of a test that fails."""
+    with get_client(sync_client=True) as client:
+        states = client.read_flow_run_states(run_id)
+    return [(f"{state.timestamp:%H:%M:%S}", state.name, state.message) for state in states]
+
+
 def process_of(run_id: uuid.UUID) -> list[psutil.Process]:
     """The processes that carry this flow run's id."""
     found = []
@@ -80,7 +87,7 @@ def kill_while_it_trains(deployment, name, tiny_model, overrides):
     while not (run := read(run_id)).state.is_final():
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert run.state.is_completed() and run.run_count == 2, run.state
+    assert run.state.is_completed() and run.run_count == 2, history(run_id)
 
 
 @pytest.mark.slow
