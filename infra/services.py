@@ -170,7 +170,7 @@ def _mlflow(state: State, environ: dict[str, str]) -> Service:
 def _worker(state: State, environ: dict[str, str]) -> Service:
     port = state.ports["worker"]
     command = (
-        *(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
+        *(sys.executable, "-m", "infra.worker", "--pool", POOL),
         # Without --limit: the queue `models` has one. A worker with a limit ends when a run that just crashed is scheduled again.
         *("--name", "local", "--with-healthcheck"),
     )

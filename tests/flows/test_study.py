@@ -101,6 +101,8 @@ def test_controls_and_costs_say_what_was_done(report):
 def test_arms_share_the_first_rollouts_of_their_seed(report):
     stored = [info.key for info in store().list("study-arms/") if info.key.endswith("MANIFEST.json")]
     arms = [describe(store(), store().uri(key.rpartition("/")[0])) for key in stored]
+    arms = [arm for arm in arms if arm.identity["config"]["rollout"]["num_prompts"] == SMALL["rollout"]["num_prompts"]]
+    assert len(arms) == 6
     first = {}
     for arm in arms:
         point = json.loads((local(arm.uri) / "training.json").read_text())["checkpoints"][0]

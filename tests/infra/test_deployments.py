@@ -28,6 +28,22 @@ def iterate(seconds: float = 600):
     time.sleep(seconds)
 """
 
+KILLS_ITSELF = """
+import os, signal, time
+from prefect import flow
+from prefect.runtime import flow_run
+
+def hook(flow, flow_run, state):
+    time.sleep(40)
+
+@flow(name="opsd", on_crashed=[hook])
+def iterate():
+    time.sleep(3)
+    if flow_run.run_count == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+"""
+
 
 @pytest.fixture
 def client(stack: Stack) -> Iterator[SyncPrefectClient]:
@@ -106,40 +122,63 @@ def test_summary_of_a_deployment_without_runs_or_unknown(worker: Stack, capsys: 
     assert "not registered" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_a_run_whose_processes_all_died_is_set_to_crashed(tmp_path: Path) -> None:
-    (tmp_path / "flows").mkdir()
-    (tmp_path / "flows" / "iterate.py").write_text(SLEEPER)
-    declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-    declared["deployments"] = [d for d in declared["deployments"] if d["name"] == "iterate"]
-    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump(declared))
-    program = (
-        "from prefect.deployments import run_deployment; print(run_deployment('opsd/iterate', timeout=0).id)",
-        "import sys; from prefect.client.orchestration import get_client\n"
-        "with get_client(sync_client=True) as c: print(c.read_flow_run(sys.argv[1]).state.name)",
-    )
-    environ = {"PATH": os.environ["PATH"], "OPSD_HOME": str(tmp_path), "OPSD_STATE": str(tmp_path / "state")}
+class OwnStack:
+    """A project of its own whose opsd/iterate is `flow`: servers, deployment and worker, and one run of it."""
 
-    def python(text: str, *arguments: str) -> str:
-        command = [sys.executable, "-m", "infra.stack", "run", sys.executable, "-c", text, *arguments]
-        return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.strip()
+    def __init__(self, folder: Path, flow: str) -> None:
+        (folder / "flows").mkdir()
+        (folder / "flows" / "iterate.py").write_text(flow)
+        declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
+        declared["deployments"] = [d for d in declared["deployments"] if d["name"] == "iterate"]
+        (folder / "prefect.yaml").write_text(yaml.safe_dump(declared))
+        self.environ = {"PATH": os.environ["PATH"], "OPSD_HOME": str(folder), "OPSD_STATE": str(folder / "state")}
+        subprocess.run([sys.executable, "-m", "infra.stack", "up", "--worker"], env=self.environ, check=True)
+        self.state = open_state(folder / "state")
 
-    def wait_for(state: str, run_id: str, patience_s: float) -> None:
+    def trigger(self) -> str:
+        return self._python(
+            "from prefect.deployments import run_deployment; print(run_deployment('opsd/iterate', timeout=0).id)"
+        )
+
+    def wait_for(self, state: str, run_id: str, patience_s: float) -> int:
+        """The run's number of starts, once it is in this state."""
+        program = (
+            "import sys; from prefect.client.orchestration import get_client\n"
+            "with get_client(sync_client=True) as c: run = c.read_flow_run(sys.argv[1])\n"
+            "print(run.state.name, run.run_count)"
+        )
         deadline = time.monotonic() + patience_s
-        while (found := python(program[1], run_id)) != state:
+        while (found := self._python(program, run_id).split())[0] != state:
             assert time.monotonic() < deadline, f"still {found}"
             time.sleep(5)
+        return int(found[1])
 
-    subprocess.run([sys.executable, "-m", "infra.stack", "up", "--worker"], env=environ, check=True)
-    state = open_state(tmp_path / "state")
+    def _python(self, text: str, *arguments: str) -> str:
+        command = [sys.executable, "-m", "infra.stack", "run", sys.executable, "-c", text, *arguments]
+        return subprocess.run(command, env=self.environ, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_all_died_is_set_to_crashed(tmp_path: Path) -> None:
+    own = OwnStack(tmp_path, SLEEPER)
     try:
-        run_id = python(program[0])
-        wait_for("Running", run_id, 180)
-        for process in processes.family(state.root, "worker"):
+        run_id = own.trigger()
+        own.wait_for("Running", run_id, 180)
+        for process in processes.family(own.state.root, "worker"):
             process.kill()
-        wait_for("Crashed", run_id, 400)
+        own.wait_for("Crashed", run_id, 400)
     finally:
-        down(state)
+        down(own.state)
+
+
+@pytest.mark.slow
+def test_a_killed_run_has_one_more_start_however_long_its_crash_hooks_take(tmp_path: Path) -> None:
+    """Prefect's own worker reports the dead process again after the hooks, when the second start is running."""
+    own = OwnStack(tmp_path, KILLS_ITSELF)
+    try:
+        assert own.wait_for("Completed", own.trigger(), 300) == 2
+    finally:
+        down(own.state)
 
 
 def test_up_with_a_broken_flow_file_says_what_failed(worker: Stack, tmp_path: Path) -> None:
