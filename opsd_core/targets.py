@@ -38,6 +38,8 @@ _SCHEMA = pa.schema(
 )
 _ROWS_PER_TILE = 1024
 """Positions projected to the vocabulary at a time; bounds memory at 1024 x V floats."""
+_LEAST_MASS = 1e-7
+"""Below it, what float32 log-probabilities leave for the other tokens is rounding."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,24 @@ class Target:
     @property
     def key(self) -> tuple[str, int]:
         return (self.example_id, self.sample_index)
+
+
+def divergence_along(rollout: Rollout, target: Target) -> np.ndarray:
+    """KL(student || teacher) at every position, in nats, from what both recorded: at least 0, at most the exact value.
+
+        sum_{v in both top-Ks} p_v (log p_v - log q_v) + p_r (log p_r - log q_r),   r = every other token together
+
+    p: the untempered policy that sampled, q: the teacher. Joining outcomes can only lower a divergence (Cover & Thomas, theorem
+    2.7.1), so a curve of this shows where the teacher disagrees, and never exaggerates.
+    """
+    shared_TKK = rollout.topk_ids_TK[:, :, None] == target.topk_ids_TK[:, None, :]
+    gap_TKK = rollout.topk_logprobs_TK[:, :, None].astype(np.float64) - target.topk_logprobs_TK[:, None, :]
+    p_TKK = np.where(shared_TKK, np.exp(rollout.topk_logprobs_TK.astype(np.float64))[:, :, None], 0.0)
+    q_TKK = np.where(shared_TKK, np.exp(target.topk_logprobs_TK.astype(np.float64))[:, None, :], 0.0)
+    p_rest_T = np.clip(1.0 - p_TKK.sum((1, 2)), _LEAST_MASS, 1.0)
+    q_rest_T = np.clip(1.0 - q_TKK.sum((1, 2)), _LEAST_MASS, 1.0)
+    terms_TKK = np.where(shared_TKK, p_TKK * gap_TKK, 0.0)
+    return np.maximum(0.0, terms_TKK.sum((1, 2)) + p_rest_T * np.log(p_rest_T / q_rest_T))
 
 
 @torch.inference_mode()

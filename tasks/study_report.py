@@ -19,7 +19,7 @@ from opsd_core.study.report import render
 from opsd_core.study.sets import SETS
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
-from opsd_core.targets import read_targets
+from opsd_core.targets import divergence_along, read_targets
 from tasks.context import local, produce, tracker
 from tasks.evaluate import evaluate
 from tasks.progress import artifact_key
@@ -114,7 +114,7 @@ def _gather(study: Study, trained: Sequence[Training], measured: Sequence[Measur
 def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]:
     """Means per completion position over the last iteration's rollouts of each arm's first seed.
 
-    kl: of log student - log teacher at the sampled token, whose mean is KL(student || teacher) at that position.
+    kl: KL(student || teacher) of the recorded distributions, as `divergence_along`.
     """
     curves: dict[str, dict[str, list[float]]] = {"entropy": {}, "kl": {}}
     for training in trained:
@@ -124,7 +124,7 @@ def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]
         rollouts = [r for uri in last.shard_uris for r in read_rollouts(local(uri) / "rollouts.parquet")]
         curves["entropy"][training.arm] = _by_position([r.entropy_T for r in rollouts])
         scored = {t.key: t for uri in last.target_uris for t in read_targets(local(uri) / "targets.parquet")}
-        gaps = [r.logprobs_T - scored[r.key].sampled_logprob_T for r in rollouts if r.key in scored]
+        gaps = [divergence_along(r, scored[r.key]) for r in rollouts if r.key in scored]
         if gaps:
             curves["kl"][training.arm] = _by_position(gaps)
     return curves
