@@ -31,15 +31,21 @@ TASKS = {"chain_sum": 0.4, "letter_counting": 0.3, "family_relationships": 0.3}
 PLAIN_BATCHES, BATCH, TOP_K = (32, 64, 128), 128, 32
 
 
-def load(source: str | None) -> tuple[Policy, PreTrainedModel]:
-    """The policy to measure, as rollouts load it, and the same weights as transformers loads them."""
+def load(source: str | None) -> tuple[Policy, dict[str, PreTrainedModel]]:
+    """The policy to measure, as rollouts load it, and the same weights as transformers has them, by number format.
+
+    The formats: the policy's own, and float32, which is what a script that asks for none gets from this GGUF.
+    """
     config = ModelConfig(source=source or "smollm2")
     with TemporaryDirectory() as folder:
         if not source:
             save_policy(load_gguf(smollm2_gguf(Path(".opsd/cache/downloads"))), Path(folder))
         policy = packed(load_policy(source or folder, config))
-        plain = AutoModelForCausalLM.from_pretrained(source or folder, dtype=policy.causal_lm.dtype)
-        return policy, plain.to(policy.device).eval()
+        plain = {
+            str(dtype).removeprefix("torch."): AutoModelForCausalLM.from_pretrained(source or folder, dtype=dtype)
+            for dtype in dict.fromkeys((policy.causal_lm.dtype, torch.float32))
+        }
+        return policy, {name: model.to(policy.device).eval() for name, model in plain.items()}
 
 
 def mixed_prompts(policy: Policy, items: int) -> list[list[int]]:
@@ -88,10 +94,12 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
-    policy, model = load(options.model)
+    policy, models = load(options.model)
+    own_dtype = next(iter(models))
     prompts = mixed_prompts(policy, options.items)
     runs = {
-        f"plain, batches of {batch}": partial(plain_loop, model, policy, batch, options.length)
+        f"plain, {name}, batches of {batch}": partial(plain_loop, model, policy, batch, options.length)
+        for name, model in models.items()
         for batch in PLAIN_BATCHES
     }
     runs |= {f"opsd, batches of {BATCH}": partial(ours, policy, options.length)}
@@ -104,7 +112,8 @@ def main() -> None:
             results[name] = min(results.get(name, (seconds, outputs)), (seconds, outputs), key=lambda result: result[0])
     speed = {name: sum(map(len, outputs)) / seconds for name, (seconds, outputs) in results.items()}
     *plain, own = runs
-    best, made = max(plain, key=speed.__getitem__), results[own][1]
+    best = max((name for name in plain if own_dtype in name), key=speed.__getitem__)
+    made = results[own][1]
     cut = sum(len(row) == options.length and row[-1] not in policy.eos_ids for row in made)
     same = sum(x == y for x, y in zip(results[best][1], made, strict=True))
     lengths = sorted(map(len, prompts))
@@ -115,6 +124,9 @@ def main() -> None:
     for name, (seconds, outputs) in results.items():
         ratio = speed[name] / speed[best]
         print(f"| {name} | {seconds:.1f} | {sum(map(len, outputs))} | {speed[name]:.0f} | {ratio:.2f} |")
+    if len(models) > 1:
+        fastest = max(speed[name] for name in plain if "float32" in name)
+        print(f"\n{speed[own] / fastest:.2f} times the fastest plain loop in float32.")
 
 
 if __name__ == "__main__":

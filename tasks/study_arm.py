@@ -126,6 +126,7 @@ def _iteration(
         state_uri=distilled.steps_uri,
         shard_uris=[shard.uri for shard in shards],
         target_uris=[target.uri for target in targets],
+        rehearsal_uri=campaign.rehearsal,
     )
     logged = validation.metrics | {name: value for name, value in training.items() if name.startswith("rollout/")}
     tracker().log_metrics(run_id, [(iteration, logged)])
@@ -135,7 +136,7 @@ def _iteration(
 def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]:
     """What the arm would have cost alone: recorded when each artefact was made, whoever made it."""
     kinds = {
-        "rollout": [uri for point in points for uri in point.shard_uris],
+        "rollout": [uri for point in points for uri in (*point.shard_uris, point.rehearsal_uri) if uri],
         "teach": [uri for point in points for uri in point.target_uris],
         "distil": [point.state_uri for point in points],
     }

@@ -59,6 +59,7 @@ class Checkpoint(Record):
     state_uri: str
     shard_uris: list[str]
     target_uris: list[str] = Field([])
+    rehearsal_uri: str | None = None
 
 
 class Training(Record):

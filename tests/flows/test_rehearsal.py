@@ -6,6 +6,7 @@ import pytest
 
 from flows.gc import gc
 from flows.iterate import iterate
+from flows.study import study
 from opsd_core.errors import DataError
 from opsd_core.rollouts import read_rollouts
 from tasks.artifacts import describe
@@ -22,15 +23,20 @@ def prompts(tmp_path_factory):
     return file
 
 
-def campaign(name, tiny_model, prompts, template=None, **rehearsal):
-    """Two short iterations with a quarter of every step rehearsed."""
+def settings(tiny_model, prompts, template=None, **rehearsal):
+    """A quarter of every step rehearsed."""
     source = {"source": str(prompts), "columns": {"answer": ""}}
-    small = {
+    return {
         "model": {"source": str(tiny_model)},
         "optimizer": {"batch_size": 16, "checkpoint_every": 2},
         "evaluation": {"num_items": 40},
         "rehearsal": {"share": 0.25, "num_prompts": 30, "data": [source], "prompts": template or {}} | rehearsal,
     }
+
+
+def campaign(name, tiny_model, prompts, template=None, **rehearsal):
+    """Two short iterations."""
+    small = settings(tiny_model, prompts, template, **rehearsal)
     iterate(recipe="tiny", name=name, iterations=2, num_prompts=48, num_steps=4, overrides=small)
     return [entry for entry in tracker().versions(name) if entry.tags["opsd.role"] == "candidate"]
 
@@ -65,3 +71,16 @@ def test_too_few_prompts_are_said_before_anything_is_trained(stack, tiny_model, 
     with pytest.raises(DataError, match=r"rehearsal.data\[0\].source=.* are its part of rehearsal.num_prompts=500"):
         campaign("short", tiny_model, prompts, num_prompts=500)
     assert [entry.tags["opsd.role"] for entry in tracker().versions("short")] == ["initial"]
+
+
+def test_a_study_counts_what_was_sampled_for_a_rehearsal(stack, tiny_model, prompts):
+    small = settings(tiny_model, prompts) | {"iterations": 1, "rollout": {"num_prompts": 48}}
+    small["optimizer"]["num_steps"] = 4
+    few = {"arms": ["base", "opsd"], "seeds": [0], "rates": {}, "sets": [], "test_items": 20, "test_samples": 0}
+    study(recipe="tiny", name="held-study", overrides=small, **few)
+    found = [describe(store(), store().uri(i.key.rpartition("/")[0])) for i in store().list("study-arms/")]
+    (arm,) = [a for a in found if a.identity["config"]["rehearsal"]["share"] and "costs" in a.summary][:1]
+    (point,) = json.loads((local(arm.uri) / "training.json").read_text())["checkpoints"]
+    sampled, rehearsed = (describe(store(), uri).summary for uri in (*point["shard_uris"], point["rehearsal_uri"]))
+    assert rehearsed["num_rollouts"] == 30
+    assert arm.summary["costs"]["generated_tokens"] == sampled["num_tokens"] + rehearsed["num_tokens"]

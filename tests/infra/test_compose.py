@@ -85,12 +85,12 @@ def _help(*command: str) -> str:
 
 
 def test_every_flag_is_one_that_the_installed_program_has(defined: dict[str, list[str]]) -> None:
-    prefect = [sys.executable, "-m", "prefect"]
-    for name in ("prefect", "worker"):
+    for name, program, verbs in (("prefect", ["prefect"], 2), ("worker", ["python", "-m", "infra.worker"], 0)):
         command = SERVICES[name]["command"]
-        assert command[0] == "prefect"
-        known = _help(*prefect, *command[1:3], "--help")
-        assert [flag for flag in _flags(command) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", known)] == [], name
+        assert command[: len(program)] == program
+        words = command[len(program) :]
+        known = _help(sys.executable, "-m", program[-1], *words[:verbs], "--help")
+        assert [flag for flag in _flags(words) if not re.search(rf"(?<![\w-]){flag}(?![\w-])", known)] == [], name
     assert SERVICES["mlflow"]["command"][:2] == ["mlflow", "server"]
     assert _flags(SERVICES["mlflow"]["command"]) <= set(defined["mlflow_flags"])
     weed = Path(sys.executable).parent / "weed"
