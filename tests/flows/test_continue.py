@@ -7,6 +7,7 @@ import mlflow
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling
 
@@ -42,6 +43,12 @@ def history(run_id: uuid.UUID) -> list[tuple[str, str, str | None]]:
     with get_client(sync_client=True) as client:
         states = client.read_flow_run_states(run_id)
     return [(f"{state.timestamp:%H:%M:%S}", state.name, state.message) for state in states]
+
+
+def log_of(run_id: uuid.UUID) -> list[str]:
+    with get_client(sync_client=True) as client:
+        logs = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run_id])), limit=200)
+    return [log.message for log in logs]
 
 
 def process_of(run_id: uuid.UUID) -> list[psutil.Process]:
@@ -136,8 +143,7 @@ def test_a_cancelled_campaign_stops_computing_and_can_go_on(worker, tiny_model, 
     begun = training("cancelled")
     again = trigger("cancelled", tiny_model, LONG)
     wait(begun, again)
+    wait(lambda: any("going on after optimiser step" in line for line in log_of(again)), again)
     with get_client(sync_client=True) as client:
-        logs = client.read_logs(limit=200)
         client.set_flow_run_state(again, Cancelling())
-    assert any("going on after optimiser step" in log.message for log in logs if log.flow_run_id == again)
     wait(lambda: not process_of(again), again)

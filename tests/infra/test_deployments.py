@@ -141,17 +141,17 @@ class OwnStack:
         )
 
     def wait_for(self, state: str, run_id: str, patience_s: float) -> int:
-        """The run's number of starts, once it is in this state."""
+        """The run's number of starts, once it has been in this state."""
         program = (
             "import sys; from prefect.client.orchestration import get_client\n"
-            "with get_client(sync_client=True) as c: run = c.read_flow_run(sys.argv[1])\n"
-            "print(run.state.name, run.run_count)"
+            "with get_client(sync_client=True) as c:\n"
+            "    print(c.read_flow_run(sys.argv[1]).run_count, *(s.name for s in c.read_flow_run_states(sys.argv[1])))"
         )
         deadline = time.monotonic() + patience_s
-        while (found := self._python(program, run_id).split())[0] != state:
+        while state not in (found := self._python(program, run_id).split()):
             assert time.monotonic() < deadline, f"still {found}"
             time.sleep(5)
-        return int(found[1])
+        return int(found[0])
 
     def _python(self, text: str, *arguments: str) -> str:
         command = [sys.executable, "-m", "infra.stack", "run", sys.executable, "-c", text, *arguments]
