@@ -11,7 +11,7 @@ export OPSD_HOME := $(CURDIR)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-faults lint docs up down status venv constraints clean
+.PHONY: help demo study test test-slow test-gpu test-faults lint docs up down status venv constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -29,6 +29,9 @@ test: lint ## every check that needs neither a GPU nor a container engine nor ma
 
 test-slow: venv ## the checks that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-gpu: venv ## the checks that need a CUDA device; their CPU twins are in make test
+	$(BIN)/python -m pytest -m gpu
 
 test-faults: venv ## kills, outages, a bad network, damaged and hostile data, at full length
 	$(BIN)/python -m pytest tests/faults
