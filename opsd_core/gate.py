@@ -2,8 +2,8 @@
 
 A candidate is promoted when every check holds: a paired one-sided test on the same items, a smallest gain, and guard
 rails on length, truncation, repetition and entropy. N iterations whose candidates are all equal to the champion would
-promote at least one with a chance of up to 1 - (1 - alpha)^N (six at .05: 26 %), on the same items and whatever their
-dependence at most N * alpha. So each is tested at alpha / N (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56) and alpha holds
+promote at least one with a chance of 1 - (1 - alpha)^N if they were independent (six at .05: 26 %), and of at most N * alpha
+however they depend on each other. So each is tested at alpha / N (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56) and alpha holds
 for the campaign, unless promotion.alpha_per is iteration. Power at the shipped sizes: `benchmarks/gate_calibration.py`.
 """
 
