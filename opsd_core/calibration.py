@@ -11,7 +11,7 @@ import numpy as np
 
 from opsd_core.config import PromotionConfig
 from opsd_core.gate import decide
-from opsd_core.metrics import ItemOutcome
+from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.verdict import Verdict
 
 

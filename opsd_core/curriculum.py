@@ -15,7 +15,7 @@ import pyarrow as pa
 from opsd_core.config import CampaignConfig, CurriculumConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
-from opsd_core.rollouts import read_table, write_table
+from opsd_core.records.tables import read_table, write_table
 
 SCHEMA_VERSION = 1
 _SCHEMA = pa.schema(

@@ -1,41 +1,17 @@
 """Measuring a policy on held-out items: greedy and sampled completions, graded one by one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
-from pathlib import Path
-
-import pyarrow as pa
 
 from opsd_core.config import EvaluationConfig
 from opsd_core.digest import derive_seed
 from opsd_core.filters import repetition_factor
 from opsd_core.generation import generate
 from opsd_core.graders import Grade
-from opsd_core.metrics import ItemOutcome
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder
-from opsd_core.rollouts import read_table, write_table
+from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.sampling import Completion, Sampling
 from opsd_core.types import Example
-
-SCHEMA_VERSION = 1
-_SCHEMA = pa.schema(
-    [
-        ("example_id", pa.string()),
-        ("mode", pa.string()),
-        ("sample_index", pa.int32()),
-        ("correct", pa.bool_()),
-        ("score", pa.float64()),
-        ("extracted", pa.string()),
-        ("num_tokens", pa.int32()),
-        ("truncated", pa.bool_()),
-        ("repetition", pa.float64()),
-        ("mean_entropy", pa.float64()),
-        ("text", pa.string()),
-    ],
-    metadata={"opsd.schema": "outcomes", "opsd.schema_version": str(SCHEMA_VERSION)},
-)
-assert [field.name for field in fields(ItemOutcome)] == _SCHEMA.names
 
 
 def evaluate_policy(
@@ -87,13 +63,3 @@ def _outcome(policy, example, mode, sample, completion: Completion, judge) -> It
         mean_entropy=sum(completion.entropy_T) / len(completion.entropy_T),
         text=text,
     )
-
-
-def write_outcomes(path: Path, outcomes: Sequence[ItemOutcome]) -> None:
-    """Write one evaluation, a row per completion."""
-    write_table(path, {name: [getattr(o, name) for o in outcomes] for name in _SCHEMA.names}, _SCHEMA)
-
-
-def read_outcomes(path: Path) -> list[ItemOutcome]:
-    """Read one evaluation. IntegrityError when the file is not one of this schema version."""
-    return [ItemOutcome(**row) for row in read_table(path, _SCHEMA).to_pylist()]

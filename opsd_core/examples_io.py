@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from opsd_core.rollouts import read_table, write_table
+from opsd_core.records.tables import read_table, write_table
 from opsd_core.types import Example
 
 SCHEMA_VERSION = 1

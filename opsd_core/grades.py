@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from opsd_core.rollouts import read_table, write_table
+from opsd_core.records.tables import read_table, write_table
 
 SCHEMA_VERSION = 3
 _SCHEMA = pa.schema(

@@ -3,38 +3,13 @@
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from opsd_core.errors import DataError
+from opsd_core.records.outcomes import ItemOutcome, Mode
 from opsd_core.statistics import clustered_standard_error
 from opsd_core.types import Example
-
-Mode = Literal["greedy", "sampled"]
-
-
-@dataclass(frozen=True)
-class ItemOutcome:
-    """One completion of one item, judged. One row of the stored evaluation."""
-
-    example_id: str
-    mode: Mode
-    sample_index: int
-    """0 for greedy; 0..n-1 for the n sampled completions of an item."""
-    correct: bool
-    score: float
-    """The grader's score in [0, 1]."""
-    extracted: str | None
-    """The final answer found in the text; None when there is none."""
-    num_tokens: int
-    truncated: bool
-    repetition: float
-    """Compression factor of the text (filters.repetition_factor)."""
-    mean_entropy: float
-    """Mean entropy of the policy over the completion's positions, in nats."""
-    text: str
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

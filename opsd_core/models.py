@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from opsd_core.attention import use_cpu_attention
 from opsd_core.config import LoraConfig, ModelConfig
+from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.objective.types import Head
-from opsd_core.prompts import eos_ids
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -180,3 +180,17 @@ def effective_weights(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str,
         if leaf == "weight" and module_name in adapted:
             tensor = tensor + adapted[module_name].get_delta_weight("default").to(tensor.dtype)
         yield name.replace(".base_layer.", "."), tensor
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Identity of the vocabulary and special tokens."""
+    return digest({"vocabulary": tokenizer.get_vocab(), "special": sorted(tokenizer.all_special_ids)})
+
+
+def eos_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[int] | None) -> tuple[int, ...]:
+    """All token ids that end a completion: the tokenizer's and the model's own."""
+    declared = generation_eos if isinstance(generation_eos, list) else [generation_eos]
+    ids = {token for token in [tokenizer.eos_token_id, *declared] if token is not None}
+    if not ids:
+        raise ModelError("neither the tokenizer nor the generation config names an end-of-sequence token.")
+    return tuple(sorted(ids))

@@ -93,20 +93,6 @@ class PromptBuilder:
         return list(encoded["input_ids"])
 
 
-def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Identity of the vocabulary and special tokens."""
-    return digest({"vocabulary": tokenizer.get_vocab(), "special": sorted(tokenizer.all_special_ids)})
-
-
-def eos_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[int] | None) -> tuple[int, ...]:
-    """All token ids that end a completion: the tokenizer's and the model's own."""
-    declared = generation_eos if isinstance(generation_eos, list) else [generation_eos]
-    ids = {token for token in [tokenizer.eos_token_id, *declared] if token is not None}
-    if not ids:
-        raise ModelError("neither the tokenizer nor the generation config names an end-of-sequence token.")
-    return tuple(sorted(ids))
-
-
 def example_variables(example: Example) -> dict[str, Any]:
     """What every template can show of an item."""
     return {"question": example.question, "answer": example.answer, "solution": example.solution}

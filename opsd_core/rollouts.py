@@ -6,16 +6,14 @@ positions. List columns hold one value per completion token; `topk_ids` and `top
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from opsd_core.errors import IntegrityError
-from opsd_core.sampling import Completion
+from opsd_core.records.tables import ragged, read_table, write_table
 
 SCHEMA_VERSION = 2
 _SCHEMA = pa.schema(
@@ -68,27 +66,6 @@ class Rollout:
     def truncated(self) -> bool:
         return self.finish_reason == "length"
 
-    @classmethod
-    def of(
-        cls, example_id: str, sample_index: int, seed: int, prompt_ids: Sequence[int], completion: Completion, text: str
-    ) -> "Rollout":
-        """Pack what generation returned."""
-        return cls(
-            example_id=example_id,
-            sample_index=sample_index,
-            seed=seed,
-            prompt_ids=list(prompt_ids),
-            completion_ids=completion.ids_T,
-            completion_text=text,
-            finish_reason=completion.finish_reason,
-            sampling_logprobs_T=np.asarray(completion.sampling_logprobs_T, np.float32),
-            logprobs_T=np.asarray(completion.logprobs_T, np.float32),
-            topk_ids_TK=np.stack(completion.topk_ids_TK).astype(np.int32),
-            topk_logprobs_TK=np.stack(completion.topk_logprobs_TK).astype(np.float32),
-            tail_mass_T=np.asarray(completion.tail_mass_T, np.float32),
-            entropy_T=np.asarray(completion.entropy_T, np.float32),
-        )
-
 
 def write_rollouts(path: Path, rollouts: Sequence[Rollout]) -> None:
     """Write a shard; equal rollouts give equal bytes."""
@@ -132,36 +109,3 @@ def read_rollouts(path: Path) -> list[Rollout]:
             )
         )
     return rollouts
-
-
-def ragged(column: pa.ChunkedArray, dtype: type[np.generic]) -> list[np.ndarray]:
-    """One array per row of a column of lists of numbers, without a Python object per number."""
-    lists = column.combine_chunks()
-    values, offsets = np.array(lists.values, dtype), lists.offsets.to_numpy()
-    return [values[start:end] for start, end in pairwise(offsets)]
-
-
-def write_table(path: Path, columns: dict[str, list], schema: pa.Schema) -> None:
-    """Write typed columns as Parquet; the bytes depend on nothing but the values."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
-
-
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read Parquet that must have exactly `schema` and its version. IntegrityError otherwise."""
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise IntegrityError(f"{path.name} is not a readable Parquet file: {error}.") from error
-    found, wanted = table.schema.metadata or {}, schema.metadata
-    if any(found.get(key) != value for key, value in wanted.items()):
-        raise IntegrityError(
-            f"{path.name} has schema {found.get(b'opsd.schema')!r} version {found.get(b'opsd.schema_version')!r}; this "
-            f"version of opsd reads {wanted[b'opsd.schema']!r} version {wanted[b'opsd.schema_version']!r}. "
-            "It was written by another version: run the stage again."
-        )
-    if not table.schema.equals(schema):
-        raise IntegrityError(
-            f"{path.name} declares schema {wanted[b'opsd.schema']!r}, but its columns differ: {table.schema.names}."
-        )
-    return table

@@ -3,12 +3,15 @@
 B = completions decoded together, V = vocabulary, T = tokens of a completion, K = entries kept
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from opsd_core.rollouts import Rollout
 
 
 @dataclass(frozen=True)
@@ -113,3 +116,21 @@ def uniform_draws(seeds: list[int], length: int) -> Tensor:
     """Uniform draws in [0, 1), one row per seed; the first n are the same whatever the length."""
     rows = [torch.rand(length, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) for seed in seeds]
     return torch.stack(rows)
+
+
+def rollout_of(key: tuple[str, int], seed: int, prompt_ids: Sequence[int], completion: Completion, text: str) -> Rollout:
+    """The record of a completion that was sampled for `key`, the pair of example id and sample index."""
+    return Rollout(
+        *key,
+        seed=seed,
+        prompt_ids=list(prompt_ids),
+        completion_ids=completion.ids_T,
+        completion_text=text,
+        finish_reason=completion.finish_reason,
+        sampling_logprobs_T=np.asarray(completion.sampling_logprobs_T, np.float32),
+        logprobs_T=np.asarray(completion.logprobs_T, np.float32),
+        topk_ids_TK=np.stack(completion.topk_ids_TK).astype(np.int32),
+        topk_logprobs_TK=np.stack(completion.topk_logprobs_TK).astype(np.float32),
+        tail_mass_T=np.asarray(completion.tail_mass_T, np.float32),
+        entropy_T=np.asarray(completion.entropy_T, np.float32),
+    )

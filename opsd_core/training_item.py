@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from opsd_core.targets import Target
+from opsd_core.records.targets import Target
 
 
 @dataclass(frozen=True)

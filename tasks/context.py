@@ -12,10 +12,11 @@ import torch
 from prefect.logging import get_run_logger
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core import checkpoint, evaluation, examples_io, grades, rollouts, targets
+from opsd_core import checkpoint, examples_io, grades, rollouts
 from opsd_core.config import ModelConfig
 from opsd_core.models import Policy, load_policy, load_tokenizer
 from opsd_core.packing import packed
+from opsd_core.records import outcomes, targets
 from opsd_core.types import Example
 from tasks.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.settings import Settings, load_settings
@@ -58,7 +59,7 @@ _SCHEMAS = {
     "grades": grades.SCHEMA_VERSION,
     "targets": targets.SCHEMA_VERSION,
     "states": checkpoint.SCHEMA_VERSION,
-    "evaluations": evaluation.SCHEMA_VERSION,
+    "evaluations": outcomes.SCHEMA_VERSION,
 }
 """Part of each identity, so that a file of an older schema is never taken for a finished stage."""
 

@@ -9,8 +9,8 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from opsd_core.evaluation import read_outcomes
 from opsd_core.gate import Verdict, decide
+from opsd_core.records.outcomes import read_outcomes
 from tasks.approval import ask_a_person
 from tasks.context import local, produce, tracker
 from tasks.environment import git_revision

@@ -23,8 +23,16 @@ from opsd_core.digest import digest, file_digest
 from opsd_core.errors import ModelError, ServiceError
 from opsd_core.examples_io import write_examples
 from opsd_core.graders import check_gradable, grader_name
-from opsd_core.models import hub_commit, load_gguf, load_policy, load_tokenizer, resolve_device, save_policy
-from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
+from opsd_core.models import (
+    hub_commit,
+    load_gguf,
+    load_policy,
+    load_tokenizer,
+    resolve_device,
+    save_policy,
+    tokenizer_digest,
+)
+from opsd_core.prompts import PromptBuilder, fitting_examples
 from opsd_core.smollm2 import smollm2_gguf
 from opsd_core.teachers import check_same_vocabulary
 from tasks.artifacts import describe

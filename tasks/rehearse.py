@@ -10,7 +10,8 @@ from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.data import load_examples
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
-from opsd_core.prompts import PromptBuilder, fitting_examples, tokenizer_digest
+from opsd_core.models import tokenizer_digest
+from opsd_core.prompts import PromptBuilder, fitting_examples
 from opsd_core.rollouts import write_rollouts
 from opsd_core.types import Example
 from tasks.context import load_shared, produce, scratch

@@ -12,10 +12,11 @@ from prefect.runtime import flow_run
 from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig
 from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
-from opsd_core.evaluation import evaluate_policy, write_outcomes
+from opsd_core.evaluation import evaluate_policy
 from opsd_core.graders import get_grader
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder
+from opsd_core.records.outcomes import write_outcomes
 from opsd_core.study import StudyConfig
 from opsd_core.study.instructions import follows
 from opsd_core.study.likelihood import mean_loglikelihoods

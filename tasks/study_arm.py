@@ -19,10 +19,12 @@ from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.rollouts import read_rollouts
 from opsd_core.study import find_arm
 from tasks.artifacts import describe
+from tasks.choose import choose_prompts
 from tasks.context import local, produce, store, tidy_cache, tracker
 from tasks.curriculum import advance_curriculum, in_iteration
 from tasks.distil import distil_candidate
 from tasks.evaluate import evaluate
+from tasks.grade import grade
 from tasks.peak_memory import peak_bytes, reset_peak
 from tasks.peers import meet_peers
 from tasks.prepare import prepare_teachers
@@ -30,10 +32,11 @@ from tasks.probe import probe_teacher
 from tasks.records import Campaign, CurriculumRef, PolicyRef
 from tasks.rehearse import rehearse
 from tasks.retries import STAGE
-from tasks.rollout import choose_prompts, grade, rollout
+from tasks.rollout import rollout
+from tasks.score import score_shard
 from tasks.study_data import labelled_part
 from tasks.study_records import Checkpoint, Study, Training
-from tasks.teach import score_shard, teacher_ref
+from tasks.teach import teacher_ref
 
 
 @task(name="train-arm", task_run_name="train-{arm}-seed{seed}", **STAGE)

@@ -2,28 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import lru_cache, partial
-from pathlib import Path
-from typing import Any
-
-from prefect import task
+from functools import lru_cache
 
 from opsd_core.agreement import final_answer
-from opsd_core.contexts import Attempt, context_identity
+from opsd_core.contexts import Attempt
 from opsd_core.digest import canonical_json, digest
 from opsd_core.grades import read_grades
-from opsd_core.mixtures import Transform
-from opsd_core.monitors import overlap_ratio
 from opsd_core.prompts import PromptBuilder
-from opsd_core.rollouts import Rollout, read_rollouts
-from opsd_core.targets import score_targets, write_targets
+from opsd_core.rollouts import Rollout
 from opsd_core.teacher_prompts import Key, TeacherPrompts, teacher_prompts
 from opsd_core.teachers import FixedTeacher, PeersTeacher, TeacherWeights
-from tasks.context import load_shared, local, produce, stored_examples, tokenizer_of
-from tasks.progress import progress
-from tasks.records import Campaign, GradedRef, PolicyRef, ShardRef, TargetsRef
-from tasks.retries import STAGE
+from tasks.context import load_shared, local, stored_examples, tokenizer_of
+from tasks.records import Campaign, GradedRef, PolicyRef
 
 
 def teacher_ref(campaign: Campaign, champion: PolicyRef) -> PolicyRef:
@@ -106,68 +96,3 @@ def solvers(campaign: Campaign) -> dict[str, tuple[int, ...]] | None:
         return None
     answers = peers_answers(campaign)
     return {example_id: tuple(a.sample_index for a in row if a.correct) for example_id, row in answers.items()}
-
-
-@task(name="score-targets", task_run_name="score-targets-it{shard.iteration}-shard{shard.shard}", **STAGE)
-def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: GradedRef) -> TargetsRef:
-    """Teacher's top-k and tail at every position of the shard's completions."""
-    config = campaign.config
-    identity = {
-        "rollouts": shard.digest,
-        "teacher": teacher.digest,
-        "template": prompt_builder(campaign).teacher_digest,
-        "context": context_identity(config.teacher),
-        "data": campaign.data_uri.rsplit("/", 2)[-2],
-        "transform": asdict(Transform.of(config.teacher, config.distillation.temperature)),
-        "top_k": config.distillation.top_k,
-    }
-    if config.teacher.kind.rollouts:
-        identity["grades"] = graded.digest
-    if campaign.solved:
-        identity["solved"] = campaign.solved.rsplit("/", 2)[-2:]
-    if config.teacher.weights == "peers":
-        identity["mixture"] = [config.teacher.mixture, config.teacher.mixture_weights]
-    artifact, seconds = produce("targets", identity, partial(_score, campaign, teacher, shard, graded))
-    return TargetsRef(
-        shard=shard.shard,
-        uri=artifact.uri,
-        digest=artifact.digest,
-        num_tokens=artifact.summary["num_tokens"],
-        metrics=artifact.summary["metrics"],
-        seconds=seconds,
-    )
-
-
-def _score(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:
-    config = campaign.config
-    rollouts = read_rollouts(local(shard.uri) / "rollouts.parquet")
-    prompts = prompts_of(campaign, rollouts, grades_for_context(campaign, graded)).ids
-    rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
-    targets = []
-    with progress(f"targets-it{shard.iteration}-shard{shard.shard}", "completions") as report:
-        for members, taught in _by_members(rollouts, solvers(campaign)):
-            targets += score_targets(
-                fixed_teacher(campaign, teacher, members),
-                taught,
-                [prompts[rollout.key] for rollout in taught],
-                config.distillation.top_k,
-                Transform.of(config.teacher, config.distillation.temperature),
-                config.optimizer.microbatch_tokens,
-                report,
-            )
-    write_targets(folder / "targets.parquet", targets)
-    num_tokens = sum(len(t.tail_logprob_T) for t in targets)
-    return {"num_tokens": num_tokens, "metrics": overlap_ratio(rollouts, targets)}
-
-
-def _by_members(
-    rollouts: Sequence[Rollout], solved: Mapping[str, tuple[int, ...]] | None
-) -> list[tuple[tuple[int, ...] | None, list[Rollout]]]:
-    """Rollouts by who teaches them; those that nobody may teach are left out."""
-    if solved is None:
-        return [(None, list(rollouts))]
-    groups: dict[tuple[int, ...], list[Rollout]] = {}
-    for rollout in rollouts:
-        if members := solved[rollout.example_id]:
-            groups.setdefault(members, []).append(rollout)
-    return sorted(groups.items())

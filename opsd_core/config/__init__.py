@@ -1,7 +1,7 @@
 """Typed, nested configuration: sections with described fields, cross-field rules, named recipes."""
 
 from opsd_core.config.alarms import AlarmConfig, Remedy
-from opsd_core.config.campaign import CampaignConfig
+from opsd_core.config.checked import CampaignConfig
 from opsd_core.config.curriculum import CurriculumConfig
 from opsd_core.config.judgement import EvaluationConfig, PromotionConfig
 from opsd_core.config.method import (

@@ -1,6 +1,6 @@
-"""The whole configuration of a campaign."""
+"""All settings of a campaign, section by section."""
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from opsd_core.config.alarms import AlarmConfig
 from opsd_core.config.base import Section
@@ -12,14 +12,13 @@ from opsd_core.config.method import (
     RolloutConfig,
 )
 from opsd_core.config.rehearsal import RehearsalConfig
-from opsd_core.config.rules import check_rules
 from opsd_core.config.selection import FilterConfig, WeightConfig
 from opsd_core.config.sources import DataConfig, ModelConfig, PromptConfig
 from opsd_core.config.teacher import TeacherConfig
 
 
-class CampaignConfig(Section):
-    """Everything that decides what a campaign computes."""
+class CampaignSettings(Section):
+    """Everything that decides what a campaign computes, before the rules between settings are checked."""
 
     name: str = Field("opsd", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", description="Campaign and registered-model name.")
     seed: int = Field(0, ge=0, description="Seed of everything that is drawn at random.")
@@ -51,8 +50,3 @@ class CampaignConfig(Section):
     def context_from_rollouts(self) -> bool:
         """True when a teacher is shown what this iteration's completions say."""
         return self.teacher.kind.rollouts and not self.distillation.teacher_free
-
-    @model_validator(mode="after")
-    def _cross_field_rules(self) -> "CampaignConfig":
-        check_rules(self)
-        return self

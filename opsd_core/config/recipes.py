@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from opsd_core.config.campaign import CampaignConfig
+from opsd_core.config.checked import CampaignConfig
 from opsd_core.config.recipes_papers import PAPERS
 from opsd_core.errors import ConfigError
 

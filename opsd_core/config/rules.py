@@ -1,19 +1,14 @@
 """Rules between settings, checked before any work."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.rules_objective import OBJECTIVE_RULES
 from opsd_core.config.rules_selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules_teacher import TEACHER_RULES, null_configuration
 
-if TYPE_CHECKING:
-    from opsd_core.config.campaign import CampaignConfig
 
-
-def _recorded_reverse_kl(config: CampaignConfig) -> str | None:
+def _recorded_reverse_kl(config: CampaignSettings) -> str | None:
     if (
         config.distillation.targets == "recorded"
         and config.distillation.divergence == "reverse_kl"
@@ -26,7 +21,7 @@ def _recorded_reverse_kl(config: CampaignConfig) -> str | None:
     return None
 
 
-def _near_limit_beta(config: CampaignConfig) -> str | None:
+def _near_limit_beta(config: CampaignSettings) -> str | None:
     beta = config.distillation.beta
     nearest = 0.01 if config.distillation.normalise_beta else 0.05
     if config.distillation.divergence == "jsd" and (0.0 < beta < nearest or 1.0 - nearest < beta < 1.0):
@@ -39,7 +34,7 @@ def _near_limit_beta(config: CampaignConfig) -> str | None:
     return None
 
 
-def _prompt_budget(config: CampaignConfig) -> str | None:
+def _prompt_budget(config: CampaignSettings) -> str | None:
     if config.optimizer.microbatch_tokens < config.rollout.max_completion_length:
         return (
             f"optimizer.microbatch_tokens={config.optimizer.microbatch_tokens} is below "
@@ -48,14 +43,14 @@ def _prompt_budget(config: CampaignConfig) -> str | None:
     return None
 
 
-def _split_leaves_training_items(config: CampaignConfig) -> str | None:
+def _split_leaves_training_items(config: CampaignSettings) -> str | None:
     held_out = config.data.validation_fraction + config.data.test_fraction
     if held_out >= 0.95:
         return f"data.validation_fraction + data.test_fraction = {held_out:.2f} leaves no items to train on; keep it below 0.95."
     return None
 
 
-def _top_k_side_was_recorded(config: CampaignConfig) -> str | None:
+def _top_k_side_was_recorded(config: CampaignSettings) -> str | None:
     distillation = config.distillation
     if distillation.targets == "recorded" and distillation.top_k_of in ("student", "union"):
         return (
@@ -65,7 +60,7 @@ def _top_k_side_was_recorded(config: CampaignConfig) -> str | None:
     return None
 
 
-def _sampled_token_has_no_entries(config: CampaignConfig) -> str | None:
+def _sampled_token_has_no_entries(config: CampaignSettings) -> str | None:
     distillation = config.distillation
     if distillation.divergence == "sampled_token" and distillation.bound == "entry_clip":
         return (
@@ -75,7 +70,7 @@ def _sampled_token_has_no_entries(config: CampaignConfig) -> str | None:
     return None
 
 
-RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
+RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     *TEACHER_RULES,
     _recorded_reverse_kl,
     _near_limit_beta,
@@ -88,7 +83,7 @@ RULES: tuple[Callable[[CampaignConfig], str | None], ...] = (
 )
 
 
-def violations(config: CampaignConfig) -> Iterator[str]:
+def violations(config: CampaignSettings) -> Iterator[str]:
     """The reasons why this combination of settings is refused."""
     for rule in RULES:
         if reason := rule(config):
@@ -96,7 +91,7 @@ def violations(config: CampaignConfig) -> Iterator[str]:
     yield from scheduled_violations(config, RULES, may_end_in=null_configuration)
 
 
-def check_rules(config: CampaignConfig) -> None:
+def check_rules(config: CampaignSettings) -> None:
     """Raise ValueError with every violated rule at once (pydantic reports it as a validation error)."""
     if reasons := list(violations(config)):
         raise ValueError(" | ".join(reasons))

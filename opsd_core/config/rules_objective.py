@@ -1,20 +1,15 @@
 """Rules of objectives without a teacher and of reference completions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.method import TEACHER_FREE
 from opsd_core.config.rules_teacher import generated_source
 
-if TYPE_CHECKING:
-    from opsd_core.config.campaign import CampaignConfig
-
-Rule = Callable[["CampaignConfig"], str | None]
+Rule = Callable[[CampaignSettings], str | None]
 
 
-def _own_samples_need_a_selection(config: CampaignConfig) -> str | None:
+def _own_samples_need_a_selection(config: CampaignSettings) -> str | None:
     """E_{y ~ S}[grad log S(y)] = 0: cross-entropy on one's own samples has no direction unless something selects."""
     rollout, gate = config.rollout, config.filter
     if config.distillation.divergence != "cross_entropy" or rollout.on_policy_fraction == 0.0 or config.control:
@@ -37,7 +32,7 @@ def _own_samples_need_a_selection(config: CampaignConfig) -> str | None:
     )
 
 
-def _opsa_reads_samples_only(config: CampaignConfig) -> str | None:
+def _opsa_reads_samples_only(config: CampaignSettings) -> str | None:
     if config.distillation.divergence == "opsa" and config.rollout.on_policy_fraction < 1.0:
         return (
             f"distillation.divergence=opsa with rollout.on_policy_fraction={config.rollout.on_policy_fraction}: it makes "
@@ -47,7 +42,7 @@ def _opsa_reads_samples_only(config: CampaignConfig) -> str | None:
     return None
 
 
-def _no_teacher_is_asked(config: CampaignConfig) -> str | None:
+def _no_teacher_is_asked(config: CampaignSettings) -> str | None:
     if not config.distillation.teacher_free:
         return None
     divergence, weights = config.distillation.divergence, config.weights
@@ -64,7 +59,7 @@ def _no_teacher_is_asked(config: CampaignConfig) -> str | None:
     return None
 
 
-def _references_have_a_column(config: CampaignConfig) -> str | None:
+def _references_have_a_column(config: CampaignSettings) -> str | None:
     columns = config.data.columns
     if config.uses_references and not generated_source(config) and not (columns.answer or columns.solution):
         return (
@@ -75,7 +70,7 @@ def _references_have_a_column(config: CampaignConfig) -> str | None:
     return None
 
 
-def _references_have_no_siblings(config: CampaignConfig) -> str | None:
+def _references_have_no_siblings(config: CampaignSettings) -> str | None:
     teacher, fraction = config.teacher, config.rollout.on_policy_fraction
     shown = teacher.kind.rollouts and teacher.missing_context == "drop"
     if fraction < 1.0 and shown and not config.distillation.teacher_free:
@@ -87,7 +82,7 @@ def _references_have_no_siblings(config: CampaignConfig) -> str | None:
     return None
 
 
-def _rehearsal_has_prompts(config: CampaignConfig) -> str | None:
+def _rehearsal_has_prompts(config: CampaignSettings) -> str | None:
     rehearsal = config.rehearsal
     if rehearsal.share and not rehearsal.data:
         return (
@@ -106,7 +101,7 @@ def _rehearsal_has_prompts(config: CampaignConfig) -> str | None:
     return None
 
 
-def _some_completions_are_left(config: CampaignConfig) -> str | None:
+def _some_completions_are_left(config: CampaignSettings) -> str | None:
     size, gold, kept = config.optimizer.batch_size, config.distillation.gold_share, config.rehearsal.share
     beside = sum(max(1, round(share * size)) for share in (gold, kept) if share)
     if gold and kept and beside >= size:
@@ -117,7 +112,7 @@ def _some_completions_are_left(config: CampaignConfig) -> str | None:
     return None
 
 
-def _average_lives_in_every_iteration(config: CampaignConfig) -> str | None:
+def _average_lives_in_every_iteration(config: CampaignSettings) -> str | None:
     scheduled = config.curriculum.schedules.get("distillation.divergence", ())
     if config.teacher.weights == "ema" and set(scheduled) & set(TEACHER_FREE):
         return (

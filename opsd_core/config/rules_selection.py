@@ -1,20 +1,15 @@
 """Rules of weights, sample gates and curriculum."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.schedules import stages
 from opsd_core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from opsd_core.config.campaign import CampaignConfig
-
-Rule = Callable[["CampaignConfig"], str | None]
+Rule = Callable[[CampaignSettings], str | None]
 
 
-def _teacher_entropy_was_recorded(config: CampaignConfig) -> str | None:
+def _teacher_entropy_was_recorded(config: CampaignSettings) -> str | None:
     weights = config.weights
     if weights.entropy != "uniform" and weights.entropy_of == "teacher" and config.distillation.targets == "online":
         return (
@@ -25,7 +20,7 @@ def _teacher_entropy_was_recorded(config: CampaignConfig) -> str | None:
     return None
 
 
-def _votes_need_several_completions(config: CampaignConfig) -> str | None:
+def _votes_need_several_completions(config: CampaignSettings) -> str | None:
     gate = config.filter
     votes = gate.min_agreement > 0 or gate.majority_route != "all"
     if votes and config.rollout.group_size < 2:
@@ -37,7 +32,7 @@ def _votes_need_several_completions(config: CampaignConfig) -> str | None:
     return None
 
 
-def _gates_need_labels(config: CampaignConfig) -> str | None:
+def _gates_need_labels(config: CampaignSettings) -> str | None:
     gate = config.filter
     needing = {
         "filter.route": gate.route != "all",
@@ -55,7 +50,7 @@ def _gates_need_labels(config: CampaignConfig) -> str | None:
     return None
 
 
-def _probe_needs_a_context(config: CampaignConfig) -> str | None:
+def _probe_needs_a_context(config: CampaignSettings) -> str | None:
     if config.filter.teacher_probe == "gain" and config.teacher.context == "none" and not config.control:
         return (
             "filter.teacher_probe=gain with teacher.context=none: a teacher that sees nothing more than the student is not "
@@ -64,7 +59,7 @@ def _probe_needs_a_context(config: CampaignConfig) -> str | None:
     return None
 
 
-def _length_starts_below_its_end(config: CampaignConfig) -> str | None:
+def _length_starts_below_its_end(config: CampaignSettings) -> str | None:
     start, end = config.curriculum.length_start, config.rollout.max_completion_length
     if start > end:
         return f"curriculum.length_start={start} exceeds rollout.max_completion_length={end}, up to which the limit grows."
@@ -80,7 +75,7 @@ SELECTION_RULES: tuple[Rule, ...] = (
 )
 
 
-def scheduled_violations(config: CampaignConfig, rules: tuple[Rule, ...], may_end_in: Rule) -> list[str]:
+def scheduled_violations(config: CampaignSettings, rules: tuple[Rule, ...], may_end_in: Rule) -> list[str]:
     """Reasons why a later stage of the schedules is refused; `may_end_in` is allowed there.
 
     A context that fades out ends without an advantage by design: what is left anchors the policy to the teacher's weights.

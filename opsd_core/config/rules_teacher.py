@@ -1,25 +1,21 @@
 """Rules between the teacher's settings and the others."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from opsd_core.config.base import Section
-    from opsd_core.config.campaign import CampaignConfig
+from opsd_core.config.base import Section
+from opsd_core.config.campaign import CampaignSettings
 
 _OTHER_MODELS = ("external", "peers")
 _MOVING = ("ema", "live", "adapter_off", "trust_region")
 
 
-def generated_source(config: CampaignConfig) -> bool:
+def generated_source(config: CampaignSettings) -> bool:
     """True for data sets that are made here and bring question and answer of their own."""
     return config.data.source.startswith(("reasoning_gym:", "tiny:"))
 
 
-def null_configuration(config: CampaignConfig) -> str | None:
+def null_configuration(config: CampaignSettings) -> str | None:
     """Refuse a teacher that is the student: nothing that only one side has."""
     teacher = config.teacher
     asymmetric = (
@@ -39,7 +35,7 @@ def null_configuration(config: CampaignConfig) -> str | None:
     )
 
 
-def _shuffled_is_a_control(config: CampaignConfig) -> str | None:
+def _shuffled_is_a_control(config: CampaignSettings) -> str | None:
     if config.teacher.context == "shuffled_reference" and not config.control:
         return (
             "teacher.context=shuffled_reference shows the teacher another item's answer; it measures the effect of the "
@@ -48,7 +44,7 @@ def _shuffled_is_a_control(config: CampaignConfig) -> str | None:
     return None
 
 
-def _reference_needs_its_column(config: CampaignConfig) -> str | None:
+def _reference_needs_its_column(config: CampaignSettings) -> str | None:
     teacher, columns = config.teacher, config.data.columns
     if not teacher.kind.reference:
         return None
@@ -68,7 +64,7 @@ def _reference_needs_its_column(config: CampaignConfig) -> str | None:
     return None
 
 
-def _grades_need_answers(config: CampaignConfig) -> str | None:
+def _grades_need_answers(config: CampaignSettings) -> str | None:
     if config.teacher.kind.grades and not config.data.columns.answer and not generated_source(config):
         return (
             f"teacher.context={config.teacher.context} needs to know which completions are right, but data.columns.answer "
@@ -77,7 +73,7 @@ def _grades_need_answers(config: CampaignConfig) -> str | None:
     return None
 
 
-def _unlabelled_cannot_promote(config: CampaignConfig) -> str | None:
+def _unlabelled_cannot_promote(config: CampaignSettings) -> str | None:
     unlabelled = not config.data.columns.answer and not generated_source(config)
     if unlabelled and config.promotion.mode != "manual":
         return (
@@ -88,7 +84,7 @@ def _unlabelled_cannot_promote(config: CampaignConfig) -> str | None:
     return None
 
 
-def _siblings_need_a_group(config: CampaignConfig) -> str | None:
+def _siblings_need_a_group(config: CampaignSettings) -> str | None:
     if config.teacher.kind.siblings and config.rollout.group_size < 2:
         return (
             f"teacher.context={config.teacher.context} shows another completion of the same prompt, but "
@@ -97,7 +93,7 @@ def _siblings_need_a_group(config: CampaignConfig) -> str | None:
     return None
 
 
-def _moving_teacher_needs_online(config: CampaignConfig) -> str | None:
+def _moving_teacher_needs_online(config: CampaignSettings) -> str | None:
     weights = config.teacher.weights
     if weights not in _MOVING or config.distillation.targets == "online":
         return None
@@ -112,7 +108,7 @@ def _moving_teacher_needs_online(config: CampaignConfig) -> str | None:
     )
 
 
-def _adapter_off_needs_adapters(config: CampaignConfig) -> str | None:
+def _adapter_off_needs_adapters(config: CampaignSettings) -> str | None:
     if config.teacher.weights == "adapter_off" and config.model.lora.rank == 0:
         return (
             "teacher.weights=adapter_off with model.lora.rank=0: all weights are trained, so there is no adapter to switch "
@@ -121,7 +117,7 @@ def _adapter_off_needs_adapters(config: CampaignConfig) -> str | None:
     return None
 
 
-def _other_models_are_named(config: CampaignConfig) -> str | None:
+def _other_models_are_named(config: CampaignSettings) -> str | None:
     teacher = config.teacher
     if teacher.weights == "external" and not teacher.source:
         return "teacher.weights=external needs teacher.source, the model that teaches."
@@ -140,7 +136,7 @@ def _other_models_are_named(config: CampaignConfig) -> str | None:
     return None
 
 
-def _peers_answers_need_peers(config: CampaignConfig) -> str | None:
+def _peers_answers_need_peers(config: CampaignSettings) -> str | None:
     teacher = config.teacher
     if teacher.kind.peers and not teacher.sources:
         return (
@@ -151,7 +147,7 @@ def _peers_answers_need_peers(config: CampaignConfig) -> str | None:
     return None
 
 
-def _peers_are_gated_before_they_teach(config: CampaignConfig) -> str | None:
+def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
     teacher = config.teacher
     if teacher.peer_gate == "off":
         return None
@@ -167,7 +163,7 @@ def _peers_are_gated_before_they_teach(config: CampaignConfig) -> str | None:
     return None
 
 
-def _truncated_target_forbids_reverse(config: CampaignConfig) -> str | None:
+def _truncated_target_forbids_reverse(config: CampaignSettings) -> str | None:
     teacher, distillation = config.teacher, config.distillation
     reverse = distillation.divergence in ("reverse_kl", "entropy_mix", "sampled_token")
     if teacher.truncates and (reverse or (distillation.divergence == "jsd" and distillation.beta == 1.0)):
@@ -179,7 +175,7 @@ def _truncated_target_forbids_reverse(config: CampaignConfig) -> str | None:
     return None
 
 
-def _instruction_is_given(config: CampaignConfig) -> str | None:
+def _instruction_is_given(config: CampaignSettings) -> str | None:
     teacher = config.teacher
     if teacher.context == "instruction" and not teacher.instruction:
         return "teacher.context=instruction needs teacher.instruction, the text that only the teacher is told."
@@ -194,7 +190,7 @@ def _instruction_is_given(config: CampaignConfig) -> str | None:
 _PRIVILEGED = ("privileged_context", "answer", "solution", "attempt", "other_question")
 
 
-def _template_shows_the_context(config: CampaignConfig) -> str | None:
+def _template_shows_the_context(config: CampaignSettings) -> str | None:
     teacher = config.teacher
     texts = teacher.user_template + teacher.system_template
     if teacher.context != "none" and not any(name in texts for name in _PRIVILEGED):
@@ -205,7 +201,7 @@ def _template_shows_the_context(config: CampaignConfig) -> str | None:
     return None
 
 
-def _noise_spoils_the_importance_ratio(config: CampaignConfig) -> str | None:
+def _noise_spoils_the_importance_ratio(config: CampaignSettings) -> str | None:
     if config.teacher.student_noise > 0 and config.weights.importance_correction:
         return (
             f"teacher.student_noise={config.teacher.student_noise} with weights.importance_correction=true: the ratio would "
@@ -214,7 +210,7 @@ def _noise_spoils_the_importance_ratio(config: CampaignConfig) -> str | None:
     return None
 
 
-Rule = Callable[["CampaignConfig"], str | None]
+Rule = Callable[[CampaignSettings], str | None]
 
 
 def _of_a_teacher(rule: Rule) -> Rule:
@@ -244,7 +240,7 @@ TEACHER_RULES: tuple[Rule, ...] = (
 )
 
 
-def teacher_settings_without_effect(config: CampaignConfig) -> Iterator[str]:
+def teacher_settings_without_effect(config: CampaignSettings) -> Iterator[str]:
     """Settings that differ from their default although nothing reads them; worth a warning, no refusal."""
     if config.distillation.teacher_free and not config.curriculum.schedules:
         yield from _unread_without_a_teacher(config)
@@ -272,7 +268,7 @@ def teacher_settings_without_effect(config: CampaignConfig) -> Iterator[str]:
             )
 
 
-def _unread_without_a_teacher(config: CampaignConfig) -> Iterator[str]:
+def _unread_without_a_teacher(config: CampaignSettings) -> Iterator[str]:
     teacher, distillation = config.teacher, config.distillation
     read = {"student_noise", "reference", "context"}
     changed = [f"teacher.{name}" for name in type(teacher).model_fields if name not in read and _differs(teacher, name)]

@@ -1,17 +1,16 @@
 """The configuration in force in one iteration: scheduled values in place of fixed ones."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.curriculum import FIXED_SETTINGS, SCHEDULED_SECTIONS
 from opsd_core.errors import ConfigError
 
-if TYPE_CHECKING:
-    from opsd_core.config.campaign import CampaignConfig
+Settings = TypeVar("Settings", bound=CampaignSettings)
+"""A campaign's settings, checked or not."""
 
 
 def scheduled_value(values: tuple[Any, ...], iteration: int, iterations: int) -> Any:
@@ -19,7 +18,7 @@ def scheduled_value(values: tuple[Any, ...], iteration: int, iterations: int) ->
     return values[min(iteration * len(values) // iterations, len(values) - 1)]
 
 
-def config_at(config: CampaignConfig, iteration: int, max_completion_length: int | None = None) -> CampaignConfig:
+def config_at(config: Settings, iteration: int, max_completion_length: int | None = None) -> Settings:
     """`config` with the scheduled values of `iteration` and the curriculum's length limit.
 
     Raises ConfigError when a schedule names a setting that does not exist or may not change, or a value it refuses.
@@ -35,7 +34,7 @@ def config_at(config: CampaignConfig, iteration: int, max_completion_length: int
     return config.model_copy(update={name: _changed(getattr(config, name), name, new) for name, new in changes.items()})
 
 
-def stages(config: CampaignConfig) -> Iterator[tuple[int, CampaignConfig]]:
+def stages(config: Settings) -> Iterator[tuple[int, Settings]]:
     """Every different configuration of the campaign with the first iteration that it is in force.
 
     Raises ConfigError as `config_at` does.
@@ -49,7 +48,7 @@ def stages(config: CampaignConfig) -> Iterator[tuple[int, CampaignConfig]]:
         yield iteration, config_at(config, iteration)
 
 
-def _check(config: CampaignConfig, path: str, section: str, name: str, values: tuple[Any, ...]) -> None:
+def _check(config: CampaignSettings, path: str, section: str, name: str, values: tuple[Any, ...]) -> None:
     known = section in SCHEDULED_SECTIONS and name in type(getattr(config, section)).model_fields
     if not known or path in FIXED_SETTINGS:
         raise ConfigError(

@@ -1,6 +1,6 @@
 """A campaign's configuration made supervised: the same model, data and optimiser, references in place of a teacher."""
 
-from opsd_core.config.campaign import CampaignConfig
+from opsd_core.config.checked import CampaignConfig
 from opsd_core.config.recipes import deep_merge
 from opsd_core.errors import ConfigError
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opsd_core.metrics import ItemOutcome
+from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study import figures
 from opsd_core.study.page import ExamplePair, Part, examples, interval, page, table
 from opsd_core.study.tables import REFERENCES, StudyData

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from opsd_core.digest import derive_seed
-from opsd_core.metrics import ItemOutcome, group_by_item
+from opsd_core.metrics import group_by_item
+from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study.compare import Comparison, compare, holm, stacked
 from opsd_core.study.steps import reasoning_steps
 from opsd_core.types import Example

@@ -23,8 +23,7 @@ from opsd_core.generation import generate
 from opsd_core.models import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer
 from opsd_core.prompts import PromptBuilder
-from opsd_core.rollouts import Rollout
-from opsd_core.sampling import Sampling
+from opsd_core.sampling import Sampling, rollout_of
 from opsd_core.teachers import AdapterOffTeacher, FixedTeacher
 from opsd_core.trainer import Schedule, distil, train_step
 from opsd_core.types import Example
@@ -168,7 +167,7 @@ def rehearsed(policy, prompts=("what?", "3+4=", "and?"), length=6):
     sampling = Sampling(temperature=1.0, max_completion_length=length, record_top_k=8)
     ids = [policy.tokenizer.encode(prompt) for prompt in prompts]
     completions = generate(policy, ids, list(range(len(ids))), sampling, 2)
-    return [Rollout.of(text, 0, 0, row, made, "") for text, row, made in zip(prompts, ids, completions, strict=True)]
+    return [rollout_of((text, 0), 0, row, made, "") for text, row, made in zip(prompts, ids, completions, strict=True)]
 
 
 @pytest.mark.parametrize("microbatch_tokens", [16, 4096])

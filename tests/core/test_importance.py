@@ -19,8 +19,7 @@ from opsd_core.importance import (
     sampled_logprobs,
 )
 from opsd_core.optim import build_optimizer
-from opsd_core.rollouts import Rollout
-from opsd_core.sampling import Sampling
+from opsd_core.sampling import Sampling, rollout_of
 from opsd_core.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective, train_step
 from tests.core.small import small_policy
@@ -32,7 +31,7 @@ def sample(policy, config: RolloutConfig):
     prompts = [policy.tokenizer.encode(text) for text in PROMPTS]
     sampling = Sampling(config.temperature, config.top_p, config.top_k, max_completion_length=8, record_top_k=4)
     completions = generate(policy, prompts, [1, 2, 3], sampling, 4)
-    return [Rollout.of(f"id{i}", 0, i, p, c, "") for i, (p, c) in enumerate(zip(prompts, completions, strict=True))]
+    return [rollout_of((f"id{i}", 0), i, p, c, "") for i, (p, c) in enumerate(zip(prompts, completions, strict=True))]
 
 
 @pytest.mark.parametrize(

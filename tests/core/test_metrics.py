@@ -9,15 +9,8 @@ import pytest
 
 from opsd_core.data import make_example
 from opsd_core.errors import DataError
-from opsd_core.metrics import (
-    ItemOutcome,
-    answer_diversity,
-    constant_accuracy,
-    majority_credit,
-    mean_entropy,
-    pass_at_k,
-    summarise,
-)
+from opsd_core.metrics import answer_diversity, constant_accuracy, majority_credit, mean_entropy, pass_at_k, summarise
+from opsd_core.records.outcomes import ItemOutcome
 
 
 def outcome(item="a", index=0, correct=True, extracted="1", mode="sampled", **changes) -> ItemOutcome:

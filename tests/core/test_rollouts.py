@@ -9,9 +9,10 @@ import torch
 from opsd_core.errors import IntegrityError
 from opsd_core.generation import generate
 from opsd_core.mixtures import Transform
-from opsd_core.rollouts import Rollout, read_rollouts, write_rollouts
-from opsd_core.sampling import Sampling
-from opsd_core.targets import read_targets, score_targets, stack_targets, write_targets
+from opsd_core.records.targets import read_targets, write_targets
+from opsd_core.rollouts import read_rollouts, write_rollouts
+from opsd_core.sampling import Sampling, rollout_of
+from opsd_core.targets import score_targets, stack_targets
 from opsd_core.teachers import FixedTeacher
 from tests.core.small import small_policy
 
@@ -26,7 +27,7 @@ def rollouts(policy):
     prompts = [policy.tokenizer.encode(text) for text in ("12+34=", "abc", "what is 7 ?")]
     completions = generate(policy, prompts, [1, 2, 3], Sampling(max_completion_length=7, record_top_k=4), 2)
     return [
-        Rollout.of(f"id{row}", 0, row, prompt, completion, policy.tokenizer.decode(completion.ids_T))
+        rollout_of((f"id{row}", 0), row, prompt, completion, policy.tokenizer.decode(completion.ids_T))
         for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
     ]
 
@@ -49,7 +50,7 @@ def test_sampling_the_same_shard_again_gives_the_same_bytes(policy, rollouts, tm
     prompts = [r.prompt_ids for r in rollouts]
     again = generate(policy, prompts, [1, 2, 3], Sampling(max_completion_length=7, record_top_k=4), 2)
     copies = [
-        Rollout.of(r.example_id, 0, r.seed, r.prompt_ids, completion, r.completion_text)
+        rollout_of((r.example_id, 0), r.seed, r.prompt_ids, completion, r.completion_text)
         for r, completion in zip(rollouts, again, strict=True)
     ]
     assert all(same(a, b) for a, b in zip(rollouts, copies, strict=True))

@@ -14,8 +14,7 @@ from infra import processes
 from infra.approve import main as approve
 from infra.approve import waiting
 from opsd_core.config import resolve
-from opsd_core.evaluation import write_outcomes
-from opsd_core.metrics import ItemOutcome
+from opsd_core.records.outcomes import ItemOutcome, write_outcomes
 from tasks.approval import carry_out_answer
 from tasks.context import produce, store, tracker
 from tasks.decide import judge

@@ -7,7 +7,7 @@ import pytest
 from flows.iterate import iterate
 from opsd_core.data import addition_examples
 from opsd_core.grades import read_grades
-from opsd_core.targets import read_targets
+from opsd_core.records.targets import read_targets
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 

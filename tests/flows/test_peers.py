@@ -11,14 +11,14 @@ from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
 from opsd_core.examples_io import read_examples
 from opsd_core.grades import read_grades
-from opsd_core.targets import read_targets
+from opsd_core.records.targets import read_targets
 from tasks.artifacts import describe
 from tasks.champion import promote_version
+from tasks.choose import choose_prompts
 from tasks.context import local, store, tracker
 from tasks.curriculum import in_iteration
 from tasks.peers import meet_peers, refresh_peers
 from tasks.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
-from tasks.rollout import choose_prompts
 
 pytestmark = pytest.mark.timeout(900)
 

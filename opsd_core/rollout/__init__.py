@@ -1,0 +1,1 @@
+"""Sampling completions and recording the distribution at every position."""
