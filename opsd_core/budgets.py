@@ -12,8 +12,8 @@ from opsd_core.contexts import ContextInputs, Variables, build_context, context_
 from opsd_core.digest import canonical_json
 from opsd_core.errors import DataError
 from opsd_core.prompts import PromptBuilder, fitting_examples
+from opsd_core.records.examples import Example
 from opsd_core.references import fitting_references, reference_template
-from opsd_core.types import Example
 
 
 def fitting_in_every_stage(

@@ -15,7 +15,7 @@ from typing import Any
 from opsd_core.config import TeacherConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 Variables = dict[str, str]
 

@@ -9,9 +9,9 @@ from opsd_core.generation import generate
 from opsd_core.graders import Grade
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder
+from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.sampling import Completion, Sampling
-from opsd_core.types import Example
 
 
 def evaluate_policy(

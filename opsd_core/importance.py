@@ -20,7 +20,7 @@ from torch import Tensor
 from opsd_core.config import RolloutConfig
 from opsd_core.errors import TrainingError
 from opsd_core.objective import Head
-from opsd_core.rollouts import Rollout
+from opsd_core.records.rollouts import Rollout
 
 _MAX_LOG_RATIO = 20.0
 _ROWS_PER_TILE = 1024

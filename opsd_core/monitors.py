@@ -17,8 +17,8 @@ from torch import Tensor
 
 from opsd_core.filters import repetition_factor
 from opsd_core.objective import ObjectiveResult
+from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.rollouts import Rollout
 
 Metrics = dict[str, float]
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from opsd_core.config import PromptConfig, TeacherConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, DataError, ModelError
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
 

@@ -16,7 +16,7 @@ from opsd_core.config.rules_teacher import generated_source
 from opsd_core.errors import DataError
 from opsd_core.models import Policy
 from opsd_core.prompts import example_variables, render
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 
 def reference_template(config: CampaignConfig) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsd_core.rollouts import Rollout
+from opsd_core.records.rollouts import Rollout
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.mixtures import Transform, truncate
 from opsd_core.objective.plain import project
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
+from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.rollouts import Rollout
 from opsd_core.teachers import TeacherWeights
 
 _ROWS_PER_TILE = 1024

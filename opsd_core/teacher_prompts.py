@@ -8,8 +8,8 @@ from opsd_core.agreement import final_answer
 from opsd_core.contexts import Attempt, ContextInputs, Variables, build_context
 from opsd_core.errors import DataError
 from opsd_core.prompts import PromptBuilder, PromptTooLongError
-from opsd_core.rollouts import Rollout
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
+from opsd_core.records.rollouts import Rollout
 
 Key = tuple[str, int]
 

@@ -12,12 +12,13 @@ import torch
 from prefect.logging import get_run_logger
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core import checkpoint, examples_io, grades, rollouts
+from opsd_core import checkpoint
 from opsd_core.config import ModelConfig
 from opsd_core.models import Policy, load_policy, load_tokenizer
 from opsd_core.packing import packed
-from opsd_core.records import outcomes, targets
-from opsd_core.types import Example
+from opsd_core.records import examples as examples_io
+from opsd_core.records import grades, outcomes, rollouts, targets
+from opsd_core.records.examples import Example
 from tasks.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.settings import Settings, load_settings
 from tasks.store import Store, open_store

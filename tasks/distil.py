@@ -14,12 +14,12 @@ from opsd_core.checkpoint import load_trainable
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import AlarmError
-from opsd_core.grades import read_grades
 from opsd_core.importance import check_staleness, old_logprobs
 from opsd_core.models import Policy, add_lora, save_policy
 from opsd_core.probes import run_probes
+from opsd_core.records.grades import read_grades
+from opsd_core.records.rollouts import read_rollouts
 from opsd_core.records.targets import read_targets
-from opsd_core.rollouts import read_rollouts
 from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, LiveTeacher, NoTeacher, TeacherWeights, TrustRegionTeacher
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
 from opsd_core.weights import WeightInputs, token_weights

@@ -14,8 +14,8 @@ from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.metrics import answer_diversity, constant_accuracy, summarise
 from opsd_core.models import Policy, tokenizer_digest
 from opsd_core.prompts import PromptBuilder
+from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
-from opsd_core.types import Example
 from tasks.context import load_shared, produce, stored_examples
 from tasks.progress import progress
 from tasks.records import Campaign, EvaluationRef, PolicyRef

@@ -15,10 +15,10 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config.teacher import MOVING
 from opsd_core.digest import derive_seed
-from opsd_core.examples_io import read_examples
 from opsd_core.generation import generate
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.prompts import PromptBuilder
+from opsd_core.records.examples import read_examples
 from opsd_core.sampling import Sampling
 from tasks.context import load_shared, local, produce
 from tasks.prepare import resolve_teachers

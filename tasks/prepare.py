@@ -21,7 +21,6 @@ from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
 from opsd_core.digest import digest, file_digest
 from opsd_core.errors import ModelError, ServiceError
-from opsd_core.examples_io import write_examples
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.models import (
     hub_commit,
@@ -33,6 +32,7 @@ from opsd_core.models import (
     tokenizer_digest,
 )
 from opsd_core.prompts import PromptBuilder, fitting_examples
+from opsd_core.records.examples import write_examples
 from opsd_core.smollm2 import smollm2_gguf
 from opsd_core.teachers import check_same_vocabulary
 from tasks.artifacts import describe

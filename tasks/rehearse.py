@@ -12,8 +12,8 @@ from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.models import tokenizer_digest
 from opsd_core.prompts import PromptBuilder, fitting_examples
-from opsd_core.rollouts import write_rollouts
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
+from opsd_core.records.rollouts import write_rollouts
 from tasks.context import load_shared, produce, scratch
 from tasks.prepare import download_file, source_content
 from tasks.records import Campaign

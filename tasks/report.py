@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
-from opsd_core.rollouts import read_rollouts
+from opsd_core.records.rollouts import read_rollouts
 from tasks.context import local, scratch, tidy_cache, tracker
 from tasks.progress import artifact_key
 from tasks.records import (

@@ -16,12 +16,12 @@ from opsd_core.evaluation import evaluate_policy
 from opsd_core.graders import get_grader
 from opsd_core.models import Policy
 from opsd_core.prompts import PromptBuilder
+from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from opsd_core.study import StudyConfig
 from opsd_core.study.instructions import follows
 from opsd_core.study.likelihood import mean_loglikelihoods
 from opsd_core.study.sets import SETS, EvaluationSet
-from opsd_core.types import Example
 from tasks.context import load_shared, produce, stored_examples, tracker
 from tasks.environment import environment, git_revision
 from tasks.evaluate import evaluate

@@ -16,7 +16,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig
 from opsd_core.errors import AlarmError, DataError, TrainingError
-from opsd_core.rollouts import read_rollouts
+from opsd_core.records.rollouts import read_rollouts
 from opsd_core.study import find_arm
 from tasks.artifacts import describe
 from tasks.choose import choose_prompts

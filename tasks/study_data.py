@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd_core.errors import DataError
-from opsd_core.examples_io import read_examples, write_examples
+from opsd_core.records.examples import read_examples, write_examples
 from tasks.context import local, produce
 from tasks.study_records import Study
 

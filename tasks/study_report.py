@@ -10,10 +10,10 @@ from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from opsd_core.digest import digest
-from opsd_core.examples_io import read_examples
+from opsd_core.records.examples import read_examples
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes
+from opsd_core.records.rollouts import read_rollouts
 from opsd_core.records.targets import read_targets
-from opsd_core.rollouts import read_rollouts
 from opsd_core.study.arms import find_arm
 from opsd_core.study.report import render
 from opsd_core.study.sets import SETS

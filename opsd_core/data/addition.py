@@ -10,7 +10,7 @@ import random
 
 from opsd_core.data.examples import make_example
 from opsd_core.digest import derive_seed
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 NUM_PAIRS = 100 * 100
 

@@ -10,7 +10,7 @@ from opsd_core.config import ColumnMapping
 from opsd_core.data.examples import make_example
 from opsd_core.data.records import RawRow, UnusableRow
 from opsd_core.errors import DataError
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 MAX_FIELD_CHARS = 200_000
 """Longer texts cannot be a prompt and would fill the memory."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from opsd_core.digest import digest
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 ID_LENGTH = 16
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from opsd_core.digest import digest
 from opsd_core.errors import DataError
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 MAX_LISTED = 100
 MAX_LINE_CHARS = 4_000_000

@@ -1,7 +1,7 @@
 """Splits by content: an item's split follows from its question alone."""
 
 from opsd_core.digest import digest
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 _TWO_64 = float(2**64)
 

@@ -10,7 +10,7 @@ from opsd_core.config import DataConfig
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders import choice, exact, math, numeric, reasoning_gym
 from opsd_core.graders.types import Grade, Grader
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 GRADERS: dict[str, ModuleType] = {
     "choice": choice,

@@ -4,7 +4,7 @@ import re
 
 from opsd_core.graders.extraction import MAX_CHARS, marked_answer
 from opsd_core.graders.types import Grade
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 _ALONE = re.compile(r"^\W*([A-Ea-e])\W*$")
 _LEADING = re.compile(r"^[\W_]*(?:(?:option|choice)\s+)?\(?([A-E])(?![\w'’])")

@@ -2,7 +2,7 @@
 
 from opsd_core.graders.extraction import marked_answer, normalised
 from opsd_core.graders.types import Grade
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 
 def refuses(example: Example) -> str:

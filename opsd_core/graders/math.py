@@ -6,7 +6,7 @@ from opsd_core.graders.extraction import find_answer, normalised, pick_number
 from opsd_core.graders.isolation import VERIFIERS, VerifierError
 from opsd_core.graders.numbers import canonical_number, parse_number, plain_text, read_number, same_number
 from opsd_core.graders.types import Grade
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 MAX_EXPRESSION_CHARS = 1000
 """A final answer is short; sympy's parser takes quadratic time and more."""

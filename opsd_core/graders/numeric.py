@@ -3,7 +3,7 @@
 from opsd_core.graders.extraction import find_answer, pick_number
 from opsd_core.graders.numbers import canonical_number, find_numbers, parse_number, read_number, same_number
 from opsd_core.graders.types import Grade
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 
 def refuses(example: Example) -> str:

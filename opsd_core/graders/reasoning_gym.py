@@ -6,7 +6,7 @@ from opsd_core.graders.extraction import MAX_CHARS, find_answer, normalised, pic
 from opsd_core.graders.isolation import VERIFIERS, VerifierError
 from opsd_core.graders.numbers import canonical_number, parse_number, read_number
 from opsd_core.graders.types import Grade
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 CORRECT_SCORE = 0.99
 """Verifiers give partial credit below 1; from here on an answer is correct."""

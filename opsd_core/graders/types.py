@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.mixtures import Transform
 from opsd_core.models import Policy
+from opsd_core.records.examples import Example
+from opsd_core.records.rollouts import Rollout
 from opsd_core.references import end_token, reference_ids, reference_text
-from opsd_core.rollouts import Rollout
 from opsd_core.targets import score_targets
 from opsd_core.teachers import FixedTeacher
-from opsd_core.types import Example
 
 
 def off_policy(example_id: str, iteration: int, config: CampaignConfig) -> bool:

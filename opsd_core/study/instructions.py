@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from opsd_core.data.examples import make_example
 from opsd_core.graders import Grade
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 SUBJECTS = (
     "What is the capital of France?",

@@ -10,7 +10,7 @@ import torch
 from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.models import Policy
 from opsd_core.objective.plain import project
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 
 @torch.inference_mode()

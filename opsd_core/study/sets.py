@@ -9,9 +9,9 @@ from typing import Any, Literal, NamedTuple
 from opsd_core.data.addition import addition_examples
 from opsd_core.data.examples import make_example
 from opsd_core.digest import derive_seed
+from opsd_core.records.examples import Example
 from opsd_core.study.english import PASSAGES
 from opsd_core.study.instructions import instruction_examples
-from opsd_core.types import Example
 
 Items = Callable[[int], list[Example]]
 

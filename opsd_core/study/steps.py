@@ -2,7 +2,7 @@
 
 import re
 
-from opsd_core.types import Example
+from opsd_core.records.examples import Example
 
 _ADDITION = re.compile(r"(\d\d)\+(\d\d)=")
 _CALCULATION = re.compile(r"<<[^>]*>>")

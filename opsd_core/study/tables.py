@@ -12,10 +12,10 @@ import numpy as np
 
 from opsd_core.digest import derive_seed
 from opsd_core.metrics import group_by_item
+from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study.compare import Comparison, compare, holm, stacked
 from opsd_core.study.steps import reasoning_steps
-from opsd_core.types import Example
 
 REFERENCES = ("base", "sft")
 """What every other arm is compared with, where it is part of the study; opsd:64 with sft:64 and so on."""

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from opsd_core.models import Policy
-from opsd_core.rollouts import Rollout
+from opsd_core.records.rollouts import Rollout
 
 ALPHABET = "0123456789+=|abcdefghijklmnopqrstuvwxyz .?-"
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"

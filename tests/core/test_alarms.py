@@ -11,8 +11,8 @@ from opsd_core.config import AlarmConfig, resolve
 from opsd_core.errors import AlarmError, TrainingError
 from opsd_core.monitors import completion_metrics, epistemic_tokens, overlap_ratio, token_metrics
 from opsd_core.objective import ObjectiveResult
+from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.rollouts import Rollout
 
 CALM = {
     "trunc_rate": 0.05,

@@ -23,10 +23,10 @@ from opsd_core.generation import generate
 from opsd_core.models import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer
 from opsd_core.prompts import PromptBuilder
+from opsd_core.records.examples import Example
 from opsd_core.sampling import Sampling, rollout_of
 from opsd_core.teachers import AdapterOffTeacher, FixedTeacher
 from opsd_core.trainer import Schedule, distil, train_step
-from opsd_core.types import Example
 from tests.core.small import small_policy
 from tests.core.test_trainer import config, items
 

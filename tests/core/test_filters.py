@@ -16,7 +16,7 @@ from opsd_core.filters import (
     repetition_factor,
     teacher_probe_reason,
 )
-from opsd_core.grades import GradedRollout, read_grades, write_grades
+from opsd_core.records.grades import GradedRollout, read_grades, write_grades
 
 
 def completion(text="The answer is 12.", num_tokens=6, truncated=False, correct=True, **known) -> GradedCompletion:

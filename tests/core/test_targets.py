@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.rollouts import Rollout
 from opsd_core.targets import divergence_along
 
 T, V = 6, 50

@@ -13,7 +13,7 @@ from opsd_core.mixtures import Transform
 from opsd_core.models import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer, learning_rate
 from opsd_core.probes import run_probes
-from opsd_core.rollouts import Rollout
+from opsd_core.records.rollouts import Rollout
 from opsd_core.targets import score_targets
 from opsd_core.teachers import EmaTeacher, FixedTeacher, LiveTeacher
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil, objective, train_step

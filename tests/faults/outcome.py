@@ -6,7 +6,7 @@ from typing import Any
 
 import mlflow
 
-from opsd_core.rollouts import read_rollouts
+from opsd_core.records.rollouts import read_rollouts
 from tasks.artifacts import describe, fetch
 from tasks.context import tracker
 from tasks.manifest import MANIFEST_NAME

@@ -15,9 +15,9 @@ from flows.iterate import iterate, nested
 from flows.promote import promote, rollback
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError, DataError
-from opsd_core.grades import read_grades
 from opsd_core.models import load_policy
-from opsd_core.rollouts import read_rollouts
+from opsd_core.records.grades import read_grades
+from opsd_core.records.rollouts import read_rollouts
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 from tasks.prepare import prepare_model

@@ -9,8 +9,8 @@ from flows.iterate import iterate
 from opsd_core.config import resolve
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
-from opsd_core.examples_io import read_examples
-from opsd_core.grades import read_grades
+from opsd_core.records.examples import read_examples
+from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
 from tasks.artifacts import describe
 from tasks.champion import promote_version

@@ -11,7 +11,7 @@ from flows.iterate import iterate
 from flows.pretrain import pretrain
 from opsd_core.config import resolve, supervised
 from opsd_core.errors import ConfigError
-from opsd_core.rollouts import read_rollouts
+from opsd_core.records.rollouts import read_rollouts
 from tasks.champion import promote_version, roll_back
 from tasks.context import local, tracker
 from tasks.prepare import prepare_model

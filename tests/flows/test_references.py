@@ -5,8 +5,8 @@ import json
 import pytest
 
 from flows.iterate import iterate
-from opsd_core.grades import read_grades
-from opsd_core.rollouts import read_rollouts
+from opsd_core.records.grades import read_grades
+from opsd_core.records.rollouts import read_rollouts
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 

@@ -8,7 +8,7 @@ from flows.gc import gc
 from flows.iterate import iterate
 from flows.study import study
 from opsd_core.errors import DataError
-from opsd_core.rollouts import read_rollouts
+from opsd_core.records.rollouts import read_rollouts
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 

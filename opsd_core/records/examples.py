@@ -1,13 +1,14 @@
-"""Examples on disk: one Parquet file per split."""
+"""Examples: the items of a data set after cleaning, one Parquet file per split."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
 from opsd_core.records.tables import read_table, write_table
-from opsd_core.types import Example
 
 SCHEMA_VERSION = 1
 _SCHEMA = pa.schema(
@@ -20,6 +21,21 @@ _SCHEMA = pa.schema(
     ],
     metadata={"opsd.schema": "examples", "opsd.schema_version": str(SCHEMA_VERSION)},
 )
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a dataset after cleaning."""
+
+    id: str
+    """16 hex digits of the digest of question, answer and solution."""
+    question: str
+    answer: str
+    """Final answer; empty when the dataset has no labels."""
+    solution: str
+    """Worked solution; empty when there is none."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """JSON-safe extras that the grader needs (a reasoning-gym entry, for instance)."""
 
 
 def write_examples(path: Path, examples: Sequence[Example]) -> None:
