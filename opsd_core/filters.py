@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from opsd_core.agreement import Agreement
 from opsd_core.config import FilterConfig
+from opsd_core.graders.agreement import Agreement
 
 REPETITION_WINDOW = 10_000
 """Characters at the end of a completion that are compressed."""

@@ -4,9 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from opsd_core.agreement import final_answer
 from opsd_core.contexts import Attempt
 from opsd_core.digest import canonical_json, digest
+from opsd_core.graders.agreement import final_answer
 from opsd_core.prompts import PromptBuilder
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout

@@ -5,7 +5,6 @@ import string
 
 import pytest
 
-from opsd_core.agreement import Agreement, agreements, final_answer
 from opsd_core.config import FilterConfig, resolve
 from opsd_core.errors import ConfigError
 from opsd_core.filters import (
@@ -16,6 +15,7 @@ from opsd_core.filters import (
     repetition_factor,
     teacher_probe_reason,
 )
+from opsd_core.graders.agreement import Agreement, agreements, final_answer
 from opsd_core.records.grades import GradedRollout, read_grades, write_grades
 
 
