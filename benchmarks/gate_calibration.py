@@ -24,10 +24,10 @@ from opsd_core.data.addition import addition_examples
 from opsd_core.evaluation import evaluate_policy
 from opsd_core.gate import decide, level
 from opsd_core.graders import get_grader
-from opsd_core.models import Policy, load_policy
+from opsd_core.models.policy import Policy, load_policy
+from opsd_core.models.tiny import build_tiny
 from opsd_core.prompts import PromptBuilder
 from opsd_core.statistics import mcnemar_power
-from opsd_core.tiny import build_tiny
 
 ACCURACY, CHURN = 0.5, 0.2
 

@@ -51,7 +51,7 @@ def main() -> None:
 def soak(state, iterations: int, path: Path | None) -> list[dict[str, float]]:
     """One campaign; a thread takes a sample whenever another verdict is in the store, and keeps it in `path`."""
     from flows.iterate import iterate
-    from opsd_core.tiny import TinySettings, build_tiny
+    from opsd_core.models.tiny import TinySettings, build_tiny
     from tasks.context import store
 
     model = build_tiny(state.root / "model", settings=TinySettings(**TINY))

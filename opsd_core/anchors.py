@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsd_core.batching import completion_hidden
 from opsd_core.config import CampaignConfig, DistillationConfig
-from opsd_core.models import Policy
+from opsd_core.models.forward import completion_hidden
+from opsd_core.models.policy import Policy
 from opsd_core.objective import HiddenTargets, distillation_loss
 from opsd_core.prompts import PromptBuilder
 from opsd_core.records.examples import Example

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from opsd_core.errors import IntegrityError
-from opsd_core.models import Policy
+from opsd_core.models.policy import Policy
 from opsd_core.teachers import EmaTeacher, TeacherWeights
 
 SCHEMA_VERSION = 1

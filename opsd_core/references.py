@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from opsd_core.config import CampaignConfig
 from opsd_core.config.rules_teacher import generated_source
 from opsd_core.errors import DataError
-from opsd_core.models import Policy
+from opsd_core.models.policy import Policy
 from opsd_core.prompts import example_variables, render
 from opsd_core.records.examples import Example
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.mixtures import Transform, truncate
+from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.objective.plain import project
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
 from opsd_core.records.rollouts import Rollout

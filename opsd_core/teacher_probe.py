@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 
-from opsd_core.batching import microbatches
 from opsd_core.mixtures import Transform
-from opsd_core.models import Policy
+from opsd_core.models.forward import microbatches
+from opsd_core.models.policy import Policy
 from opsd_core.targets import members_hidden, teacher_logprobs
 from opsd_core.teachers import FixedTeacher, TeacherWeights
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.mixtures import MIXTURES, WEIGHTINGS, geometric
-from opsd_core.models import Policy, effective_weights, tokenizer_digest
+from opsd_core.models.policy import Policy, effective_weights, tokenizer_digest
 
 
 class TeacherWeights(Protocol):

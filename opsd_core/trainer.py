@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from opsd_core.anchors import NO_ANCHORS, Anchors, Held, initial_divergence, own_batch_size
-from opsd_core.batching import completion_hidden, microbatches
 from opsd_core.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import TrainingError
 from opsd_core.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
 from opsd_core.mixtures import Transform
-from opsd_core.models import Policy, resolve_dtype
+from opsd_core.models.forward import completion_hidden, microbatches
+from opsd_core.models.policy import Policy, resolve_dtype
 from opsd_core.monitors import Metrics, token_metrics
 from opsd_core.noise import embedding_noise
 from opsd_core.objective import ObjectiveResult, SampledTokens, Targets, distillation_loss

@@ -13,7 +13,7 @@ from opsd_core.anchors import (
 )
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
-from opsd_core.models import Policy
+from opsd_core.models.policy import Policy
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.references import reference_template
 from opsd_core.teachers import AdapterOffTeacher, FixedTeacher, TeacherWeights

@@ -14,8 +14,8 @@ from transformers import PreTrainedTokenizerBase
 
 from opsd_core import checkpoint
 from opsd_core.config import ModelConfig
-from opsd_core.models import Policy, load_policy, load_tokenizer
-from opsd_core.packing import packed
+from opsd_core.models.packing import packed
+from opsd_core.models.policy import Policy, load_policy, load_tokenizer
 from opsd_core.records import examples as examples_io
 from opsd_core.records import grades, outcomes, rollouts, targets
 from opsd_core.records.examples import Example

@@ -15,7 +15,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import AlarmError
 from opsd_core.importance import check_staleness, old_logprobs
-from opsd_core.models import Policy, add_lora, save_policy
+from opsd_core.models.policy import Policy, add_lora, save_policy
 from opsd_core.probes import run_probes
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts

@@ -12,7 +12,6 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core import tiny
 from opsd_core.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.config.rules_teacher import teacher_settings_without_effect
@@ -22,7 +21,8 @@ from opsd_core.data import load_examples
 from opsd_core.digest import digest, file_digest
 from opsd_core.errors import ModelError, ServiceError
 from opsd_core.graders import check_gradable, grader_name
-from opsd_core.models import (
+from opsd_core.models import tiny
+from opsd_core.models.policy import (
     hub_commit,
     load_gguf,
     load_policy,
@@ -31,9 +31,9 @@ from opsd_core.models import (
     save_policy,
     tokenizer_digest,
 )
+from opsd_core.models.smollm2 import smollm2_gguf
 from opsd_core.prompts import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
-from opsd_core.smollm2 import smollm2_gguf
 from opsd_core.teachers import check_same_vocabulary
 from tasks.artifacts import describe
 from tasks.context import load_shared, local, produce, scratch, settings, store, tracker

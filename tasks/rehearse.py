@@ -10,7 +10,7 @@ from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.data import load_examples
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
-from opsd_core.models import tokenizer_digest
+from opsd_core.models.policy import tokenizer_digest
 from opsd_core.prompts import PromptBuilder, fitting_examples
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import write_rollouts

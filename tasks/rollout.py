@@ -10,7 +10,7 @@ from prefect import task
 from opsd_core.config import RolloutConfig
 from opsd_core.digest import derive_seed
 from opsd_core.generation import generate
-from opsd_core.models import Policy, resolve_dtype, tokenizer_digest
+from opsd_core.models.policy import Policy, resolve_dtype, tokenizer_digest
 from opsd_core.prompts import PromptBuilder
 from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import Rollout, write_rollouts

@@ -60,8 +60,9 @@ def tiny_model(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     import torch
     import transformers
 
-    from opsd_core import models, tiny
     from opsd_core.digest import digest, file_digest
+    from opsd_core.models import policy as models
+    from opsd_core.models import tiny
 
     code = [file_digest(Path(module.__file__)) for module in (tiny, models)]
     name = digest([code, torch.__version__, transformers.__version__])[:16]

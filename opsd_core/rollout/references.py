@@ -9,7 +9,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.mixtures import Transform
-from opsd_core.models import Policy
+from opsd_core.models.policy import Policy
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
 from opsd_core.references import end_token, reference_ids, reference_text

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from opsd_core.batching import completion_hidden, microbatches
-from opsd_core.models import Policy
+from opsd_core.models.forward import completion_hidden, microbatches
+from opsd_core.models.policy import Policy
 from opsd_core.objective.plain import project
 from opsd_core.records.examples import Example
 

@@ -5,7 +5,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from opsd_core.models import Policy
+from opsd_core.models.policy import Policy
 from opsd_core.records.rollouts import Rollout
 
 ALPHABET = "0123456789+=|abcdefghijklmnopqrstuvwxyz .?-"

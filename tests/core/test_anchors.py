@@ -20,7 +20,7 @@ from opsd_core.anchors import (
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError
 from opsd_core.generation import generate
-from opsd_core.models import Policy, add_lora, effective_weights
+from opsd_core.models.policy import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer
 from opsd_core.prompts import PromptBuilder
 from opsd_core.records.examples import Example

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from opsd_core.attention import NAME, cpu_attention, use_cpu_attention
 from opsd_core.config import ModelConfig
-from opsd_core.models import load_policy, save_policy
-from opsd_core.packing import PackedLinear, packed
+from opsd_core.models.attention import NAME, cpu_attention, use_cpu_attention
+from opsd_core.models.packing import PackedLinear, packed
+from opsd_core.models.policy import load_policy, save_policy
 from tests.core.small import small_policy
 
 IDS = torch.arange(2, 38).view(3, 12)

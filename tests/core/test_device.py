@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from opsd_core.batching import completion_hidden
 from opsd_core.config import resolve
 from opsd_core.generation import generate
-from opsd_core.models import Policy
+from opsd_core.models.forward import completion_hidden
+from opsd_core.models.policy import Policy
 from opsd_core.sampling import Sampling
 from opsd_core.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective

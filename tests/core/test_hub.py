@@ -14,7 +14,7 @@ LOAD = """
 import json, sys
 from opsd_core.config import ModelConfig
 from opsd_core.errors import ModelError
-from opsd_core.models import hub_commit, load_policy
+from opsd_core.models.policy import hub_commit, load_policy
 for source, revision in json.loads(sys.argv[1]):
     try:
         config = ModelConfig(source=source, revision=revision)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from opsd_core.batching import completion_hidden
 from opsd_core.config import RolloutConfig, resolve
 from opsd_core.errors import TrainingError
 from opsd_core.generation import generate
@@ -18,6 +17,7 @@ from opsd_core.importance import (
     old_temperature,
     sampled_logprobs,
 )
+from opsd_core.models.forward import completion_hidden
 from opsd_core.optim import build_optimizer
 from opsd_core.sampling import Sampling, rollout_of
 from opsd_core.teachers import FixedTeacher

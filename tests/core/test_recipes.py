@@ -12,7 +12,7 @@ from opsd_core.data import addition_examples
 from opsd_core.errors import ConfigError
 from opsd_core.importance import old_logprobs
 from opsd_core.mixtures import Transform
-from opsd_core.models import add_lora
+from opsd_core.models.policy import add_lora
 from opsd_core.prompts import PromptBuilder
 from opsd_core.targets import score_targets
 from opsd_core.teacher_prompts import teacher_prompts

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from opsd_core.batching import completion_hidden
 from opsd_core.errors import ConfigError, ModelError, TrainingError
 from opsd_core.mixtures import Transform
-from opsd_core.models import Policy, add_lora
+from opsd_core.models.forward import completion_hidden
+from opsd_core.models.policy import Policy, add_lora
 from opsd_core.noise import embedding_noise
 from opsd_core.probes import run_probes
 from opsd_core.targets import members_hidden, teacher_logprobs

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from opsd_core.config import resolve
 from opsd_core.data import addition_examples
 from opsd_core.digest import file_digest
-from opsd_core.tiny import CHARACTERS, SIZES, TinySettings, _Examples, build_tiny
+from opsd_core.models.tiny import CHARACTERS, SIZES, TinySettings, _Examples, build_tiny
 
 SHORT = TinySettings(hidden_size=32, num_steps=3, hinted=4, unaided=4, facts=4)
 

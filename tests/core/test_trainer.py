@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from opsd_core.batching import completion_hidden, microbatches, shared_prefix
 from opsd_core.config import resolve
 from opsd_core.errors import TrainingError
 from opsd_core.mixtures import Transform
-from opsd_core.models import Policy, add_lora, effective_weights
+from opsd_core.models.forward import completion_hidden, microbatches, shared_prefix
+from opsd_core.models.policy import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer, learning_rate
 from opsd_core.probes import run_probes
 from opsd_core.records.rollouts import Rollout

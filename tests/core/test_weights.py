@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from opsd_core.batching import microbatches
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.leaks import copied_positions, leaks_text
+from opsd_core.models.forward import microbatches
 from opsd_core.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective
 from opsd_core.weights import WeightInputs, token_weights

@@ -15,7 +15,7 @@ from flows.iterate import iterate, nested
 from flows.promote import promote, rollback
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError, DataError
-from opsd_core.models import load_policy
+from opsd_core.models.policy import load_policy
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
 from tasks.artifacts import describe

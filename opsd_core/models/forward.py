@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from opsd_core.models import Policy
+from opsd_core.models.policy import Policy
 
 _MIN_SHARED_PREFIX = 4
 """Shared prompt tokens from which computing them once pays for the extra forward pass."""

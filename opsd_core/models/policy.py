@@ -17,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from opsd_core.attention import use_cpu_attention
 from opsd_core.config import LoraConfig, ModelConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, ModelError
+from opsd_core.models.attention import use_cpu_attention
 from opsd_core.objective.types import Head
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

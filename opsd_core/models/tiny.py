@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from opsd_core.models import Policy, save_policy
+from opsd_core.models.policy import Policy, save_policy
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 CHARACTERS = "\n" + "".join(chr(code) for code in range(32, 127))

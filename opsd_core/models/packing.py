@@ -7,7 +7,7 @@ the weights are read once more. Rearranged once, they give the same bits.
 import torch
 from torch import Tensor, nn
 
-from opsd_core.models import Policy
+from opsd_core.models.policy import Policy
 
 
 class PackedLinear(nn.Module):

@@ -1,0 +1,1 @@
+"""Language models: loading and saving, forward passes, adapters, the built-in ones."""
