@@ -26,7 +26,7 @@ from opsd_core.gate import decide, level
 from opsd_core.graders import get_grader
 from opsd_core.models.policy import Policy, load_policy
 from opsd_core.models.tiny import build_tiny
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.statistics import mcnemar_power
 
 ACCURACY, CHURN = 0.5, 0.2

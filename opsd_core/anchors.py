@@ -22,11 +22,11 @@ from opsd_core.config import CampaignConfig, DistillationConfig
 from opsd_core.models.forward import completion_hidden
 from opsd_core.models.policy import Policy
 from opsd_core.objective import HiddenTargets, distillation_loss
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.prompts.references import end_token, reference_ids
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.references import end_token, reference_ids
 from opsd_core.teachers import TeacherWeights
 from opsd_core.training_item import TrainingItem
 

@@ -8,7 +8,7 @@ from opsd_core.filters import repetition_factor
 from opsd_core.generation import generate
 from opsd_core.graders import Grade
 from opsd_core.models.policy import Policy
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.sampling import Completion, Sampling

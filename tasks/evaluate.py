@@ -13,7 +13,7 @@ from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.graders.agreement import final_answer
 from opsd_core.metrics import answer_diversity, constant_accuracy, summarise
 from opsd_core.models.policy import Policy, tokenizer_digest
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from tasks.context import load_shared, produce, stored_examples

@@ -17,7 +17,7 @@ from opsd_core.config.teacher import MOVING
 from opsd_core.digest import derive_seed
 from opsd_core.generation import generate
 from opsd_core.graders import get_grader, grader_name
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import read_examples
 from opsd_core.sampling import Sampling
 from tasks.context import load_shared, local, produce

@@ -12,7 +12,6 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.config.rules_teacher import teacher_settings_without_effect
 from opsd_core.config.schedules import stages
@@ -32,7 +31,8 @@ from opsd_core.models.policy import (
     tokenizer_digest,
 )
 from opsd_core.models.smollm2 import smollm2_gguf
-from opsd_core.prompts import PromptBuilder, fitting_examples
+from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
+from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
 from opsd_core.teachers import check_same_vocabulary
 from tasks.artifacts import describe

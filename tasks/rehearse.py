@@ -11,7 +11,7 @@ from opsd_core.data import load_examples
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.models.policy import tokenizer_digest
-from opsd_core.prompts import PromptBuilder, fitting_examples
+from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import write_rollouts
 from tasks.context import load_shared, produce, scratch

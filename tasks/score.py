@@ -8,9 +8,9 @@ from typing import Any
 
 from prefect import task
 
-from opsd_core.contexts import context_identity
 from opsd_core.mixtures import Transform
 from opsd_core.monitors import overlap_ratio
+from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.rollouts import Rollout, read_rollouts
 from opsd_core.records.targets import write_targets
 from opsd_core.targets import score_targets

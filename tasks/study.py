@@ -15,7 +15,7 @@ from opsd_core.digest import derive_seed, digest
 from opsd_core.evaluation import evaluate_policy
 from opsd_core.graders import get_grader
 from opsd_core.models.policy import Policy
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from opsd_core.study import StudyConfig

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from opsd_core.contexts import Attempt
 from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.prompts.contexts import Attempt
+from opsd_core.prompts.teacher import Key, TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout
-from opsd_core.teacher_prompts import Key, TeacherPrompts, teacher_prompts
 from opsd_core.teachers import FixedTeacher, PeersTeacher, TeacherWeights
 from tasks.context import load_shared, local, stored_examples, tokenizer_of
 from tasks.records import Campaign, GradedRef, PolicyRef

@@ -1,6 +1,6 @@
 """The privileged contexts' names, default templates and needs: data that configuration rules and prompts share.
 
-`opsd_core.contexts` has one function per name. Template variables: question, answer, solution, student_prompt (the user
+`opsd_core.prompts.contexts` has one function per name. Template variables: question, answer, solution, student_prompt (the user
 message that the student sees), privileged_context, and what a kind lists in its comment.
 """
 

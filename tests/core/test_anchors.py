@@ -22,7 +22,7 @@ from opsd_core.errors import ConfigError
 from opsd_core.generation import generate
 from opsd_core.models.policy import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.sampling import Sampling, rollout_of
 from opsd_core.teachers import AdapterOffTeacher, FixedTeacher

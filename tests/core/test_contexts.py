@@ -4,12 +4,12 @@ import pytest
 
 from opsd_core.config import PromptConfig, TeacherConfig
 from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.contexts import CONTEXTS, Attempt, ContextInputs, beginning, build_context, context_identity
 from opsd_core.data import make_example
 from opsd_core.errors import DataError
 from opsd_core.models.tiny import tiny_tokenizer
-from opsd_core.prompts import PromptBuilder
-from opsd_core.teacher_prompts import NO_CONTEXT, TOO_LONG, TeacherPrompts, teacher_prompts
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.prompts.contexts import CONTEXTS, Attempt, ContextInputs, beginning, build_context, context_identity
+from opsd_core.prompts.teacher import NO_CONTEXT, TOO_LONG, TeacherPrompts, teacher_prompts
 from tests.core.small import rollout_of
 
 POOL = [make_example(f"{n}+{n}=", answer=str(2 * n), solution=f"Add {n} to {n}. That is {2 * n}.") for n in range(1, 6)]

@@ -13,9 +13,9 @@ from opsd_core.errors import ConfigError
 from opsd_core.importance import old_logprobs
 from opsd_core.mixtures import Transform
 from opsd_core.models.policy import add_lora
-from opsd_core.prompts import PromptBuilder
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.prompts.teacher import teacher_prompts
 from opsd_core.targets import score_targets
-from opsd_core.teacher_prompts import teacher_prompts
 from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, FixedTeacher
 from opsd_core.trainer import Schedule, TrainingItem, distil
 from opsd_core.weights import WeightInputs, token_weights

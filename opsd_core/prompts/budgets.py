@@ -8,12 +8,12 @@ from transformers import PreTrainedTokenizerBase
 
 from opsd_core.config import CampaignConfig, TeacherConfig
 from opsd_core.config.schedules import stages
-from opsd_core.contexts import ContextInputs, Variables, build_context, context_identity
 from opsd_core.digest import canonical_json
 from opsd_core.errors import DataError
-from opsd_core.prompts import PromptBuilder, fitting_examples
+from opsd_core.prompts.builder import PromptBuilder, fitting_examples
+from opsd_core.prompts.contexts import ContextInputs, Variables, build_context, context_identity
+from opsd_core.prompts.references import fitting_references, reference_template
 from opsd_core.records.examples import Example
-from opsd_core.references import fitting_references, reference_template
 
 
 def fitting_in_every_stage(

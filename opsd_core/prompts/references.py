@@ -15,7 +15,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.config.rules_teacher import generated_source
 from opsd_core.errors import DataError
 from opsd_core.models.policy import Policy
-from opsd_core.prompts import example_variables, render
+from opsd_core.prompts.builder import example_variables, render
 from opsd_core.records.examples import Example
 
 

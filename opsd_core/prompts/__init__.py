@@ -1,0 +1,1 @@
+"""What the student sees, and what the teacher sees besides."""
