@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from opsd_core.config import DataConfig, ModelConfig, PromptConfig, TeacherConfig
 from opsd_core.data import load_examples
-from opsd_core.generation import generate
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, load_gguf, load_policy, save_policy
 from opsd_core.models.smollm2 import smollm2_gguf
 from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.sampling import Sampling
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling
 
 TASKS = {"chain_sum": 0.4, "letter_counting": 0.3, "family_relationships": 0.3}
 PLAIN_BATCHES, BATCH, TOP_K = (32, 64, 128), 128, 32

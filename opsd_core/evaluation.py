@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 from opsd_core.config import EvaluationConfig
 from opsd_core.digest import derive_seed
 from opsd_core.filters import repetition_factor
-from opsd_core.generation import generate
 from opsd_core.graders import Grade
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
-from opsd_core.sampling import Completion, Sampling
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Completion, Sampling
 
 
 def evaluate_policy(

@@ -15,11 +15,11 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config.teacher import MOVING
 from opsd_core.digest import derive_seed
-from opsd_core.generation import generate
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import read_examples
-from opsd_core.sampling import Sampling
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling
 from tasks.context import load_shared, local, produce
 from tasks.prepare import resolve_teachers
 from tasks.records import Campaign, PolicyRef, PromptSet

@@ -9,14 +9,14 @@ from prefect import task
 
 from opsd_core.config import RolloutConfig
 from opsd_core.digest import derive_seed
-from opsd_core.generation import generate
 from opsd_core.models.policy import Policy, resolve_dtype, tokenizer_digest
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.prompts.references import reference_template
 from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import Rollout, write_rollouts
+from opsd_core.rollout.generation import generate
 from opsd_core.rollout.references import off_policy, reference_rollouts
-from opsd_core.sampling import Sampling, rollout_of
+from opsd_core.rollout.sampling import Sampling, rollout_of
 from tasks.context import load_shared, local, produce
 from tasks.progress import progress
 from tasks.records import Campaign, PolicyRef, PromptSet, ShardRef

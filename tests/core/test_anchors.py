@@ -19,12 +19,12 @@ from opsd_core.anchors import (
 )
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError
-from opsd_core.generation import generate
 from opsd_core.models.policy import Policy, add_lora, effective_weights
 from opsd_core.optim import build_optimizer
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
-from opsd_core.sampling import Sampling, rollout_of
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling, rollout_of
 from opsd_core.teachers import AdapterOffTeacher, FixedTeacher
 from opsd_core.trainer import Schedule, distil, train_step
 from tests.core.small import small_policy

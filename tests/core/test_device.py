@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from opsd_core.config import resolve
-from opsd_core.generation import generate
 from opsd_core.models.forward import completion_hidden
 from opsd_core.models.policy import Policy
-from opsd_core.sampling import Sampling
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling
 from opsd_core.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective
 from tests.core.small import small_policy

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from opsd_core.errors import DataError
-from opsd_core.generation import generate
-from opsd_core.sampling import Completion, Sampling, sample_and_record
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Completion, Sampling, sample_and_record
 from tests.core.small import small_policy
 
 PROMPTS = ["12+34=", "a", "what is 7+8 ?", "12+35=", "12+3", "zzz zzz zzz zzz"]

@@ -8,7 +8,6 @@ import torch
 
 from opsd_core.config import RolloutConfig, resolve
 from opsd_core.errors import TrainingError
-from opsd_core.generation import generate
 from opsd_core.importance import (
     check_staleness,
     correction_metrics,
@@ -19,7 +18,8 @@ from opsd_core.importance import (
 )
 from opsd_core.models.forward import completion_hidden
 from opsd_core.optim import build_optimizer
-from opsd_core.sampling import Sampling, rollout_of
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling, rollout_of
 from opsd_core.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective, train_step
 from tests.core.small import small_policy

@@ -3,9 +3,9 @@
 import torch
 from transformers import DynamicCache, Qwen2Config
 
-from opsd_core.generation import generate
-from opsd_core.kv_cache import can_join, join, like_lengths
-from opsd_core.sampling import Sampling
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.kv_cache import can_join, join, like_lengths
+from opsd_core.rollout.sampling import Sampling
 from tests.core.small import small_policy
 
 

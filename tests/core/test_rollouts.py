@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from opsd_core.errors import IntegrityError
-from opsd_core.generation import generate
 from opsd_core.mixtures import Transform
 from opsd_core.records.rollouts import read_rollouts, write_rollouts
 from opsd_core.records.targets import read_targets, write_targets
-from opsd_core.sampling import Sampling, rollout_of
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling, rollout_of
 from opsd_core.targets import score_targets, stack_targets
 from opsd_core.teachers import FixedTeacher
 from tests.core.small import small_policy

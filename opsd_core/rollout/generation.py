@@ -19,10 +19,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from opsd_core.errors import DataError
-from opsd_core.kv_cache import can_join, join, like_lengths, pad_left
 from opsd_core.models.forward import shared_prefix
 from opsd_core.models.policy import Policy
-from opsd_core.sampling import Completion, Sampling, sample_and_record, uniform_draws
+from opsd_core.rollout.kv_cache import can_join, join, like_lengths, pad_left
+from opsd_core.rollout.sampling import Completion, Sampling, sample_and_record, uniform_draws
 
 _MIN_LONGER, _MIN_FAMILY = 4, 16
 """Tokens and prompts from which computing a shared prefix once pays for a forward pass of its own."""
