@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 
 from opsd_core.config import EvaluationConfig
 from opsd_core.digest import derive_seed
-from opsd_core.filters import repetition_factor
 from opsd_core.graders import Grade
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
@@ -12,6 +11,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Completion, Sampling
+from opsd_core.selection.filters import repetition_factor
 
 
 def evaluate_policy(

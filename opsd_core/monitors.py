@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsd_core.filters import repetition_factor
 from opsd_core.objective import ObjectiveResult
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
+from opsd_core.selection.filters import repetition_factor
 
 Metrics = dict[str, float]
 

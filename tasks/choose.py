@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from prefect import task
 
-from opsd_core.curriculum import draw_by_difficulty
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.records.examples import Example, write_examples
+from opsd_core.selection.curriculum import draw_by_difficulty
 from tasks.context import produce, stored_examples
 from tasks.curriculum import known_counts
 from tasks.records import Campaign, CurriculumRef, PromptSet

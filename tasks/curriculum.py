@@ -8,9 +8,9 @@ import numpy as np
 from prefect import task
 
 from opsd_core.config import config_at
-from opsd_core.curriculum import Counts, CurriculumState, next_state, read_state, write_state
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
+from opsd_core.selection.curriculum import Counts, CurriculumState, next_state, read_state, write_state
 from tasks.context import local, produce
 from tasks.records import Campaign, CurriculumRef, GradedRef, ShardRef
 from tasks.retries import STAGE

@@ -20,9 +20,9 @@ from opsd_core.probes import run_probes
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.records.targets import read_targets
+from opsd_core.selection.token_weights import WeightInputs, token_weights
 from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, LiveTeacher, NoTeacher, TeacherWeights, TrustRegionTeacher
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
-from opsd_core.weights import WeightInputs, token_weights
 from tasks.anchors import anchors_identity, load_anchors
 from tasks.artifacts import Artifact, find, publish
 from tasks.context import load, load_shared, local, produce, scratch, store, stored_examples, tracker

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from opsd_core.config import config_at, resolve
-from opsd_core.curriculum import (
+from opsd_core.errors import ConfigError, DataError
+from opsd_core.selection.curriculum import (
     CurriculumState,
     add_grades,
     difficulty_weight,
@@ -15,7 +16,6 @@ from opsd_core.curriculum import (
     read_state,
     write_state,
 )
-from opsd_core.errors import ConfigError, DataError
 
 DIFFICULTY = resolve("tiny", {"curriculum": {"sampling": "difficulty"}}).curriculum
 

@@ -7,7 +7,9 @@ import pytest
 
 from opsd_core.config import FilterConfig, resolve
 from opsd_core.errors import ConfigError
-from opsd_core.filters import (
+from opsd_core.graders.agreement import Agreement, agreements, final_answer
+from opsd_core.records.grades import GradedRollout, read_grades, write_grades
+from opsd_core.selection.filters import (
     Decision,
     GradedCompletion,
     count_reasons,
@@ -15,8 +17,6 @@ from opsd_core.filters import (
     repetition_factor,
     teacher_probe_reason,
 )
-from opsd_core.graders.agreement import Agreement, agreements, final_answer
-from opsd_core.records.grades import GradedRollout, read_grades, write_grades
 
 
 def completion(text="The answer is 12.", num_tokens=6, truncated=False, correct=True, **known) -> GradedCompletion:

@@ -15,10 +15,10 @@ from opsd_core.mixtures import Transform
 from opsd_core.models.policy import add_lora
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.prompts.teacher import teacher_prompts
+from opsd_core.selection.token_weights import WeightInputs, token_weights
 from opsd_core.targets import score_targets
 from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, FixedTeacher
 from opsd_core.trainer import Schedule, TrainingItem, distil
-from opsd_core.weights import WeightInputs, token_weights
 from tests.core.small import rollout_of, small_policy
 
 REAL = {"model": {"source": "some/model"}, "data": {"source": "rows.jsonl", "columns": {"solution": "solution"}}}

@@ -21,7 +21,7 @@ import numpy as np
 
 from opsd_core.config import CampaignConfig
 from opsd_core.errors import DataError
-from opsd_core.leaks import copied_positions
+from opsd_core.selection.leaks import copied_positions
 
 
 @dataclass(frozen=True)

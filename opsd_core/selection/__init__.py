@@ -1,0 +1,1 @@
+"""Which completions are trained on, and how much each of their tokens counts."""
