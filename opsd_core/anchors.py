@@ -27,7 +27,7 @@ from opsd_core.prompts.references import end_token, reference_ids
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.teachers import TeacherWeights
+from opsd_core.teacher.teachers import TeacherWeights
 from opsd_core.training_item import TrainingItem
 
 _REVERSE_KL = DistillationConfig(divergence="reverse_kl", targets="online", bound="none")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from opsd_core.errors import IntegrityError
 from opsd_core.models.policy import Policy
-from opsd_core.teachers import EmaTeacher, TeacherWeights
+from opsd_core.teacher.teachers import EmaTeacher, TeacherWeights
 
 SCHEMA_VERSION = 1
 

@@ -15,11 +15,11 @@ import torch
 
 from opsd_core.config import CampaignConfig
 from opsd_core.errors import ModelError, TrainingError
-from opsd_core.mixtures import Transform
 from opsd_core.models.forward import check_head
 from opsd_core.models.policy import Policy
-from opsd_core.targets import members_hidden, teacher_logprobs
-from opsd_core.teachers import LiveTeacher, TeacherWeights
+from opsd_core.teacher.mixtures import Transform
+from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
+from opsd_core.teacher.teachers import LiveTeacher, TeacherWeights
 from opsd_core.trainer import Metrics, TrainingItem, objective
 
 _MIN_DIVERGENCE = 1e-7

@@ -21,7 +21,6 @@ from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import TrainingError
 from opsd_core.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
-from opsd_core.mixtures import Transform
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy, resolve_dtype
 from opsd_core.monitors import Metrics, token_metrics
@@ -29,8 +28,9 @@ from opsd_core.noise import embedding_noise
 from opsd_core.objective import ObjectiveResult, SampledTokens, Targets, distillation_loss
 from opsd_core.opsa import with_advantages
 from opsd_core.optim import build_optimizer, learning_rate, set_learning_rate
-from opsd_core.targets import members_hidden, online_targets, stack_targets
-from opsd_core.teachers import NoTeacher, TeacherWeights
+from opsd_core.teacher.mixtures import Transform
+from opsd_core.teacher.scoring import members_hidden, online_targets, stack_targets
+from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
 from opsd_core.training_item import TrainingItem
 
 _ROUNDING_GRADIENT = 1e-5

@@ -16,7 +16,7 @@ from opsd_core.digest import derive_seed
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.references import reference_template
 from opsd_core.records.rollouts import read_rollouts
-from opsd_core.teachers import AdapterOffTeacher, FixedTeacher, TeacherWeights
+from opsd_core.teacher.teachers import AdapterOffTeacher, FixedTeacher, TeacherWeights
 from opsd_core.trainer import batch_order
 from tasks.context import load_shared, local, stored_examples
 from tasks.records import Campaign

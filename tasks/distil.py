@@ -21,7 +21,14 @@ from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.records.targets import read_targets
 from opsd_core.selection.token_weights import WeightInputs, token_weights
-from opsd_core.teachers import AdapterOffTeacher, EmaTeacher, LiveTeacher, NoTeacher, TeacherWeights, TrustRegionTeacher
+from opsd_core.teacher.teachers import (
+    AdapterOffTeacher,
+    EmaTeacher,
+    LiveTeacher,
+    NoTeacher,
+    TeacherWeights,
+    TrustRegionTeacher,
+)
 from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
 from tasks.anchors import anchors_identity, load_anchors
 from tasks.artifacts import Artifact, find, publish

@@ -34,7 +34,7 @@ from opsd_core.models.smollm2 import smollm2_gguf
 from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
-from opsd_core.teachers import check_same_vocabulary
+from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.artifacts import describe
 from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
 from tasks.environment import environment, git_revision

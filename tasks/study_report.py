@@ -19,7 +19,7 @@ from opsd_core.study.report import render
 from opsd_core.study.sets import SETS
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
-from opsd_core.targets import divergence_along
+from opsd_core.teacher.scoring import divergence_along
 from tasks.context import local, produce, tracker
 from tasks.evaluate import evaluate
 from tasks.progress import artifact_key

@@ -11,7 +11,7 @@ from opsd_core.prompts.contexts import Attempt
 from opsd_core.prompts.teacher import Key, TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout
-from opsd_core.teachers import FixedTeacher, PeersTeacher, TeacherWeights
+from opsd_core.teacher.teachers import FixedTeacher, PeersTeacher, TeacherWeights
 from tasks.context import load_shared, local, stored_examples, tokenizer_of
 from tasks.records import Campaign, GradedRef, PolicyRef
 

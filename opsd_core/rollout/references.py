@@ -8,13 +8,13 @@ import numpy as np
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
-from opsd_core.mixtures import Transform
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.references import end_token, reference_ids, reference_text
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
-from opsd_core.targets import score_targets
-from opsd_core.teachers import FixedTeacher
+from opsd_core.teacher.mixtures import Transform
+from opsd_core.teacher.scoring import score_targets
+from opsd_core.teacher.teachers import FixedTeacher
 
 
 def off_policy(example_id: str, iteration: int, config: CampaignConfig) -> bool:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import torch
 
-from opsd_core.mixtures import Transform
 from opsd_core.models.forward import microbatches
 from opsd_core.models.policy import Policy
-from opsd_core.targets import members_hidden, teacher_logprobs
-from opsd_core.teachers import FixedTeacher, TeacherWeights
+from opsd_core.teacher.mixtures import Transform
+from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
+from opsd_core.teacher.teachers import FixedTeacher, TeacherWeights
 
 
 class ProbedAnswer(NamedTuple):

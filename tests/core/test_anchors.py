@@ -25,7 +25,7 @@ from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling, rollout_of
-from opsd_core.teachers import AdapterOffTeacher, FixedTeacher
+from opsd_core.teacher.teachers import AdapterOffTeacher, FixedTeacher
 from opsd_core.trainer import Schedule, distil, train_step
 from tests.core.small import small_policy
 from tests.core.test_trainer import config, items

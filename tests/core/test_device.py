@@ -11,7 +11,7 @@ from opsd_core.models.forward import completion_hidden
 from opsd_core.models.policy import Policy
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
-from opsd_core.teachers import FixedTeacher
+from opsd_core.teacher.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective
 from tests.core.small import small_policy
 

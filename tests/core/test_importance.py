@@ -20,7 +20,7 @@ from opsd_core.models.forward import completion_hidden
 from opsd_core.optim import build_optimizer
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling, rollout_of
-from opsd_core.teachers import FixedTeacher
+from opsd_core.teacher.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective, train_step
 from tests.core.small import small_policy
 

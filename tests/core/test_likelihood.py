@@ -15,7 +15,7 @@ from opsd_core.objective.likelihood import plain_likelihood
 from opsd_core.objective.strips import Tiles
 from opsd_core.opsa import with_advantages
 from opsd_core.optim import build_optimizer
-from opsd_core.teachers import NoTeacher
+from opsd_core.teacher.teachers import NoTeacher
 from opsd_core.trainer import TrainingItem, train_step
 from tests.core.objective_oracle import evaluate, problem
 from tests.core.small import small_policy

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from opsd_core.errors import IntegrityError
-from opsd_core.mixtures import Transform
 from opsd_core.records.rollouts import read_rollouts, write_rollouts
 from opsd_core.records.targets import read_targets, write_targets
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling, rollout_of
-from opsd_core.targets import score_targets, stack_targets
-from opsd_core.teachers import FixedTeacher
+from opsd_core.teacher.mixtures import Transform
+from opsd_core.teacher.scoring import score_targets, stack_targets
+from opsd_core.teacher.teachers import FixedTeacher
 from tests.core.small import small_policy
 
 

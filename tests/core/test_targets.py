@@ -5,7 +5,7 @@ import pytest
 
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.targets import divergence_along
+from opsd_core.teacher.scoring import divergence_along
 
 T, V = 6, 50
 

@@ -7,7 +7,7 @@ import torch
 from opsd_core.config import resolve
 from opsd_core.probes import run_probes
 from opsd_core.selection.teacher_probe import probe_answers
-from opsd_core.teachers import FixedTeacher
+from opsd_core.teacher.teachers import FixedTeacher
 from opsd_core.trainer import TrainingItem, objective
 from tests.core.small import small_policy
 

@@ -7,13 +7,13 @@ import torch
 from safetensors.torch import load_file
 
 from opsd_core.errors import ConfigError, ModelError, TrainingError
-from opsd_core.mixtures import Transform
 from opsd_core.models.forward import completion_hidden
 from opsd_core.models.policy import Policy, add_lora
 from opsd_core.noise import embedding_noise
 from opsd_core.probes import run_probes
-from opsd_core.targets import members_hidden, teacher_logprobs
-from opsd_core.teachers import (
+from opsd_core.teacher.mixtures import Transform
+from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
+from opsd_core.teacher.teachers import (
     AdapterOffTeacher,
     FixedTeacher,
     LiveTeacher,

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from opsd_core.mixtures import Transform, truncate
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.objective.plain import project
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.teachers import TeacherWeights
+from opsd_core.teacher.mixtures import Transform, truncate
+from opsd_core.teacher.teachers import TeacherWeights
 
 _ROWS_PER_TILE = 1024
 """Positions projected to the vocabulary at a time; bounds memory at 1024 x V floats."""

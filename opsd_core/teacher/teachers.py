@@ -21,8 +21,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from opsd_core.errors import ConfigError, ModelError
-from opsd_core.mixtures import MIXTURES, WEIGHTINGS, geometric
 from opsd_core.models.policy import Policy, effective_weights, tokenizer_digest
+from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
 
 
 class TeacherWeights(Protocol):
@@ -104,7 +104,7 @@ class TrustRegionTeacher(FixedTeacher):
 
 
 class PeersTeacher(FixedTeacher):
-    """peers: several fixed models; `mixture` and `weighting` as in opsd_core.mixtures."""
+    """peers: several fixed models; `mixture` and `weighting` as in opsd_core.teacher.mixtures."""
 
     def __init__(self, policies: Sequence[Policy], mixture: str, weighting: str) -> None:
         super().__init__(*policies)

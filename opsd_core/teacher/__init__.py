@@ -1,0 +1,1 @@
+"""Whose weights teach, and what they say of a completion."""
