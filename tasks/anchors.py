@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from opsd_core.anchors import (
+from opsd_core.config import CampaignConfig
+from opsd_core.digest import derive_seed
+from opsd_core.models.policy import Policy
+from opsd_core.prompts.references import reference_template
+from opsd_core.records.rollouts import read_rollouts
+from opsd_core.teacher.teachers import AdapterOffTeacher, FixedTeacher, TeacherWeights
+from opsd_core.training.anchors import (
     Anchors,
     gold_batch_size,
     gold_item,
@@ -11,13 +17,7 @@ from opsd_core.anchors import (
     rehearsed_batch_size,
     rehearsed_item,
 )
-from opsd_core.config import CampaignConfig
-from opsd_core.digest import derive_seed
-from opsd_core.models.policy import Policy
-from opsd_core.prompts.references import reference_template
-from opsd_core.records.rollouts import read_rollouts
-from opsd_core.teacher.teachers import AdapterOffTeacher, FixedTeacher, TeacherWeights
-from opsd_core.trainer import batch_order
+from opsd_core.training.trainer import batch_order
 from tasks.context import load_shared, local, stored_examples
 from tasks.records import Campaign
 from tasks.teach import prompt_builder

@@ -12,13 +12,13 @@ import torch
 from prefect.logging import get_run_logger
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core import checkpoint
 from opsd_core.config import ModelConfig
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, load_policy, load_tokenizer
 from opsd_core.records import examples as examples_io
 from opsd_core.records import grades, outcomes, rollouts, targets
 from opsd_core.records.examples import Example
+from opsd_core.training import checkpoint
 from tasks.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.settings import Settings, load_settings
 from tasks.store import Store, open_store

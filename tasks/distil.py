@@ -9,14 +9,10 @@ import torch
 from prefect import task
 from prefect.logging import get_run_logger
 
-from opsd_core.alarms import find_alarms
-from opsd_core.checkpoint import load_trainable
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import AlarmError
-from opsd_core.importance import check_staleness, old_logprobs
 from opsd_core.models.policy import Policy, add_lora, save_policy
-from opsd_core.probes import run_probes
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.records.targets import read_targets
@@ -29,7 +25,11 @@ from opsd_core.teacher.teachers import (
     TeacherWeights,
     TrustRegionTeacher,
 )
-from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil
+from opsd_core.training.alarms import find_alarms
+from opsd_core.training.checkpoint import load_trainable
+from opsd_core.training.importance import check_staleness, old_logprobs
+from opsd_core.training.probes import run_probes
+from opsd_core.training.trainer import Schedule, TrainingItem, batch_order, distil
 from tasks.anchors import anchors_identity, load_anchors
 from tasks.artifacts import Artifact, find, publish
 from tasks.context import load, load_shared, local, produce, scratch, store, stored_examples, tracker

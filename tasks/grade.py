@@ -9,7 +9,6 @@ from prefect import task
 from opsd_core.config import CampaignConfig
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.graders.agreement import agreements, final_answer
-from opsd_core.monitors import completion_metrics, target_metrics
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.examples import Example, read_examples
 from opsd_core.records.grades import GradedRollout, write_grades
@@ -17,6 +16,7 @@ from opsd_core.records.rollouts import read_rollouts
 from opsd_core.selection.curriculum import add_grades, pass_rate
 from opsd_core.selection.filters import Decision, GradedCompletion, count_reasons, filter_rollouts
 from opsd_core.selection.leaks import leaks_text
+from opsd_core.training.monitors import completion_metrics, target_metrics
 from tasks.context import local, produce
 from tasks.curriculum import known_counts
 from tasks.records import Campaign, CurriculumRef, GradedRef, PromptSet, ShardRef

@@ -8,12 +8,12 @@ from typing import Any
 
 from prefect import task
 
-from opsd_core.monitors import target_metrics
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.grades import GradedRollout, read_grades, write_grades
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.selection.filters import teacher_probe_reason
 from opsd_core.selection.teacher_probe import ProbedAnswer, probe_answers
+from opsd_core.training.monitors import target_metrics
 from tasks.context import load_shared, local, produce, stored_examples
 from tasks.records import Campaign, GradedRef, PolicyRef, ShardRef
 from tasks.retries import STAGE

@@ -8,12 +8,12 @@ from typing import Any
 
 from prefect import task
 
-from opsd_core.monitors import overlap_ratio
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.rollouts import Rollout, read_rollouts
 from opsd_core.records.targets import write_targets
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
+from opsd_core.training.monitors import overlap_ratio
 from tasks.context import local, produce
 from tasks.progress import progress
 from tasks.records import Campaign, GradedRef, PolicyRef, ShardRef, TargetsRef

@@ -6,9 +6,9 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from opsd_core.alarms import Alarm, Stage, find_alarms, remedied
 from opsd_core.errors import AlarmError
-from opsd_core.monitors import Metrics
+from opsd_core.training.alarms import Alarm, Stage, find_alarms, remedied
+from opsd_core.training.monitors import Metrics
 from tasks.context import tracker
 from tasks.progress import artifact_key
 from tasks.records import Campaign

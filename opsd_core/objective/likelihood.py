@@ -1,7 +1,7 @@
 """Objectives without a teacher, of the log-probability of the completion's own tokens:
 
     cross_entropy   l_n = -log S(y_n)
-    opsa            l_n = -A_n log S(y_n),   A_n held fixed (opsd_core/opsa.py)
+    opsa            l_n = -A_n log S(y_n),   A_n held fixed (opsd_core/training/opsa.py)
 
 with the gradient  dl_n/dz_v = A_n (S_v - 1[v = y_n]) / T_loss.  No bound applies: bounds hold a divergence to a teacher.
 

@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from opsd_core.anchors import (
+from opsd_core.config import resolve
+from opsd_core.errors import ConfigError
+from opsd_core.models.policy import Policy, add_lora, effective_weights
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.records.examples import Example
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling, rollout_of
+from opsd_core.teacher.teachers import AdapterOffTeacher, FixedTeacher
+from opsd_core.training.anchors import (
     Anchors,
     gold_batch_size,
     gold_item,
@@ -17,16 +25,8 @@ from opsd_core.anchors import (
     rehearsed_batch_size,
     rehearsed_item,
 )
-from opsd_core.config import resolve
-from opsd_core.errors import ConfigError
-from opsd_core.models.policy import Policy, add_lora, effective_weights
-from opsd_core.optim import build_optimizer
-from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.records.examples import Example
-from opsd_core.rollout.generation import generate
-from opsd_core.rollout.sampling import Sampling, rollout_of
-from opsd_core.teacher.teachers import AdapterOffTeacher, FixedTeacher
-from opsd_core.trainer import Schedule, distil, train_step
+from opsd_core.training.optim import build_optimizer
+from opsd_core.training.trainer import Schedule, distil, train_step
 from tests.core.small import small_policy
 from tests.core.test_trainer import config, items
 

@@ -12,7 +12,7 @@ from opsd_core.models.policy import Policy
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
 from opsd_core.teacher.teachers import FixedTeacher
-from opsd_core.trainer import TrainingItem, objective
+from opsd_core.training.trainer import TrainingItem, objective
 from tests.core.small import small_policy
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -8,7 +8,11 @@ import torch
 
 from opsd_core.config import RolloutConfig, resolve
 from opsd_core.errors import TrainingError
-from opsd_core.importance import (
+from opsd_core.models.forward import completion_hidden
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling, rollout_of
+from opsd_core.teacher.teachers import FixedTeacher
+from opsd_core.training.importance import (
     check_staleness,
     correction_metrics,
     importance_ratio,
@@ -16,12 +20,8 @@ from opsd_core.importance import (
     old_temperature,
     sampled_logprobs,
 )
-from opsd_core.models.forward import completion_hidden
-from opsd_core.optim import build_optimizer
-from opsd_core.rollout.generation import generate
-from opsd_core.rollout.sampling import Sampling, rollout_of
-from opsd_core.teacher.teachers import FixedTeacher
-from opsd_core.trainer import TrainingItem, objective, train_step
+from opsd_core.training.optim import build_optimizer
+from opsd_core.training.trainer import TrainingItem, objective, train_step
 from tests.core.small import small_policy
 
 PROMPTS = ("12+34=", "abc", "what is 7 ?")

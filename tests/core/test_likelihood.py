@@ -13,10 +13,10 @@ from opsd_core.objective import Head, SampledTokens, distillation_loss
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.likelihood import plain_likelihood
 from opsd_core.objective.strips import Tiles
-from opsd_core.opsa import with_advantages
-from opsd_core.optim import build_optimizer
 from opsd_core.teacher.teachers import NoTeacher
-from opsd_core.trainer import TrainingItem, train_step
+from opsd_core.training.opsa import with_advantages
+from opsd_core.training.optim import build_optimizer
+from opsd_core.training.trainer import TrainingItem, train_step
 from tests.core.objective_oracle import evaluate, problem
 from tests.core.small import small_policy
 from tests.core.test_trainer import config, items

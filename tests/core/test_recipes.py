@@ -10,7 +10,6 @@ from opsd_core.config.recipes_papers import PAPERS
 from opsd_core.config.rules_teacher import teacher_settings_without_effect
 from opsd_core.data import addition_examples
 from opsd_core.errors import ConfigError
-from opsd_core.importance import old_logprobs
 from opsd_core.models.policy import add_lora
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.prompts.teacher import teacher_prompts
@@ -18,7 +17,8 @@ from opsd_core.selection.token_weights import WeightInputs, token_weights
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
 from opsd_core.teacher.teachers import AdapterOffTeacher, EmaTeacher, FixedTeacher
-from opsd_core.trainer import Schedule, TrainingItem, distil
+from opsd_core.training.importance import old_logprobs
+from opsd_core.training.trainer import Schedule, TrainingItem, distil
 from tests.core.small import rollout_of, small_policy
 
 REAL = {"model": {"source": "some/model"}, "data": {"source": "rows.jsonl", "columns": {"solution": "solution"}}}

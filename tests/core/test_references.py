@@ -7,12 +7,12 @@ import torch
 from opsd_core.config import resolve
 from opsd_core.data import addition_examples
 from opsd_core.errors import ConfigError, DataError
-from opsd_core.importance import correction_metrics, importance_ratio, old_logprobs
 from opsd_core.prompts.budgets import fitting_in_every_stage
 from opsd_core.prompts.references import fitting_references, reference_ids, reference_text
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import read_rollouts, write_rollouts
 from opsd_core.rollout.references import off_policy, reference_rollouts
+from opsd_core.training.importance import correction_metrics, importance_ratio, old_logprobs
 from tests.core.small import small_policy, small_tokenizer
 
 SFT = {"distillation": {"divergence": "cross_entropy"}, "rollout": {"on_policy_fraction": 0.0}}

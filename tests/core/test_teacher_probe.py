@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from opsd_core.config import resolve
-from opsd_core.probes import run_probes
 from opsd_core.selection.teacher_probe import probe_answers
 from opsd_core.teacher.teachers import FixedTeacher
-from opsd_core.trainer import TrainingItem, objective
+from opsd_core.training.probes import run_probes
+from opsd_core.training.trainer import TrainingItem, objective
 from tests.core.small import small_policy
 
 PROMPTS, ANSWERS = ("12+3=", "a", "what is 7 ?"), ("15", "bcd", "7")

@@ -9,8 +9,6 @@ from safetensors.torch import load_file
 from opsd_core.errors import ConfigError, ModelError, TrainingError
 from opsd_core.models.forward import completion_hidden
 from opsd_core.models.policy import Policy, add_lora
-from opsd_core.noise import embedding_noise
-from opsd_core.probes import run_probes
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
 from opsd_core.teacher.teachers import (
@@ -21,7 +19,9 @@ from opsd_core.teacher.teachers import (
     TrustRegionTeacher,
     check_same_vocabulary,
 )
-from opsd_core.trainer import Schedule, distil, objective
+from opsd_core.training.noise import embedding_noise
+from opsd_core.training.probes import run_probes
+from opsd_core.training.trainer import Schedule, distil, objective
 from tests.core.small import small_policy
 from tests.core.test_trainer import config, gradients, items
 

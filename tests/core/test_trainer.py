@@ -10,13 +10,13 @@ from opsd_core.config import resolve
 from opsd_core.errors import TrainingError
 from opsd_core.models.forward import completion_hidden, microbatches, shared_prefix
 from opsd_core.models.policy import Policy, add_lora, effective_weights
-from opsd_core.optim import build_optimizer, learning_rate
-from opsd_core.probes import run_probes
 from opsd_core.records.rollouts import Rollout
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
 from opsd_core.teacher.teachers import EmaTeacher, FixedTeacher, LiveTeacher
-from opsd_core.trainer import Schedule, TrainingItem, batch_order, distil, objective, train_step
+from opsd_core.training.optim import build_optimizer, learning_rate
+from opsd_core.training.probes import run_probes
+from opsd_core.training.trainer import Schedule, TrainingItem, batch_order, distil, objective, train_step
 from tests.core.small import small_policy
 
 TEXTS = [("12+3", "4=x"), ("a", "bcdefgh"), ("what is 7 ?", "seven"), ("q", "r"), ("7+8=", "15 or so")]

@@ -12,7 +12,7 @@ from opsd_core.models.forward import microbatches
 from opsd_core.selection.leaks import copied_positions, leaks_text
 from opsd_core.selection.token_weights import WeightInputs, token_weights
 from opsd_core.teacher.teachers import FixedTeacher
-from opsd_core.trainer import TrainingItem, objective
+from opsd_core.training.trainer import TrainingItem, objective
 from tests.core.small import small_policy
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from opsd_core.trainer import TrainingItem
+    from opsd_core.training.trainer import TrainingItem
 
 
 def with_advantages(batch: Sequence[TrainingItem], fraction: float) -> list[TrainingItem]:

@@ -28,7 +28,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
 from opsd_core.teacher.teachers import TeacherWeights
-from opsd_core.training_item import TrainingItem
+from opsd_core.training.items import TrainingItem
 
 _REVERSE_KL = DistillationConfig(divergence="reverse_kl", targets="online", bound="none")
 

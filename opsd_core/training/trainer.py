@@ -15,23 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from opsd_core.anchors import NO_ANCHORS, Anchors, Held, initial_divergence, own_batch_size
-from opsd_core.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import TrainingError
-from opsd_core.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy, resolve_dtype
-from opsd_core.monitors import Metrics, token_metrics
-from opsd_core.noise import embedding_noise
 from opsd_core.objective import ObjectiveResult, SampledTokens, Targets, distillation_loss
-from opsd_core.opsa import with_advantages
-from opsd_core.optim import build_optimizer, learning_rate, set_learning_rate
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, online_targets, stack_targets
 from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
-from opsd_core.training_item import TrainingItem
+from opsd_core.training.anchors import NO_ANCHORS, Anchors, Held, initial_divergence, own_batch_size
+from opsd_core.training.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
+from opsd_core.training.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
+from opsd_core.training.items import TrainingItem
+from opsd_core.training.monitors import Metrics, token_metrics
+from opsd_core.training.noise import embedding_noise
+from opsd_core.training.opsa import with_advantages
+from opsd_core.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 _ROUNDING_GRADIENT = 1e-5
 """Gradient norm that float32 rounding leaves where the exact gradient is 0. AdamW divides by the gradient's own size, so

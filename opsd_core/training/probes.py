@@ -20,7 +20,7 @@ from opsd_core.models.policy import Policy
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
 from opsd_core.teacher.teachers import LiveTeacher, TeacherWeights
-from opsd_core.trainer import Metrics, TrainingItem, objective
+from opsd_core.training.trainer import Metrics, TrainingItem, objective
 
 _MIN_DIVERGENCE = 1e-7
 """Mean divergence, in nats, under which float32 rounding is all there is."""

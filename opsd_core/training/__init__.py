@@ -1,0 +1,1 @@
+"""Optimiser steps on stored rollouts, resumable bit for bit, and what watches them."""
