@@ -18,16 +18,16 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from opsd_core.calibration import promoting, simulated_campaigns
 from opsd_core.config import EvaluationConfig, PromotionConfig, resolve
 from opsd_core.data.addition import addition_examples
-from opsd_core.evaluation import evaluate_policy
-from opsd_core.gate import decide, level
 from opsd_core.graders import get_grader
+from opsd_core.judgement.calibration import promoting, simulated_campaigns
+from opsd_core.judgement.evaluation import evaluate_policy
+from opsd_core.judgement.gate import decide, level
+from opsd_core.judgement.statistics import mcnemar_power
 from opsd_core.models.policy import Policy, load_policy
 from opsd_core.models.tiny import build_tiny
 from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.statistics import mcnemar_power
 
 ACCURACY, CHURN = 0.5, 0.2
 

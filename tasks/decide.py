@@ -9,7 +9,7 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from opsd_core.gate import Verdict, decide
+from opsd_core.judgement.gate import Verdict, decide
 from opsd_core.records.outcomes import read_outcomes
 from tasks.approval import ask_a_person
 from tasks.context import local, produce, tracker

@@ -8,10 +8,10 @@ from prefect import task
 
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
-from opsd_core.evaluation import evaluate_policy
 from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.graders.agreement import final_answer
-from opsd_core.metrics import answer_diversity, constant_accuracy, summarise
+from opsd_core.judgement.evaluation import evaluate_policy
+from opsd_core.judgement.metrics import answer_diversity, constant_accuracy, summarise
 from opsd_core.models.policy import Policy, tokenizer_digest
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example

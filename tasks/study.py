@@ -12,8 +12,8 @@ from prefect.runtime import flow_run
 from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig
 from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
-from opsd_core.evaluation import evaluate_policy
 from opsd_core.graders import get_grader
+from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example

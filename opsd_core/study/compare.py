@@ -19,7 +19,7 @@ from functools import lru_cache
 import numpy as np
 
 from opsd_core.errors import DataError
-from opsd_core.statistics import PairedDifference, paired_bootstrap
+from opsd_core.judgement.statistics import PairedDifference, paired_bootstrap
 
 _CHUNK = 500
 

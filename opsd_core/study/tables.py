@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from opsd_core.digest import derive_seed
-from opsd_core.metrics import group_by_item
+from opsd_core.judgement.metrics import group_by_item
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study.compare import Comparison, compare, holm, stacked

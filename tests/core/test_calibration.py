@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from opsd_core.calibration import promoting, simulated_campaigns
 from opsd_core.config import PromotionConfig, resolve
-from opsd_core.gate import level
-from opsd_core.statistics import mcnemar_power
+from opsd_core.judgement.calibration import promoting, simulated_campaigns
+from opsd_core.judgement.gate import level
+from opsd_core.judgement.statistics import mcnemar_power
 
 NULL_CAMPAIGNS = 200
 SHIPPED = {name: (c.evaluation.num_items, c.iterations) for name in ("tiny", "demo") for c in [resolve(name)]}

@@ -9,7 +9,7 @@ import pytest
 
 from opsd_core.config import PromotionConfig
 from opsd_core.errors import DataError
-from opsd_core.gate import decide
+from opsd_core.judgement.gate import decide
 from opsd_core.records.outcomes import ItemOutcome
 
 BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text")

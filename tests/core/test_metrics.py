@@ -9,7 +9,14 @@ import pytest
 
 from opsd_core.data import make_example
 from opsd_core.errors import DataError
-from opsd_core.metrics import answer_diversity, constant_accuracy, majority_credit, mean_entropy, pass_at_k, summarise
+from opsd_core.judgement.metrics import (
+    answer_diversity,
+    constant_accuracy,
+    majority_credit,
+    mean_entropy,
+    pass_at_k,
+    summarise,
+)
 from opsd_core.records.outcomes import ItemOutcome
 
 

@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from opsd_core import statistics
-from opsd_core.statistics import (
+from opsd_core.judgement import statistics
+from opsd_core.judgement.statistics import (
     clustered_standard_error,
     mcnemar,
     mcnemar_power,

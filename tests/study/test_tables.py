@@ -12,7 +12,7 @@ from opsd_core.config.teacher import ContextName, TeacherWeightsName
 from opsd_core.data import load_examples
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
-from opsd_core.metrics import summarise
+from opsd_core.judgement.metrics import summarise
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study import ARMS, STUDIES, resolve_arm, resolve_study
 from opsd_core.study.arms import find_arm

@@ -2,7 +2,7 @@
 
 Every simulated item has an outcome for the champion and one for the candidate; both have the same chance of being right
 when the candidate is null, and `gain` more for the candidate otherwise. A campaign promotes when any of its iterations
-does. Nothing of the gate is approximated: the decision is `opsd_core.gate.decide`, guard rails included.
+does. Nothing of the gate is approximated: the decision is `opsd_core.judgement.gate.decide`, guard rails included.
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from opsd_core.config import PromotionConfig
-from opsd_core.gate import decide
+from opsd_core.judgement.gate import decide
+from opsd_core.judgement.verdict import Verdict
 from opsd_core.records.outcomes import ItemOutcome
-from opsd_core.verdict import Verdict
 
 
 def simulated_campaigns(

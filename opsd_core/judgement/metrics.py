@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from opsd_core.errors import DataError
+from opsd_core.judgement.statistics import clustered_standard_error
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome, Mode
-from opsd_core.statistics import clustered_standard_error
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:

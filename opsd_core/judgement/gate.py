@@ -15,10 +15,16 @@ import numpy as np
 from opsd_core.config import PromotionConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
-from opsd_core.metrics import group_by_item, mean_entropy, mean_length, repetition_fraction, truncated_fraction
+from opsd_core.judgement.metrics import (
+    group_by_item,
+    mean_entropy,
+    mean_length,
+    repetition_fraction,
+    truncated_fraction,
+)
+from opsd_core.judgement.statistics import mcnemar, paired_bootstrap
+from opsd_core.judgement.verdict import Check, Verdict
 from opsd_core.records.outcomes import ItemOutcome, Mode
-from opsd_core.statistics import mcnemar, paired_bootstrap
-from opsd_core.verdict import Check, Verdict
 
 Items = dict[str, list[ItemOutcome]]
 

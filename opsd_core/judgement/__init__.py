@@ -1,0 +1,1 @@
+"""Is the candidate really better? Held-out measurement, statistics, the gate."""
