@@ -24,7 +24,7 @@ from tasks.grade import grade
 from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.probe import probe_teacher
-from tasks.records import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef, VerdictRef
+from tasks.refs import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef, VerdictRef
 from tasks.rehearse import rehearse
 from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.rollout import rollout

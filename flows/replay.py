@@ -17,7 +17,7 @@ from tasks.exclusive import one_campaign
 from tasks.grade import grade
 from tasks.peers import meet_peers
 from tasks.prepare import preflight, prepare_model, prepare_teachers, start_campaign
-from tasks.records import Campaign, PolicyRef
+from tasks.refs import Campaign, PolicyRef
 from tasks.rehearse import rehearse
 from tasks.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
 from tasks.report import IterationSummary, close_campaign, open_iteration

@@ -19,7 +19,7 @@ from opsd_core.training.anchors import (
 )
 from opsd_core.training.trainer import batch_order
 from tasks.context import load_shared, local, stored_examples
-from tasks.records import Campaign
+from tasks.refs import Campaign
 from tasks.teach import prompt_builder
 
 

@@ -20,7 +20,7 @@ from tasks.artifacts import describe
 from tasks.champion import history
 from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
-from tasks.records import Campaign, PolicyRef
+from tasks.refs import Campaign, PolicyRef
 from tasks.retries import STAGE
 from tasks.tracking import Tracker
 

@@ -13,7 +13,7 @@ from opsd_core.records.examples import Example, write_examples
 from opsd_core.selection.curriculum import draw_by_difficulty
 from tasks.context import produce, stored_examples
 from tasks.curriculum import known_counts
-from tasks.records import Campaign, CurriculumRef, PromptSet
+from tasks.refs import Campaign, CurriculumRef, PromptSet
 from tasks.retries import STAGE
 
 

@@ -10,7 +10,7 @@ from opsd_core.errors import BusyError
 from tasks.artifacts import discard
 from tasks.context import store, tracker
 from tasks.exclusive import running_campaigns
-from tasks.records import Record
+from tasks.refs import Record
 from tasks.retention import Plan, make_plan
 from tasks.retries import STAGE
 

@@ -12,7 +12,7 @@ from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.selection.curriculum import Counts, CurriculumState, next_state, read_state, write_state
 from tasks.context import local, produce
-from tasks.records import Campaign, CurriculumRef, GradedRef, ShardRef
+from tasks.refs import Campaign, CurriculumRef, GradedRef, ShardRef
 from tasks.retries import STAGE
 
 

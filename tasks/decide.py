@@ -15,7 +15,7 @@ from tasks.approval import ask_a_person
 from tasks.context import local, produce, tracker
 from tasks.environment import git_revision
 from tasks.exclusive import champion_moves
-from tasks.records import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
+from tasks.refs import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
 from tasks.retries import STAGE
 from tasks.teach import teacher_ref
 from tasks.warm_start import PRETRAINED_FROM

@@ -34,7 +34,7 @@ from tasks.anchors import anchors_identity, load_anchors
 from tasks.artifacts import Artifact, find, publish
 from tasks.context import load, load_shared, local, produce, scratch, store, stored_examples, tracker
 from tasks.progress import progress
-from tasks.records import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
+from tasks.refs import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
 from tasks.retries import STAGE
 from tasks.teach import fixed_teacher, grades_for_context, prompts_of, teacher_ref
 from tasks.watch import sound

@@ -18,7 +18,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from tasks.context import load_shared, produce, stored_examples
 from tasks.progress import progress
-from tasks.records import Campaign, EvaluationRef, PolicyRef
+from tasks.refs import Campaign, EvaluationRef, PolicyRef
 from tasks.retries import STAGE
 
 

@@ -19,7 +19,7 @@ from opsd_core.selection.leaks import leaks_text
 from opsd_core.training.monitors import completion_metrics, target_metrics
 from tasks.context import local, produce
 from tasks.curriculum import known_counts
-from tasks.records import Campaign, CurriculumRef, GradedRef, PromptSet, ShardRef
+from tasks.refs import Campaign, CurriculumRef, GradedRef, PromptSet, ShardRef
 from tasks.retries import STAGE
 from tasks.teach import prompt_builder, prompts_of, solvers
 

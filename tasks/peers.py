@@ -22,7 +22,7 @@ from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
 from tasks.context import load_shared, local, produce
 from tasks.prepare import resolve_teachers
-from tasks.records import Campaign, PolicyRef, PromptSet
+from tasks.refs import Campaign, PolicyRef, PromptSet
 from tasks.retries import STAGE
 
 _SEEDS = "peer"

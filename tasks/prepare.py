@@ -38,7 +38,7 @@ from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.artifacts import describe
 from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
 from tasks.environment import environment, git_revision
-from tasks.records import Campaign, PolicyRef
+from tasks.refs import Campaign, PolicyRef
 from tasks.retries import STAGE
 from tasks.store import open_store
 

@@ -16,7 +16,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import write_rollouts
 from tasks.context import load_shared, produce, scratch
 from tasks.prepare import download_file, source_content
-from tasks.records import Campaign
+from tasks.refs import Campaign
 from tasks.retries import STAGE
 from tasks.rollout import engine, sample_rollouts
 

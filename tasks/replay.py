@@ -11,7 +11,7 @@ from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, IntegrityError
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
-from tasks.records import PolicyRef, PromptSet, Record, ShardRef
+from tasks.refs import PolicyRef, PromptSet, Record, ShardRef
 from tasks.retries import STAGE
 
 SECTIONS = ("teacher", "distillation", "weights", "optimizer", "filter")

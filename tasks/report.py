@@ -13,7 +13,7 @@ from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.records.rollouts import read_rollouts
 from tasks.context import local, scratch, tidy_cache, tracker
 from tasks.progress import artifact_key
-from tasks.records import (
+from tasks.refs import (
     Campaign,
     DistilRef,
     EvaluationRef,

@@ -19,7 +19,7 @@ from opsd_core.rollout.references import off_policy, reference_rollouts
 from opsd_core.rollout.sampling import Sampling, rollout_of
 from tasks.context import load_shared, local, produce
 from tasks.progress import progress
-from tasks.records import Campaign, PolicyRef, PromptSet, ShardRef
+from tasks.refs import Campaign, PolicyRef, PromptSet, ShardRef
 from tasks.retries import STAGE
 
 

@@ -26,7 +26,7 @@ from tasks.context import load_shared, produce, stored_examples, tracker
 from tasks.environment import environment, git_revision
 from tasks.evaluate import evaluate
 from tasks.prepare import prepare_data, prepare_model
-from tasks.records import PolicyRef
+from tasks.refs import PolicyRef
 from tasks.rehearse import prompts_of_source
 from tasks.retries import STAGE
 from tasks.study_records import Measured, Study, Training

@@ -29,7 +29,7 @@ from tasks.peak_memory import peak_bytes, reset_peak
 from tasks.peers import meet_peers
 from tasks.prepare import prepare_teachers
 from tasks.probe import probe_teacher
-from tasks.records import Campaign, CurriculumRef, PolicyRef
+from tasks.refs import Campaign, CurriculumRef, PolicyRef
 from tasks.rehearse import rehearse
 from tasks.retries import STAGE
 from tasks.rollout import rollout

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from opsd_core.config import CampaignConfig
 from opsd_core.study import StudyConfig, resolve_arm
-from tasks.records import Campaign, PolicyRef, Record
+from tasks.refs import Campaign, PolicyRef, Record
 
 
 class Study(Record):

@@ -13,7 +13,7 @@ from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout
 from opsd_core.teacher.teachers import FixedTeacher, PeersTeacher, TeacherWeights
 from tasks.context import load_shared, local, stored_examples, tokenizer_of
-from tasks.records import Campaign, GradedRef, PolicyRef
+from tasks.refs import Campaign, GradedRef, PolicyRef
 
 
 def teacher_ref(campaign: Campaign, champion: PolicyRef) -> PolicyRef:

@@ -5,7 +5,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig
 from tasks.context import tracker
-from tasks.records import PolicyRef
+from tasks.refs import PolicyRef
 from tasks.retries import STAGE
 
 PRETRAINED_FROM = "opsd.pretrained_from"

@@ -11,7 +11,7 @@ from opsd_core.training.alarms import Alarm, Stage, find_alarms, remedied
 from opsd_core.training.monitors import Metrics
 from tasks.context import tracker
 from tasks.progress import artifact_key
-from tasks.records import Campaign
+from tasks.refs import Campaign
 from tasks.retries import STAGE
 
 

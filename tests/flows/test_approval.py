@@ -19,7 +19,7 @@ from tasks.approval import carry_out_answer
 from tasks.context import produce, store, tracker
 from tasks.decide import judge
 from tasks.exclusive import champion_moves
-from tasks.records import Campaign, EvaluationRef, PolicyRef
+from tasks.refs import Campaign, EvaluationRef, PolicyRef
 
 pytestmark = pytest.mark.timeout(400)
 _BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text")

@@ -21,7 +21,7 @@ from opsd_core.records.rollouts import read_rollouts
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 from tasks.prepare import prepare_model
-from tasks.records import PolicyRef
+from tasks.refs import PolicyRef
 
 ITERATIONS = 3
 """Half of the recipe's: enough to rise, not to arrive."""

@@ -15,7 +15,7 @@ from opsd_core.errors import ConfigError
 from opsd_core.study import resolve_study
 from tasks.artifacts import describe
 from tasks.context import local, settings, store
-from tasks.records import PolicyRef
+from tasks.refs import PolicyRef
 from tasks.study_records import Checkpoint, Training
 
 pytestmark = pytest.mark.timeout(1000)

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd_core.config import resolve
-from tasks.records import Campaign, PolicyRef
+from tasks.refs import Campaign, PolicyRef
 from tasks.teach import _prompt_settings, known_prompts
 
 
