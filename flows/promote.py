@@ -11,8 +11,8 @@ from prefect import flow
 from prefect.flow_runs import suspend_flow_run
 from pydantic import Field
 
-from tasks.approval import Approval, carry_out_answer, show_verdict
-from tasks.champion import promote_version, roll_back
+from tasks.champion.approval import Approval, carry_out_answer, show_verdict
+from tasks.champion.moves import promote_version, roll_back
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]

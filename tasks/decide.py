@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.judgement.gate import Verdict, decide
 from opsd_core.records.outcomes import read_outcomes
-from tasks.approval import ask_a_person
+from tasks.champion.approval import ask_a_person
 from tasks.context import local, produce, tracker
 from tasks.environment import git_revision
 from tasks.exclusive import champion_moves

@@ -15,7 +15,7 @@ from infra.approve import main as approve
 from infra.approve import waiting
 from opsd_core.config import resolve
 from opsd_core.records.outcomes import ItemOutcome, write_outcomes
-from tasks.approval import carry_out_answer
+from tasks.champion.approval import carry_out_answer
 from tasks.context import produce, store, tracker
 from tasks.decide import judge
 from tasks.exclusive import champion_moves

@@ -13,7 +13,7 @@ from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
 from tasks.artifacts import describe
-from tasks.champion import promote_version
+from tasks.champion.moves import promote_version
 from tasks.choose import choose_prompts
 from tasks.context import local, store, tracker
 from tasks.curriculum import in_iteration

@@ -12,7 +12,7 @@ from flows.pretrain import pretrain
 from opsd_core.config import resolve, supervised
 from opsd_core.errors import ConfigError
 from opsd_core.records.rollouts import read_rollouts
-from tasks.champion import promote_version, roll_back
+from tasks.champion.moves import promote_version, roll_back
 from tasks.context import local, tracker
 from tasks.prepare import prepare_model
 from tasks.warm_start import warm_start

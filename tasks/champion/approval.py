@@ -17,7 +17,7 @@ from pydantic import Field
 
 from opsd_core.errors import IntegrityError, ServiceError
 from tasks.artifacts import describe
-from tasks.champion import history
+from tasks.champion.moves import history
 from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, PolicyRef

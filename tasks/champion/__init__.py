@@ -1,0 +1,1 @@
+"""The champion alias: who moves it, and who is asked first."""
