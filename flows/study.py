@@ -13,7 +13,7 @@ from pydantic import Field
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
 from tasks.exclusive import one_campaign
 from tasks.prepare import preflight
-from tasks.side_by_side import side_by_side
+from tasks.runtime.side_by_side import side_by_side
 from tasks.study import measure_arm, open_study
 from tasks.study_arm import train_arm
 from tasks.study_records import Study, Training

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.settings import read_env_file
+from tasks.runtime.settings import read_env_file
 
 HOST = "127.0.0.1"
 POOL = "opsd"

@@ -14,7 +14,7 @@ from opsd_core.selection.curriculum import draw_by_difficulty
 from tasks.context import produce, stored_examples
 from tasks.curriculum import known_counts
 from tasks.refs import Campaign, CurriculumRef, PromptSet
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 
 
 @task(name="choose-prompts", task_run_name="choose-prompts-it{iteration}", **STAGE)

@@ -12,7 +12,7 @@ from tasks.context import store, tracker
 from tasks.exclusive import running_campaigns
 from tasks.refs import Record
 from tasks.retention import Plan, make_plan
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 
 _LEASE = "leases/retention"
 

@@ -20,7 +20,7 @@ from opsd_core.records import grades, outcomes, rollouts, targets
 from opsd_core.records.examples import Example
 from opsd_core.training import checkpoint
 from tasks.artifacts import Artifact, fetch, find, prune_cache, publish
-from tasks.settings import Settings, load_settings
+from tasks.runtime.settings import Settings, load_settings
 from tasks.store import Store, open_store
 from tasks.store_base import local_disk
 from tasks.tracking import Tracker

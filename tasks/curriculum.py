@@ -13,7 +13,7 @@ from opsd_core.records.rollouts import read_rollouts
 from opsd_core.selection.curriculum import Counts, CurriculumState, next_state, read_state, write_state
 from tasks.context import local, produce
 from tasks.refs import Campaign, CurriculumRef, GradedRef, ShardRef
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 
 
 def in_iteration(campaign: Campaign, iteration: int, curriculum: CurriculumRef | None) -> Campaign:

@@ -13,10 +13,10 @@ from opsd_core.judgement.gate import Verdict, decide
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
 from tasks.context import local, produce, tracker
-from tasks.environment import git_revision
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
-from tasks.retries import STAGE
+from tasks.runtime.environment import git_revision
+from tasks.runtime.retries import STAGE
 from tasks.teach import teacher_ref
 from tasks.warm_start import PRETRAINED_FROM
 

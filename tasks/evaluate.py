@@ -17,9 +17,9 @@ from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from tasks.context import load_shared, produce, stored_examples
-from tasks.progress import progress
 from tasks.refs import Campaign, EvaluationRef, PolicyRef
-from tasks.retries import STAGE
+from tasks.runtime.progress import progress
+from tasks.runtime.retries import STAGE
 
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)

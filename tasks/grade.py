@@ -20,7 +20,7 @@ from opsd_core.training.monitors import completion_metrics, target_metrics
 from tasks.context import local, produce
 from tasks.curriculum import known_counts
 from tasks.refs import Campaign, CurriculumRef, GradedRef, PromptSet, ShardRef
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 from tasks.teach import prompt_builder, prompts_of, solvers
 
 

@@ -23,7 +23,7 @@ from opsd_core.rollout.sampling import Sampling
 from tasks.context import load_shared, local, produce
 from tasks.prepare import resolve_teachers
 from tasks.refs import Campaign, PolicyRef, PromptSet
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 
 _SEEDS = "peer"
 """Name from which, with the example's id, the seed of every peer's answer is derived."""

@@ -37,9 +37,9 @@ from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.artifacts import describe
 from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
-from tasks.environment import environment, git_revision
 from tasks.refs import Campaign, PolicyRef
-from tasks.retries import STAGE
+from tasks.runtime.environment import environment, git_revision
+from tasks.runtime.retries import STAGE
 from tasks.store import open_store
 
 _MIN_FREE_BYTES = 2 << 30

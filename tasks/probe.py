@@ -16,7 +16,7 @@ from opsd_core.selection.teacher_probe import ProbedAnswer, probe_answers
 from opsd_core.training.monitors import target_metrics
 from tasks.context import load_shared, local, produce, stored_examples
 from tasks.refs import Campaign, GradedRef, PolicyRef, ShardRef
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 from tasks.teach import fixed_teacher, grades_for_context, prompt_builder, prompts_of
 
 

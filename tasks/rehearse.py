@@ -17,8 +17,8 @@ from opsd_core.records.rollouts import write_rollouts
 from tasks.context import load_shared, produce, scratch
 from tasks.prepare import download_file, source_content
 from tasks.refs import Campaign
-from tasks.retries import STAGE
 from tasks.rollout import engine, sample_rollouts
+from tasks.runtime.retries import STAGE
 
 
 @task(name="rehearse", **STAGE)

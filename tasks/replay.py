@@ -12,7 +12,7 @@ from opsd_core.errors import ConfigError, IntegrityError
 from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 from tasks.refs import PolicyRef, PromptSet, Record, ShardRef
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 
 SECTIONS = ("teacher", "distillation", "weights", "optimizer", "filter")
 """What a replay may change: everything else decided how the rollouts were sampled or how they are judged."""

@@ -12,7 +12,6 @@ from pydantic import Field
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.records.rollouts import read_rollouts
 from tasks.context import local, scratch, tidy_cache, tracker
-from tasks.progress import artifact_key
 from tasks.refs import (
     Campaign,
     DistilRef,
@@ -25,7 +24,8 @@ from tasks.refs import (
     TargetsRef,
     VerdictRef,
 )
-from tasks.retries import STAGE
+from tasks.runtime.progress import artifact_key
+from tasks.runtime.retries import STAGE
 
 
 class IterationSummary(Record):

@@ -18,9 +18,9 @@ from opsd_core.rollout.generation import generate
 from opsd_core.rollout.references import off_policy, reference_rollouts
 from opsd_core.rollout.sampling import Sampling, rollout_of
 from tasks.context import load_shared, local, produce
-from tasks.progress import progress
 from tasks.refs import Campaign, PolicyRef, PromptSet, ShardRef
-from tasks.retries import STAGE
+from tasks.runtime.progress import progress
+from tasks.runtime.retries import STAGE
 
 
 @task(name="rollout", task_run_name="rollout-it{prompts.iteration}-shard{shard}", **STAGE)

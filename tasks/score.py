@@ -15,9 +15,9 @@ from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
 from opsd_core.training.monitors import overlap_ratio
 from tasks.context import local, produce
-from tasks.progress import progress
 from tasks.refs import Campaign, GradedRef, PolicyRef, ShardRef, TargetsRef
-from tasks.retries import STAGE
+from tasks.runtime.progress import progress
+from tasks.runtime.retries import STAGE
 from tasks.teach import fixed_teacher, grades_for_context, prompt_builder, prompts_of, solvers
 
 

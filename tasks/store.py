@@ -39,7 +39,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as BrokenStream
 
 from opsd_core.errors import ConfigError, OpsdError, ServiceError
-from tasks.settings import Settings, load_settings, public_url
+from tasks.runtime.settings import Settings, load_settings, public_url
 from tasks.store_base import ObjectInfo, Store, check_key, local_disk, missing, too_long
 from tasks.store_file import FileStore
 

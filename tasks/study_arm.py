@@ -25,14 +25,14 @@ from tasks.curriculum import advance_curriculum, in_iteration
 from tasks.distil import distil_candidate
 from tasks.evaluate import evaluate
 from tasks.grade import grade
-from tasks.peak_memory import peak_bytes, reset_peak
 from tasks.peers import meet_peers
 from tasks.prepare import prepare_teachers
 from tasks.probe import probe_teacher
 from tasks.refs import Campaign, CurriculumRef, PolicyRef
 from tasks.rehearse import rehearse
-from tasks.retries import STAGE
 from tasks.rollout import rollout
+from tasks.runtime.peak_memory import peak_bytes, reset_peak
+from tasks.runtime.retries import STAGE
 from tasks.score import score_shard
 from tasks.study_data import labelled_part
 from tasks.study_records import Checkpoint, Study, Training

@@ -22,8 +22,8 @@ from opsd_core.study.words import sentences
 from opsd_core.teacher.scoring import divergence_along
 from tasks.context import local, produce, tracker
 from tasks.evaluate import evaluate
-from tasks.progress import artifact_key
-from tasks.retries import STAGE
+from tasks.runtime.progress import artifact_key
+from tasks.runtime.retries import STAGE
 from tasks.study_records import Measured, Study, Training
 
 PAGE, NUMBERS = "study.html", "study.json"

@@ -6,7 +6,7 @@ from prefect.logging import get_run_logger
 from opsd_core.config import CampaignConfig
 from tasks.context import tracker
 from tasks.refs import PolicyRef
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 
 PRETRAINED_FROM = "opsd.pretrained_from"
 """Tag of a version that opsd/pretrain made: digest of the weights that it started from."""

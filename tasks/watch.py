@@ -10,9 +10,9 @@ from opsd_core.errors import AlarmError
 from opsd_core.training.alarms import Alarm, Stage, find_alarms, remedied
 from opsd_core.training.monitors import Metrics
 from tasks.context import tracker
-from tasks.progress import artifact_key
 from tasks.refs import Campaign
-from tasks.retries import STAGE
+from tasks.runtime.progress import artifact_key
+from tasks.runtime.retries import STAGE
 
 
 def watch(campaign: Campaign, iteration: int, run_id: str, stage: Stage, history: Sequence[Metrics]) -> None:

@@ -21,7 +21,7 @@ from tasks.champion.moves import history
 from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, PolicyRef
-from tasks.retries import STAGE
+from tasks.runtime.retries import STAGE
 from tasks.tracking import Tracker
 
 DEPLOYMENT = "opsd/promote"

@@ -7,8 +7,8 @@ from opsd_core.errors import ConfigError
 from tasks.artifacts import describe
 from tasks.context import store, tracker
 from tasks.exclusive import champion_moves
-from tasks.progress import artifact_key
-from tasks.retries import STAGE
+from tasks.runtime.progress import artifact_key
+from tasks.runtime.retries import STAGE
 
 
 @task(name="promote-version", **STAGE)

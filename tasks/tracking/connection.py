@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.settings import Settings, load_settings, public_url
+from tasks.runtime.settings import Settings, load_settings, public_url
 
 _T = TypeVar("_T")
 _PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)

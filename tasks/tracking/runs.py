@@ -24,7 +24,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from opsd_core.errors import ConfigError
-from tasks.settings import Settings
+from tasks.runtime.settings import Settings
 from tasks.store_base import check_key
 from tasks.tracking.background import Background
 from tasks.tracking.connection import Connection, is_outage

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.manifest import MANIFEST_NAME
-from tasks.settings import load_settings
+from tasks.runtime.settings import load_settings
 from tasks.store import Store, open_store
 
 _FORKS = multiprocessing.get_context("forkserver")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.settings import load_settings
+from tasks.runtime.settings import load_settings
 from tasks.store import Store, open_store
 
 _FORKS = multiprocessing.get_context("forkserver")

@@ -8,7 +8,7 @@ import pytest
 from opsd_core.errors import IntegrityError, ServiceError
 from tasks.artifacts import fetch, find, publish
 from tasks.quarantine import quarantined
-from tasks.settings import Settings, load_settings
+from tasks.runtime.settings import Settings, load_settings
 from tasks.store import open_store
 from tests.faults.proxy import FAULTS, FaultProxy
 

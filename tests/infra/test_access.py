@@ -13,7 +13,7 @@ from infra.lifecycle import down, up
 from infra.services import describe
 from infra.state import PASSWORDS, open_state
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.settings import read_env_file
+from tasks.runtime.settings import read_env_file
 
 OPEN = {"OPSD_BIND": "0.0.0.0"}
 

@@ -17,7 +17,7 @@ from infra.lifecycle import down, status, up
 from infra.services import SERVERS, describe, leftovers
 from infra.state import open_state, port_is_free
 from opsd_core.errors import ServiceError
-from tasks.settings import load_settings
+from tasks.runtime.settings import load_settings
 from tasks.store import open_store
 from tests.stack import Stack
 

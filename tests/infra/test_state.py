@@ -10,7 +10,7 @@ from infra.lifecycle import down, up
 from infra.services import describe, scratch
 from infra.state import PORTS, open_state
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.settings import read_env_file
+from tasks.runtime.settings import read_env_file
 
 
 def test_second_opening_finds_the_same_ports_and_credentials(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import uuid
 
 import pytest
 
-from tasks.settings import Settings, load_settings
+from tasks.runtime.settings import Settings, load_settings
 from tasks.store import open_store
 
 

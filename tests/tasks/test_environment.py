@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks import environment
+from tasks.runtime import environment
 
 CODE = Path(environment.__file__)
 

@@ -4,7 +4,7 @@ import pytest
 from prefect.client.schemas.actions import ArtifactCreate
 from pydantic import ValidationError
 
-from tasks.progress import artifact_key
+from tasks.runtime.progress import artifact_key
 
 
 @pytest.mark.parametrize("text", ["evaluate-opsd_ema-seed0-test", "measure-opsd:64-seed1", "Größe 1.5_b"])

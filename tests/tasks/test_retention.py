@@ -11,7 +11,7 @@ import pytest
 from tasks.artifacts import describe, discard, publish
 from tasks.manifest import MANIFEST_NAME
 from tasks.retention import ALWAYS_KEPT, FOLLOWED, STUDIES, kept_versions, make_plan, survey
-from tasks.settings import load_settings
+from tasks.runtime.settings import load_settings
 from tasks.store import open_store
 from tasks.tracking.registry import Version
 

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd_core.errors import ConfigError
-from tasks.settings import load_settings, public_url
+from tasks.runtime.settings import load_settings, public_url
 
 FILE = """# written by the stack
 export AWS_ENDPOINT_URL_S3=http://127.0.0.1:8333

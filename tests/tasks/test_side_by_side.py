@@ -13,7 +13,7 @@ PROGRAM = """
 import os, sys, time
 from pathlib import Path
 from prefect import flow, task
-from tasks.side_by_side import side_by_side
+from tasks.runtime.side_by_side import side_by_side
 
 @task
 def sleep(folder: str, number: int, threads: int = 0):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
-from tasks.settings import Settings
+from tasks.runtime.settings import Settings
 from tasks.store import open_store
 from tasks.store_base import check_key, local_disk
 

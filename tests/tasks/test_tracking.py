@@ -14,7 +14,7 @@ import uuid
 import pytest
 
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.settings import Settings
+from tasks.runtime.settings import Settings
 from tasks.tracking import Tracker
 
 CONFIG = {"name": "t", "optimizer": {"lr": 1e-3, "steps": 4}, "empty": {}}

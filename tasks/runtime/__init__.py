@@ -1,0 +1,1 @@
+"""The process that a stage runs in: its environment, retries, progress and memory."""
