@@ -15,7 +15,7 @@ from infra.state import HOST, POOL, State, bind_address
 from opsd_core.digest import digest
 from opsd_core.errors import OpsdError, ServiceError
 from tasks.runtime.settings import load_settings
-from tasks.store import open_store
+from tasks.storage.s3 import open_store
 
 _LONGEST_SCRATCH = 64  # Python's own sockets add up to 40 characters, and a socket's path has at most 107
 SERVERS = ("s3", "prefect", "mlflow")

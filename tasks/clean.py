@@ -7,12 +7,12 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from opsd_core.errors import BusyError
-from tasks.artifacts import discard
 from tasks.context import store, tracker
 from tasks.exclusive import running_campaigns
 from tasks.refs import Record
 from tasks.retention import Plan, make_plan
 from tasks.runtime.retries import STAGE
+from tasks.storage.artifacts import discard
 
 _LEASE = "leases/retention"
 

@@ -19,10 +19,10 @@ from opsd_core.records import examples as examples_io
 from opsd_core.records import grades, outcomes, rollouts, targets
 from opsd_core.records.examples import Example
 from opsd_core.training import checkpoint
-from tasks.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.runtime.settings import Settings, load_settings
-from tasks.store import Store, open_store
-from tasks.store_base import local_disk
+from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
+from tasks.storage.base import local_disk
+from tasks.storage.s3 import Store, open_store
 from tasks.tracking import Tracker
 
 

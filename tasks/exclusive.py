@@ -4,7 +4,7 @@
     leases/champion/<name>   held for the seconds in which the alias is compared and moved
 
 Two leases, so that a person can roll back while a long campaign goes on. Both are renewed while their holder lives and
-end by themselves when it dies (`tasks.lease`). Campaigns of different models never wait for each other.
+end by themselves when it dies (`tasks.storage.lease`). Campaigns of different models never wait for each other.
 """
 
 import os
@@ -15,7 +15,7 @@ from prefect.runtime import flow_run
 
 from opsd_core.errors import ConfigError
 from tasks.context import store
-from tasks.lease import Lease
+from tasks.storage.lease import Lease
 
 CAMPAIGNS, CHAMPIONS = "leases/campaign", "leases/champion"
 _TTL_S = 90.0

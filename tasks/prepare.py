@@ -35,12 +35,12 @@ from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
-from tasks.artifacts import describe
 from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
 from tasks.refs import Campaign, PolicyRef
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
-from tasks.store import open_store
+from tasks.storage.artifacts import describe
+from tasks.storage.s3 import open_store
 
 _MIN_FREE_BYTES = 2 << 30
 """Free space under which a campaign is refused: a model, its optimiser state and their staged copies have to fit."""

@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from opsd_core.config import CampaignConfig, deep_merge
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, IntegrityError
-from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 from tasks.refs import PolicyRef, PromptSet, Record, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.storage.artifacts import describe
 
 SECTIONS = ("teacher", "distillation", "weights", "optimizer", "filter")
 """What a replay may change: everything else decided how the rollouts were sampled or how they are judged."""

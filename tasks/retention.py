@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opsd_core.errors import IntegrityError
-from tasks.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, content_digest, data_key, parse_manifest
-from tasks.store import Store
+from tasks.storage.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, content_digest, data_key, parse_manifest
+from tasks.storage.s3 import Store
 from tasks.tracking.registry import Version
 
 FOLLOWED: dict[str, tuple[str, ...]] = {

@@ -18,7 +18,6 @@ from opsd_core.config import CampaignConfig
 from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.study import find_arm
-from tasks.artifacts import describe
 from tasks.choose import choose_prompts
 from tasks.context import local, produce, store, tidy_cache, tracker
 from tasks.curriculum import advance_curriculum, in_iteration
@@ -34,6 +33,7 @@ from tasks.rollout import rollout
 from tasks.runtime.peak_memory import peak_bytes, reset_peak
 from tasks.runtime.retries import STAGE
 from tasks.score import score_shard
+from tasks.storage.artifacts import describe
 from tasks.study_data import labelled_part
 from tasks.study_records import Checkpoint, Study, Training
 from tasks.teach import teacher_ref

@@ -16,12 +16,12 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import IntegrityError, ServiceError
-from tasks.artifacts import describe
 from tasks.champion.moves import history
 from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, PolicyRef
 from tasks.runtime.retries import STAGE
+from tasks.storage.artifacts import describe
 from tasks.tracking import Tracker
 
 DEPLOYMENT = "opsd/promote"

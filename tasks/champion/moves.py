@@ -4,11 +4,11 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from opsd_core.errors import ConfigError
-from tasks.artifacts import describe
 from tasks.context import store, tracker
 from tasks.exclusive import champion_moves
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.storage.artifacts import describe
 
 
 @task(name="promote-version", **STAGE)

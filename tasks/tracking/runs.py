@@ -25,7 +25,7 @@ from mlflow.exceptions import MlflowException
 
 from opsd_core.errors import ConfigError
 from tasks.runtime.settings import Settings
-from tasks.store_base import check_key
+from tasks.storage.base import check_key
 from tasks.tracking.background import Background
 from tasks.tracking.connection import Connection, is_outage
 from tasks.tracking.spool import Spool

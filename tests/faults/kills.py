@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.runtime.settings import load_settings
-from tasks.store import Store, open_store
+from tasks.storage.s3 import Store, open_store
 
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["flows.iterate"])

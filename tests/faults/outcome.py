@@ -7,9 +7,9 @@ from typing import Any
 import mlflow
 
 from opsd_core.records.rollouts import read_rollouts
-from tasks.artifacts import describe, fetch
 from tasks.context import tracker
-from tasks.manifest import MANIFEST_NAME
+from tasks.storage.artifacts import describe, fetch
+from tasks.storage.manifest import MANIFEST_NAME
 from tests.faults.kills import Arm
 
 _LINEAGE = re.compile(

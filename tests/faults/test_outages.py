@@ -8,8 +8,8 @@ import mlflow
 import pytest
 
 from infra import processes
-from tasks.artifacts import describe
 from tasks.context import tracker
+from tasks.storage.artifacts import describe
 from tests.faults.attempt import Arm
 from tests.faults.proxy import FAULTS, FaultProxy
 

@@ -6,10 +6,10 @@ import uuid
 import pytest
 
 from opsd_core.errors import IntegrityError, ServiceError
-from tasks.artifacts import fetch, find, publish
-from tasks.quarantine import quarantined
 from tasks.runtime.settings import Settings, load_settings
-from tasks.store import open_store
+from tasks.storage.artifacts import fetch, find, publish
+from tasks.storage.quarantine import quarantined
+from tasks.storage.s3 import open_store
 from tests.faults.proxy import FAULTS, FaultProxy
 
 NUM_ARTEFACTS = 4

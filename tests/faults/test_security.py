@@ -11,8 +11,8 @@ from opsd_core.config import resolve
 from opsd_core.data import make_example
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.policy import load_policy
-from tasks.manifest import artifact_key
-from tasks.store_base import check_key
+from tasks.storage.base import check_key
+from tasks.storage.manifest import artifact_key
 from tasks.tracking.registry import Registry
 
 

@@ -8,9 +8,9 @@ from opsd_core.errors import TrainingError
 from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.selection.curriculum import read_state
-from tasks.artifacts import describe
 from tasks.context import local, store, tracker
-from tasks.manifest import MANIFEST_NAME
+from tasks.storage.artifacts import describe
+from tasks.storage.manifest import MANIFEST_NAME
 
 pytestmark = pytest.mark.timeout(600)
 

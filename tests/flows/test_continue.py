@@ -11,10 +11,10 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling
 
-from tasks.artifacts import describe
 from tasks.context import store, tracker
 from tasks.exclusive import CAMPAIGNS
-from tasks.lease import Lease
+from tasks.storage.artifacts import describe
+from tasks.storage.lease import Lease
 
 pytestmark = pytest.mark.timeout(900)
 SMALL = {"rollout": {"num_prompts": 64}, "evaluation": {"num_items": 30}, "optimizer": {"checkpoint_every": 2}}

@@ -18,10 +18,10 @@ from opsd_core.errors import ConfigError, DataError
 from opsd_core.models.policy import load_policy
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
-from tasks.artifacts import describe
 from tasks.context import local, store, tracker
 from tasks.prepare import prepare_model
 from tasks.refs import PolicyRef
+from tasks.storage.artifacts import describe
 
 ITERATIONS = 3
 """Half of the recipe's: enough to rise, not to arrive."""

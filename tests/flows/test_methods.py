@@ -8,8 +8,8 @@ from flows.iterate import iterate
 from opsd_core.data import addition_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
-from tasks.artifacts import describe
 from tasks.context import local, store, tracker
+from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(900)
 

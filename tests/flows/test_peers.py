@@ -12,13 +12,13 @@ from opsd_core.errors import ConfigError
 from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
-from tasks.artifacts import describe
 from tasks.champion.moves import promote_version
 from tasks.choose import choose_prompts
 from tasks.context import local, store, tracker
 from tasks.curriculum import in_iteration
 from tasks.peers import meet_peers, refresh_peers
 from tasks.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -7,8 +7,8 @@ import pytest
 from flows.iterate import iterate
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
-from tasks.artifacts import describe
 from tasks.context import local, store, tracker
+from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -9,8 +9,8 @@ from flows.iterate import iterate
 from flows.study import study
 from opsd_core.errors import DataError
 from opsd_core.records.rollouts import read_rollouts
-from tasks.artifacts import describe
 from tasks.context import local, store, tracker
+from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -9,8 +9,8 @@ from flows.gc import gc
 from flows.iterate import iterate
 from flows.replay import replay
 from opsd_core.errors import ConfigError
-from tasks.artifacts import describe
 from tasks.context import store, tracker
+from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(600)
 

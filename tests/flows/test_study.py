@@ -13,9 +13,9 @@ from prefect.deployments import run_deployment
 from flows.study import study, train_arms
 from opsd_core.errors import ConfigError
 from opsd_core.study import resolve_study
-from tasks.artifacts import describe
 from tasks.context import local, settings, store
 from tasks.refs import PolicyRef
+from tasks.storage.artifacts import describe
 from tasks.study_records import Checkpoint, Training
 
 pytestmark = pytest.mark.timeout(1000)

@@ -18,7 +18,7 @@ from infra.services import SERVERS, describe, leftovers
 from infra.state import open_state, port_is_free
 from opsd_core.errors import ServiceError
 from tasks.runtime.settings import load_settings
-from tasks.store import open_store
+from tasks.storage.s3 import open_store
 from tests.stack import Stack
 
 SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY", "WEED_JWT_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_KEY")

@@ -5,7 +5,7 @@ import uuid
 import pytest
 
 from tasks.runtime.settings import Settings, load_settings
-from tasks.store import open_store
+from tasks.storage.s3 import open_store
 
 
 @pytest.fixture

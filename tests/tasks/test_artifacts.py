@@ -12,9 +12,9 @@ import pytest
 
 from opsd_core.digest import canonical_json, digest, file_digest
 from opsd_core.errors import ConfigError, IntegrityError
-from tasks.artifacts import Artifact, artifact_key, describe, discard, fetch, find, prune_cache, publish
-from tasks.manifest import parse_manifest
-from tasks.quarantine import quarantine, quarantined
+from tasks.storage.artifacts import Artifact, artifact_key, describe, discard, fetch, find, prune_cache, publish
+from tasks.storage.manifest import parse_manifest
+from tasks.storage.quarantine import quarantine, quarantined
 
 IDENTITY = {"policy": "ab12", "seed": 7, "sampling": {"temperature": 1.0, "top_p": 0.9}}
 FILES = {"part-0.parquet": b"rows" * 50, "nested/config.json": b'{"a": 1}'}
@@ -226,7 +226,7 @@ def test_a_published_copy_in_the_cache_needs_no_store(store, tmp_path):
 def test_unchanged_copies_are_read_once_and_changed_ones_again(store, tmp_path, monkeypatch):
     cache, read = tmp_path / "cache", []
     made = folder_with(cache / ".work-1", FILES)
-    monkeypatch.setattr("tasks.cache.file_digest", lambda path: read.append(path.name) or file_digest(path))
+    monkeypatch.setattr("tasks.storage.cache.file_digest", lambda path: read.append(path.name) or file_digest(path))
     artifact = publish(store, "rollouts", IDENTITY, made, {}, cache=cache)
     shutil.rmtree(made)
     file = fetch(store, artifact, cache) / "part-0.parquet"

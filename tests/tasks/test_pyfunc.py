@@ -14,8 +14,8 @@ from opsd_core.digest import file_digest
 from opsd_core.errors import DataError, ModelError
 from opsd_core.mlmodel import write_mlmodel
 from opsd_core.pyfunc_loader import _load_pyfunc
-from tasks.artifacts import publish
-from tasks.store import open_store
+from tasks.storage.artifacts import publish
+from tasks.storage.s3 import open_store
 from tasks.tracking import Tracker
 
 CHARACTERS = "0123456789+= abc"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tasks.artifacts import describe, discard, publish
-from tasks.manifest import MANIFEST_NAME
 from tasks.retention import ALWAYS_KEPT, FOLLOWED, STUDIES, kept_versions, make_plan, survey
 from tasks.runtime.settings import load_settings
-from tasks.store import open_store
+from tasks.storage.artifacts import describe, discard, publish
+from tasks.storage.manifest import MANIFEST_NAME
+from tasks.storage.s3 import open_store
 from tasks.tracking.registry import Version
 
 DAY = 24 * 3600.0

@@ -8,8 +8,8 @@ import pytest
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
 from tasks.runtime.settings import Settings
-from tasks.store import open_store
-from tasks.store_base import check_key, local_disk
+from tasks.storage.base import check_key, local_disk
+from tasks.storage.s3 import open_store
 
 
 def test_an_object_comes_back_whole_and_is_replaced_whole(store, tmp_path):

@@ -15,12 +15,12 @@ from typing import Any
 
 from opsd_core.digest import canonical_json, digest, file_digest
 from opsd_core.errors import ConfigError, IntegrityError
-from tasks.store_base import check_key
+from tasks.storage.base import check_key
 
 MANIFEST_NAME = "MANIFEST.json"
 MAX_MANIFEST_BYTES = 16 << 20
 QUARANTINED = "quarantined"
-"""The entry of a record that stands in a damaged artefact's manifest's place (`tasks.quarantine`)."""
+"""The entry of a record that stands in a damaged artefact's manifest's place (`tasks.storage.quarantine`)."""
 SCHEMA_VERSION = 1
 """Raised when stored formats or their meaning change: every identity then changes too."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
-from tasks.lease import Lease, hold_lease
+from tasks.storage.lease import Lease, hold_lease
 
 _MAX_KEY_BYTES = 900  # S3 allows 1024 including the store's own prefix
 _MAX_NAME_BYTES = 255
@@ -48,7 +48,7 @@ def check_key(key: str) -> str:
 
 
 class Store(ABC):
-    """Objects under one root; keys are relative to it. Open one with `tasks.store.open_store`."""
+    """Objects under one root; keys are relative to it. Open one with `tasks.storage.s3.open_store`."""
 
     root: str
     """`s3://bucket[/prefix]` or `file:///folder`, without a trailing slash."""
@@ -77,7 +77,7 @@ class Store(ABC):
     def lease(
         self, key: str, ttl_s: float = 60.0, *, wait_s: float = 0.0, holder: str = ""
     ) -> AbstractContextManager[Lease]:
-        """Hold `key` exclusively inside the `with` block, renewed in the background (`tasks.lease.hold_lease`)."""
+        """Hold `key` exclusively inside the `with` block, renewed in the background (`tasks.storage.lease.hold_lease`)."""
         return hold_lease(self, key, ttl_s, wait_s=wait_s, holder=holder)
 
     def probe(self) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 from opsd_core.digest import canonical_json, file_digest
 from opsd_core.errors import IntegrityError, ServiceError
-from tasks.cache import copy_into, copy_of, damage, enter, need_space, prune_cache, remove, staging, touch
-from tasks.manifest import (
+from tasks.storage.base import local_disk
+from tasks.storage.cache import copy_into, copy_of, damage, enter, need_space, prune_cache, remove, staging, touch
+from tasks.storage.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     Artifact,
@@ -25,9 +26,8 @@ from tasks.manifest import (
     describe_folder,
     parse_manifest,
 )
-from tasks.quarantine import quarantine
-from tasks.store import Store
-from tasks.store_base import local_disk
+from tasks.storage.quarantine import quarantine
+from tasks.storage.s3 import Store
 
 __all__ = ["Artifact", "artifact_key", "describe", "discard", "fetch", "find", "prune_cache", "publish"]
 
@@ -98,7 +98,7 @@ def fetch(store: Store, artifact: Artifact | str, cache: Path) -> Path:
     """A local folder with the artefact's files, each verified by length and sha256, downloaded only when needed.
 
     A damaged copy in the cache is replaced. When the stored bytes themselves are wrong, the artefact is quarantined
-    (`tasks.quarantine`) and an IntegrityError names file, expected and actual. Raises ServiceError when every read
+    (`tasks.storage.quarantine`) and an IntegrityError names file, expected and actual. Raises ServiceError when every read
     gives other bytes, or when the disk cannot hold them.
     """
     if isinstance(artifact, str):

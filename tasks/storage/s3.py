@@ -40,8 +40,8 @@ from urllib3.exceptions import HTTPError as BrokenStream
 
 from opsd_core.errors import ConfigError, OpsdError, ServiceError
 from tasks.runtime.settings import Settings, load_settings, public_url
-from tasks.store_base import ObjectInfo, Store, check_key, local_disk, missing, too_long
-from tasks.store_file import FileStore
+from tasks.storage.base import ObjectInfo, Store, check_key, local_disk, missing, too_long
+from tasks.storage.files import FileStore
 
 _ATTEMPTS = 6
 _CONNECT_TIMEOUT_S = 5

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.store_base import ObjectInfo, Store, check_key, local_disk, missing, too_long
+from tasks.storage.base import ObjectInfo, Store, check_key, local_disk, missing, too_long
 
 _STAGING = ".staging"  # half-written files and the lock; on the same file system, so that renames are atomic
 

@@ -12,8 +12,15 @@ from typing import Any
 
 from opsd_core.digest import canonical_json
 from opsd_core.errors import IntegrityError
-from tasks.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, QUARANTINED, Artifact, content_digest, parse_manifest
-from tasks.store import Store
+from tasks.storage.manifest import (
+    MANIFEST_NAME,
+    MAX_MANIFEST_BYTES,
+    QUARANTINED,
+    Artifact,
+    content_digest,
+    parse_manifest,
+)
+from tasks.storage.s3 import Store
 
 PREFIX = "quarantine"
 _LOG = logging.getLogger(__name__)

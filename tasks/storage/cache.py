@@ -11,8 +11,8 @@ from pathlib import Path
 
 from opsd_core.digest import file_digest
 from opsd_core.errors import ServiceError
-from tasks.manifest import Artifact
-from tasks.store_base import local_disk
+from tasks.storage.base import local_disk
+from tasks.storage.manifest import Artifact
 
 _COPY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = (".staged-", ".trash-", ".work-")

@@ -1,0 +1,1 @@
+"""Durable, checksummed artefacts in an object store or a folder, and leases between processes."""
