@@ -14,10 +14,10 @@ from opsd_core.study import STUDIES, StudyConfig, resolve_study
 from tasks.exclusive import one_campaign
 from tasks.prepare import preflight
 from tasks.runtime.side_by_side import side_by_side
-from tasks.study import measure_arm, open_study
-from tasks.study_arm import train_arm
-from tasks.study_records import Study, Training
-from tasks.study_report import report_study
+from tasks.study.arm import train_arm
+from tasks.study.open import measure_arm, open_study
+from tasks.study.refs import Study, Training
+from tasks.study.report import report_study
 
 StudyName = Literal[*sorted(STUDIES)]
 

@@ -16,7 +16,7 @@ from opsd_core.study import resolve_study
 from tasks.context import local, settings, store
 from tasks.refs import PolicyRef
 from tasks.storage.artifacts import describe
-from tasks.study_records import Checkpoint, Training
+from tasks.study.refs import Checkpoint, Training
 
 pytestmark = pytest.mark.timeout(1000)
 

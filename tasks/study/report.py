@@ -24,7 +24,7 @@ from tasks.context import local, produce, tracker
 from tasks.evaluate import evaluate
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
-from tasks.study_records import Measured, Study, Training
+from tasks.study.refs import Measured, Study, Training
 
 PAGE, NUMBERS = "study.html", "study.json"
 

@@ -8,7 +8,7 @@ from typing import Any
 from opsd_core.errors import DataError
 from opsd_core.records.examples import read_examples, write_examples
 from tasks.context import local, produce
-from tasks.study_records import Study
+from tasks.study.refs import Study
 
 
 def labelled_part(study: Study, number: int | None) -> str:

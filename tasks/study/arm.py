@@ -34,8 +34,8 @@ from tasks.runtime.peak_memory import peak_bytes, reset_peak
 from tasks.runtime.retries import STAGE
 from tasks.score import score_shard
 from tasks.storage.artifacts import describe
-from tasks.study_data import labelled_part
-from tasks.study_records import Checkpoint, Study, Training
+from tasks.study.labels import labelled_part
+from tasks.study.refs import Checkpoint, Study, Training
 from tasks.teach import teacher_ref
 
 

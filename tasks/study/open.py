@@ -29,7 +29,7 @@ from tasks.refs import PolicyRef
 from tasks.rehearse import prompts_of_source
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
-from tasks.study_records import Measured, Study, Training
+from tasks.study.refs import Measured, Study, Training
 
 
 @task(name="open-study", **STAGE)
