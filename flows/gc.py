@@ -9,7 +9,7 @@ from typing import Annotated
 from prefect import flow
 from pydantic import Field
 
-from tasks.clean import delete_unneeded, plan_retention
+from tasks.upkeep.deletion import delete_unneeded, plan_retention
 
 
 @flow(name="opsd", flow_run_name="gc", log_prints=True)

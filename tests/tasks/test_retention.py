@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tasks.retention import ALWAYS_KEPT, FOLLOWED, STUDIES, kept_versions, make_plan, survey
 from tasks.runtime.settings import load_settings
 from tasks.storage.artifacts import describe, discard, publish
 from tasks.storage.manifest import MANIFEST_NAME
 from tasks.storage.s3 import open_store
 from tasks.tracking.registry import Version
+from tasks.upkeep.retention import ALWAYS_KEPT, FOLLOWED, STUDIES, kept_versions, make_plan, survey
 
 DAY = 24 * 3600.0
 
@@ -171,7 +171,7 @@ def kinds_in_code():
 def test_retention_knows_every_kind_that_is_stored():
     found = kinds_in_code()
     assert found.pop(None) == {"context.py"}  # `produce` itself passes its kind on
-    assert len(found) > 10 and set(found) == set(FOLLOWED), "say in tasks/retention.py what the new kind needs"
+    assert len(found) > 10 and set(found) == set(FOLLOWED), "say in tasks/upkeep/retention.py what the new kind needs"
     assert set(ALWAYS_KEPT) | set(STUDIES) <= set(FOLLOWED)
 
 

@@ -10,9 +10,9 @@ from opsd_core.errors import BusyError
 from tasks.context import store, tracker
 from tasks.exclusive import running_campaigns
 from tasks.refs import Record
-from tasks.retention import Plan, make_plan
 from tasks.runtime.retries import STAGE
 from tasks.storage.artifacts import discard
+from tasks.upkeep.retention import Plan, make_plan
 
 _LEASE = "leases/retention"
 
