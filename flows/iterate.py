@@ -14,24 +14,24 @@ from pydantic import Field
 
 from opsd_core.config import RECIPES, CampaignConfig, resolve
 from opsd_core.errors import AlarmError
-from tasks.choose import choose_prompts
-from tasks.curriculum import advance_curriculum, in_iteration
-from tasks.decide import judge, register
-from tasks.distil import distil_candidate
-from tasks.evaluate import evaluate
 from tasks.exclusive import one_campaign
-from tasks.grade import grade
-from tasks.peers import meet_peers
-from tasks.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
-from tasks.probe import probe_teacher
 from tasks.refs import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef, VerdictRef
-from tasks.rehearse import rehearse
-from tasks.report import IterationSummary, close_campaign, open_iteration, report_iteration
-from tasks.rollout import rollout
-from tasks.score import score_shard
-from tasks.teach import teacher_ref
-from tasks.warm_start import warm_start
-from tasks.watch import recover, watch
+from tasks.stages.choose import choose_prompts
+from tasks.stages.curriculum import advance_curriculum, in_iteration
+from tasks.stages.decide import judge, register
+from tasks.stages.distil import distil_candidate
+from tasks.stages.evaluate import evaluate
+from tasks.stages.grade import grade
+from tasks.stages.peers import meet_peers
+from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.stages.rehearse import rehearse
+from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
+from tasks.stages.rollout import rollout
+from tasks.stages.score import score_shard
+from tasks.stages.teacher import teacher_ref
+from tasks.stages.teacher_probe import probe_teacher
+from tasks.stages.warm_start import warm_start
+from tasks.stages.watch import recover, watch
 
 RecipeName = Literal[*sorted(RECIPES)]
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from flows.iterate import RecipeName, nested, run_campaign
 from opsd_core.config import resolve, supervised
 from tasks.exclusive import one_campaign
-from tasks.prepare import preflight
+from tasks.stages.prepare import preflight
 
 
 def _run_name() -> str:

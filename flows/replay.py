@@ -12,15 +12,15 @@ from prefect import flow
 from flows.iterate import Sampled, learn
 from flows.promote import Name
 from opsd_core.config import CampaignConfig
-from tasks.curriculum import in_iteration
 from tasks.exclusive import one_campaign
-from tasks.grade import grade
-from tasks.peers import meet_peers
-from tasks.prepare import preflight, prepare_model, prepare_teachers, start_campaign
 from tasks.refs import Campaign, PolicyRef
-from tasks.rehearse import rehearse
-from tasks.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
-from tasks.report import IterationSummary, close_campaign, open_iteration
+from tasks.stages.curriculum import in_iteration
+from tasks.stages.grade import grade
+from tasks.stages.peers import meet_peers
+from tasks.stages.prepare import preflight, prepare_model, prepare_teachers, start_campaign
+from tasks.stages.rehearse import rehearse
+from tasks.stages.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
+from tasks.stages.report import IterationSummary, close_campaign, open_iteration
 
 
 @flow(name="opsd", flow_run_name="replay-{name}", log_prints=True)

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
 from tasks.exclusive import one_campaign
-from tasks.prepare import preflight
 from tasks.runtime.side_by_side import side_by_side
+from tasks.stages.prepare import preflight
 from tasks.study.arm import train_arm
 from tasks.study.open import measure_arm, open_study
 from tasks.study.refs import Study, Training

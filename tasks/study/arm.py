@@ -18,25 +18,25 @@ from opsd_core.config import CampaignConfig
 from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.study import find_arm
-from tasks.choose import choose_prompts
 from tasks.context import local, produce, store, tidy_cache, tracker
-from tasks.curriculum import advance_curriculum, in_iteration
-from tasks.distil import distil_candidate
-from tasks.evaluate import evaluate
-from tasks.grade import grade
-from tasks.peers import meet_peers
-from tasks.prepare import prepare_teachers
-from tasks.probe import probe_teacher
 from tasks.refs import Campaign, CurriculumRef, PolicyRef
-from tasks.rehearse import rehearse
-from tasks.rollout import rollout
 from tasks.runtime.peak_memory import peak_bytes, reset_peak
 from tasks.runtime.retries import STAGE
-from tasks.score import score_shard
+from tasks.stages.choose import choose_prompts
+from tasks.stages.curriculum import advance_curriculum, in_iteration
+from tasks.stages.distil import distil_candidate
+from tasks.stages.evaluate import evaluate
+from tasks.stages.grade import grade
+from tasks.stages.peers import meet_peers
+from tasks.stages.prepare import prepare_teachers
+from tasks.stages.rehearse import rehearse
+from tasks.stages.rollout import rollout
+from tasks.stages.score import score_shard
+from tasks.stages.teacher import teacher_ref
+from tasks.stages.teacher_probe import probe_teacher
 from tasks.storage.artifacts import describe
 from tasks.study.labels import labelled_part
 from tasks.study.refs import Checkpoint, Study, Training
-from tasks.teach import teacher_ref
 
 
 @task(name="train-arm", task_run_name="train-{arm}-seed{seed}", **STAGE)

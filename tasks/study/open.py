@@ -23,12 +23,12 @@ from opsd_core.study.instructions import follows
 from opsd_core.study.likelihood import mean_loglikelihoods
 from opsd_core.study.sets import SETS, EvaluationSet
 from tasks.context import load_shared, produce, stored_examples, tracker
-from tasks.evaluate import evaluate
-from tasks.prepare import prepare_data, prepare_model
 from tasks.refs import PolicyRef
-from tasks.rehearse import prompts_of_source
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
+from tasks.stages.evaluate import evaluate
+from tasks.stages.prepare import prepare_data, prepare_model
+from tasks.stages.rehearse import prompts_of_source
 from tasks.study.refs import Measured, Study, Training
 
 

@@ -21,9 +21,9 @@ from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
 from opsd_core.teacher.scoring import divergence_along
 from tasks.context import local, produce, tracker
-from tasks.evaluate import evaluate
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.stages.evaluate import evaluate
 from tasks.study.refs import Measured, Study, Training
 
 PAGE, NUMBERS = "study.html", "study.json"

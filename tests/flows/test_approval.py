@@ -17,9 +17,9 @@ from opsd_core.config import resolve
 from opsd_core.records.outcomes import ItemOutcome, write_outcomes
 from tasks.champion.approval import carry_out_answer
 from tasks.context import produce, store, tracker
-from tasks.decide import judge
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, EvaluationRef, PolicyRef
+from tasks.stages.decide import judge
 
 pytestmark = pytest.mark.timeout(400)
 _BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text")

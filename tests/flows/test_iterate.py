@@ -19,8 +19,8 @@ from opsd_core.models.policy import load_policy
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
 from tasks.context import local, store, tracker
-from tasks.prepare import prepare_model
 from tasks.refs import PolicyRef
+from tasks.stages.prepare import prepare_model
 from tasks.storage.artifacts import describe
 
 ITERATIONS = 3

@@ -13,11 +13,11 @@ from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
 from tasks.champion.moves import promote_version
-from tasks.choose import choose_prompts
 from tasks.context import local, store, tracker
-from tasks.curriculum import in_iteration
-from tasks.peers import meet_peers, refresh_peers
-from tasks.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.stages.choose import choose_prompts
+from tasks.stages.curriculum import in_iteration
+from tasks.stages.peers import meet_peers, refresh_peers
+from tasks.stages.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(900)

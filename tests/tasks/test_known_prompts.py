@@ -4,7 +4,7 @@ import pytest
 
 from opsd_core.config import resolve
 from tasks.refs import Campaign, PolicyRef
-from tasks.teach import _prompt_settings, known_prompts
+from tasks.stages.teacher import _prompt_settings, known_prompts
 
 
 def known(*overrides: dict, **changes) -> dict[str, list[int]]:

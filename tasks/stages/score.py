@@ -18,7 +18,7 @@ from tasks.context import local, produce
 from tasks.refs import Campaign, GradedRef, PolicyRef, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
-from tasks.teach import fixed_teacher, grades_for_context, prompt_builder, prompts_of, solvers
+from tasks.stages.teacher import fixed_teacher, grades_for_context, prompt_builder, prompts_of, solvers
 
 
 @task(name="score-targets", task_run_name="score-targets-it{shard.iteration}-shard{shard.shard}", **STAGE)

@@ -12,9 +12,9 @@ from opsd_core.errors import DataError
 from opsd_core.records.examples import Example, write_examples
 from opsd_core.selection.curriculum import draw_by_difficulty
 from tasks.context import produce, stored_examples
-from tasks.curriculum import known_counts
 from tasks.refs import Campaign, CurriculumRef, PromptSet
 from tasks.runtime.retries import STAGE
+from tasks.stages.curriculum import known_counts
 
 
 @task(name="choose-prompts", task_run_name="choose-prompts-it{iteration}", **STAGE)

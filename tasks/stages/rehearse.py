@@ -15,10 +15,10 @@ from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import write_rollouts
 from tasks.context import load_shared, produce, scratch
-from tasks.prepare import download_file, source_content
 from tasks.refs import Campaign
-from tasks.rollout import engine, sample_rollouts
 from tasks.runtime.retries import STAGE
+from tasks.stages.prepare import download_file, source_content
+from tasks.stages.rollout import engine, sample_rollouts
 
 
 @task(name="rehearse", **STAGE)

@@ -20,7 +20,7 @@ from opsd_core.training.anchors import (
 from opsd_core.training.trainer import batch_order
 from tasks.context import load_shared, local, stored_examples
 from tasks.refs import Campaign
-from tasks.teach import prompt_builder
+from tasks.stages.teacher import prompt_builder
 
 
 def anchors_identity(campaign: Campaign) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from opsd_core.training.monitors import target_metrics
 from tasks.context import load_shared, local, produce, stored_examples
 from tasks.refs import Campaign, GradedRef, PolicyRef, ShardRef
 from tasks.runtime.retries import STAGE
-from tasks.teach import fixed_teacher, grades_for_context, prompt_builder, prompts_of
+from tasks.stages.teacher import fixed_teacher, grades_for_context, prompt_builder, prompts_of
 
 
 def probe_teacher(

@@ -30,14 +30,14 @@ from opsd_core.training.checkpoint import load_trainable
 from opsd_core.training.importance import check_staleness, old_logprobs
 from opsd_core.training.probes import run_probes
 from opsd_core.training.trainer import Schedule, TrainingItem, batch_order, distil
-from tasks.anchors import anchors_identity, load_anchors
 from tasks.context import load, load_shared, local, produce, scratch, store, stored_examples, tracker
 from tasks.refs import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.stages.anchors import anchors_identity, load_anchors
+from tasks.stages.teacher import fixed_teacher, grades_for_context, prompts_of, teacher_ref
+from tasks.stages.watch import sound
 from tasks.storage.artifacts import Artifact, find, publish
-from tasks.teach import fixed_teacher, grades_for_context, prompts_of, teacher_ref
-from tasks.watch import sound
 
 _SEND_EVERY = 10
 """Optimiser steps between metric batches: live curves without a call per step."""

@@ -18,10 +18,10 @@ from opsd_core.selection.filters import Decision, GradedCompletion, count_reason
 from opsd_core.selection.leaks import leaks_text
 from opsd_core.training.monitors import completion_metrics, target_metrics
 from tasks.context import local, produce
-from tasks.curriculum import known_counts
 from tasks.refs import Campaign, CurriculumRef, GradedRef, PromptSet, ShardRef
 from tasks.runtime.retries import STAGE
-from tasks.teach import prompt_builder, prompts_of, solvers
+from tasks.stages.curriculum import known_counts
+from tasks.stages.teacher import prompt_builder, prompts_of, solvers
 
 
 @task(name="grade", task_run_name="grade-it{prompts.iteration}", **STAGE)

@@ -17,8 +17,8 @@ from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
-from tasks.teach import teacher_ref
-from tasks.warm_start import PRETRAINED_FROM
+from tasks.stages.teacher import teacher_ref
+from tasks.stages.warm_start import PRETRAINED_FROM
 
 
 @task(name="register", task_run_name="register-it{iteration}", **STAGE)

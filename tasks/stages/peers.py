@@ -21,9 +21,9 @@ from opsd_core.records.examples import read_examples
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
 from tasks.context import load_shared, local, produce
-from tasks.prepare import resolve_teachers
 from tasks.refs import Campaign, PolicyRef, PromptSet
 from tasks.runtime.retries import STAGE
+from tasks.stages.prepare import resolve_teachers
 
 _SEEDS = "peer"
 """Name from which, with the example's id, the seed of every peer's answer is derived."""

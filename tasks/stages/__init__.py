@@ -1,0 +1,1 @@
+"""The stages of an iteration, in the order of their names in flows/iterate.py."""
