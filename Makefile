@@ -41,7 +41,7 @@ lint: venv ## style and import contracts
 	$(BIN)/lint-imports
 
 docs: venv ## write the generated pages of docs/
-	$(BIN)/python -m infra.reference
+	$(BIN)/python -m infra.generated_docs
 
 up: venv ## start Prefect, MLflow, the object store and a worker; register the deployments
 	@$(STACK) up --worker

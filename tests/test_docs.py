@@ -10,7 +10,7 @@ from flows.iterate import iterate
 from flows.pretrain import pretrain
 from flows.promote import promote, rollback
 from flows.study import study
-from infra.reference import PAGE, README, readme_with_tree, render
+from infra.generated_docs import PAGE, README, readme_with_tree, render
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

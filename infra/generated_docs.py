@@ -1,7 +1,7 @@
 """Generated pages: docs/configuration.md from the configuration, README's file tree from module docstrings.
 
-    python -m infra.reference           write both
-    python -m infra.reference --check   exit status 1 when one differs from the code
+    python -m infra.generated_docs           write both
+    python -m infra.generated_docs --check   exit status 1 when one differs from the code
 """
 
 import ast
