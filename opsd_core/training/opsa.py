@@ -12,17 +12,13 @@ Source: arXiv:2608.31046 (fraction 0.2; at 0.1 entropy collapses; A = +0.2 colla
 N = counted tokens of one optimiser step
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from opsd_core.training.trainer import TrainingItem
+from opsd_core.training.items import TrainingItem
 
 
 def with_advantages(batch: Sequence[TrainingItem], fraction: float) -> list[TrainingItem]:
