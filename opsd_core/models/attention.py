@@ -5,6 +5,9 @@ float32 one, and its backward pass takes two to three times as long at the lengt
 whole cache for one query a row: there memory is the limit, so it is read as it is.
 """
 
+import inspect
+import re
+import sys
 from typing import Any
 
 import torch
@@ -14,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "opsd_cpu"
+_NAMED = re.compile(r"_attn_implementation\s*(==|!=|in|not in)\b?[^\n]*[\"']sdpa[\"']")
 
 
 def cpu_attention(
@@ -38,21 +42,32 @@ def _decodes(query: Tensor, key: Tensor, attention_mask: Tensor | None, options:
 
 
 def _one_query(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scale: float) -> Tensor:
-    """(B, 1, H, D) from query (B, H, 1, D), key and value (B, A, P, D), where H / A heads share a key; softmax in float32."""
+    """(B, 1, H, E) from query (B, H, 1, D), key (B, A, P, D) and value (B, A, P, E), where H / A heads share a key; softmax in float32."""
     B, H, _, D = query.shape
+    values = value.shape[-1]  # latent attention: keys are wider than values
     query_BAGD = query.reshape(B, key.shape[1], -1, D)
     scores_BAGP = (query_BAGD @ key.transpose(2, 3)).float() * scale
     if attention_mask is not None and attention_mask.dtype == torch.bool:
         scores_BAGP = scores_BAGP.masked_fill(~attention_mask, -torch.inf)
     elif attention_mask is not None:
         scores_BAGP = scores_BAGP + attention_mask.float()
-    return (torch.softmax(scores_BAGP, dim=-1).to(value.dtype) @ value).view(B, 1, H, D)
+    return (torch.softmax(scores_BAGP, dim=-1).to(value.dtype) @ value).view(B, 1, H, values)
 
 
 def use_cpu_attention(model: PreTrainedModel) -> None:
-    """Let a model on a CPU that uses torch's attention use this one; any other model stays as it is."""
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+    """Let a model on a CPU that uses torch's attention use this one; any other model stays as it is.
+
+    So does a model whose code asks for torch's attention by name (sparse attention does): under another name it would compute
+    something else.
+    """
+    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa" and not _asks_for_name(model):
         model.set_attn_implementation(NAME)
+
+
+def _asks_for_name(model: PreTrainedModel) -> bool:
+    modules = {type(module).__module__ for module in model.modules()}
+    sources = [inspect.getsource(sys.modules[name]) for name in modules if name.startswith(("transformers.models.", "transformers_modules."))]
+    return any(_NAMED.search(source) for source in sources)
 
 
 AttentionInterface.register(NAME, cpu_attention)

@@ -21,6 +21,8 @@ from opsd_core.config import LoraConfig, ModelConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.attention import use_cpu_attention
+from opsd_core.models.logit_scale import logit_scale, logit_softcap
+from opsd_core.models.paths import Paths, usual_paths
 from opsd_core.objective.types import Head
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -32,6 +34,13 @@ class Policy:
 
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
+    chosen_paths: Paths | None = None
+    """What `acceptance.accept` found; None = what the configuration allows."""
+
+    @property
+    def paths(self) -> Paths:
+        """How this policy is sampled and scored."""
+        return self.chosen_paths or usual_paths(self.causal_lm)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -48,14 +57,15 @@ class Policy:
 
     @property
     def head(self) -> Head:
-        """The output projection: logits = softcap(hidden @ weight.T + bias)."""
-        output = self.causal_lm.get_output_embeddings()
-        softcap = getattr(self.causal_lm.config, "final_logit_softcapping", None)
-        return Head(output.weight, getattr(output, "bias", None), softcap)
+        """The output projection: logits = softcap(scale (hidden @ weight.T + bias))."""
+        output, config = self.causal_lm.get_output_embeddings(), self.causal_lm.config
+        return Head(output.weight, getattr(output, "bias", None), logit_softcap(config), logit_scale(config))
 
     @property
     def max_positions(self) -> int:
-        return int(getattr(self.causal_lm.config, "max_position_embeddings", 1 << 30))
+        """Tokens that the model can attend to; the text part's, and no limit where it names none."""
+        config = self.causal_lm.config.get_text_config(decoder=True)
+        return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
 
 
 def resolve_device(config: ModelConfig) -> torch.device:
@@ -156,7 +166,7 @@ def add_lora(policy: Policy, config: LoraConfig, seed: int) -> Policy:
         torch.manual_seed(seed)
         peft = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=modules, task_type="CAUSAL_LM")
         try:
-            return Policy(get_peft_model(policy.model, peft), policy.tokenizer)
+            return Policy(get_peft_model(policy.model, peft), policy.tokenizer, policy.chosen_paths)
         except ValueError as error:
             raise ConfigError(f"model.lora.target_modules={names!r}: {error}") from error
 

@@ -123,7 +123,7 @@ class EmaTeacher(FixedTeacher):
     """
 
     def __init__(self, shadow: Policy, decay: float) -> None:
-        super().__init__(Policy(shadow.model.float(), shadow.tokenizer))
+        super().__init__(Policy(shadow.model.float(), shadow.tokenizer, shadow.chosen_paths))
         self.decay = decay
 
     @torch.no_grad()
