@@ -17,7 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "opsd_cpu"
-_NAMED = re.compile(r"_attn_implementation\s*(==|!=|in|not in)\b?[^\n]*[\"']sdpa[\"']")
+_NAMED = re.compile(r"""_attn_implementation\s*(?:==|!=|in\b|not in\b)[^\n]*["']sdpa["']""")
 
 
 def cpu_attention(
@@ -62,6 +62,12 @@ def use_cpu_attention(model: PreTrainedModel) -> None:
     """
     if model.device.type == "cpu" and model.config._attn_implementation == "sdpa" and not _asks_for_name(model):
         model.set_attn_implementation(NAME)
+
+
+def use_own_attention(model: PreTrainedModel) -> None:
+    """Go back to torch's attention where this one is in use."""
+    if model.config._attn_implementation == NAME:
+        model.set_attn_implementation("sdpa")
 
 
 def _asks_for_name(model: PreTrainedModel) -> bool:

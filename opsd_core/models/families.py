@@ -32,10 +32,12 @@ _SIZES: dict[str, Any] = {
     **_all(48, "encoder_ffn_dim dff dim_ff d_inner feed_forward_size ffn_hidden_size expert_ffn_hidden_size intermediate_size_mlp"),
     **_all(48, "shared_experts_intermediate_size moe_shared_expert_intermediate_size mlp_dim"),
     **_all(LAYERS, "num_hidden_layers num_layers n_layer n_layers decoder_layers num_decoder_layers num_blocks depth"),
-    **_all(2, "encoder_layers num_encoder_layers num_global_layers num_layers_per_stack"),
+    **_all(LAYERS, "encoder_layers num_encoder_layers"),
+    **_all(2, "num_global_layers num_layers_per_stack max_window_layers"),
     **_all(HEADS, "num_attention_heads num_heads n_head n_heads decoder_attention_heads encoder_attention_heads attention_heads"),
     **_all(HEADS, "num_decoder_attention_heads num_encoder_attention_heads swa_num_attention_heads linear_num_value_heads"),
-    **_all(HEADS, "linear_num_heads index_n_heads num_query_groups"),
+    **_all(HEADS, "linear_num_heads num_query_groups"),
+    **_all(16, "index_n_heads"),
     **_all(2, "num_key_value_heads num_kv_heads kv_n_heads linear_num_key_heads swa_num_key_value_heads"),
     **_all(HEAD, "head_dim global_head_dim swa_head_dim dim_head d_head d_kv attention_head_size kv_channels v_head_dim"),
     **_all(HEAD, "linear_key_head_dim linear_value_head_dim linear_head_dim qk_nope_head_dim index_head_dim mamba_d_head"),
@@ -57,10 +59,34 @@ _SIZES: dict[str, Any] = {
 }
 """Value by the name of a setting, where the family has one that is a number."""
 
-_DROPPED = ("layer_types", "mlp_layer_types", "no_rope_layers", "moe_layers", "full_attn_idxs", "num_attention_heads_per_layer")
-"""Lists with an entry per layer: the family makes them anew for fewer layers."""
+_MLA = {"head_dim": 4, "num_key_value_heads": HEADS}
+"""Latent attention: rotary part of a head, and no heads to share."""
 
-_OWN: dict[str, dict[str, Any]] = {}
+_OWN: dict[str, dict[str, Any]] = {
+    **_all(_MLA, "axk1 axk2 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 glm4_moe_lite glm_moe_dsa minicpm3 youtu"),
+    **_all(_MLA, "longcat_flash kimi_linear dots3_note_text"),
+    "axk2": {**_MLA, "layer_types": ["indexed_attention"] * LAYERS},
+    "dots3_note_text": {**_MLA, "intermediate_size": 48},
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "falcon_h1": {"mamba_d_ssm": 64, "mamba_d_head": 8, "mamba_n_heads": 8},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 2},
+    "zaya": {"num_experts_per_tok": 1},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "num_key_value_heads": HEADS},
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2, "attention_hidden_size": 64, "attention_head_dim": 16},
+    "nemotron": {"num_key_value_heads": 2},
+    "reformer": {"axial_pos_shape": (16, 16), "axial_pos_embds_dim": (16, 16)},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "num_key_value_heads": 2},
+    "deepseek_v2": {**_MLA, "num_experts_per_tok": 2},
+    "recurrent_gemma": {"block_types": ["recurrent", "attention"]},
+    "xlstm": {"qk_dim_factor": 1.0, "v_dim_factor": 1.0, "num_heads": 4, "mlstm_round_up_to_multiple_of": 8, "chunk_size": 64},
+    **_all({"head_dim": HEAD}, "hunyuan_v1_dense hunyuan_v1_moe ministral"),
+    **_all({"attn_layer_indices": [1, 3]}, "bamba"),
+    **_all({"layers_block_type": ["mamba", "attention"] * 2}, "granitemoehybrid"),
+    "lfm2": {"full_attn_idxs": [1, 3]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "gemma4_assistant": {"hidden_size_per_layer_input": 0},
+    "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
+}
 """Numbers of a family that have to fit each other."""
 
 
@@ -88,6 +114,11 @@ def _shrunk(kind: type[PretrainedConfig]) -> dict[str, Any]:
             settings[key] = type(value)(**_shrunk(type(value)))
         elif key in _SIZES and isinstance(value, int) and not isinstance(value, bool):
             settings[key] = _SIZES[key]
+    kinds = list(dict.fromkeys(getattr(default, "layer_types", None) or ()))
+    stored_as = kind.attribute_map.get("layer_types", "layer_types")
+    if len(kinds) > 1 and not isinstance(getattr(kind, stored_as, None), property):
+        kinds.sort(key=lambda name: name == "full_attention")  # families that end with a layer of full attention insist on it
+        settings["layer_types"] = [kinds[(index - LAYERS) % len(kinds)] for index in range(LAYERS)]
     names = kind.attribute_map
     settings = {names.get(key, key): value for key, value in settings.items()}
     text = isinstance(getattr(default, "vocab_size", None), int)

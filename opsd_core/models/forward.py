@@ -108,13 +108,10 @@ class _Reached(Exception):
 
 
 def last_hidden(policy: Policy, *, use_cache: bool, **options: Any) -> Tensor:
-    """What the output projection reads (B, P, H): the decoder's result, or caught in front of the projection itself."""
+    """What the model's output projection reads (B, P, H), caught in front of it, whatever the model does before."""
     model = policy.causal_lm
-    decoder = model.get_decoder() if policy.paths.hidden == "decoder" else model
-    if use_cache or takes_use_cache(decoder):
+    if use_cache or takes_use_cache(model):
         options["use_cache"] = use_cache
-    if policy.paths.hidden == "decoder":
-        return decoder(**options).last_hidden_state
     found: list[Tensor] = []
 
     def reach(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:

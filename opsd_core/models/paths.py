@@ -8,8 +8,6 @@
     scoring    shared      the prompts' common beginning once, its cache repeated; rows padded on the right
                padded      whole rows padded on the right, no cache
                alone       one sequence at a time
-    hidden     decoder     what the decoder returns
-               head        what the model itself gives to its output projection
 
 `usual_paths` reads from the configuration what a model needs; `acceptance.accept` measures it.
 """
@@ -25,8 +23,7 @@ from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWin
 
 SamplingPath = Literal["fast", "aligned", "lockstep", "recomputed", "alone"]
 ScoringPath = Literal["shared", "padded", "alone"]
-HiddenPath = Literal["decoder", "head"]
-SAMPLING, SCORING, HIDDEN = get_args(SamplingPath), get_args(ScoringPath), get_args(HiddenPath)
+SAMPLING, SCORING = get_args(SamplingPath), get_args(ScoringPath)
 """From fast to plain."""
 
 _WINDOW = re.compile(r"sliding_window|attention_(window|chunk)|^local_att|window_size|keep_window|index_topk|block_size")
@@ -39,13 +36,16 @@ class Paths:
 
     sampling: SamplingPath = "fast"
     scoring: ScoringPath = "shared"
-    hidden: HiddenPath = "decoder"
 
 
 def usual_paths(model: PreTrainedModel) -> Paths:
-    """The fastest ways that the configuration allows: caches of keys and values alone share prefixes, windows need alignment."""
+    """The fastest ways that the configuration allows.
+
+    Only caches of keys and values can share prefixes, only models that take positions can be padded, and windows need rows
+    without gaps.
+    """
     kinds = _cache_kinds(model)
-    if not kinds or not kinds <= set(_FULL):
+    if not kinds or not kinds <= set(_FULL) or not accepts(model, "position_ids"):
         return Paths("lockstep", "padded")
     counts_slots = DynamicSlidingWindowLayer in kinds or has_window(model.config)
     return Paths("aligned" if counts_slots else "fast", "shared")
@@ -53,14 +53,16 @@ def usual_paths(model: PreTrainedModel) -> Paths:
 
 def has_window(config: PretrainedConfig) -> bool:
     """Whether attention may depend on the distance between slots: windows, chunks or sparse blocks below the context, or ALiBi."""
+    alibi = any("alibi" in name and value is True for name, value in _settings(config.get_text_config(decoder=True)))
+    return alibi or longest_window(config) > 0
+
+
+def longest_window(config: PretrainedConfig) -> int:
+    """Tokens of the longest window, chunk or sparse block that is shorter than the context; 0 where there is none."""
     text = config.get_text_config(decoder=True)
     limit = getattr(text, "max_position_embeddings", None) or 1 << 30
-    for name, value in _settings(text):
-        if "alibi" in name and value is True:
-            return True
-        if _WINDOW.search(name) and type(value) is int and 0 < value < limit:
-            return True
-    return False
+    sizes = [value for name, value in _settings(text) if _WINDOW.search(name) and type(value) is int and 0 < value < limit]
+    return max(sizes, default=0)
 
 
 def _settings(config: PretrainedConfig) -> Iterator[tuple[str, Any]]:
@@ -73,7 +75,7 @@ def _settings(config: PretrainedConfig) -> Iterator[tuple[str, Any]]:
 
 def _cache_kinds(model: PreTrainedModel) -> set[type]:
     """Classes of the layers of the model's cache; empty where it has no cache of transformers' kind."""
-    if "past_key_values" not in inspect.signature(type(model).forward).parameters:
+    if not accepts(model, "past_key_values"):
         return set()
     try:
         return {type(layer) for layer in DynamicCache(config=model.config).layers}
@@ -82,8 +84,9 @@ def _cache_kinds(model: PreTrainedModel) -> set[type]:
 
 
 def accepts(model: PreTrainedModel, name: str) -> bool:
-    """Whether the model's forward pass names this argument."""
-    return name in inspect.signature(type(model).forward).parameters
+    """Whether the model's forward pass names this argument; one that names none, a wrapper, takes what the model takes."""
+    parameters = inspect.signature(type(model).forward).parameters
+    return name in parameters or "input_ids" not in parameters
 
 
 def takes_use_cache(model: PreTrainedModel) -> bool:

@@ -58,14 +58,15 @@ class Policy:
     @property
     def head(self) -> Head:
         """The output projection: logits = softcap(scale (hidden @ weight.T + bias))."""
-        output, config = self.causal_lm.get_output_embeddings(), self.causal_lm.config
-        return Head(output.weight, getattr(output, "bias", None), logit_softcap(config), logit_scale(config))
+        model, output = self.causal_lm, self.causal_lm.get_output_embeddings()
+        return Head(output.weight, getattr(output, "bias", None), logit_softcap(model), logit_scale(model))
 
     @property
     def max_positions(self) -> int:
         """Tokens that the model can attend to; the text part's, and no limit where it names none."""
         config = self.causal_lm.config.get_text_config(decoder=True)
-        return int(getattr(config, "max_position_embeddings", None) or 1 << 30)
+        limit = int(getattr(config, "max_position_embeddings", None) or 0)
+        return limit if limit > 0 else 1 << 30
 
 
 def resolve_device(config: ModelConfig) -> torch.device:

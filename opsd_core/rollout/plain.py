@@ -16,8 +16,8 @@ from opsd_core.models.paths import accepts, takes_use_cache
 from opsd_core.models.policy import Policy
 from opsd_core.rollout.sampling import Completion, Sampling, sample_and_record
 
-_STATES = ("past_key_values", "cache_params", "state")
-"""What models call the state that they return and take again."""
+_STATES = ("past_key_values", "cache_params")
+"""What models call the cache that they return and take again."""
 _RENEW_BELOW = 0.75
 """Share of running rows under which ended ones leave the batch."""
 
@@ -65,9 +65,9 @@ def _lockstep(
     ids_BP = torch.tensor([list(prompts[row]) for row in rows], device=policy.device)
     running_B = torch.ones(len(rows), dtype=torch.bool, device=policy.device)
     cached = policy.paths.sampling == "lockstep"
-    state: dict[str, Any] = {}
+    state: dict[str, Cache] = {}
     for step in range(sampling.max_completion_length):
-        output = _forward(policy, ids_BP[:, -1:] if state else ids_BP, state, cached)
+        output = _forward(policy, ids_BP, state, cached)
         state = _state(output) if cached else {}
         tokens_B = sample_and_record(output.logits[:, -1], draws_CT[rows_B, step], sampling, completions, rows_B, running_B)
         ended_B = running_B & torch.isin(tokens_B, eos_E)
@@ -78,29 +78,31 @@ def _lockstep(
         if num_running == 0:
             return
         ids_BP = torch.cat([ids_BP, tokens_B[:, None]], dim=1)
-        if num_running < _RENEW_BELOW * len(rows_B) and _select(state, kept := running_B.nonzero().squeeze(1)):
+        if num_running < _RENEW_BELOW * len(rows_B):
+            kept = running_B.nonzero().squeeze(1)
+            _select(state, kept)
             rows_B, ids_BP, running_B = rows_B[kept], ids_BP[kept], running_B[kept]
 
 
-def _forward(policy: Policy, ids_BP: Tensor, state: dict[str, Any], cached: bool) -> Any:
+def _forward(policy: Policy, ids_BP: Tensor, state: dict[str, Cache], cached: bool) -> Any:
     model, options = policy.causal_lm, dict(state)
     if cached or takes_use_cache(model):
         options["use_cache"] = cached
     if accepts(model, "logits_to_keep"):
         options["logits_to_keep"] = 1
+    if state:  # only the new token is read; not every model counts what its cache holds
+        if accepts(model, "position_ids"):
+            options["position_ids"] = torch.full((len(ids_BP), 1), ids_BP.shape[1] - 1, device=ids_BP.device)
+        ids_BP = ids_BP[:, -1:]
     return model(input_ids=ids_BP, **options)
 
 
-def _state(output: Any) -> dict[str, Any]:
-    """What the next step continues from; empty where the model returned nothing of the kind."""
-    found = {name: output[name] for name in _STATES if name in output and output[name] is not None}
-    return dict([found.popitem()]) if found else {}
+def _state(output: Any) -> dict[str, Cache]:
+    """What the next step continues from; empty where the model returns no cache of transformers' kind."""
+    return next(({name: output[name]} for name in _STATES if isinstance(output.get(name), Cache)), {})
 
 
-def _select(state: dict[str, Any], kept_B: Tensor) -> bool:
-    """Keep these rows of the state; False where it cannot."""
-    for value in state.values():
-        if not isinstance(value, Cache):
-            return False
-        value.reorder_cache(kept_B)
-    return True
+def _select(state: dict[str, Cache], kept_B: Tensor) -> None:
+    """Keep these rows."""
+    for cache in state.values():
+        cache.reorder_cache(kept_B)

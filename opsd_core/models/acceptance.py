@@ -1,0 +1,227 @@
+"""The test that a loaded model passes before a campaign trusts it: the model against itself, in seconds.
+
+Plain checks come first. A model that fails one is refused with the reason: its weights or logits are not finite, it answers
+differently to the same tokens, it reads what comes later, or its logits are not a projection of hidden states.
+
+Then each way of sampling and of scoring is tried on a few ragged prompts that begin alike, from fast to plain, and compared
+with a plain forward pass. The first that agrees is chosen; the ones that do not are said. Other processes that load the model
+apply the stored result with `with_paths`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from opsd_core.errors import ModelError
+from opsd_core.models.attention import NAME, use_own_attention
+from opsd_core.models.forward import completion_hidden, head_logits, last_hidden, own_logits
+from opsd_core.models.paths import SAMPLING, SCORING, Paths, usual_paths
+from opsd_core.models.policy import Policy
+from opsd_core.models.probe import Probe, make_probe, plain_logprobs
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
+"""Nats: largest error of a log-probability. bfloat16 rounds a logit of 20 by 0.06 already, and every layer before it."""
+_SAMPLING = Sampling(max_completion_length=6, record_top_k=4)
+_PLACES = 3
+"""Fewer than prompts, so that some join others that go on."""
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """What was found: plain numbers and words, for a version's lineage."""
+
+    sampling: str
+    scoring: str
+    attention: str
+    """"usual", or "own": the CPU attention gave other results, so the model keeps torch's."""
+    errors: dict[str, float]
+    """By check, the largest error of a log-probability in nats (of a logit for the head)."""
+    switched_off: tuple[str, ...] = ()
+    """One sentence per way that this model cannot go."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Lists, numbers and strings alone."""
+        return asdict(self) | {"switched_off": list(self.switched_off)}
+
+    @staticmethod
+    def from_json(stored: dict[str, Any]) -> "Acceptance":
+        """The inverse of `to_json`."""
+        return Acceptance(**stored | {"switched_off": tuple(stored["switched_off"])})
+
+
+def with_paths(policy: Policy, record: Acceptance) -> Policy:
+    """The policy going the ways that `record` names, in any process and on any device."""
+    if record.attention == "own":
+        use_own_attention(policy.causal_lm)
+    return replace(policy, chosen_paths=Paths(record.sampling, record.scoring))
+
+
+@torch.inference_mode()
+def accept(policy: Policy) -> Acceptance:
+    """Test the policy and choose its ways. ModelError when a plain check fails, with the reason and what to change."""
+    probe = make_probe(policy)
+    errors = {name: check(policy, probe) for name, check in CHECKS.items()}
+    errors["attention"], attention, said = _choose_attention(policy, probe)
+    policy = with_paths(policy, Acceptance("alone", "alone", attention, {}))
+    usual = usual_paths(policy.causal_lm)
+    sampling, errors["sampling"], more = _choose(
+        "sampling", SAMPLING[SAMPLING.index(usual.sampling) :], policy, lambda paths: sampling_error(paths, probe)
+    )
+    scoring, errors["scoring"], most = _choose(
+        "scoring", SCORING[SCORING.index(usual.scoring) :], policy, lambda paths: scoring_error(paths, probe)
+    )
+    return Acceptance(sampling, scoring, attention, errors, (*said, *more, *most))
+
+
+def _choose(
+    what: str, ways: tuple[str, ...], policy: Policy, measure: Callable[[Policy], float]
+) -> tuple[str, float, tuple[str, ...]]:
+    """The first way whose error is within the tolerance, its error, and what is said of those before it."""
+    said: list[str] = []
+    for way in ways:
+        try:
+            error = measure(replace(policy, chosen_paths=replace(policy.paths, **{what: way})))
+            reason = f"differs from a plain forward pass by {error:.3g} nats"
+        except Exception as failure:  # whatever a shortcut makes an unknown model's code raise, it cannot be used
+            error, reason = torch.inf, f"raises {type(failure).__name__}: {(str(failure).splitlines() or [''])[0][:120]}"
+        if error <= tolerance(policy):
+            return way, error, tuple(said)
+        said.append(f"{what}={way} is off for {type(policy.causal_lm).__name__}: it {reason}.")
+    raise ModelError(
+        f"{type(policy.causal_lm).__name__} cannot be used: token by token it does not give what one forward pass over the "
+        f"same tokens gives ({said[-1]}) The architecture is not a causal language model, or its code is broken. "
+        "Choose another model.source."
+    )
+
+
+def tolerance(policy: Policy) -> float:
+    """Largest error of a log-probability, in nats, that the dtype explains."""
+    return _TOLERANCE.get(policy.causal_lm.dtype, _TOLERANCE[torch.float32])
+
+
+@torch.inference_mode()
+def sampling_error(policy: Policy, probe: Probe) -> float:
+    """Largest difference between log-probabilities recorded while sampling and plain ones of the same tokens."""
+    prompts = [*probe.prompts, probe.prompts[1]]
+    completions = generate(policy, prompts, list(range(len(prompts))), _SAMPLING, _PLACES)
+    worst = 0.0
+    for prompt, completion in zip(prompts, completions, strict=True):
+        plain_TV = plain_logprobs(policy, prompt, completion.ids_T)
+        plain_T = plain_TV.gather(1, torch.tensor(completion.ids_T, device=policy.device)[:, None])[:, 0].cpu()
+        worst = max(worst, _largest(plain_T - torch.tensor(completion.logprobs_T)))
+    return worst
+
+
+@torch.inference_mode()
+def scoring_error(policy: Policy, probe: Probe) -> float:
+    """Largest difference between log-probabilities from `completion_hidden` and plain ones, at the probe's tokens."""
+    hidden_NH = completion_hidden(policy, probe.prompts, probe.completions)
+    found_NV = torch.log_softmax(head_logits(hidden_NH, policy.head), dim=-1)
+    plain_NV = torch.cat([plain_logprobs(policy, *pair) for pair in zip(probe.prompts, probe.completions, strict=True)])
+    tokens_N1 = torch.tensor([[token] for ids in probe.completions for token in ids], device=policy.device)
+    return _largest((found_NV - plain_NV).gather(1, tokens_N1))
+
+
+def _largest(difference: torch.Tensor) -> float:
+    """Infinite where a number is not finite: no comparison with it may pass."""
+    return float(difference.abs().nan_to_num(nan=torch.inf).max())
+
+
+def _choose_attention(policy: Policy, probe: Probe) -> tuple[float, str, tuple[str, ...]]:
+    """Whether the CPU attention, where it is used, gives what torch's gives."""
+    model = policy.causal_lm
+    if model.config._attn_implementation != NAME:
+        return 0.0, "usual", ()
+    pair = probe.prompts[1], probe.completions[1]
+    ours_TV = plain_logprobs(policy, *pair)
+    use_own_attention(model)
+    own_TV = plain_logprobs(policy, *pair)
+    tokens_T1 = torch.tensor(pair[1], device=policy.device)[:, None]
+    error = _largest((ours_TV - own_TV).gather(1, tokens_T1))
+    if error > tolerance(policy):
+        return error, "own", (f"attention: {type(model).__name__} keeps torch's; the CPU's differs by {error:.3g} nats.",)
+    model.set_attn_implementation(NAME)
+    return error, "usual", ()
+
+
+def _refuse(policy: Policy, reason: str) -> ModelError:
+    return ModelError(f"{type(policy.causal_lm).__name__} cannot be used: {reason} Choose another model.source.")
+
+
+def finite_weights(policy: Policy, probe: Probe) -> float:
+    """No weight is nan or infinite."""
+    for name, tensor in policy.causal_lm.state_dict().items():
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
+            raise _refuse(policy, f"its tensor {name} holds numbers that are not finite; the file is damaged or half written.")
+    return 0.0
+
+
+def finite_logits(policy: Policy, probe: Probe) -> float:
+    """Log-probabilities of text are finite."""
+    for prompt, completion in zip(probe.prompts, probe.completions, strict=True):
+        tokens_T1 = torch.tensor(completion, device=policy.device)[:, None]
+        if not torch.isfinite(plain_logprobs(policy, prompt, completion).gather(1, tokens_T1)).all():
+            raise _refuse(policy, f"its logits are not finite in {policy.causal_lm.dtype}. Try model.dtype=float32.")
+    return 0.0
+
+
+def same_answer_twice(policy: Policy, probe: Probe) -> float:
+    """The same tokens give the same logits: neither dropout nor random hashing nor a state is left."""
+    ids_1P = torch.tensor([probe.prompts[1]], device=policy.device)
+    error = _largest(own_logits(policy, ids_1P)[0, -1] - own_logits(policy, ids_1P)[0, -1])
+    if error > tolerance(policy):
+        raise _refuse(policy, f"the same tokens give logits that differ by {error:.3g}: it draws random numbers.")
+    return error
+
+
+def reads_left_to_right(policy: Policy, probe: Probe) -> float:
+    """Logits do not depend on what comes later."""
+    worst = 0.0
+    for prompt, completion in islice(zip(probe.prompts, probe.completions, strict=True), 2):
+        tokens = [*prompt, *completion]
+        whole_PV = torch.log_softmax(own_logits(policy, torch.tensor([tokens], device=policy.device))[0], dim=-1)
+        for length in (len(prompt) // 2 + 1, len(prompt)):
+            start_1P = torch.tensor([tokens[:length]], device=policy.device)
+            start_V = torch.log_softmax(own_logits(policy, start_1P)[0, -1], dim=-1)
+            worst = max(worst, _largest((start_V - whole_PV[length - 1])[list(completion)]))
+    if worst > tolerance(policy):
+        raise _refuse(policy, f"a token's logits change by {worst:.3g} with the tokens after it; it is no causal model.")
+    return worst
+
+
+def head_is_a_projection(policy: Policy, probe: Probe) -> float:
+    """logits = cap(scale (hidden W^T + b)), which is all that the objective computes."""
+    ids_1P = torch.tensor([probe.prompts[1]], device=policy.device)
+    wanted, head = own_logits(policy, ids_1P), policy.head
+    found = head_logits(last_hidden(policy, input_ids=ids_1P, use_cache=False), head)
+    if found.shape != wanted.shape:
+        raise _refuse(policy, f"its head has {found.shape[-1]} rows but its logits {wanted.shape[-1]} entries.")
+    error, size = _largest(found - wanted), float(wanted.abs().max())
+    if not error <= tolerance(policy) * max(1.0, size / 20):
+        raise _refuse(
+            policy,
+            f"its logits differ by {error:.3g} from its output projection (scale {head.scale:g}, softcap {head.softcap}): it "
+            "changes logits in a way that the objective does not know.",
+        )
+    return error
+
+
+CHECKS: dict[str, Callable[[Policy, Probe], float]] = {
+    "finite_weights": finite_weights,
+    "finite_logits": finite_logits,
+    "same_answer_twice": same_answer_twice,
+    "reads_left_to_right": reads_left_to_right,
+    "head": head_is_a_projection,
+}
+"""Plain checks by name, in order: each returns its error or raises ModelError."""
+
+
+def sentences(record: Acceptance) -> Iterator[str]:
+    """For the log: which ways were chosen, and what was switched off."""
+    yield f"sampling={record.sampling}, scoring={record.scoring}, attention={record.attention}"
+    yield from record.switched_off
