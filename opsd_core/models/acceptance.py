@@ -9,11 +9,15 @@ apply the stored result with `with_paths`.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from opsd_core.errors import ModelError
 from opsd_core.models.attention import NAME, use_own_attention
@@ -24,8 +28,11 @@ from opsd_core.models.probe import Probe, make_probe, plain_logprobs
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
 
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
-"""Nats: largest error of a log-probability. bfloat16 rounds a logit of 20 by 0.06 already, and every layer before it."""
+TOLERANCE = 1e-3
+"""Nats: largest error of a log-probability in float32."""
+_ROUNDING = 0.1
+"""Nats: largest mean error in fewer bits. bfloat16 rounds a logit of 20 by 0.06, and every layer before it."""
+_HALF = (torch.bfloat16, torch.float16)
 _SAMPLING = Sampling(max_completion_length=6, record_top_k=4)
 _PLACES = 3
 """Fewer than prompts, so that some join others that go on."""
@@ -61,21 +68,72 @@ def with_paths(policy: Policy, record: Acceptance) -> Policy:
     return replace(policy, chosen_paths=Paths(record.sampling, record.scoring))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def accept(policy: Policy) -> Acceptance:
-    """Test the policy and choose its ways. ModelError when a plain check fails, with the reason and what to change."""
-    probe = make_probe(policy)
-    errors = {name: check(policy, probe) for name, check in CHECKS.items()}
-    errors["attention"], attention, said = _choose_attention(policy, probe)
-    policy = with_paths(policy, Acceptance("alone", "alone", attention, {}))
-    usual = usual_paths(policy.causal_lm)
-    sampling, errors["sampling"], more = _choose(
-        "sampling", SAMPLING[SAMPLING.index(usual.sampling) :], policy, lambda paths: sampling_error(paths, probe)
-    )
-    scoring, errors["scoring"], most = _choose(
-        "scoring", SCORING[SCORING.index(usual.scoring) :], policy, lambda paths: scoring_error(paths, probe)
-    )
-    return Acceptance(sampling, scoring, attention, errors, (*said, *more, *most))
+    """Test the policy and choose its ways. ModelError when a plain check fails, with the reason and what to change.
+
+    Ways are compared in float32, where rounding cannot hide a difference; the chosen ones run once more in the model's dtype.
+    The policy is as before afterwards, but for its attention. Its weights must not be packed yet.
+    """
+    model, dtype, probe = policy.causal_lm, policy.causal_lm.dtype, make_probe(policy)
+    with _float32(model):
+        errors = {name: _plain(check, policy, probe) for name, check in CHECKS.items()}
+        errors["attention"], attention, said = _choose_attention(policy, probe)
+        policy = with_paths(policy, Acceptance("alone", "alone", attention, {}))
+        usual, chosen = usual_paths(model), {}
+        ladders = {"sampling": (SAMPLING, usual.sampling, sampling_error), "scoring": (SCORING, usual.scoring, scoring_error)}
+        for what, (ways, first, measure) in ladders.items():
+            ways = ways[ways.index(first) :]
+            chosen[what], errors[what], more = _choose(what, ways, policy, partial(_measured, measure, probe))
+            said += more
+    record = Acceptance(**chosen, attention=attention, errors=errors, switched_off=said)
+    if dtype == torch.float32:
+        return record
+    return replace(record, errors=errors | {"rounding": _plain(_rounding, with_paths(policy, record), probe)})
+
+
+def _measured(measure: Callable[[Policy, Probe], Tensor], probe: Probe, policy: Policy) -> float:
+    return _largest(measure(policy, probe))
+
+
+def _plain(check: Callable[[Policy, Probe], float], policy: Policy, probe: Probe) -> float:
+    """The check's error; whatever else the model's own code raises on plain tokens is a reason to refuse it."""
+    try:
+        return check(policy, probe)
+    except ModelError:
+        raise
+    except Exception as error:
+        raise _refuse(policy, f"a plain forward pass raises {type(error).__name__}: {_line(error)}.") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0][:160]
+
+
+@contextmanager
+def _float32(model: PreTrainedModel) -> Iterator[None]:
+    """Weights of fewer bits as float32, and back: exact both ways. Tables that are float32 already stay untouched."""
+    kept = [(tensor, tensor.dtype) for tensor in (*model.parameters(), *model.buffers()) if tensor.dtype in _HALF]
+    for tensor, _ in kept:
+        tensor.data = tensor.data.float()
+    try:
+        yield
+    finally:
+        for tensor, dtype in kept:
+            tensor.data = tensor.data.to(dtype)
+
+
+def _rounding(policy: Policy, probe: Probe) -> float:
+    """Mean error of a log-probability in the model's own dtype."""
+    differences = torch.cat([sampling_error(policy, probe).cpu(), scoring_error(policy, probe).cpu()])
+    error = float(differences.abs().nan_to_num(nan=torch.inf).mean())
+    if error > _ROUNDING:
+        raise _refuse(
+            policy,
+            f"in {policy.causal_lm.dtype} its log-probabilities are off by {error:.3g} nats on average, more than the "
+            f"{_ROUNDING} that rounding explains. Set model.dtype=float32, or:",
+        )
+    return error
 
 
 def _choose(
@@ -88,8 +146,8 @@ def _choose(
             error = measure(replace(policy, chosen_paths=replace(policy.paths, **{what: way})))
             reason = f"differs from a plain forward pass by {error:.3g} nats"
         except Exception as failure:  # whatever a shortcut makes an unknown model's code raise, it cannot be used
-            error, reason = torch.inf, f"raises {type(failure).__name__}: {(str(failure).splitlines() or [''])[0][:120]}"
-        if error <= tolerance(policy):
+            error, reason = torch.inf, f"raises {type(failure).__name__}: {_line(failure)}"
+        if error <= TOLERANCE:
             return way, error, tuple(said)
         said.append(f"{what}={way} is off for {type(policy.causal_lm).__name__}: it {reason}.")
     raise ModelError(
@@ -99,32 +157,28 @@ def _choose(
     )
 
 
-def tolerance(policy: Policy) -> float:
-    """Largest error of a log-probability, in nats, that the dtype explains."""
-    return _TOLERANCE.get(policy.causal_lm.dtype, _TOLERANCE[torch.float32])
-
-
 @torch.inference_mode()
-def sampling_error(policy: Policy, probe: Probe) -> float:
-    """Largest difference between log-probabilities recorded while sampling and plain ones of the same tokens."""
+def sampling_error(policy: Policy, probe: Probe) -> Tensor:
+    """Differences between log-probabilities recorded while sampling and plain ones of the same tokens, in nats."""
     prompts = [*probe.prompts, probe.prompts[1]]
-    completions = generate(policy, prompts, list(range(len(prompts))), _SAMPLING, _PLACES)
-    worst = 0.0
-    for prompt, completion in zip(prompts, completions, strict=True):
+    differences = []
+    for prompt, completion in zip(
+        prompts, generate(policy, prompts, list(range(len(prompts))), _SAMPLING, _PLACES), strict=True
+    ):
         plain_TV = plain_logprobs(policy, prompt, completion.ids_T)
         plain_T = plain_TV.gather(1, torch.tensor(completion.ids_T, device=policy.device)[:, None])[:, 0].cpu()
-        worst = max(worst, _largest(plain_T - torch.tensor(completion.logprobs_T)))
-    return worst
+        differences.append(plain_T - torch.tensor(completion.logprobs_T))
+    return torch.cat(differences)
 
 
 @torch.inference_mode()
-def scoring_error(policy: Policy, probe: Probe) -> float:
-    """Largest difference between log-probabilities from `completion_hidden` and plain ones, at the probe's tokens."""
+def scoring_error(policy: Policy, probe: Probe) -> Tensor:
+    """Differences between log-probabilities from `completion_hidden` and plain ones, at the probe's tokens, in nats."""
     hidden_NH = completion_hidden(policy, probe.prompts, probe.completions)
     found_NV = torch.log_softmax(head_logits(hidden_NH, policy.head), dim=-1)
     plain_NV = torch.cat([plain_logprobs(policy, *pair) for pair in zip(probe.prompts, probe.completions, strict=True)])
     tokens_N1 = torch.tensor([[token] for ids in probe.completions for token in ids], device=policy.device)
-    return _largest((found_NV - plain_NV).gather(1, tokens_N1))
+    return (found_NV - plain_NV).gather(1, tokens_N1)[:, 0]
 
 
 def _largest(difference: torch.Tensor) -> float:
@@ -143,7 +197,7 @@ def _choose_attention(policy: Policy, probe: Probe) -> tuple[float, str, tuple[s
     own_TV = plain_logprobs(policy, *pair)
     tokens_T1 = torch.tensor(pair[1], device=policy.device)[:, None]
     error = _largest((ours_TV - own_TV).gather(1, tokens_T1))
-    if error > tolerance(policy):
+    if error > TOLERANCE:
         return error, "own", (f"attention: {type(model).__name__} keeps torch's; the CPU's differs by {error:.3g} nats.",)
     model.set_attn_implementation(NAME)
     return error, "usual", ()
@@ -174,7 +228,7 @@ def same_answer_twice(policy: Policy, probe: Probe) -> float:
     """The same tokens give the same logits: neither dropout nor random hashing nor a state is left."""
     ids_1P = torch.tensor([probe.prompts[1]], device=policy.device)
     error = _largest(own_logits(policy, ids_1P)[0, -1] - own_logits(policy, ids_1P)[0, -1])
-    if error > tolerance(policy):
+    if error > TOLERANCE:
         raise _refuse(policy, f"the same tokens give logits that differ by {error:.3g}: it draws random numbers.")
     return error
 
@@ -189,7 +243,7 @@ def reads_left_to_right(policy: Policy, probe: Probe) -> float:
             start_1P = torch.tensor([tokens[:length]], device=policy.device)
             start_V = torch.log_softmax(own_logits(policy, start_1P)[0, -1], dim=-1)
             worst = max(worst, _largest((start_V - whole_PV[length - 1])[list(completion)]))
-    if worst > tolerance(policy):
+    if worst > TOLERANCE:
         raise _refuse(policy, f"a token's logits change by {worst:.3g} with the tokens after it; it is no causal model.")
     return worst
 
@@ -202,7 +256,7 @@ def head_is_a_projection(policy: Policy, probe: Probe) -> float:
     if found.shape != wanted.shape:
         raise _refuse(policy, f"its head has {found.shape[-1]} rows but its logits {wanted.shape[-1]} entries.")
     error, size = _largest(found - wanted), float(wanted.abs().max())
-    if not error <= tolerance(policy) * max(1.0, size / 20):
+    if not error <= TOLERANCE * max(1.0, size / 20):
         raise _refuse(
             policy,
             f"its logits differ by {error:.3g} from its output projection (scale {head.scale:g}, softcap {head.softcap}): it "
