@@ -7,6 +7,7 @@ counts where the model's code uses it on logits: MiniCPM divides its hidden stat
 """
 
 import inspect
+from functools import cache
 
 from transformers import PreTrainedModel
 
@@ -35,14 +36,15 @@ def _used(model: PreTrainedModel, name: str) -> float | None:
     for part in (model.config.get_text_config(decoder=True), model.config):
         value = getattr(part, name, None)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value) if name in _behind_logits(model) else None
+            return float(value) if name in _behind_logits(type(model)) else None
     return None
 
 
-def _behind_logits(model: PreTrainedModel) -> str:
+@cache
+def _behind_logits(kind: type[PreTrainedModel]) -> str:
     """The code of the model's class from where it first sets `logits`; all names where there is no source to read."""
     try:
-        code = inspect.getsource(type(model))
+        code = inspect.getsource(kind)
     except (OSError, TypeError):
         return " ".join((*_MULTIPLIERS, *_DIVISORS, *_CAPS))
     return code.partition("logits = ")[2]

@@ -4,13 +4,12 @@ torch rearranges a bfloat16 weight at every product; at the few rows of a decodi
 the weights are read once more. Rearranged once, they give the same bits.
 """
 
-import inspect
 import re
-import sys
 
 import torch
 from torch import Tensor, nn
 
+from opsd_core.models.attention import modeling_sources
 from opsd_core.models.policy import Policy
 
 
@@ -42,9 +41,7 @@ def packed(policy: Policy) -> Policy:
 
 def _weights_read(model: nn.Module) -> set[str]:
     """Names of layers whose `weight` the model's code reads itself (latent attention and state spaces do): it must have values."""
-    names = {type(module).__module__ for module in model.modules()}
-    sources = [inspect.getsource(sys.modules[name]) for name in names if "modeling" in name.rpartition(".")[2]]
-    return {found for source in sources for found in re.findall(r"self\.(\w+)\.weight\b", source)}
+    return {name for source in modeling_sources(model) for name in re.findall(r"self\.(\w+)\.weight\b", source)}
 
 
 def _can_pack() -> bool:

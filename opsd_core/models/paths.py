@@ -14,8 +14,9 @@
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal, get_args
 
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
@@ -85,11 +86,18 @@ def _cache_kinds(model: PreTrainedModel) -> set[type]:
 
 def accepts(model: PreTrainedModel, name: str) -> bool:
     """Whether the model's forward pass names this argument; one that names none, a wrapper, takes what the model takes."""
-    parameters = inspect.signature(type(model).forward).parameters
-    return name in parameters or "input_ids" not in parameters
+    named, _ = _arguments(type(model).forward)
+    return name in named or "input_ids" not in named
 
 
 def takes_use_cache(model: PreTrainedModel) -> bool:
     """Whether the forward pass takes `use_cache`, by name or among its keyword arguments."""
-    parameters = inspect.signature(type(model).forward).parameters.values()
-    return any(entry.name == "use_cache" or entry.kind is inspect.Parameter.VAR_KEYWORD for entry in parameters)
+    named, others = _arguments(type(model).forward)
+    return others or "use_cache" in named
+
+
+@cache
+def _arguments(forward: Callable[..., Any]) -> tuple[frozenset[str], bool]:
+    """Names of a forward pass' arguments, and whether it takes others."""
+    parameters = inspect.signature(forward).parameters
+    return frozenset(parameters), any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in parameters.values())

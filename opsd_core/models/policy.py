@@ -35,12 +35,14 @@ class Policy:
     model: PreTrainedModel | PeftModel
     tokenizer: PreTrainedTokenizerBase
     chosen_paths: Paths | None = None
-    """What `acceptance.accept` found; None = what the configuration allows."""
+    """What `acceptance.accept` found; None = what the configuration allows, filled in at the first use."""
 
     @property
     def paths(self) -> Paths:
         """How this policy is sampled and scored."""
-        return self.chosen_paths or usual_paths(self.causal_lm)
+        if self.chosen_paths is None:
+            self.chosen_paths = usual_paths(self.causal_lm)
+        return self.chosen_paths
 
     @property
     def causal_lm(self) -> PreTrainedModel:

@@ -18,6 +18,9 @@ _SHARED, _MAX_SHARED = 24, 640
 """Tokens of the common beginning where there is no window, and at most: a longer window is not tested but trusted."""
 _OWN_TOKENS, _COMPLETIONS = (1, 9, 3, 6), (3, 5, 2, 4)
 
+_TOKEN = ("token_id", "token_index")
+"""How settings that name a token end."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -56,7 +59,7 @@ def _text_tokens(policy: Policy) -> list[int]:
     text = config.get_text_config(decoder=True)
     barred = set(policy.tokenizer.all_special_ids) | set(policy.tokenizer.added_tokens_decoder)
     for part in (config, text):
-        barred |= {value for name, value in vars(part).items() if name.endswith(("_token_id", "_token_index")) and type(value) is int}
+        barred |= {value for name, value in vars(part).items() if name.endswith(_TOKEN) and type(value) is int}
     size = min(len(policy.tokenizer), policy.causal_lm.get_input_embeddings().weight.shape[0])
     if not (ids := [token for token in range(size) if token not in barred]):
         raise ModelError(

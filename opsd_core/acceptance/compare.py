@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from opsd_core.acceptance.probe import Probe, plain_logprobs
+from opsd_core.config import DistillationConfig
 from opsd_core.models.forward import completion_hidden, own_logits
 from opsd_core.models.policy import Policy
-from opsd_core.models.probe import Probe, plain_logprobs
 from opsd_core.objective import SampledTokens, distillation_loss
-from opsd_core.config import DistillationConfig
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Completion, Sampling, sample_and_record, uniform_draws
 
@@ -81,7 +81,8 @@ def gradient_difference(policy: Policy, probe: Probe) -> float:
 
 def _gradient(loss: Tensor, parameters: list[Tensor]) -> Tensor:
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    return torch.cat([torch.zeros(p.numel()) if g is None else g.flatten().float() for p, g in zip(parameters, gradients, strict=True)])
+    pairs = zip(parameters, gradients, strict=True)
+    return torch.cat([torch.zeros(leaf.numel()) if found is None else found.flatten().float() for leaf, found in pairs])
 
 
 def ragged_prompts(seed: int = 1) -> list[list[int]]:

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from opsd_core.acceptance.probe import Probe, make_probe, plain_logprobs
 from opsd_core.errors import ModelError
 from opsd_core.models.attention import NAME, use_own_attention
 from opsd_core.models.forward import completion_hidden, head_logits, last_hidden, own_logits
 from opsd_core.models.paths import SAMPLING, SCORING, Paths, usual_paths
 from opsd_core.models.policy import Policy
-from opsd_core.models.probe import Probe, make_probe, plain_logprobs
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
 
