@@ -28,6 +28,10 @@ class ContextKind(NamedTuple):
     """Needs to know which completions are right."""
     peers: bool = False
     """Shows what another model answered to the prompt."""
+    control: bool = False
+    """Takes the information away and keeps the format: allowed in a control arm only."""
+    reads: tuple[str, ...] = ()
+    """Settings of `teacher` that only contexts like this one read."""
 
 
 _REFERENCE = "{{ student_prompt }}\n\n(The correct final answer is {{ privileged_context }}.)"
@@ -35,7 +39,7 @@ _REFERENCE = "{{ student_prompt }}\n\n(The correct final answer is {{ privileged
 CONTEXT_KINDS: dict[str, ContextKind] = {
     "none": ContextKind(""),
     "reference": ContextKind(_REFERENCE, reference=True, own_reference=True),
-    "shuffled_reference": ContextKind(_REFERENCE, reference=True),
+    "shuffled_reference": ContextKind(_REFERENCE, reference=True, control=True),
     "demo": ContextKind(
         "{{ student_prompt }}\nThis is an example for a response to the question:\n{{ privileged_context }}\n"
         "Now answer with a response of your own, including the thinking process:",
@@ -52,12 +56,14 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         "{{ student_prompt }}\n\nHint, the first step of a solution: {{ privileged_context }}",
         reference=True,
         own_reference=True,
+        reads=("context_fraction",),
     ),
     "partial": ContextKind(
         "{{ student_prompt }}\n\nHere is the beginning of a reference solution:\n{{ privileged_context }}\n\n"
         "With its help, solve the problem in your own words.",
         reference=True,
         own_reference=True,
+        reads=("context_fraction",),
     ),
     "sibling_success": ContextKind(
         "{{ student_prompt }}\n\nCorrect solution:\n\n{{ privileged_context }}\n\nCorrectly solve the original question.",
@@ -71,6 +77,7 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         "With its help, solve the problem in your own words.",
         rollouts=True,
         siblings=True,
+        reads=("min_agreement",),
     ),
     # attempt
     "feedback": ContextKind(
@@ -97,6 +104,7 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
     "concise": ContextKind(
         "{{ privileged_context }}\n\n{{ student_prompt }}",
         instruction="Solve the following problem concisely: only the steps that are needed, no remarks, no repetition.",
+        reads=("instruction",),
     ),
-    "instruction": ContextKind("{{ student_prompt }}", system="{{ privileged_context }}"),
+    "instruction": ContextKind("{{ student_prompt }}", system="{{ privileged_context }}", reads=("instruction",)),
 }

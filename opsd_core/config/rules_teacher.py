@@ -1,13 +1,12 @@
 """Rules between the teacher's settings and the others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 
 from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
-
-_OTHER_MODELS = ("external", "peers")
-_MOVING = ("ema", "live", "adapter_off", "trust_region")
+from opsd_core.config.context_kinds import CONTEXT_KINDS, ContextKind
+from opsd_core.config.teacher_kinds import TEACHER_KINDS, TeacherKind
 
 
 def generated_source(config: CampaignSettings) -> bool:
@@ -23,7 +22,7 @@ def null_configuration(config: CampaignSettings) -> str | None:
         or teacher.temperature != 1.0
         or teacher.truncates
         or teacher.student_noise > 0.0
-        or teacher.weights in _OTHER_MODELS
+        or teacher.weights_kind.other_models
     )
     if asymmetric or config.control or config.distillation.teacher_free:
         return None
@@ -36,9 +35,9 @@ def null_configuration(config: CampaignSettings) -> str | None:
 
 
 def _shuffled_is_a_control(config: CampaignSettings) -> str | None:
-    if config.teacher.context == "shuffled_reference" and not config.control:
+    if config.teacher.kind.control and not config.control:
         return (
-            "teacher.context=shuffled_reference shows the teacher another item's answer; it measures the effect of the "
+            f"teacher.context={config.teacher.context} shows the teacher another item's answer; it measures the effect of the "
             "format alone. Set control=true to run it as a control arm."
         )
     return None
@@ -94,12 +93,12 @@ def _siblings_need_a_group(config: CampaignSettings) -> str | None:
 
 
 def _moving_teacher_needs_online(config: CampaignSettings) -> str | None:
-    weights = config.teacher.weights
-    if weights not in _MOVING or config.distillation.targets == "online":
+    weights, kind = config.teacher.weights, config.teacher.weights_kind
+    if kind.recordable or config.distillation.targets == "online":
         return None
-    if weights == "adapter_off":
+    if kind.adapters:
         return (
-            "teacher.weights=adapter_off saves a second copy while training, but distillation.targets=recorded scores "
+            f"teacher.weights={weights} saves a second copy while training, but distillation.targets=recorded scores "
             "before it. Set distillation.targets=online, or teacher.weights=initial, which is the same model."
         )
     return (
@@ -109,24 +108,24 @@ def _moving_teacher_needs_online(config: CampaignSettings) -> str | None:
 
 
 def _adapter_off_needs_adapters(config: CampaignSettings) -> str | None:
-    if config.teacher.weights == "adapter_off" and config.model.lora.rank == 0:
+    if config.teacher.weights_kind.adapters and config.model.lora.rank == 0:
         return (
-            "teacher.weights=adapter_off with model.lora.rank=0: all weights are trained, so there is no adapter to switch "
-            "off. Set model.lora.rank above 0, or teacher.weights=initial."
+            f"teacher.weights={config.teacher.weights} with model.lora.rank=0: all weights are trained, so there is no adapter "
+            "to switch off. Set model.lora.rank above 0, or teacher.weights=initial."
         )
     return None
 
 
 def _other_models_are_named(config: CampaignSettings) -> str | None:
-    teacher = config.teacher
-    if teacher.weights == "external" and not teacher.source:
-        return "teacher.weights=external needs teacher.source, the model that teaches."
-    if teacher.weights == "peers" and len(teacher.peers) < 2:
+    teacher, kind = config.teacher, config.teacher.weights_kind
+    if kind.models == "source" and not teacher.source:
+        return f"teacher.weights={teacher.weights} needs teacher.source, the model that teaches."
+    if kind.several and len(teacher.peers) < 2:
         return (
-            f"teacher.weights=peers needs two or more models in teacher.peers, not {len(teacher.peers)}. "
+            f"teacher.weights={teacher.weights} needs two or more models in teacher.peers, not {len(teacher.peers)}. "
             "For one use teacher.weights=external and teacher.source."
         )
-    if teacher.source and teacher.weights != "external":
+    if teacher.source and kind.models != "source":
         return f"teacher.source={teacher.source!r} has no effect with teacher.weights={teacher.weights}; set external."
     if teacher.peers and teacher.sources != teacher.peers:
         return (
@@ -151,7 +150,7 @@ def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
     teacher = config.teacher
     if teacher.peer_gate == "off":
         return None
-    if teacher.weights not in _OTHER_MODELS:
+    if not teacher.weights_kind.other_models:
         return f"teacher.peer_gate=solved asks other models, but teacher.weights={teacher.weights}. Set external or peers."
     if config.distillation.targets == "online":
         return (
@@ -165,8 +164,7 @@ def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
 
 def _truncated_target_forbids_reverse(config: CampaignSettings) -> str | None:
     teacher, distillation = config.teacher, config.distillation
-    reverse = distillation.divergence in ("reverse_kl", "entropy_mix", "sampled_token")
-    if teacher.truncates and (reverse or (distillation.divergence == "jsd" and distillation.beta == 1.0)):
+    if teacher.truncates and distillation.kind.infinite_at_zero:
         return (
             f"teacher.top_p={teacher.top_p}, teacher.top_k={teacher.top_k} give some tokens probability 0, and "
             f"distillation.divergence={distillation.divergence} is infinite where the student has mass there. "
@@ -177,11 +175,13 @@ def _truncated_target_forbids_reverse(config: CampaignSettings) -> str | None:
 
 def _instruction_is_given(config: CampaignSettings) -> str | None:
     teacher = config.teacher
-    if teacher.context == "instruction" and not teacher.instruction:
-        return "teacher.context=instruction needs teacher.instruction, the text that only the teacher is told."
-    if teacher.instruction and teacher.context not in ("instruction", "concise"):
+    reads = "instruction" in teacher.kind.reads
+    if reads and not (teacher.instruction or teacher.kind.instruction):
+        return f"teacher.context={teacher.context} needs teacher.instruction, the text that only the teacher is told."
+    if teacher.instruction and not reads:
+        showing = " and ".join(name for name, kind in CONTEXT_KINDS.items() if "instruction" in kind.reads)
         return (
-            f"teacher.instruction has no effect with teacher.context={teacher.context}: only instruction and concise show "
+            f"teacher.instruction has no effect with teacher.context={teacher.context}: only {showing} show "
             "it. Put the text into teacher.template, or change the context."
         )
     return None
@@ -248,13 +248,9 @@ def teacher_settings_without_effect(config: CampaignSettings) -> Iterator[str]:
     teacher = config.teacher
     defaults = type(teacher)()
     used = {
-        "ema_decay": teacher.weights == "ema",
-        "trust_region_lambda": teacher.weights == "trust_region",
-        "mixture": teacher.weights == "peers",
-        "mixture_weights": teacher.weights == "peers",
+        **_read_by(TEACHER_KINDS, teacher.weights),
         "reference": teacher.kind.reference,
-        "context_fraction": teacher.context in ("hint", "partial"),
-        "min_agreement": teacher.context == "majority",
+        **_read_by(CONTEXT_KINDS, teacher.context),
         "only_unsuccessful": teacher.kind.rollouts,
         "missing_context": teacher.kind.rollouts,
         "template": teacher.context != "none",
@@ -266,6 +262,11 @@ def teacher_settings_without_effect(config: CampaignSettings) -> Iterator[str]:
                 f"teacher.{name}={value!r:.60} has no effect with teacher.weights={teacher.weights} and "
                 f"teacher.context={teacher.context}."
             )
+
+
+def _read_by(kinds: Mapping[str, TeacherKind | ContextKind], name: str) -> dict[str, bool]:
+    """Every setting that some of the kinds read, and whether the kind called `name` does."""
+    return {setting: setting in kinds[name].reads for kind in kinds.values() for setting in kind.reads}
 
 
 def _unread_without_a_teacher(config: CampaignSettings) -> Iterator[str]:

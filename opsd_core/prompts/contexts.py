@@ -171,7 +171,7 @@ def build_context(inputs: ContextInputs) -> Variables | None:
 
 def context_identity(config: TeacherConfig) -> dict[str, Any]:
     """The settings that decide what the context shows; part of the identity of everything made with it."""
-    names = ["context", "reference", "context_fraction", "instruction"]
+    names = ["context", "reference", "context_fraction", "instruction", *config.kind.reads]
     if config.kind.rollouts:
         names += ["min_agreement", "only_unsuccessful", "missing_context"]
     return config.model_dump(include=set(names))

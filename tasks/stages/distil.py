@@ -17,25 +17,20 @@ from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.records.targets import read_targets
 from opsd_core.selection.token_weights import WeightInputs, token_weights
-from opsd_core.teacher.teachers import (
-    AdapterOffTeacher,
-    EmaTeacher,
-    LiveTeacher,
-    NoTeacher,
-    TeacherWeights,
-    TrustRegionTeacher,
-)
+from opsd_core.teacher.kinds import teacher_in_training
+from opsd_core.teacher.parts import Models, Parts
+from opsd_core.teacher.teachers import TeacherWeights
 from opsd_core.training.alarms import find_alarms
 from opsd_core.training.checkpoint import load_trainable
 from opsd_core.training.importance import check_staleness, old_logprobs
 from opsd_core.training.probes import run_probes
 from opsd_core.training.trainer import Schedule, TrainingItem, batch_order, distil
-from tasks.context import load, load_shared, local, produce, scratch, store, stored_examples, tracker
+from tasks.context import load, local, produce, scratch, store, stored_examples, tracker
 from tasks.refs import Campaign, DistilRef, GradedRef, PolicyRef, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.stages.anchors import anchors_identity, load_anchors
-from tasks.stages.teacher import fixed_teacher, grades_for_context, prompts_of, teacher_ref
+from tasks.stages.teacher import grades_for_context, prompts_of, shared_policy, teacher_ref
 from tasks.stages.watch import sound
 from tasks.storage.artifacts import Artifact, find, publish
 
@@ -198,21 +193,14 @@ def _student(campaign: Campaign) -> Policy:
 
 def _teacher(campaign: Campaign, student: Policy, champion: PolicyRef) -> TeacherWeights:
     config = campaign.config
-    if config.distillation.teacher_free:
-        return NoTeacher()
-    if config.teacher.weights == "live":
-        get_run_logger().warning(
-            "teacher.weights=live moves with the student and often diverges; prefer initial or ema."
-        )
-        return LiveTeacher(student)
-    if config.teacher.weights == "ema":
-        return EmaTeacher(load(campaign.initial.uri, config.model, torch.float32), config.teacher.ema_decay)
-    if config.teacher.weights == "adapter_off":
-        return AdapterOffTeacher(student)
-    if config.teacher.weights == "trust_region":
-        initial = load_shared(campaign.initial.uri, config.model.model_dump_json())
-        return TrustRegionTeacher(initial, student, config.teacher.trust_region_lambda)
-    return fixed_teacher(campaign, teacher_ref(campaign, champion))
+    if config.teacher.weights_kind.warning and not config.distillation.teacher_free:
+        get_run_logger().warning("teacher.weights=%s: %s", config.teacher.weights, config.teacher.weights_kind.warning)
+
+    def load_copy(ref: PolicyRef) -> Policy:
+        return load(ref.uri, config.model, torch.float32)
+
+    models = Models(campaign.initial, champion, campaign.teachers)
+    return teacher_in_training(Parts(config, models, shared_policy(campaign), load_copy, student))
 
 
 def _training_items(campaign, student, shards, graded, targets) -> tuple[list[TrainingItem], list[list[int]]]:

@@ -11,6 +11,7 @@ from prefect import task
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.rollouts import Rollout, read_rollouts
 from opsd_core.records.targets import write_targets
+from opsd_core.teacher.kinds import teacher_identity
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
 from opsd_core.training.monitors import overlap_ratio
@@ -33,13 +34,11 @@ def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded:
         "data": campaign.data_uri.rsplit("/", 2)[-2],
         "transform": asdict(Transform.of(config.teacher, config.distillation.temperature)),
         "top_k": config.distillation.top_k,
-    }
+    } | teacher_identity(config)
     if config.teacher.kind.rollouts:
         identity["grades"] = graded.digest
     if campaign.solved:
         identity["solved"] = campaign.solved.rsplit("/", 2)[-2:]
-    if config.teacher.weights == "peers":
-        identity["mixture"] = [config.teacher.mixture, config.teacher.mixture_weights]
     artifact, seconds = produce("targets", identity, partial(_score, campaign, teacher, shard, graded))
     return TargetsRef(
         shard=shard.shard,

@@ -1,45 +1,44 @@
 """Score stored completions with the teacher: soft targets, computed once and kept beside the rollouts."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
+from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.prompts.contexts import Attempt
 from opsd_core.prompts.teacher import Key, TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout
-from opsd_core.teacher.teachers import FixedTeacher, PeersTeacher, TeacherWeights
+from opsd_core.teacher.kinds import teacher_before_training
+from opsd_core.teacher.parts import Models, Parts, models_that_teach
+from opsd_core.teacher.teachers import TeacherWeights
 from tasks.context import load_shared, local, stored_examples, tokenizer_of
 from tasks.refs import Campaign, GradedRef, PolicyRef
 
 
 def teacher_ref(campaign: Campaign, champion: PolicyRef) -> PolicyRef:
     """The fixed weights that teach in this iteration; for peers the digest names them all, without a teacher nothing."""
-    if campaign.config.distillation.teacher_free:
-        return campaign.initial.model_copy(update={"digest": ""})
-    weights = campaign.config.teacher.weights
-    if weights == "previous":
-        return champion
-    if weights == "external":
-        return campaign.teachers[0]
-    if weights == "peers":
-        first, digests = campaign.teachers[0], [peer.digest for peer in campaign.teachers]
-        return first.model_copy(update={"digest": digest(digests)})
-    return campaign.initial
+    refs = models_that_teach(campaign.config, Models(campaign.initial, champion, campaign.teachers))
+    if len(refs) == 1:
+        return refs[0]
+    first, digests = (refs or (campaign.initial,))[0], [ref.digest for ref in refs]
+    return first.model_copy(update={"digest": digest(digests) if digests else ""})
 
 
 def fixed_teacher(campaign: Campaign, teacher: PolicyRef, members: Sequence[int] | None = None) -> TeacherWeights:
-    """The teacher of `teacher_ref`, loaded; of peers only `members`, unless None."""
-    config = campaign.config
-    model = config.model.model_dump_json()
-    if config.teacher.weights == "peers":
-        chosen = campaign.teachers if members is None else [campaign.teachers[member] for member in members]
-        peers = [load_shared(peer.uri, model) for peer in chosen]
-        return PeersTeacher(peers, config.teacher.mixture, config.teacher.mixture_weights)
-    return FixedTeacher(load_shared(teacher.uri, model))
+    """The teacher of `teacher_ref`, loaded; of other models only `members`, unless None."""
+    others = campaign.teachers if members is None else [campaign.teachers[member] for member in members]
+    models = Models(campaign.initial, champion=teacher, others=others, policy=teacher)
+    return teacher_before_training(Parts(campaign.config, models, shared_policy(campaign)))
+
+
+def shared_policy(campaign: Campaign) -> Callable[[PolicyRef], Policy]:
+    """How a model of the campaign is loaded to be read."""
+    model = campaign.config.model.model_dump_json()
+    return lambda ref: load_shared(ref.uri, model)
 
 
 def prompt_builder(campaign: Campaign) -> PromptBuilder:

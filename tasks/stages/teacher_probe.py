@@ -13,6 +13,7 @@ from opsd_core.records.grades import GradedRollout, read_grades, write_grades
 from opsd_core.records.rollouts import read_rollouts
 from opsd_core.selection.filters import teacher_probe_reason
 from opsd_core.selection.teacher_probe import ProbedAnswer, probe_answers
+from opsd_core.teacher.kinds import teacher_identity
 from opsd_core.training.monitors import target_metrics
 from tasks.context import load_shared, local, produce, stored_examples
 from tasks.refs import Campaign, GradedRef, PolicyRef, ShardRef
@@ -34,7 +35,7 @@ def _probe(
     campaign: Campaign, policy: PolicyRef, teacher: PolicyRef, shards: list[ShardRef], graded: GradedRef
 ) -> GradedRef:
     config = campaign.config
-    if config.teacher.weights == "live":
+    if config.teacher.weights_kind.is_student:
         teacher = policy
     identity = {
         "grades": graded.digest,
@@ -46,7 +47,7 @@ def _probe(
         "data": campaign.data_uri.rsplit("/", 2)[-2],
         "probe": config.filter.model_dump(include={"teacher_probe", "min_gain"}),
         "dtype": config.model.dtype,
-    }
+    } | teacher_identity(config)
     artifact, seconds = produce("grades", identity, partial(_regrade, campaign, policy, teacher, shards, graded))
     counts = artifact.summary["counts"]
     return graded.model_copy(
