@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opsd_core.objective.divergences import Entries
+from opsd_core.objective.types import Entries
 
 
 class TokenBound(NamedTuple):

@@ -20,16 +20,7 @@ import torch
 from torch import Tensor
 
 from opsd_core.config.method import DistillationConfig
-
-LOG_ZERO = -1e30
-"""log 0 for arithmetic: exp gives exactly 0, and differences stay finite (-inf - -inf is nan)."""
-
-
-class Entries(NamedTuple):
-    """The summands of a divergence and their derivatives."""
-
-    terms_NE: Tensor
-    slopes_NE: Tensor
+from opsd_core.objective.types import Entries
 
 
 def forward_kl(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> Entries:

@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import BOUNDS, bounded_entries
-from opsd_core.objective.divergences import LOG_ZERO, configured
+from opsd_core.objective.divergences import configured
 from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
-from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
+from opsd_core.objective.types import LOG_ZERO, FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
 
 class Compared(NamedTuple):

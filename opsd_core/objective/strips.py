@@ -19,10 +19,10 @@ from torch import Tensor
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import BOUNDS, bounded_entries
-from opsd_core.objective.divergences import LOG_ZERO, configured
+from opsd_core.objective.divergences import configured
 from opsd_core.objective.plain import entropy
 from opsd_core.objective.supports import EMPTY_TAIL, TAIL_FLOOR, Kept, bucket, choose_entries
-from opsd_core.objective.types import TopKTargets
+from opsd_core.objective.types import LOG_ZERO, TopKTargets
 
 
 class Tiles(NamedTuple):

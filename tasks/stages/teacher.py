@@ -8,7 +8,7 @@ from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.prompts.contexts import Attempt
+from opsd_core.prompts.context_inputs import Attempt
 from opsd_core.prompts.teacher import Key, TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout
