@@ -16,6 +16,8 @@ BOUNDS: dict[str, str] = {
     "entry_clip": "clips every summand; can reverse the gradient and is for reproduction only",
     "ratio_clip": "clips log T - log S",
 }
+ENTRY_BOUNDS = ("entry_clip",)
+"""Bounds that clip the summands over the vocabulary."""
 MIXTURES: dict[str, str] = {
     "arithmetic": "log sum w p, no peer can veto",
     "geometric": "normalised product of p^w, every peer can",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.choices import ENTRY_BOUNDS
 from opsd_core.config.rules_objective import OBJECTIVE_RULES
 from opsd_core.config.rules_selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules_teacher import TEACHER_RULES, null_configuration
@@ -59,9 +60,9 @@ def _top_k_side_was_recorded(config: CampaignSettings) -> str | None:
 
 def _sampled_token_has_no_entries(config: CampaignSettings) -> str | None:
     distillation = config.distillation
-    if distillation.kind.sampled_only and distillation.bound == "entry_clip":
+    if distillation.kind.sampled_only and distillation.bound in ENTRY_BOUNDS:
         return (
-            "distillation.bound=entry_clip clips the summands over the vocabulary, but distillation.divergence="
+            f"distillation.bound={distillation.bound} clips the summands over the vocabulary, but distillation.divergence="
             f"{distillation.divergence} has only one. Use bound=ratio_clip, which clips the advantage, or token_reweight."
         )
     return None

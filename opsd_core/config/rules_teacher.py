@@ -1,5 +1,6 @@
 """Rules between the teacher's settings and the others."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 
@@ -187,13 +188,15 @@ def _instruction_is_given(config: CampaignSettings) -> str | None:
     return None
 
 
-_PRIVILEGED = ("privileged_context", "answer", "solution", "attempt", "other_question")
+_PRIVILEGED = ("privileged_context", "answer", "solution")
+_EXPRESSION = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
+"""What Jinja evaluates; the text between is only text, whatever words it has."""
 
 
 def _template_shows_the_context(config: CampaignSettings) -> str | None:
     teacher = config.teacher
-    texts = teacher.user_template + teacher.system_template
-    if teacher.context != "none" and not any(name in texts for name in _PRIVILEGED):
+    used = set(re.findall(r"\w+", " ".join(_EXPRESSION.findall(teacher.user_template + teacher.system_template))))
+    if teacher.context != "none" and used.isdisjoint((*_PRIVILEGED, *teacher.kind.variables)):
         return (
             f"teacher.template={teacher.user_template!r:.80} never mentions privileged_context, so the teacher would not see "
             f"its {teacher.context}. Put {{{{ privileged_context }}}} into teacher.template or teacher.system."

@@ -17,7 +17,8 @@ from opsd_core.models.policy import add_lora
 from opsd_core.objective.bounds import BOUNDS
 from opsd_core.objective.divergences import DIVERGENCES, configured
 from opsd_core.objective.types import LOG_ZERO
-from opsd_core.prompts.contexts import CONTEXTS, context_identity
+from opsd_core.prompts.context_inputs import ContextInputs
+from opsd_core.prompts.contexts import CONTEXTS, build_context, context_identity
 from opsd_core.selection.token_weights import ENTROPIES, POSITIONS
 from opsd_core.teacher.kinds import TEACHERS, teacher_before_training, teacher_identity, teacher_in_training
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, Transform
@@ -26,6 +27,7 @@ from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
 from opsd_core.teacher.teachers import FixedTeacher, LiveTeacher, NoTeacher
 from opsd_core.training.checkpoint import load_checkpoint, save_checkpoint
 from opsd_core.training.optim import build_optimizer
+from tests.core.prompts.test_contexts import GROUP, PEERS, POOL
 from tests.core.small import small_policy
 from tests.core.training.test_trainer import items
 
@@ -205,6 +207,10 @@ def test_two_teachers_of_the_same_models_have_different_identities_unless_they_s
         assert set(kind.reads) <= context_identity(TeacherConfig(context=context)).keys()
 
 
+def test_the_bounds_that_clip_entries_are_those_that_the_rules_know():
+    assert tuple(name for name, bound in BOUNDS.items() if bound.of_entries) == choices.ENTRY_BOUNDS
+
+
 @pytest.mark.parametrize("divergence", [*DIVERGENCES, "jsd=0", "jsd=1"])
 def test_a_divergence_is_infinite_where_its_kind_says(divergence):
     """S = (1/2, 1/2), T = (1, 0): KL(T || S) = log 2, KL(S || T) is infinite."""
@@ -226,3 +232,20 @@ def test_reverse_kl_by_any_name_needs_entries_and_no_zeros(divergence):
     ):
         with pytest.raises(ConfigError, match=message):
             resolve("tiny", changes)
+
+
+@pytest.mark.parametrize("context", [name for name in CONTEXT_KINDS if name != "none"])
+def test_a_context_gives_the_variables_that_its_kind_names_and_a_template_may_show_no_others(context):
+    kind = CONTEXT_KINDS[context]
+    chosen = {"context": context, "instruction": "be brief" if context == "instruction" else "", "template": ""}
+    shown = build_context(ContextInputs(POOL[0], TeacherConfig(**chosen), POOL, GROUP, 1, PEERS))
+    assert shown.keys() == {"privileged_context", *kind.variables}
+    needs = {"rollout": {"group_size": 4}, "control": kind.control}
+    chosen |= {"peers": ["a/b"]} if kind.peers else {}
+    for variable in {v for k in CONTEXT_KINDS.values() for v in k.variables}:
+        teacher = {"teacher": chosen | {"template": f"{{{{ {variable} }}}}|{{{{ question }}}}", "system": "hello"}}
+        if variable in kind.variables:
+            assert resolve("tiny", teacher, needs).teacher.context == context
+        else:
+            with pytest.raises(ConfigError, match="never mentions privileged_context"):
+                resolve("tiny", teacher, needs)
