@@ -10,10 +10,10 @@
 from collections.abc import Mapping
 
 BOUNDS: dict[str, str] = {
-    "none": "no bound",
+    "none": "off",
     "token_reweight": "detached reweighting, which keeps the gradient's direction",
     "token_clip": "drops the gradient above the threshold",
-    "entry_clip": "clips every summand; can reverse the gradient and is for reproduction only",
+    "entry_clip": "clips every summand, which can reverse the gradient: for reproduction only",
     "ratio_clip": "clips log T - log S",
 }
 ENTRY_BOUNDS = ("entry_clip",)
