@@ -116,11 +116,11 @@ def _some_completions_are_left(config: CampaignSettings) -> str | None:
 
 def _average_lives_in_every_iteration(config: CampaignSettings) -> str | None:
     scheduled = config.curriculum.schedules.get("distillation.divergence", ())
-    weights = config.teacher.weights
-    if config.teacher.weights_kind.keeps_state and set(scheduled) & set(TEACHER_FREE):
+    weights, keeps = config.teacher.weights, config.teacher.weights_kind.keeps
+    if keeps and set(scheduled) & set(TEACHER_FREE):
         return (
             f"curriculum.schedules['distillation.divergence']={list(scheduled)} with teacher.weights={weights}: an "
-            "iteration without a teacher would neither update nor keep its state. Use teacher.weights=initial or previous."
+            f"iteration without a teacher would neither update nor keep {keeps}. Use teacher.weights=initial or previous."
         )
     return None
 

@@ -22,8 +22,8 @@ class TeacherKind(NamedTuple):
     """Is the policy itself, as it is now: without a context nothing is left to learn, not even an anchor."""
     is_initial: bool = False
     """Is the campaign's first policy, so that the distance to it is the drift."""
-    keeps_state: bool = False
-    """Has state of its own that every iteration updates and the trainer's checkpoints hold."""
+    keeps: str = ""
+    """What it keeps from step to step and from iteration to iteration, held by the trainer's checkpoints; empty = nothing."""
     reads: tuple[str, ...] = ()
     """Settings of `teacher` that only kinds like this one read."""
     warning: str = ""
@@ -48,7 +48,7 @@ class TeacherKind(NamedTuple):
 TEACHER_KINDS: dict[str, TeacherKind] = {
     "initial": TeacherKind("the campaign's first policy", is_initial=True),
     "previous": TeacherKind("the last promoted one", models="champion"),
-    "ema": TeacherKind("an average of the student", moves=True, keeps_state=True, reads=("ema_decay",)),
+    "ema": TeacherKind("an average of the student", moves=True, keeps="the average", reads=("ema_decay",)),
     "live": TeacherKind(
         "the student itself",
         moves=True,

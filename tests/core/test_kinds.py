@@ -112,7 +112,7 @@ def test_a_teacher_is_what_its_kind_says(weights):
     assert torch.equal(before, after) != kind.moves
     assert torch.allclose(after, says(FixedTeacher(small_policy(INITIAL))), atol=1e-5) == kind.is_initial
     assert torch.allclose(after, says(LiveTeacher(student)), atol=1e-5) == kind.is_student
-    assert bool(teacher.state()) == kind.keeps_state
+    assert bool(teacher.state()) == bool(kind.keeps)
     assert (len(models_that_teach(config, Models(INITIAL, CHAMPION, OTHERS))) > 1) == kind.several
 
 
@@ -125,7 +125,7 @@ def test_a_teachers_state_survives_a_checkpoint(tmp_path, weights):
     moved(student)
     teacher.update(student)
     save_checkpoint(tmp_path / "state", student, optimizer, teacher, 1)
-    assert (tmp_path / "state" / "teacher.safetensors").exists() == TEACHER_KINDS[weights].keeps_state
+    assert (tmp_path / "state" / "teacher.safetensors").exists() == bool(TEACHER_KINDS[weights].keeps)
     again = student_of(config)
     restored = teacher_in_training(parts_of(config, again))
     optimizer = build_optimizer([p for p in again.model.parameters() if p.requires_grad], config.optimizer)
