@@ -9,7 +9,7 @@ from opsd_core.config import choices, resolve
 from opsd_core.config.context_kinds import CONTEXT_KINDS
 from opsd_core.config.divergence_kinds import DIVERGENCE_KINDS
 from opsd_core.config.method import DistillationConfig
-from opsd_core.config.selection import WeightConfig
+from opsd_core.config.selection import TokenWeightConfig
 from opsd_core.config.teacher import TeacherConfig
 from opsd_core.config.teacher_kinds import TEACHER_KINDS
 from opsd_core.errors import ConfigError, IntegrityError, ModelError
@@ -39,8 +39,8 @@ FUNCTIONS = {
     (TeacherConfig, "mixture"): (choices.MIXTURES, MIXTURES),
     (TeacherConfig, "mixture_weights"): (choices.MIXTURE_WEIGHTS, WEIGHTINGS),
     (DistillationConfig, "bound"): (choices.BOUNDS, BOUNDS),
-    (WeightConfig, "position"): (choices.POSITIONS, POSITIONS),
-    (WeightConfig, "entropy"): (choices.ENTROPIES, ENTROPIES | {"uniform": None}),
+    (TokenWeightConfig, "position"): (choices.POSITIONS, POSITIONS),
+    (TokenWeightConfig, "entropy"): (choices.ENTROPIES, ENTROPIES | {"uniform": None}),
     (DistillationConfig, "divergence"): (
         DIVERGENCE_KINDS,
         DIVERGENCES | {name: None for name, kind in DIVERGENCE_KINDS.items() if kind.teacher_free},
