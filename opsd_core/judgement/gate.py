@@ -68,7 +68,7 @@ def decide(
     wins, losses = int((differences_P > 0).sum()), int((differences_P < 0).sum())
     seed = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
     bootstrap = paired_bootstrap(differences_P, seed=seed)
-    p_value = mcnemar(wins, losses).p_greater if config.test == "mcnemar" else bootstrap.p_greater
+    p_value = mcnemar(wins, losses) if config.test == "mcnemar" else bootstrap.p_greater
     checks = [
         _at_most("p_value", p_value, level(config, iterations)),
         _at_least("gain", bootstrap.mean, config.min_effect, strictly_positive=True),
