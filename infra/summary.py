@@ -21,6 +21,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
+from tasks.runtime.settings import public_url
+
 ARTIFACT_PREFIX = "opsd-"
 
 
@@ -84,13 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run is None:
         print(f"opsd: {deployment} has not run yet. Run: prefect deployment run {deployment} --watch", file=sys.stderr)
         return 1
-    print(describe(run, report, _public(prefect_url), _public(mlflow_url)))
+    print(describe(run, report, public_url(prefect_url), public_url(mlflow_url)))
     return 0 if run.state and run.state.is_completed() else 1
-
-
-def _public(url: str) -> str:
-    scheme, sign, rest = url.partition("://")
-    return f"{scheme}{sign}{rest.rpartition('@')[2]}"
 
 
 if __name__ == "__main__":

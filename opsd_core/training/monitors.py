@@ -1,7 +1,7 @@
 """What is watched while a campaign runs, under the names the field uses.
 
 token_metrics       one optimiser step   kl/*, clip/*, actor/entropy, teacher/entropy, entropy_gap; nll/* without a teacher
-completion_metrics  one iteration's rollouts   completions/*, rollout/*, trunc_rate, rep_rate, leak_count, epistemic_tokens, ...
+completion_metrics  one iteration's rollouts   completions/*, rollout/*, rep_rate, leak_count, epistemic_tokens, ...
 target_metrics      one iteration's decisions  self_distillation/empty_target_batch
 overlap_ratio       recorded targets against the policy's own top-k
 
@@ -76,7 +76,6 @@ def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_r
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": float(truncated.mean()),
         "rollout/tokens": float(lengths.sum()),
-        "trunc_rate": float(truncated.mean()),
         "rep_rate": float(np.mean(repetitive)),
         "leak_count": float(sum(leaks)),
         "leak_rate": float(np.mean(leaks)),
