@@ -1,8 +1,9 @@
-"""What the newest run of a deployment came to, and where to look at it: `python -m infra.summary opsd/iterate`.
+"""What the newest run of a deployment came to, and where to look at it: `python -m infra.summary [opsd/iterate]`.
 
 The exit status is 0 when the run completed, 1 when it did not.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -70,7 +71,9 @@ def describe(run: FlowRun, report: str, prefect_url: str, mlflow_url: str) -> st
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the summary of one deployment's newest run; returns the exit status."""
-    deployment = (sys.argv[1:] if arguments is None else arguments or ["opsd/iterate"])[0]
+    parser = argparse.ArgumentParser(prog="python -m infra.summary", description=__doc__.splitlines()[0])
+    parser.add_argument("deployment", nargs="?", default="opsd/iterate", help="flow/name (default: %(default)s)")
+    deployment = parser.parse_args(arguments).deployment
     prefect_url = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
     mlflow_url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     try:

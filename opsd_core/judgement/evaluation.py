@@ -8,7 +8,7 @@ from opsd_core.graders import Grade
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
-from opsd_core.records.outcomes import ItemOutcome
+from opsd_core.records.outcomes import ItemOutcome, Mode
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Completion, Sampling
 from opsd_core.selection.filters import repetition_factor
@@ -29,7 +29,8 @@ def evaluate_policy(
     """
     prompts = [builder.student_ids(example) for example in examples]
     outcomes: list[ItemOutcome] = []
-    for mode, samples in (("greedy", 1), ("sampled", config.num_samples)):
+    modes: tuple[tuple[Mode, int], ...] = (("greedy", 1), ("sampled", config.num_samples))
+    for mode, samples in modes:
         pairs = [(row, sample) for row in range(len(examples)) for sample in range(samples)]
         if not pairs:
             continue
@@ -43,15 +44,17 @@ def evaluate_policy(
             policy, [prompts[row] for row, _ in pairs], seeds, sampling, config.batch_size, on_progress
         )
         for (row, sample), completion in zip(pairs, completions, strict=True):
-            outcomes.append(_outcome(policy, examples[row], mode, sample, completion, judge))
+            text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
+            grade = judge(examples[row], text)
+            outcomes.append(_outcome((examples[row].id, mode, sample), completion, text, grade))
     return outcomes
 
 
-def _outcome(policy, example, mode, sample, completion: Completion, judge) -> ItemOutcome:
-    text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
-    grade = judge(example, text)
+def _outcome(key: tuple[str, Mode, int], completion: Completion, text: str, grade: Grade) -> ItemOutcome:
+    """`key`: example id, mode and sample index."""
+    example_id, mode, sample = key
     return ItemOutcome(
-        example_id=example.id,
+        example_id=example_id,
         mode=mode,
         sample_index=sample,
         correct=grade.correct,

@@ -80,9 +80,7 @@ def variance_of_mean(differences_SP: np.ndarray) -> tuple[float, float]:
         values = differences_SP.ravel()
         return (float(values.var(ddof=1)) / values.size, values.size - 1.0) if values.size > 1 else (math.inf, 1.0)
     size = num_seeds * num_problems
-    mean = differences_SP.mean()
-    by_seed_S, by_problem_P = differences_SP.mean(1) - mean, differences_SP.mean(0) - mean
-    rest_SP = differences_SP - mean - by_seed_S[:, None] - by_problem_P[None, :]
+    _, by_seed_S, by_problem_P, rest_SP = _effects(differences_SP)
     parts = (
         (num_problems * float(by_seed_S @ by_seed_S) / (num_seeds - 1), num_seeds - 1.0, 1.0),
         (num_seeds * float(by_problem_P @ by_problem_P) / (num_problems - 1), num_problems - 1.0, 1.0),
@@ -106,12 +104,17 @@ def two_sided_p(mean: float, variance: float, freedom: float) -> float:
     return float(2.0 * stdtr(freedom, -abs(mean) / math.sqrt(variance)))
 
 
+def _effects(differences_SP: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Grand mean, seeds' effects (S,), problems' effects (P,) and what is left (S, P); they add up to the differences."""
+    mean = differences_SP.mean()
+    by_seed_S, by_problem_P = differences_SP.mean(1) - mean, differences_SP.mean(0) - mean
+    return mean, by_seed_S, by_problem_P, differences_SP - mean - by_seed_S[:, None] - by_problem_P[None, :]
+
+
 def _interval(differences_SP: np.ndarray, seed: int, num_resamples: int, confidence: float) -> tuple[float, float]:
     num_seeds, num_problems = differences_SP.shape
     generator = np.random.default_rng(seed)
-    mean = differences_SP.mean()
-    by_seed_S, by_problem_P = differences_SP.mean(1) - mean, differences_SP.mean(0) - mean
-    rest_SP = differences_SP - mean - by_seed_S[:, None] - by_problem_P[None, :]
+    mean, by_seed_S, by_problem_P, rest_SP = _effects(differences_SP)
     tail = 1.0 - confidence
     if num_seeds > 1:
         stretch = stdtrit(num_seeds - 1, tail / 2.0) / ndtri(tail / 2.0)
