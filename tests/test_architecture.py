@@ -4,7 +4,9 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,28 @@ def test_core_loads_where_no_orchestrator_tracker_or_object_store_is_installed()
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_package_that_is_imported_is_a_dependency():
+    """Of its own, not one that some other package happens to bring along; a package's own lower layer comes with it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {canonical(re.split(r"[\[<>=]", line)[0]) for line in project["dependencies"]}
+    declared |= {"botocore", "pydantic-core", "urllib3"}  # of boto3 and pydantic; of botocore and requests
+    providers, own = packages_distributions(), {"flows", "tasks", "opsd_core", "infra"}
+    for path in FILES:
+        for name in top_level_imports(path.read_text()) - sys.stdlib_module_names - own:
+            assert declared & {canonical(found) for found in providers[name]}, f"{path} imports {name}"
+
+
+def canonical(name):
+    return name.lower().replace("_", "-")
+
+
+def top_level_imports(source):
+    nodes = list(ast.walk(ast.parse(source)))
+    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {module.split(".")[0] for module in modules}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
