@@ -75,7 +75,6 @@ def decide(
         *_guard_rails(_flat(after), _flat(before), config, max_repetition),
     ]
     samples = len(next(iter(after.values())))
-    promote = all(check.passed for check in checks)
     numbers = {
         "metric": "accuracy" if mode == "greedy" else f"avg@{samples}",
         "accuracy_before": float(accuracy_before_P.mean()),
@@ -84,10 +83,10 @@ def decide(
     }
     bound = _level_in_words(config, iterations)
     tested = f"{wins} items better, {losses} worse, p = {p_value:.4g} > {bound}"
-    reasons = [_promotion(**numbers, bound=bound)] if promote else [_EXPLAIN[c.name](c, tested) for c in checks if not c.passed]
+    refused = tuple(_EXPLAIN[check.name](check, tested) for check in checks if not check.passed)
     return Verdict(
-        promote=promote,
-        reasons=tuple(reasons),
+        promote=not refused,
+        reasons=refused or (_promotion(**numbers, bound=bound),),
         checks=tuple(checks),
         candidate_version=candidate_version,
         champion_version=champion_version,
