@@ -64,8 +64,9 @@ def render_tree() -> str:
             if path.suffix == ".py" and path.name != "__init__.py":
                 lines.append(f"  {path.name:20} {_purpose(path)}")
             elif package.exists():
-                names = ", ".join(p.stem for p in sorted(path.glob("*.py")) if p != package)
-                lines.append(f"  {path.name + '/':20} {_purpose(package)} ({names})")
+                names = [p.stem for p in sorted(path.glob("*.py")) if p != package]
+                names += [f"{p.parent.name}/" for p in sorted(path.glob("*/__init__.py"))]
+                lines.append(f"  {path.name + '/':20} {_purpose(package)} ({', '.join(names)})")
     return "\n".join(lines) + "\n"
 
 
