@@ -13,7 +13,7 @@ BOUNDS: dict[str, str] = {
     "none": "off",
     "token_reweight": "detached reweighting, which keeps the gradient's direction",
     "token_clip": "drops the gradient above the threshold",
-    "entry_clip": "clips every summand, which can reverse the gradient: for reproduction only",
+    "entry_clip": "clips every summand, which can reverse the gradient: there for reproduction",
     "ratio_clip": "clips log T - log S",
 }
 ENTRY_BOUNDS = ("entry_clip",)
@@ -35,7 +35,7 @@ ENTROPIES: dict[str, str] = {
     "uniform": "all alike",
     "down": "exp(-beta H)",
     "up": "1 - exp(-beta H)",
-    "top": "only the entropy_fraction of a completion's tokens with the largest H",
+    "top": "the entropy_fraction of a completion's tokens with the largest H",
 }
 
 

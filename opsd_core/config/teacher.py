@@ -42,7 +42,7 @@ class TeacherConfig(Section):
     )
     peer_gate: Literal["off", "solved"] = Field(
         "off",
-        description="external, peers: solved = at each prompt only the models teach whose greedy answer to the student's prompt "
+        description="external, peers: solved = at each prompt those models teach whose greedy answer to the student's prompt "
         "is right; completions of prompts that none solves are left out.",
     )
     mixture: Literal[*MIXTURES] = Field("arithmetic", description=f"weights=peers: {described(MIXTURES)}.")
@@ -50,7 +50,7 @@ class TeacherConfig(Section):
         "uniform", description=f"weights=peers: {described(MIXTURE_WEIGHTS)}."
     )
     context: ContextName = Field(
-        "reference", description="What only the teacher sees; docs/algorithm.md has the list. shuffled_reference is a control."
+        "reference", description="What the teacher alone sees; docs/algorithm.md has the list. shuffled_reference is a control."
     )
     reference: Literal["solution", "answer"] = Field(
         "answer", description="What contexts made from a reference show: its answer or its worked solution."

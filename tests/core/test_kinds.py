@@ -8,6 +8,7 @@ import torch
 from opsd_core.config import choices, resolve
 from opsd_core.config.context_kinds import CONTEXT_KINDS
 from opsd_core.config.divergence_kinds import DIVERGENCE_KINDS
+from opsd_core.config.effects import READ_WHEN
 from opsd_core.config.method import DistillationConfig
 from opsd_core.config.selection import TokenWeightConfig
 from opsd_core.config.teacher import TeacherConfig
@@ -54,9 +55,14 @@ def test_what_may_be_configured_is_what_there_is_a_function_for(section, field):
     assert set(get_args(section.model_fields[field].annotation)) == kinds.keys() == functions.keys()
 
 
-def test_a_setting_that_a_kind_reads_exists_and_is_named_when_another_kind_is_chosen():
-    for kind in (*TEACHER_KINDS.values(), *CONTEXT_KINDS.values()):
-        assert set(kind.reads) <= TeacherConfig.model_fields.keys()
+def test_what_a_kind_names_exists_and_a_setting_that_it_reads_has_its_condition():
+    for kinds, section, name in (
+        (TEACHER_KINDS, TeacherConfig, "teacher"),
+        (CONTEXT_KINDS, TeacherConfig, "teacher"),
+        (DIVERGENCE_KINDS, DistillationConfig, "distillation"),
+    ):
+        read = {setting for kind in kinds.values() for setting in kind.reads}
+        assert read <= section.model_fields.keys() and {f"{name}.{setting}" for setting in read} <= READ_WHEN.keys()
     assert all(beta in (0.0, 1.0) and name in DIVERGENCES for k in DIVERGENCE_KINDS.values() for beta, name in k.at_beta.items())
 
 
