@@ -8,8 +8,8 @@ import torch
 from opsd_core.config import choices, resolve
 from opsd_core.config.context_kinds import CONTEXT_KINDS
 from opsd_core.config.divergence_kinds import DIVERGENCE_KINDS
-from opsd_core.config.effects import READ_WHEN
 from opsd_core.config.method import DistillationConfig
+from opsd_core.config.rules.effects import READ_WHEN
 from opsd_core.config.selection import TokenWeightConfig
 from opsd_core.config.teacher import TeacherConfig
 from opsd_core.config.teacher_kinds import TEACHER_KINDS

@@ -7,7 +7,7 @@ import pytest
 
 from opsd_core.config import RECIPES, resolve
 from opsd_core.config.recipes_papers import PAPERS
-from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.config.rules.teacher import teacher_settings_without_effect
 from opsd_core.data import addition_examples
 from opsd_core.errors import ConfigError
 from opsd_core.models.policy import add_lora

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd_core.config import resolve
-from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.config.rules.teacher import teacher_settings_without_effect
 from opsd_core.errors import ConfigError
 
 ONLINE = {"targets": "online"}
