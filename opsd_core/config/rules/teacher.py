@@ -1,13 +1,11 @@
 """Rules between the teacher's settings and the others."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import wraps
 
-from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.context_kinds import CONTEXT_KINDS, ContextKind
-from opsd_core.config.teacher_kinds import TEACHER_KINDS, TeacherKind
+from opsd_core.config.context_kinds import CONTEXT_KINDS
 
 
 def generated_source(config: CampaignSettings) -> bool:
@@ -241,46 +239,3 @@ TEACHER_RULES: tuple[Rule, ...] = (
     _noise_spoils_the_importance_ratio,
     *map(_of_a_teacher, _WITH_A_TEACHER),
 )
-
-
-def teacher_settings_without_effect(config: CampaignSettings) -> Iterator[str]:
-    """Settings that differ from their default although nothing reads them; worth a warning, no refusal."""
-    if config.distillation.teacher_free and not config.curriculum.schedules:
-        yield from _unread_without_a_teacher(config)
-        return
-    teacher = config.teacher
-    defaults = type(teacher)()
-    used = {
-        **_read_by(TEACHER_KINDS, teacher.weights),
-        "reference": teacher.kind.reference,
-        **_read_by(CONTEXT_KINDS, teacher.context),
-        "only_unsuccessful": teacher.kind.rollouts,
-        "missing_context": teacher.kind.rollouts,
-        "template": teacher.context != "none",
-        "system": teacher.context != "none",
-    }
-    for name, effective in used.items():
-        if not effective and (value := getattr(teacher, name)) != getattr(defaults, name):
-            yield (
-                f"teacher.{name}={value!r:.60} has no effect with teacher.weights={teacher.weights} and "
-                f"teacher.context={teacher.context}."
-            )
-
-
-def _read_by(kinds: Mapping[str, TeacherKind | ContextKind], name: str) -> dict[str, bool]:
-    """Every setting that some of the kinds read, and whether the kind called `name` does."""
-    return {setting: setting in kinds[name].reads for kind in kinds.values() for setting in kind.reads}
-
-
-def _unread_without_a_teacher(config: CampaignSettings) -> Iterator[str]:
-    teacher, distillation = config.teacher, config.distillation
-    read = {"student_noise", "reference", "context"}
-    changed = [f"teacher.{name}" for name in type(teacher).model_fields if name not in read and _differs(teacher, name)]
-    unread = ("targets", "top_k_of", "bound", "bound_threshold")
-    changed += [f"distillation.{name}" for name in unread if _differs(distillation, name)]
-    if changed:
-        yield f"distillation.divergence={distillation.divergence} has no teacher, so nothing reads {', '.join(changed)}."
-
-
-def _differs(section: Section, name: str) -> bool:
-    return getattr(section, name) != type(section).model_fields[name].default
