@@ -5,8 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from opsd_core.config.base import Section
-from opsd_core.config.choices import BOUNDS, described
-from opsd_core.config.divergence_kinds import DIVERGENCE_KINDS, DivergenceKind
+from opsd_core.config.kinds.choices import BOUNDS, described
+from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
 
 
 class RolloutConfig(Section):

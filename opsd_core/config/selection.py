@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from opsd_core.config.base import Section
-from opsd_core.config.choices import ENTROPIES, POSITIONS, described
+from opsd_core.config.kinds.choices import ENTROPIES, POSITIONS, described
 
 LEAK_PHRASES = (
     r"\b(?:as|according to|following|from|per) the (?:reference|given|provided|correct) (?:solution|answer|example)",

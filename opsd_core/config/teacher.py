@@ -5,9 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from opsd_core.config.base import Section
-from opsd_core.config.choices import MIXTURE_WEIGHTS, MIXTURES, described
-from opsd_core.config.context_kinds import CONTEXT_KINDS, ContextKind
-from opsd_core.config.teacher_kinds import TEACHER_KINDS, TeacherKind
+from opsd_core.config.kinds.choices import MIXTURE_WEIGHTS, MIXTURES, described
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS, ContextKind
+from opsd_core.config.kinds.teachers import TEACHER_KINDS, TeacherKind
 
 TeacherWeightsName = Literal[*TEACHER_KINDS]
 ContextName = Literal[*CONTEXT_KINDS]

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from opsd_core.config.divergence_kinds import TEACHER_FREE
+from opsd_core.config.kinds.divergences import TEACHER_FREE
 from opsd_core.config.method import DistillationConfig
 from opsd_core.errors import DataError
 from opsd_core.objective.fused import fused_loss

@@ -80,7 +80,7 @@ BOUNDS: dict[str, Bound] = {
     "entry_clip": Bound(of_entries=entry_clip),
     "ratio_clip": Bound(of_target=ratio_clip),
 }
-"""One entry per name in `opsd_core.config.choices.BOUNDS`."""
+"""One entry per name in `opsd_core.config.kinds.choices.BOUNDS`."""
 
 
 def bounded_entries(

@@ -155,7 +155,7 @@ DIVERGENCES: dict[str, Divergence] = {
     "entropy_mix": Divergence(entropy_mix, _forward_share_of),
     "sampled_token": Divergence(sampled_token),
 }
-"""One entry per name in `opsd_core.config.divergence_kinds` that compares with a teacher."""
+"""One entry per name in `opsd_core.config.kinds.divergences` that compares with a teacher."""
 
 
 def configured(config: DistillationConfig, teacher_entropy_N: Tensor) -> Callable[[Tensor, Tensor], Entries]:

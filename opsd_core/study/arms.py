@@ -6,8 +6,8 @@ opsd with 64 labelled examples, and `ema.partial` is any teacher by its weights 
 
 from typing import Any, NamedTuple
 
-from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.config.teacher_kinds import TEACHER_KINDS
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 
 Values = dict[str, Any]
 

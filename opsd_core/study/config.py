@@ -6,8 +6,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve, without_task
 from opsd_core.config.base import Section
-from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.config.teacher_kinds import TEACHER_KINDS
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.errors import ConfigError
 from opsd_core.study.arms import ARMS, find_arm, other_models
 from opsd_core.study.sets import SETS

@@ -1,7 +1,7 @@
 """The table of teachers: one class per kind of weights, and the teacher of an iteration before and in training.
 
 A new kind is a class (how it is made: `build`; what it keeps: `state`), a line here, and a line in
-`opsd_core.config.teacher_kinds` with what the configuration must know of it. docs/extending.md shows one.
+`opsd_core.config.kinds.teachers` with what the configuration must know of it. docs/extending.md shows one.
 """
 
 from typing import Any

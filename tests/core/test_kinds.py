@@ -5,14 +5,15 @@ from typing import get_args
 import pytest
 import torch
 
-from opsd_core.config import choices, resolve
-from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.config.divergence_kinds import DIVERGENCE_KINDS
+from opsd_core.config import resolve
+from opsd_core.config.kinds import choices
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.method import DistillationConfig
 from opsd_core.config.rules.effects import READ_WHEN
 from opsd_core.config.selection import TokenWeightConfig
 from opsd_core.config.teacher import TeacherConfig
-from opsd_core.config.teacher_kinds import TEACHER_KINDS
 from opsd_core.errors import ConfigError, IntegrityError, ModelError
 from opsd_core.models.policy import add_lora
 from opsd_core.objective.bounds import BOUNDS

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.choices import ENTRY_BOUNDS
+from opsd_core.config.kinds.choices import ENTRY_BOUNDS
 from opsd_core.config.rules.objective import OBJECTIVE_RULES
 from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.config.divergence_kinds import DIVERGENCE_KINDS
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.schedules import stages
-from opsd_core.config.teacher_kinds import TEACHER_KINDS
 
 
 class Condition(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.divergence_kinds import TEACHER_FREE
+from opsd_core.config.kinds.divergences import TEACHER_FREE
 from opsd_core.config.rules.teacher import generated_source
 
 Rule = Callable[[CampaignSettings], str | None]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.context_kinds import CONTEXT_KINDS
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 
 
 def generated_source(config: CampaignSettings) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd_core.config import PromptConfig, TeacherConfig
-from opsd_core.config.context_kinds import CONTEXT_KINDS
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.data import make_example
 from opsd_core.errors import DataError
 from opsd_core.models.tiny import tiny_tokenizer
