@@ -109,7 +109,11 @@ def _adapters(name: str, record: Acceptance, remarks: list[str]) -> str:
         for parameter in policy.model.parameters():
             if parameter.requires_grad:
                 torch.nn.init.normal_(parameter, std=0.1)
-    return f"{gradient_difference(with_paths(policy, record), make_probe(policy)):.0e}"
+    try:
+        return f"{gradient_difference(with_paths(policy, record), make_probe(policy)):.0e}"
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        remarks.append(f"adapters: {str(error).splitlines()[0]}")
+        return "raises"
 
 
 def _ending_often(policy: Policy) -> Policy:

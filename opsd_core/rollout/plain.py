@@ -59,7 +59,7 @@ def _lockstep(
     sampling: Sampling,
     completions: list[Completion],
 ) -> None:
-    """Decode these rows together until all have ended; rows that have ended leave where the state can let them go."""
+    """Decode these rows together until all have ended; rows that have ended leave where the cache can let them go."""
     eos_E = torch.tensor(policy.eos_ids, device=policy.device)
     rows_B = torch.tensor(rows, device=policy.device)
     ids_BP = torch.tensor([list(prompts[row]) for row in rows], device=policy.device)
@@ -78,7 +78,7 @@ def _lockstep(
         if num_running == 0:
             return
         ids_BP = torch.cat([ids_BP, tokens_B[:, None]], dim=1)
-        if num_running < _RENEW_BELOW * len(rows_B):
+        if num_running < _RENEW_BELOW * len(rows_B) and _can_select(state):
             kept = running_B.nonzero().squeeze(1)
             _select(state, kept)
             rows_B, ids_BP, running_B = rows_B[kept], ids_BP[kept], running_B[kept]
@@ -100,6 +100,11 @@ def _forward(policy: Policy, ids_BP: Tensor, state: dict[str, Cache], cached: bo
 def _state(output: Any) -> dict[str, Cache]:
     """What the next step continues from; empty where the model returns no cache of transformers' kind."""
     return next(({name: output[name]} for name in _STATES if isinstance(output.get(name), Cache)), {})
+
+
+def _can_select(state: dict[str, Cache]) -> bool:
+    """A family's own kind of cache may hold states that transformers' reordering does not know."""
+    return all(type(cache).__module__ == Cache.__module__ for cache in state.values())
 
 
 def _select(state: dict[str, Cache], kept_B: Tensor) -> None:
