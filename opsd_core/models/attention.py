@@ -67,8 +67,9 @@ def _one_query(query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor
 def _roomy(states: Tensor) -> int:
     """Positions of (B, A, P, D), rounded up where its memory goes on that far."""
     length = -(-states.shape[2] // _LENGTHS) * _LENGTHS
+    sizes = (*states.shape[:2], length, states.shape[3])
     end = states.storage_offset() + 1
-    end += sum((size - 1) * stride for size, stride in zip((*states.shape[:2], length, states.shape[3]), states.stride(), strict=True))
+    end += sum((size - 1) * stride for size, stride in zip(sizes, states.stride(), strict=True))
     return length if end * states.element_size() <= states.untyped_storage().nbytes() else states.shape[2]
 
 

@@ -103,7 +103,7 @@ def _rows(
     return hidden_BPH[torch.tensor(rows, device=device), torch.tensor(columns, device=device)]
 
 
-class _Reached(Exception):
+class _ReachedError(Exception):
     """The model has come to its output projection."""
 
 
@@ -116,12 +116,12 @@ def last_hidden(policy: Policy, *, use_cache: bool, **options: Any) -> Tensor:
 
     def reach(_: torch.nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found.append(inputs[0])
-        raise _Reached
+        raise _ReachedError
 
     handle = output_projection(model).register_forward_pre_hook(reach)
     try:
         model(**options)
-    except _Reached:
+    except _ReachedError:
         pass
     finally:
         handle.remove()

@@ -40,7 +40,7 @@ def packed(policy: Policy) -> Policy:
 
 
 def _weights_read(model: nn.Module) -> set[str]:
-    """Names of layers whose `weight` the model's code reads itself (latent attention and state spaces do): it must have values."""
+    """Names of layers whose `weight` the model's code reads itself, as state spaces do: it must have values."""
     return {name for source in modeling_sources(model) for name in re.findall(r"self\.(\w+)\.weight\b", source)}
 
 

@@ -53,7 +53,7 @@ def usual_paths(model: PreTrainedModel) -> Paths:
 
 
 def has_window(config: PretrainedConfig) -> bool:
-    """Whether attention may depend on the distance between slots: windows, chunks or sparse blocks below the context, or ALiBi."""
+    """Whether attention may depend on distances between slots: windows, chunks or sparse blocks below the context, ALiBi."""
     alibi = any("alibi" in name and value is True for name, value in _settings(config.get_text_config(decoder=True)))
     return alibi or longest_window(config) > 0
 

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from opsd_core.config import LoraConfig, ModelConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, ModelError
+from opsd_core.models.adapter_targets import unfit
 from opsd_core.models.attention import use_cpu_attention
 from opsd_core.models.logit_scale import logit_scale, logit_softcap
 from opsd_core.models.paths import Paths, usual_paths
@@ -168,6 +169,8 @@ def add_lora(policy: Policy, config: LoraConfig, seed: int) -> Policy:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=modules, task_type="CAUSAL_LM")
+        if names == "all-linear":
+            peft.exclude_modules = unfit(policy.causal_lm) or None
         try:
             return Policy(get_peft_model(policy.model, peft), policy.tokenizer, policy.chosen_paths)
         except ValueError as error:

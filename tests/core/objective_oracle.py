@@ -28,7 +28,8 @@ def problem(
     weight = normal(vocabulary, hidden)
     bias_V = normal(vocabulary) if bias else None
     head = Head(weight.to(dtype), None if bias_V is None else bias_V.to(dtype), softcap, head_scale)
-    teacher_head = Head((weight + 0.3 * normal(vocabulary, hidden)).to(dtype), head.bias_V, softcap, head_scale if head_scale == 1.0 else 1.3 * head_scale)
+    teacher_scale = head_scale if head_scale == 1.0 else 1.3 * head_scale
+    teacher_head = Head((weight + 0.3 * normal(vocabulary, hidden)).to(dtype), head.bias_V, softcap, teacher_scale)
     teacher = (student + 0.5 * normal(tokens, hidden)).to(dtype)
     weights = torch.rand(tokens, generator=generator)
     weights[1::4] = 0.0

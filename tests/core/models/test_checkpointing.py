@@ -59,5 +59,5 @@ def test_sampling_goes_on_as_before():
 
 
 def test_an_architecture_that_cannot_is_refused_with_the_field():
-    with pytest.raises(ModelError, match="execution.gradient_checkpointing=false"):
+    with pytest.raises(ModelError, match=r"execution\.gradient_checkpointing=false"):
         checkpoint_gradients(tiny_policy("cpmant"))
