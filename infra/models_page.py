@@ -37,7 +37,8 @@ one sequence at a time, the whole of it in one forward pass per token, nothing c
 
 - **works**: rows of several lengths are decoded together and a common beginning is computed once;
 - **works on the plain path**: right, but slower: prompts of one length at a time, or without a cache;
-- **refused**: the model differs from itself (its code, not opsd's, is the reason), or has no causal language model;
+- **refused**: the model differs from itself (its code, not opsd's, is the reason), cannot be trained, or is no causal
+  language model;
 - **not built**: this version of transformers, or a package that is not installed, gives no tiny model to test. The acceptance
   test decides when a user brings one.
 

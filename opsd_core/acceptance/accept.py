@@ -88,6 +88,7 @@ def accept(policy: Policy) -> Acceptance:
             ways = ways[ways.index(first) :]
             chosen[what], errors[what], more = _choose(what, ways, policy, partial(_measured, measure, probe))
             said += more
+        errors["gradients"] = _plain(gradients_flow, replace(policy, chosen_paths=Paths(**chosen)), probe)
     record = Acceptance(**chosen, attention=attention, errors=errors, switched_off=said)
     if dtype == torch.float32:
         return record
@@ -276,6 +277,22 @@ def head_is_a_projection(policy: Policy, probe: Probe) -> float:
             "changes logits in a way that the objective does not know.",
         )
     return error
+
+
+@torch.enable_grad()
+def gradients_flow(policy: Policy, probe: Probe) -> float:
+    """Hidden states of completions differentiate to the embeddings (with adapters, to the first of them): finite and not 0."""
+    embedding = policy.causal_lm.get_input_embeddings().weight
+    trained = [leaf for leaf in (embedding, *policy.causal_lm.parameters()) if leaf.requires_grad]
+    if not trained:
+        return 0.0
+    hidden_NH = completion_hidden(policy, probe.prompts[:2], probe.completions[:2])
+    weights_H = torch.linspace(-1.0, 1.0, hidden_NH.shape[1], device=policy.device, dtype=hidden_NH.dtype)
+    (gradient,) = torch.autograd.grad((hidden_NH * weights_H).sum(), trained[:1])
+    size = float(gradient.abs().max())
+    if not 0.0 < size < torch.inf:
+        raise _refuse(policy, f"the largest gradient of its embeddings is {size}: it cannot be trained.")
+    return 0.0
 
 
 CHECKS: dict[str, Callable[[Policy, Probe], float]] = {

@@ -61,7 +61,7 @@ def test_nor_in_any_other_architecture_that_is_not_refused(name):
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("name", FAMILIES[1:9])
+@pytest.mark.parametrize("name", ["gemma3", "gpt_oss", "llama4_text", "lfm2"])
 def test_what_the_configuration_alone_tells_is_right_before_any_test(name):
     policy = ending_often(tiny_policy(name))
     assert sampling_difference(policy, ragged_prompts(), GREEDY, batch_size=4) < 1e-4
@@ -94,7 +94,7 @@ def check_adapters(name: str) -> None:
     trained = [(key, value) for key, value in policy.model.named_parameters() if value.requires_grad]
     for key, value in trained:
         assert ".lora_" in key
-        torch.nn.init.normal_(value, std=0.2)
+        torch.nn.init.normal_(value, std=0.1)
     policy = with_paths(policy, accept(policy))
     assert sampling_difference(policy, ragged_prompts(), SAMPLED, batch_size=4) < 1e-4
     assert gradient_difference(policy, make_probe(policy)) < 1e-3
@@ -146,6 +146,13 @@ def test_a_model_with_a_weight_that_is_not_finite_is_refused_by_the_tensors_name
     with torch.no_grad():
         policy.causal_lm.model.layers[2].mlp.up_proj.weight[3, 5] = torch.nan
     with pytest.raises(ModelError, match=r"layers\.2\.mlp\.up_proj\.weight"):
+        accept(policy)
+
+
+def test_a_model_that_cannot_be_trained_is_refused_before_anything_is_sampled():
+    policy = tiny_policy("llama")
+    policy.causal_lm.model.norm.register_forward_hook(lambda module, inputs, output: output.detach())
+    with pytest.raises(ModelError, match="raises RuntimeError"):
         accept(policy)
 
 
