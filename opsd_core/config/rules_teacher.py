@@ -12,7 +12,7 @@ _MOVING = ("ema", "live", "adapter_off", "trust_region")
 
 def generated_source(config: CampaignSettings) -> bool:
     """True for data sets that are made here and bring question and answer of their own."""
-    return config.data.source.startswith(("reasoning_gym:", "tiny:"))
+    return config.data.kind.generated
 
 
 def null_configuration(config: CampaignSettings) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 from opsd_core.config import ColumnMapping, DataConfig
 from opsd_core.data import load_examples
 from opsd_core.data.clean import clean_rows
-from opsd_core.data.files import MAX_JSON_BYTES
+from opsd_core.data.json_file import MAX_JSON_BYTES
 from opsd_core.data.records import RawRow
 from opsd_core.errors import DataError
 
