@@ -40,7 +40,7 @@ _CHAT = ColumnPreset(
     "messages[assistant].content",
     "messages[assistant].content",
     lists=("messages",),
-    without=("prompt", "problem", "question", "instruction", "conversations"),
+    without=("prompt", "problem", "question", "instruction"),
 )
 COLUMN_PRESETS: dict[str, ColumnPreset] = {
     "messages": _CHAT,  # OpenAI's chat files, TRL's conversational language modelling
@@ -50,7 +50,7 @@ COLUMN_PRESETS: dict[str, ColumnPreset] = {
         "conversations[gpt].value",
         "conversations[gpt].value",
         lists=("conversations",),
-        without=("messages", "prompt", "problem", "question"),
+        without=("prompt", "problem", "question"),
     ),
     "verl": ColumnPreset(
         "prompt[user].content", "reward_model.ground_truth", lists=("prompt",), objects=("reward_model",)
@@ -73,12 +73,10 @@ COLUMN_PRESETS: dict[str, ColumnPreset] = {
         texts=("answer",),
         without=("completion", "solution", "reward_model"),
     ),
-    "open_r1": ColumnPreset(
-        "problem", "answer", "solution", texts=("problem", "solution", "answer"), without=("prompt",)
-    ),
+    "open_r1": ColumnPreset("problem", "answer", "solution", texts=("problem", "solution", "answer")),
     "open_r1_solution": ColumnPreset(  # NuminaMath-TIR and its kin: the answer stands in the solution's \\boxed{}
-        "problem", "solution", "solution", texts=("problem", "solution"), without=("answer", "prompt")
+        "problem", "solution", "solution", texts=("problem", "solution"), without=("answer",)
     ),
-    "problem_answer": ColumnPreset("problem", "answer", texts=("problem", "answer"), without=("solution", "prompt")),
+    "problem_answer": ColumnPreset("problem", "answer", texts=("problem", "answer"), without=("solution",)),
     "gsm8k": ColumnPreset("question", "answer", "answer"),  # never recognised: its names are the usual ones
 }

@@ -83,6 +83,11 @@ class ColumnMapping(Section):
         return COLUMN_PRESETS[name].columns | values
 
     @property
+    def recognised(self) -> bool:
+        """Whether a known layout may be looked for: no layout and no column for the question is named."""
+        return self.preset == AUTO and self.question == type(self).model_fields["question"].default
+
+    @property
     def mapped(self) -> list[str]:
         """The columns that are named, each once."""
         return list(dict.fromkeys(name for name in (self.question, self.solution, self.answer) if name))

@@ -3,7 +3,7 @@
 from typing import Any
 
 from opsd_core.config import ColumnMapping
-from opsd_core.config.column_presets import AUTO, COLUMN_PRESETS
+from opsd_core.config.column_presets import COLUMN_PRESETS
 from opsd_core.data.places import heads
 from opsd_core.data.records import Asked
 from opsd_core.errors import DataError
@@ -12,7 +12,7 @@ from opsd_core.errors import DataError
 def columns_in_force(asked: Asked, shape: dict[str, Any]) -> ColumnMapping:
     """The mapping to read with. DataError when the question's column is absent and several layouts fit."""
     columns = asked.config.columns
-    if columns.preset != AUTO or not shape or columns.question != ColumnMapping().question:
+    if not columns.recognised or not shape:
         return columns
     if heads([columns.question], list(shape))[0] in shape:
         return columns

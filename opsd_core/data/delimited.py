@@ -116,7 +116,7 @@ def _places(names: list[str], name: str) -> list[str]:
 
 def _rows(path: Path, encoding: str, header: _Header, asked: Asked) -> Iterator[RawRow]:
     csv.field_size_limit(MAX_LINE_CHARS)
-    longest, num_long, index = (0, 0), 0, 0
+    longest, num_long, index, after_wrong = (0, 0), 0, 0, False
     with open_text(path, encoding) as text:
         source = lines(text)
         for _ in range(header.num_lines):
@@ -135,6 +135,9 @@ def _rows(path: Path, encoding: str, header: _Header, asked: Asked) -> Iterator[
             end = physical.line.number
             if isinstance(fields, list) and not fields:
                 continue  # a blank line
+            after_wrong = after_wrong or isinstance(fields, str)
+            if after_wrong and isinstance(fields, list) and end == begin and _goes_on(fields, physical.line.text):
+                fields = "a quote ends that did not begin, behind a row with a wrong one"
             yield _row(index, begin, fields, header.names, physical.troubles)
             index += 1
             if end > begin:
@@ -155,6 +158,11 @@ def _wrong_quote(path: Path, begin: int, line: Line, error: csv.Error) -> str:
         f"the lines up to {line.number} into one field ({error}). Mend line {begin}: a quote inside a quoted field is "
         "written as two."
     )
+
+
+def _goes_on(fields: list[str] | str, text: str) -> bool:
+    """Whether a row ends a quote that it does not begin: after a wrong quote it may be the rest of that row."""
+    return text.count('"') % 2 == 1 and any(field.endswith('"') for field in fields)
 
 
 def _row(index: int, line: int, fields: list[str] | str, names: list[str], troubles: list[str]) -> RawRow:

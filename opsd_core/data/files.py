@@ -26,7 +26,9 @@ def local_files(asked: Asked) -> Opened:
     files = source_files(asked.config.source)
     if len(files) == 1:
         return open_file(files[0], asked)
-    asked.notes.append(f"{len(files)} files are read: {', '.join(file.name for file in files[:5])}{', ...' if files[5:] else ''}")
+    asked.notes.append(
+        f"{len(files)} files are read: {', '.join(file.name for file in files[:5])}{', ...' if files[5:] else ''}"
+    )
     _note_others(asked, files)
     return _together(files, asked)
 

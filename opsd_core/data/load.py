@@ -90,7 +90,9 @@ def _report(
     questions = Counter(map(question_key, cleaned.examples))
     notes += [f"{number} rows have {remark}" for remark, number in cleaned.remarks.items()]
     if config.kind.generated and len(cleaned.examples) < config.num_generated:
-        notes.append(f"only {len(cleaned.examples)} different items exist or were found; data.size={config.num_generated}")
+        notes.append(
+            f"only {len(cleaned.examples)} different items exist or were found; data.size={config.num_generated}"
+        )
     if config.test_fraction > 0 and not splits["test"]:
         notes.append(f"the test split is empty although data.test_fraction={config.test_fraction}")
     return DataReport(

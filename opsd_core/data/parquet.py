@@ -35,7 +35,7 @@ def read(path: Path, asked: Asked) -> Opened:
     Raises DataError for a malformed file, columns that are absent, twice there or not flat, and a file that would fill
     the memory.
     """
-    footer = json.loads(_rehearse(path, []))
+    footer = json.loads(_rehearse(path, [])) if asked.config.columns.recognised else {"shape": {}, "num_rows": None}
 
     def rows(columns: ColumnMapping) -> Iterator[RawRow]:
         _rehearse(path, columns.mapped)
@@ -165,7 +165,9 @@ def _values(column: Any) -> tuple[Any, Any, Any]:
     if pyarrow.types.is_dictionary(column.type):
         which, values = column.indices, column.dictionary
     kind = pyarrow.types
-    sized = any(test(values.type) for test in (kind.is_string, kind.is_binary, kind.is_large_string, kind.is_large_binary))
+    sized = any(
+        test(values.type) for test in (kind.is_string, kind.is_binary, kind.is_large_string, kind.is_large_binary)
+    )
     return which, values, pyarrow.compute.binary_length(values) if sized else None
 
 
@@ -198,7 +200,9 @@ def _refuse_nested(path: Path, schema: Any, mapped: list[str]) -> None:
     for name in mapped:
         column = name if name in schema.names else head(name)
         if schema.names.count(column) > 1:
-            raise DataError(f"data.source={path} has more than one column named {column!r}. Write it anew with other names.")
+            raise DataError(
+                f"data.source={path} has more than one column named {column!r}. Write it anew with other names."
+            )
         if name not in schema.names:
             continue
         shape = _shape(kind := schema.field(name).type)
@@ -211,7 +215,10 @@ def _refuse_nested(path: Path, schema: Any, mapped: list[str]) -> None:
 
 def _refuse_inflated(path: Path, group: Any, needed: list[str]) -> None:
     """Raises DataError for a row group whose needed columns would not fit the memory, by what its footer says."""
-    needed_heads = {*needed, *(name.split(".")[0] for name in needed)}  # a path begins with its column, which may hold dots
+    needed_heads = {
+        *needed,
+        *(name.split(".")[0] for name in needed),
+    }  # a path begins with its column, which may hold dots
     for number in range(group.num_columns):
         column = group.column(number)
         size, stored = column.total_uncompressed_size, max(column.total_compressed_size, 1)

@@ -29,7 +29,7 @@ class UnusableRow:
 
     @property
     def place(self) -> str:
-        """"row 3 (line 5 of b.csv)"."""
+        """ "row 3 (line 5 of b.csv)"."""
         where = " of ".join(part for part in (f"line {self.line}" if self.line else "", self.file) if part)
         return f"row {self.index} ({where})" if where else f"row {self.index}"
 
@@ -120,7 +120,10 @@ class DataReport:
         ]
         if self.num_not_read:
             said.append(f"Not read: {self.num_not_read} rows (data.size).")
-        said += [f"Unusable: {count} x {reason}." for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])]
+        said += [
+            f"Unusable: {count} x {reason}."
+            for reason, count in sorted(self.reasons.items(), key=lambda item: -item[1])
+        ]
         said += [f"Unusable {row.place}: {row.reason}."[:300] for row in self.unusable[:10]]
         return said + [f"{note}." for note in self.notes]
 

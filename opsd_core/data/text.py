@@ -2,8 +2,8 @@
 
     byte order mark                               UTF-8, UTF-16, UTF-32
     all bytes are UTF-8                           UTF-8
-    some bytes are not, others can be only that   UTF-8; lines with the former are unusable
-    no byte is UTF-8 beyond ASCII, and the text   cp1252, said in the report
+    some lines are UTF-8 beyond ASCII             UTF-8; lines that are not are unusable
+    no line is UTF-8 beyond ASCII, and the text   cp1252, said in the report
       reads as a Western one
     anything else                                 refused with the byte's offset and line
 
@@ -48,7 +48,7 @@ class _Scan:
     """Offset of the first byte that is not UTF-8."""
     line: int = 0
     has_utf8: bool = False
-    """Some characters beyond ASCII are UTF-8."""
+    """Some line holds characters beyond ASCII and all of them are UTF-8."""
     western: bool = True
     """Every line with other bytes reads as cp1252."""
     example: str = ""
@@ -129,36 +129,51 @@ def text_encoding(path: Path, asked: Asked) -> str:
 def _scan(path: Path) -> _Scan:
     scan, line, left = _Scan(), 1, b""
     with open_bytes(path) as file:
-        while part := file.readline(_CHUNK):
-            ended = part.endswith(b"\n")
-            part, left = left + part, b""
-            if len(part) >= _CHUNK and not ended:  # a character may go on in the next part
-                cut = max(
-                    len(part) - 4, *(place for place in range(len(part) - 3, len(part)) if part[place] >= 0xC0), 0
-                )
-                part, left = part[:cut], part[cut:]
+        while chunk := file.read(_CHUNK):
+            whole = left + chunk
+            cut = whole.rfind(b"\n") + 1 or _character_end(whole)
+            part, left = whole[:cut], whole[cut:]
             _look(scan, part, line)
             scan.size += len(part)
-            line += ended
+            line += part.count(b"\n")
     _look(scan, left, line)
     return scan
+
+
+def _character_end(part: bytes) -> int:
+    """Where the last UTF-8 character of `part` begins, so that none is cut."""
+    return next(
+        (place for place in range(len(part) - 1, len(part) - 5, -1) if place > 0 and part[place] >= 0xC0), len(part)
+    )
 
 
 def _look(scan: _Scan, part: bytes, line: int) -> None:
     if part.isascii():
         return
+    try:
+        part.decode("utf-8")
+        scan.has_utf8 = True
+        return
+    except UnicodeError:
+        offset = scan.size
+    for number, one in enumerate(part.split(b"\n")):
+        _look_at_line(scan, one, offset, line + number)
+        offset += len(one) + 1
+
+
+def _look_at_line(scan: _Scan, part: bytes, offset: int, line: int) -> None:
+    if part.isascii():
+        return
     text = part.decode("utf-8", errors="surrogateescape")
-    scan.has_utf8 = scan.has_utf8 or any(
-        "\x7f" < character < "\udc80" or character > "\udcff" for character in set(text)
-    )
     bad = _ESCAPED.search(text)
     if bad is None:
+        scan.has_utf8 = True
         return
     western = part.decode("cp1252", errors="ignore")
     if scan.first_bad < 0:
-        scan.first_bad = scan.size + len(text[: bad.start()].encode())
+        scan.first_bad = offset + len(text[: bad.start()].encode())
         scan.line = line
         scan.example = western[max(0, bad.start() - 20) : bad.start() + 20].strip()
-    scan.western = scan.western and not (
-        _UNDEFINED.search(part) or _OTHER_SCRIPT.search(part) or _FOREIGN.search(western)
-    )
+    mixed = any("\x7f" < character < "\udc80" or character > "\udcff" for character in set(text))
+    foreign = _UNDEFINED.search(part) or _OTHER_SCRIPT.search(part) or _FOREIGN.search(western)
+    scan.western = scan.western and not (mixed or foreign)
