@@ -348,7 +348,7 @@ REFUSALS = {
     ),
     "quote closed rows later": Refused("d.csv", CSV + '"open,5\na,1\n"b",2\n', r"row at line 16 has a quote.*up to 18"),
     "quote open in the last line": Refused("d.csv", CSV + '"open', r"line 16 has a quote that is never closed"),
-    "quote that goes on": Refused("d.csv", CSV + '"He "said,5\n', r"line 16 has a quote"),
+    "quote that goes on": Refused("d.csv", CSV + '"He "said" x,5\n', r"line 16 has a quote"),
     "column twice": Refused(
         "d.csv",
         CSV.replace("question,answer", "question,answer,answer"),
