@@ -6,7 +6,7 @@ from pydantic import Field
 
 from opsd_core.config.base import Section
 
-SCHEDULED_SECTIONS = ("rollout", "filter", "weights", "teacher", "distillation")
+SCHEDULED_SECTIONS = ("rollout", "filter", "token_weights", "teacher", "distillation")
 """Sections whose settings may be scheduled; the rest decides what is measured or what a state file fits."""
 
 FIXED_SETTINGS = ("teacher.weights", "rollout.num_prompts")

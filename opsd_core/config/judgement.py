@@ -17,7 +17,6 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, gt=0, le=5, description="Temperature of the sampled completions.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass of the sampled completions.")
     max_completion_length: int = Field(256, ge=1, description="Most tokens a completion may have.")
-    batch_size: int = Field(64, ge=1, le=4096, description="Completions decoded together.")
 
 
 class PromotionConfig(Section):

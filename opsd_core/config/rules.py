@@ -35,9 +35,9 @@ def _near_limit_beta(config: CampaignSettings) -> str | None:
 
 
 def _prompt_budget(config: CampaignSettings) -> str | None:
-    if config.optimizer.microbatch_tokens < config.rollout.max_completion_length:
+    if config.execution.microbatch_tokens < config.rollout.max_completion_length:
         return (
-            f"optimizer.microbatch_tokens={config.optimizer.microbatch_tokens} is below "
+            f"execution.microbatch_tokens={config.execution.microbatch_tokens} is below "
             f"rollout.max_completion_length={config.rollout.max_completion_length}: not even one completion fits."
         )
     return None

@@ -45,7 +45,7 @@ def _opsa_reads_samples_only(config: CampaignSettings) -> str | None:
 def _no_teacher_is_asked(config: CampaignSettings) -> str | None:
     if not config.distillation.teacher_free:
         return None
-    divergence, weights = config.distillation.divergence, config.weights
+    divergence, weights = config.distillation.divergence, config.token_weights
     if config.filter.teacher_probe != "off":
         return (
             f"filter.teacher_probe={config.filter.teacher_probe} with distillation.divergence={divergence}, which has no "
@@ -54,7 +54,7 @@ def _no_teacher_is_asked(config: CampaignSettings) -> str | None:
     if weights.entropy != "uniform" and weights.entropy_of == "teacher":
         return (
             f"weights.entropy={weights.entropy} of the teacher with distillation.divergence={divergence}, which has no "
-            "teacher. Set weights.entropy_of=student."
+            "teacher. Set token_weights.entropy_of=student."
         )
     return None
 

@@ -10,12 +10,12 @@ Rule = Callable[[CampaignSettings], str | None]
 
 
 def _teacher_entropy_was_recorded(config: CampaignSettings) -> str | None:
-    weights = config.weights
+    weights = config.token_weights
     if weights.entropy != "uniform" and weights.entropy_of == "teacher" and config.distillation.targets == "online":
         return (
             f"weights.entropy={weights.entropy} of the teacher with distillation.targets=online: weights are fixed before "
             "the step, the teacher's entropy is known only in it. Use distillation.targets=recorded, or "
-            "weights.entropy_of=student."
+            "token_weights.entropy_of=student."
         )
     return None
 

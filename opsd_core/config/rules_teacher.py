@@ -202,10 +202,10 @@ def _template_shows_the_context(config: CampaignSettings) -> str | None:
 
 
 def _noise_spoils_the_importance_ratio(config: CampaignSettings) -> str | None:
-    if config.teacher.student_noise > 0 and config.weights.importance_correction:
+    if config.teacher.student_noise > 0 and config.token_weights.importance_correction:
         return (
-            f"teacher.student_noise={config.teacher.student_noise} with weights.importance_correction=true: the ratio would "
-            "compare a noisy policy with the clean one that sampled. Turn one of them off."
+            f"teacher.student_noise={config.teacher.student_noise} with token_weights.importance_correction=true: the "
+            "ratio would compare a noisy policy with the clean one that sampled. Turn one of them off."
         )
     return None
 

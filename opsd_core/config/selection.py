@@ -69,8 +69,8 @@ class FilterConfig(Section):
         return phrases
 
 
-class WeightConfig(Section):
-    """How much each completion token counts; the factors multiply. See docs/weights_and_gates.md."""
+class TokenWeightConfig(Section):
+    """How much each completion token counts; the factors multiply. See docs/token_weights_and_filters.md."""
 
     mask_special_tokens: bool = Field(
         True, description="Special tokens inside a completion do not count; end-of-sequence does."

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from opsd_core.config import AlarmConfig, CampaignConfig
-from opsd_core.training.monitors import Metrics
+from opsd_core.selection.monitors import Metrics
 
 Stage = Literal["rollout", "step", "evaluation"]
 Check = Callable[[AlarmConfig, Sequence[Metrics]], str | None]

@@ -22,8 +22,7 @@ def small(tiny_model, iterations):
         "num_steps": 6,
         "overrides": {
             "model": {"source": str(tiny_model)},
-            "rollout": {"num_shards": 2},
-            "optimizer": {"batch_size": 16, "checkpoint_every": 2},
+            "optimizer": {"batch_size": 16}, "execution": {"num_shards": 2, "checkpoint_every": 2},
             "evaluation": {"num_items": 30},
             "promotion": {"alpha": 0.49},
         },

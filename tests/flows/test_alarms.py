@@ -106,7 +106,7 @@ def test_curriculum_probe_and_routing_in_a_campaign_that_repeats_nothing(stack):
         "rollout": SMALL["rollout"] | {"group_size": 2, "max_completion_length": 4},
         "filter": {"route": "pass_rate", "teacher_probe": "gain", "min_gain": 2.5},
         "curriculum": {"sampling": "difficulty", "length_start": 3, "length_growth": 1.2},
-        "weights": {"importance_correction": True, "leak_span": 3, "normaliser": "sequence", "position": "late"},
+        "token_weights": {"importance_correction": True, "leak_span": 3, "normaliser": "sequence", "position": "late"},
     }
     before = {kind: stored(kind) for kind in ("curricula", "grades", "prompts")}
     text = campaign("curriculum", 2, **options)

@@ -77,7 +77,7 @@ def test_a_teacher_without_context_needs_another_asymmetry(weights, asymmetry):
         ({"teacher": {"reference": "solution"}}, r"tiny:addition makes questions and answers only"),
         ({"teacher": {"top_p": 0.9}, "distillation": {"divergence": "reverse_kl"}}, r"infinite where the student"),
         ({"teacher": {"top_k": 5}, "distillation": {"divergence": "jsd", "beta": 1.0}}, r"infinite where the student"),
-        ({"teacher": {"student_noise": 5.0}, "weights": {"importance_correction": True}}, r"noisy policy with the clean one"),
+        ({"teacher": {"student_noise": 5.0}, "token_weights": {"importance_correction": True}}, r"noisy policy with the clean"),
         (
             {"teacher": {"context": "demo", "reference": "solution"}, "data": FILE},
             r"context=demo shows the solution.*data\.columns\.solution is empty",

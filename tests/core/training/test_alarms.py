@@ -11,8 +11,9 @@ from opsd_core.errors import AlarmError, TrainingError
 from opsd_core.objective import ObjectiveResult
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
+from opsd_core.selection.monitors import completion_metrics, epistemic_tokens
 from opsd_core.training.alarms import ALARMS, find_alarms, remedied
-from opsd_core.training.monitors import completion_metrics, epistemic_tokens, overlap_ratio, token_metrics
+from opsd_core.training.monitors import overlap_ratio, token_metrics
 
 CALM = {
     "trunc_rate": 0.05,
