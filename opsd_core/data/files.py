@@ -6,9 +6,10 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
-from opsd_core.config import ColumnMapping
-from opsd_core.config.source_kinds import FILE_FORMATS, PACKED, file_suffix, known_file
+from opsd_core.config import ColumnMapping, DataConfig
+from opsd_core.config.source_kinds import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
 from opsd_core.data.records import Asked, Opened, RawRow
+from opsd_core.digest import file_digest
 from opsd_core.errors import DataError
 
 Reader = Callable[..., Opened]
@@ -80,6 +81,13 @@ def source_files(source: str) -> list[Path]:
             f"Name one kind: {path / ('*' + endings[0]) if path.is_dir() else '*' + endings[0]}."
         )
     return files
+
+
+def source_content(config: DataConfig) -> dict[str, str]:
+    """sha256 of every local file of `config.source`; empty where its name alone decides. DataError as `source_files`."""
+    if config.kind is not SOURCE_KINDS["files"]:
+        return {}
+    return {file.name: file_digest(file) for file in source_files(config.source) if file.is_file()}
 
 
 def _note_others(asked: Asked, files: list[Path]) -> None:
