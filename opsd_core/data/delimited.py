@@ -174,6 +174,8 @@ def _row(index: int, line: int, fields: list[str] | str, names: list[str], troub
     elif len(fields) != len(names):
         which = "more" if len(fields) > len(names) else "fewer"
         unreadable = f"{which} fields than the header has: {len(fields)} of {len(names)}"
+    elif fields == names:
+        unreadable = "the header again"
     if unreadable:
         return RawRow(index, unreadable=unreadable, line=line)
     values: dict[str, Any] = dict(zip(names, fields, strict=True))

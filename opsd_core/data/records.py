@@ -150,7 +150,7 @@ def split_digest(examples: list[Example]) -> str:
 def require_columns(source: str, needed: list[str], present: list[str], hint: str = "") -> None:
     """Raise DataError when a mapped column is missing, naming those that exist."""
     if missing := [column for column in needed if column not in present]:
-        shown = ", ".join(map(repr, present[:50])) + (", ..." if len(present) > 50 else "")
+        shown = ", ".join(f"{name[:80]!r}" for name in present[:50]) + (", ..." if len(present) > 50 else "")
         raise DataError(
             f"data.source={source} has no column {', '.join(map(repr, missing))}. It has: "
             f"{shown or 'none'}. {hint}Set data.columns.question / answer / solution, or data.columns.preset."

@@ -171,6 +171,9 @@ CASES = {
         holds={"last": "6"},
         says="quote ends that did not begin",
     ),
+    "two tables, one behind the other": Case(
+        "d.csv", CSV + CSV.replace("What", "And what"), 2 * NUM_GOOD, 1, says="line 16.*header again"
+    ),
     "too few fields": Case(
         "d.csv", CSV + "alone\nlast,6\n", MORE, 1, holds={"last": "6"}, says=r"line 16\): fewer fields.*1 of 2"
     ),
@@ -523,7 +526,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".jsonl.gz", ".csv.zst")
 STARTS = {".jsonl": JSONL, ".csv": CSV, ".tsv": CSV.replace(",", "\t")}
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(BYTES, st.sampled_from(SUFFIXES), st.booleans())
 def test_any_bytes_give_rows_or_a_refusal(content, suffix, with_good):
     whole = (STARTS.get(suffix, "") if with_good else "").encode() + content
@@ -539,10 +542,10 @@ def test_any_bytes_give_rows_or_a_refusal(content, suffix, with_good):
         assert report.num_rows == count_lines(whole)
 
 
-TEXTS = st.text(min_size=1, max_size=20)
+TEXTS = st.text(st.characters(exclude_characters="#"), min_size=1, max_size=20)  # an answer is what follows ####
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(TEXTS, TEXTS), max_size=6), st.sampled_from(",;\t|"))
 def test_what_a_csv_writer_writes_comes_back_or_is_counted(pairs, delimiter):
     out = io.StringIO()
