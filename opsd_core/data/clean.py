@@ -7,7 +7,7 @@ from typing import Any
 
 from opsd_core.config import ColumnMapping
 from opsd_core.data.examples import make_example
-from opsd_core.data.places import PlaceError, head, value_at
+from opsd_core.data.places import PlaceError, unread_messages, value_at
 from opsd_core.data.records import RawRow, UnusableRow
 from opsd_core.data.values import MAX_FIELD_CHARS, UnusableError, plain_text
 from opsd_core.errors import DataError
@@ -75,8 +75,9 @@ def _example(row: RawRow, columns: ColumnMapping, labels_required: bool, remarks
         answer = gsm8k_answer(answer)
         if not answer:
             raise UnusableError(f"nothing after '####' in column {columns.answer!r}")
-    if _other_messages(row.values, columns.question):
-        remarks["a system message, which is not read; set prompts.system"] += 1
+    for role in sorted(set(unread_messages(row.values, columns.mapped))):
+        hint = "; prompts.system is the system message" if role == "system" else ""
+        remarks[f"a message of role {role[:40]!r}, which is not read{hint}"] += 1
     return make_example(question, answer, solution, row.metadata)
 
 
@@ -109,12 +110,3 @@ def _text(values: dict[str, Any], column: str, required: bool, remarks: Counter[
         raise UnusableError(f"column {column!r} is empty")
     return text
 
-
-def _other_messages(values: dict[str, Any], question: str) -> bool:
-    """Whether the list that the question's message is taken from has a system message, which would go unread."""
-    if "[" not in question or question in values:
-        return False
-    messages = values.get(head(question))
-    if not isinstance(messages, list):
-        return False
-    return any(isinstance(item, dict) and "system" in (item.get("role"), item.get("from")) for item in messages)

@@ -6,9 +6,10 @@ A column of exactly that name comes first. `[word]` is the element whose `role` 
 conversation of several turns is never taken for a question and its answer.
 """
 
-import json
 import re
 from typing import Any
+
+from opsd_core.data.json_values import parse
 
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(-?\d{1,9}|[A-Za-z_]\w*)\]")
 _ROLES = ("role", "from")
@@ -45,6 +46,24 @@ def value_at(row: dict[str, Any], name: str) -> Any:
     return value
 
 
+def unread_messages(row: dict[str, Any], names: list[str]) -> list[str]:
+    """Roles of the messages that none of the places `names` takes, of the lists that they take messages from."""
+    taken: dict[str, set[str]] = {}
+    for name in names:
+        column, steps = _split(name)
+        if name not in row and steps and steps[0].startswith("["):
+            taken.setdefault(column, set()).add(steps[0].strip("[]"))
+    unread = []
+    for column, keys in taken.items():
+        messages = row.get(column)
+        for number, message in enumerate(messages if isinstance(messages, list) else []):
+            roles = [str(message[role]) for role in _ROLES if role in message] if isinstance(message, dict) else []
+            places = {str(number), str(number - len(messages))}
+            if roles and not keys & {*roles, *places}:
+                unread.append(roles[0])
+    return unread
+
+
 def _split(name: str) -> tuple[str, list[str]]:
     """(column, steps as written); (name, []) for what is no path."""
     begin = min((place for place in (name.find("."), name.find("[")) if place > 0), default=-1)
@@ -56,7 +75,7 @@ def _split(name: str) -> tuple[str, list[str]]:
 
 def _parsed(text: str, place: str) -> Any:
     try:
-        return json.loads(text, parse_float=str, parse_int=str)
+        return parse(text)
     except (ValueError, RecursionError) as error:
         raise PlaceError(f"{place!r} is text that is not JSON, so there is nothing inside it") from error
 

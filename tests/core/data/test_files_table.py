@@ -298,7 +298,7 @@ CASES = {
         "d.jsonl",
         rows_of(lambda q, a: {"messages": [{"role": "system", "content": "s"}, *chat(q, a)]}),
         holds=FIRST,
-        says=f"{NUM_GOOD} rows have a system message",
+        says=f"{NUM_GOOD} rows have a message of role 'system', which is not read",
     ),
     "several turns": Case(
         "d.jsonl",
