@@ -37,7 +37,7 @@ class CurriculumConfig(Section):
         None,
         gt=0,
         le=20,
-        description="The limit grows only at a mean entropy of the rollouts, in nats, of at most this; null = always.",
+        description="The limit grows where the rollouts' mean entropy is at most this, in nats; null = always.",
     )
     schedules: dict[str, tuple[Any, ...]] = Field(
         {},

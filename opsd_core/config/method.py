@@ -79,7 +79,7 @@ class DistillationConfig(Section):
     bound: Literal["none", "token_reweight", "token_clip", "entry_clip", "ratio_clip"] = Field(
         "token_reweight",
         description="Bound per token: detached reweighting keeps the gradient's direction; token_clip drops it above "
-        "the threshold; ratio_clip clips log T - log S; entry_clip can reverse it and is for reproduction only.",
+        "the threshold; ratio_clip clips log T - log S; entry_clip can reverse it and is there for reproduction.",
     )
     bound_threshold: float = Field(1.0, gt=0, description="tau of the bound, in nats.")
     gold_share: float = Field(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from opsd_core.config.checked import CampaignConfig
 from opsd_core.config.moved import present_name
 from opsd_core.config.recipes_papers import PAPERS
+from opsd_core.config.rules.effects import unread
 from opsd_core.errors import ConfigError
 
 TINY: dict[str, Any] = {
@@ -78,13 +79,17 @@ def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "demo": DEMO,
-    "tiny": TINY,
-} | {
-    name: deep_merge(deep_merge(deep_merge(TINY, paper.method), paper.tiny), {"name": name})
-    for name, paper in PAPERS.items()
-}
+def _on_the_tiny_task(name: str) -> dict[str, Any]:
+    """A published method on the tiny task, without those of the task's settings that the method does not read."""
+    paper = PAPERS[name]
+    values = deep_merge(deep_merge(deep_merge(TINY, paper.method), paper.tiny), {"name": name})
+    for path in unread(CampaignConfig.model_validate(values)):
+        section, _, leaf = path.rpartition(".")
+        values.get(section, {}).pop(leaf, None)
+    return values
+
+
+RECIPES: dict[str, dict[str, Any]] = {"demo": DEMO, "tiny": TINY} | {name: _on_the_tiny_task(name) for name in PAPERS}
 
 
 def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:

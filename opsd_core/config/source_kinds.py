@@ -25,6 +25,8 @@ class SourceKind(NamedTuple):
     """Made here: it brings question and answer of its own, reads no columns, and `data.size` is how many are made."""
     grader: str = "math"
     """What data.grader=auto means for it."""
+    reads: tuple[str, ...] = ()
+    """Settings of `data` that this kind reads and others do not."""
 
 
 class FileFormat(NamedTuple):
@@ -76,6 +78,7 @@ def _local(source: str) -> bool:
     return known_file(source) or has_glob or exists or source.startswith((".", "/", "~"))
 
 
+_FILE = ("columns", "encoding")
 SOURCE_KINDS: dict[str, SourceKind] = {
     "addition": SourceKind("generated.addition", _begins("tiny:"), "tiny:addition", generated=True),
     "reasoning_gym": SourceKind(
@@ -84,11 +87,14 @@ SOURCE_KINDS: dict[str, SourceKind] = {
         "reasoning_gym:<task>",
         generated=True,
         grader="reasoning_gym",
+        reads=("options",),
     ),
-    "s3": SourceKind("remote.stored_object", _begins("s3://"), "s3://bucket/file.jsonl"),
-    "https": SourceKind("remote.web_file", _begins("https://"), "https://host/file.jsonl"),
-    "files": SourceKind("files.local_files", _local, "folder, shards/*.parquet or file.csv"),
-    "hub": SourceKind("hub.hub_dataset", lambda source: not _SCHEME.match(source), "owner/name"),
+    "s3": SourceKind("remote.stored_object", _begins("s3://"), "s3://bucket/file.jsonl", reads=_FILE),
+    "https": SourceKind("remote.web_file", _begins("https://"), "https://host/file.jsonl", reads=_FILE),
+    "files": SourceKind("files.local_files", _local, "folder, shards/*.parquet or file.csv", reads=_FILE),
+    "hub": SourceKind(
+        "hub.hub_dataset", lambda source: not _SCHEME.match(source), "owner/name", reads=("columns", "subset", "split")
+    ),
     "unknown": SourceKind("remote.unknown", lambda source: True, ""),
 }
 

@@ -1,6 +1,6 @@
 """What is watched of an iteration's samples, under the names the field uses.
 
-completion_metrics  rollouts    completions/*, rollout/*, trunc_rate, rep_rate, leak_count, epistemic_tokens, ...
+completion_metrics  rollouts    completions/*, rollout/*, rep_rate, leak_count, epistemic_tokens, ...
 target_metrics      decisions   self_distillation/empty_target_batch
 """
 
@@ -34,7 +34,6 @@ def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_r
         "completions/max_length": float(lengths.max()),
         "completions/clipped_ratio": float(truncated.mean()),
         "rollout/tokens": float(lengths.sum()),
-        "trunc_rate": float(truncated.mean()),
         "rep_rate": float(np.mean(repetitive)),
         "leak_count": float(sum(leaks)),
         "leak_rate": float(np.mean(leaks)),

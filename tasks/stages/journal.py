@@ -90,22 +90,18 @@ class Journal:
         try:
             sound(self.iteration, new)
         except AlarmError:
-            self._publish("stopped", len(self.steps), self.write)
+            with scratch() as part:
+                self.write(part)
+                done = len(self.steps)
+                publish(store(), "stopped", {"distil": self.identity, "step": done}, part, {"step": done})
             raise
 
     def on_checkpoint(self, done: int, save: Callable[[Path], None]) -> None:
         """Store the trainer's state after `done` steps, with the journal."""
-
-        def write(folder: Path) -> None:
-            save(folder)
-            self.write(folder)
-
-        self._publish("checkpoints", done, write)
-
-    def _publish(self, kind: str, step: int, write: Callable[[Path], None]) -> None:
         with scratch() as part:
-            write(part)
-            publish(store(), kind, {"distil": self.identity, "step": step}, part, {"step": step})
+            save(part)
+            self.write(part)
+            publish(store(), "checkpoints", {"distil": self.identity, "step": done}, part, {"step": done})
 
     def write(self, folder: Path) -> None:
         """Steps and probes as files."""
