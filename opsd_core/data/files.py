@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from opsd_core.config import ColumnMapping, DataConfig
-from opsd_core.config.source_kinds import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
+from opsd_core.config.kinds.source_kinds import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
 from opsd_core.data.records import Asked, Opened, RawRow
 from opsd_core.digest import file_digest
 from opsd_core.errors import DataError
@@ -18,7 +18,7 @@ MAX_FILES = 10_000
 
 def reader(name: str) -> Reader:
     """The function "module.function" of opsd_core.data, as the tables name it."""
-    module, _, function = name.partition(".")
+    module, _, function = name.rpartition(".")
     return getattr(import_module(f"opsd_core.data.{module}"), function)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from opsd_core.config import ColumnMapping, DataConfig
-from opsd_core.data.parquet import schema_shape
+from opsd_core.data.formats.parquet import schema_shape
 from opsd_core.data.places import heads
 from opsd_core.data.records import Asked, Opened, RawRow, require_columns
 from opsd_core.errors import DataError

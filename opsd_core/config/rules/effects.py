@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.kinds.source_kinds import SOURCE_KINDS
 from opsd_core.config.schedules import stages
-from opsd_core.config.source_kinds import SOURCE_KINDS
 
 
 class Condition(NamedTuple):

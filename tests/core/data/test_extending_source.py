@@ -40,7 +40,7 @@ from pathlib import Path
 
 from opsd_core.config import ColumnMapping
 from opsd_core.data.records import Asked, Opened, RawRow
-from opsd_core.data.text import lines, open_text, text_encoding
+from opsd_core.data.formats.text import lines, open_text, text_encoding
 
 
 def read(path: Path, asked: Asked) -> Opened:
@@ -56,7 +56,7 @@ def read(path: Path, asked: Asked) -> Opened:
 
     return Opened(rows, {"question": "", "answer": ""})
 '''
-FORMAT_LINE = """    ".pairs": FileFormat("pairs.read"),
+FORMAT_LINE = """    ".pairs": FileFormat("formats.pairs.read"),
 """
 TEST = """
 import gzip, sys
@@ -95,10 +95,10 @@ def add_line(table: Path, after: str, line: str) -> None:
 def test_one_file_and_one_table_line_add_a_source_and_a_format(tmp_path):
     package = tmp_path / "opsd_core"
     shutil.copytree(ROOT / "opsd_core", package, ignore=shutil.ignore_patterns("__pycache__"))
-    table = package / "config" / "source_kinds.py"
+    table = package / "config" / "kinds" / "source_kinds.py"
     (package / "data" / "squares.py").write_text(SOURCE)
     add_line(table, "SOURCE_KINDS: dict[str, SourceKind] = {\n", SOURCE_LINE)
-    (package / "data" / "pairs.py").write_text(FORMAT)
+    (package / "data" / "formats" / "pairs.py").write_text(FORMAT)
     add_line(table, "FILE_FORMATS: dict[str, FileFormat] = {\n", FORMAT_LINE)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-c", TEST, str(tmp_path)]

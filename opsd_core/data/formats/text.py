@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from opsd_core.data.packed import open_bytes
+from opsd_core.data.formats.packed import open_bytes
 from opsd_core.data.records import MAX_LINE_CHARS, Asked
 from opsd_core.errors import DataError
 

@@ -64,7 +64,7 @@ def _rehearse(path: Path, mapped: list[str]) -> str:
 
     DataError as `_rows`, and when that takes too much memory or crashes the reader.
     """
-    command = [sys.executable, "-m", "opsd_core.data.parquet", str(MAX_READING_BYTES), str(path), *mapped]
+    command = [sys.executable, "-m", "opsd_core.data.formats.parquet", str(MAX_READING_BYTES), str(path), *mapped]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout

@@ -39,12 +39,12 @@ class FileFormat(NamedTuple):
 
 
 FILE_FORMATS: dict[str, FileFormat] = {
-    ".jsonl": FileFormat("json_lines.read"),
-    ".ndjson": FileFormat("json_lines.read"),
-    ".json": FileFormat("json_file.read"),
-    ".csv": FileFormat("delimited.read"),
-    ".tsv": FileFormat("delimited.read"),
-    ".parquet": FileFormat("parquet.read", packed=False),
+    ".jsonl": FileFormat("formats.json_lines.read"),
+    ".ndjson": FileFormat("formats.json_lines.read"),
+    ".json": FileFormat("formats.json_file.read"),
+    ".csv": FileFormat("formats.delimited.read"),
+    ".tsv": FileFormat("formats.delimited.read"),
+    ".parquet": FileFormat("formats.parquet.read", packed=False),
 }
 PACKED = (".gz", ".zst")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

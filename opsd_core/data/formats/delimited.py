@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from opsd_core.config import ColumnMapping
+from opsd_core.data.formats.text import Line, lines, open_text, text_encoding
 from opsd_core.data.places import heads
 from opsd_core.data.records import MAX_LINE_CHARS, Asked, Opened, RawRow, require_columns
-from opsd_core.data.text import Line, lines, open_text, text_encoding
 from opsd_core.errors import DataError
 
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from opsd_core.config import ColumnMapping
-from opsd_core.data.json_lines import object_row
+from opsd_core.data.formats.json_lines import object_row
+from opsd_core.data.formats.packed import open_bytes
+from opsd_core.data.formats.text import text_encoding
 from opsd_core.data.json_values import parse
-from opsd_core.data.packed import open_bytes
 from opsd_core.data.records import Asked, Opened, RawRow
-from opsd_core.data.text import text_encoding
 from opsd_core.errors import DataError
 
 MAX_JSON_BYTES = 64 << 20

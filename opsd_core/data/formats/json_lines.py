@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from opsd_core.config import ColumnMapping
+from opsd_core.data.formats.text import Line, lines, open_text, text_encoding
 from opsd_core.data.json_values import parse
 from opsd_core.data.records import Asked, Opened, RawRow
-from opsd_core.data.text import Line, lines, open_text, text_encoding
 
 _LOOKED_AT = 20
 
