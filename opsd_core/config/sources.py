@@ -5,8 +5,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from opsd_core.config.base import Section
-from opsd_core.config.kinds.column_presets import AUTO, COLUMN_PRESETS, NONE
-from opsd_core.config.kinds.source_kinds import SourceKind, source_kind
+from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
+from opsd_core.config.kinds.sources import SourceKind, source_kind
 
 DEFAULT_GENERATED = 2000
 """Items that a generated source makes when data.size says nothing."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from opsd_core.config import ColumnMapping
-from opsd_core.config.kinds.column_presets import COLUMN_PRESETS
+from opsd_core.config.kinds.columns import COLUMN_PRESETS
 from opsd_core.data.places import heads
 from opsd_core.data.records import Asked
 from opsd_core.errors import DataError

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from opsd_core.config import ColumnMapping, DataConfig
-from opsd_core.config.kinds.source_kinds import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
+from opsd_core.config.kinds.sources import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
 from opsd_core.data.records import Asked, Opened, RawRow
 from opsd_core.digest import file_digest
 from opsd_core.errors import DataError

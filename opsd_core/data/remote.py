@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from opsd_core.config import ColumnMapping
-from opsd_core.config.kinds.source_kinds import FILE_FORMATS, SOURCE_KINDS, file_suffix, known_file
+from opsd_core.config.kinds.sources import FILE_FORMATS, SOURCE_KINDS, file_suffix, known_file
 from opsd_core.data.files import open_file
 from opsd_core.data.records import Asked, Opened, RawRow
 from opsd_core.errors import DataError

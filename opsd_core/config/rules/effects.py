@@ -7,8 +7,8 @@ from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.sources import SOURCE_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
-from opsd_core.config.kinds.source_kinds import SOURCE_KINDS
 from opsd_core.config.schedules import stages
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from opsd_core.config.kinds.source_kinds import PACKED
+from opsd_core.config.kinds.sources import PACKED
 from opsd_core.errors import DataError
 
 MAX_INFLATED_BYTES, MAX_INFLATION = 256 << 20, 100

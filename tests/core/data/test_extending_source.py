@@ -95,7 +95,7 @@ def add_line(table: Path, after: str, line: str) -> None:
 def test_one_file_and_one_table_line_add_a_source_and_a_format(tmp_path):
     package = tmp_path / "opsd_core"
     shutil.copytree(ROOT / "opsd_core", package, ignore=shutil.ignore_patterns("__pycache__"))
-    table = package / "config" / "kinds" / "source_kinds.py"
+    table = package / "config" / "kinds" / "sources.py"
     (package / "data" / "squares.py").write_text(SOURCE)
     add_line(table, "SOURCE_KINDS: dict[str, SourceKind] = {\n", SOURCE_LINE)
     (package / "data" / "formats" / "pairs.py").write_text(FORMAT)

@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from opsd_core.config import DataConfig, resolve
-from opsd_core.config.kinds.column_presets import COLUMN_PRESETS
-from opsd_core.config.kinds.source_kinds import FILE_FORMATS, SOURCE_KINDS, source_kind
+from opsd_core.config.kinds.columns import COLUMN_PRESETS
+from opsd_core.config.kinds.sources import FILE_FORMATS, SOURCE_KINDS, source_kind
 from opsd_core.data import load_examples
 from opsd_core.data.files import reader
 from opsd_core.data.remote import download
