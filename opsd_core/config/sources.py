@@ -5,8 +5,9 @@ from typing import Literal
 from pydantic import Field
 
 from opsd_core.config.base import Section
+from opsd_core.config.grader_kinds import GRADER_KINDS
 
-GraderName = Literal["auto", "math", "numeric", "exact", "choice", "reasoning_gym"]
+GraderName = Literal["auto", *GRADER_KINDS]
 
 
 class LoraConfig(Section):
