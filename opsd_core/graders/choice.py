@@ -17,7 +17,7 @@ _LEADING = re.compile(rf"[\W_]*(?:(?:the\s+)?(?:option|choice|letter|answer)\s+)
 _HEDGE = re.compile(r"\)?\s*(?:,|/|&|\bor\b|\band\b)\s*(?:option\s+|choice\s+)?\(?([A-J])(?![\w'’])")
 _DENIED = re.compile(
     r"(?:\bnot|n['’]t|\bneither|\bnor|\brather than|\binstead of)\s+(?:be\s+)?(?:option\s+|choice\s+)?\(?[A-J]\b\)?"
-    r"|(?<![\w'’])\(?[A-J]\)?(?:\s*(?:,|and)\s*\(?[A-J]\)?)*\s+(?:is|are|was|were|would be)\s+"
+    r"|(?<![\w'’])\(?[A-J]\)?(?:\s*(?:,|and)\s*\(?[A-J]\)?){0,9}\s+(?:is|are|was|were|would be)\s+"
     r"(?:not|wrong|incorrect|false|too|also wrong|impossible|out|eliminated)\b"
 )
 _SAID = re.compile(
@@ -34,7 +34,7 @@ _RIGHT = re.compile(
 _PRONOUN = re.compile(r"\s*(?:$|[).:;!?\]}\n]|is\b)")
 _PUNCTUATED = re.compile(r"\s*(?:$|[).:,;\]}\n]|[-–—]\s)")
 _BRACKETED = re.compile(r"\(([A-J])\)")
-_OPTION_LINE = re.compile(r"^\W*\(?([A-J])[).:]", re.MULTILINE)
+_OPTION_LINE = re.compile(r"^[^\w\n]{0,8}([A-J])[).:]", re.MULTILINE)
 
 
 def refuses(example: Example) -> str:

@@ -28,6 +28,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|$)|\n")
 _DISPLAY = re.compile(r"\$\$(.{1,2000}?)\$\$|\\\[(.{1,2000}?)\\\]", re.DOTALL)
 _FORMULA = re.compile(r"\$\$([^$]+)\$\$|\$((?:[^$\\\n]|\\.)+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _CLAUSE = re.compile(r".*(?:\b(?:is|are|be|get|equals|obtain)|:)\s+(\S.*)$")
+_MAX_FORMULA_CHARS = 1000
 _WRAPPING = " \t\r\n*_`\"'"
 
 
@@ -135,6 +136,7 @@ def _after_marker(tail: str, num_lines: int) -> str:
 
 def _last_formula(line: str) -> str | None:
     """The formula with which a line ends, if it ends with one."""
+    line = line[-_MAX_FORMULA_CHARS:]
     found = next(reversed(list(_FORMULA.finditer(line))), None)
     if found is None or line[found.end() :].strip(" .,;!*_"):
         return None

@@ -45,6 +45,7 @@ _EQUALS = re.compile(r"(?<![<>!:=])[=≈](?!=)")
 _ASSIGNED = re.compile(r"(?:[,;]|\band\b|\bor\b)\s*[A-Za-z](?:_\w+)?\s*$")
 _MAX_CHARS = 200
 """Longer digit strings are no answer; Python refuses to convert more than 4,300 digits."""
+_MAX_SEGMENT_CHARS = 2000
 _MAX_EXPONENT = 300
 """1e999999999 as an exact fraction would fill the memory."""
 RELATIVE_TOLERANCE = 1e-6
@@ -64,7 +65,7 @@ def pick_number(segment: str) -> str | None:
 
     Units and words around it do not count: "x = 5 m^2" is 5, "7 = 3 + 4" is 7; "3π", "2^3", "3 or 4" are no number.
     """
-    text = plain_text(segment)
+    text = plain_text(segment[:_MAX_SEGMENT_CHARS])
     parts = _EQUALS.split(text)
     if len(parts) > 1:
         if any(_ASSIGNED.search(part) for part in parts[1:-1]):
