@@ -17,8 +17,6 @@ class RolloutConfig(Section):
     top_k: int = Field(0, ge=0, description="Tokens kept before sampling; 0 = all.")
     max_completion_length: int = Field(256, ge=1, le=131_072, description="Most tokens a completion may have.")
     record_top_k: int = Field(32, ge=1, le=1024, description="Largest log-probabilities stored at each position.")
-    num_shards: int = Field(2, ge=1, le=1000, description="Rollout tasks per iteration; one stored object each.")
-    batch_size: int = Field(32, ge=1, le=4096, description="Completions decoded together.")
     on_policy_fraction: float = Field(
         1.0,
         ge=0,
@@ -81,7 +79,7 @@ class DistillationConfig(Section):
     bound: Literal["none", "token_reweight", "token_clip", "entry_clip", "ratio_clip"] = Field(
         "token_reweight",
         description="Bound per token: detached reweighting keeps the gradient's direction; token_clip drops it above "
-        "the threshold; ratio_clip clips log T - log S; entry_clip can reverse it and is for reproduction only.",
+        "the threshold; ratio_clip clips log T - log S; entry_clip can reverse it and is there for reproduction.",
     )
     bound_threshold: float = Field(1.0, gt=0, description="tau of the bound, in nats.")
     gold_share: float = Field(
@@ -126,9 +124,3 @@ class OptimizerConfig(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="Global gradient-norm clip.")
     num_steps: int = Field(20, ge=1, le=1_000_000, description="Optimiser steps per iteration.")
     batch_size: int = Field(32, ge=1, le=65_536, description="Completions per optimiser step.")
-    microbatch_tokens: int = Field(
-        8192,
-        ge=16,
-        description="Most padded tokens (prompt + completion) in one forward pass; does not change the result.",
-    )
-    checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")

@@ -39,7 +39,7 @@ class TeacherConfig(Section):
     )
     peer_gate: Literal["off", "solved"] = Field(
         "off",
-        description="external, peers: solved = at each prompt only the models teach whose greedy answer to the student's prompt "
+        description="external, peers: solved = at each prompt those models teach whose greedy answer to the student's prompt "
         "is right; completions of prompts that none solves are left out.",
     )
     mixture: Literal["arithmetic", "geometric"] = Field(
@@ -51,7 +51,7 @@ class TeacherConfig(Section):
         "uniform", description="weights=peers: equal, or per position softmax of the peers' negative entropies."
     )
     context: ContextName = Field(
-        "reference", description="What only the teacher sees; docs/algorithm.md has the list. shuffled_reference is a control."
+        "reference", description="What the teacher alone sees; docs/algorithm.md has the list. shuffled_reference is a control."
     )
     reference: Literal["solution", "answer"] = Field(
         "answer", description="What contexts made from a reference show: its answer or its worked solution."

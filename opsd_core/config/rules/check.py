@@ -1,0 +1,97 @@
+"""Rules between settings, checked before any work."""
+
+from collections.abc import Callable, Iterator
+
+from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.rules.objective import OBJECTIVE_RULES
+from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
+from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration
+
+
+def _recorded_reverse_kl(config: CampaignSettings) -> str | None:
+    if (
+        config.distillation.targets == "recorded"
+        and config.distillation.divergence == "reverse_kl"
+        and config.distillation.top_k < 8
+    ):
+        return (
+            f"distillation.divergence=reverse_kl on distillation.top_k={config.distillation.top_k} recorded teacher entries "
+            "sees almost nothing of the student's distribution. Use top_k >= 8 (64 is sensible) or targets=online."
+        )
+    return None
+
+
+def _near_limit_beta(config: CampaignSettings) -> str | None:
+    beta = config.distillation.beta
+    nearest = 0.01 if config.distillation.normalise_beta else 0.05
+    if config.distillation.divergence == "jsd" and (0.0 < beta < nearest or 1.0 - nearest < beta < 1.0):
+        return (
+            f"distillation.beta={beta}: the generalised JSD goes to 0 near its limits, so this trains about "
+            f"{1 / max(min(beta, 1 - beta), 1e-9):.0f} times more weakly than beta={round(beta)}. "
+            "Use 0 (forward KL), 1 (reverse KL), a value in [0.05, 0.95], or one in [0.01, 0.99] with "
+            "distillation.normalise_beta=true."
+        )
+    return None
+
+
+def _prompt_budget(config: CampaignSettings) -> str | None:
+    if config.execution.microbatch_tokens < config.rollout.max_completion_length:
+        return (
+            f"execution.microbatch_tokens={config.execution.microbatch_tokens} is below "
+            f"rollout.max_completion_length={config.rollout.max_completion_length}: not even one completion fits."
+        )
+    return None
+
+
+def _split_leaves_training_items(config: CampaignSettings) -> str | None:
+    held_out = config.data.validation_fraction + config.data.test_fraction
+    if held_out >= 0.95:
+        return f"data.validation_fraction + data.test_fraction = {held_out:.2f} leaves no items to train on; keep it below 0.95."
+    return None
+
+
+def _top_k_side_was_recorded(config: CampaignSettings) -> str | None:
+    distillation = config.distillation
+    if distillation.targets == "recorded" and distillation.top_k_of in ("student", "union"):
+        return (
+            f"distillation.top_k_of={distillation.top_k_of} with distillation.targets=recorded: only the teacher's "
+            "largest entries are stored, the student's are unknown until training. Use top_k_of=teacher, or targets=online."
+        )
+    return None
+
+
+def _sampled_token_has_no_entries(config: CampaignSettings) -> str | None:
+    distillation = config.distillation
+    if distillation.divergence == "sampled_token" and distillation.bound == "entry_clip":
+        return (
+            "distillation.bound=entry_clip clips the summands over the vocabulary, but distillation.divergence="
+            "sampled_token has only one. Use bound=ratio_clip, which clips the advantage, or token_reweight."
+        )
+    return None
+
+
+RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
+    *TEACHER_RULES,
+    _recorded_reverse_kl,
+    _near_limit_beta,
+    _prompt_budget,
+    _split_leaves_training_items,
+    _top_k_side_was_recorded,
+    _sampled_token_has_no_entries,
+    *OBJECTIVE_RULES,
+    *SELECTION_RULES,
+)
+
+
+def violations(config: CampaignSettings) -> Iterator[str]:
+    """The reasons why this combination of settings is refused."""
+    for rule in RULES:
+        if reason := rule(config):
+            yield reason
+    yield from scheduled_violations(config, RULES, may_end_in=null_configuration)
+
+
+def check_rules(config: CampaignSettings) -> None:
+    """Raise ValueError with every violated rule at once (pydantic reports it as a validation error)."""
+    if reasons := list(violations(config)):
+        raise ValueError(" | ".join(reasons))

@@ -1,0 +1,239 @@
+"""Rules between the teacher's settings and the others."""
+
+from collections.abc import Callable
+from functools import wraps
+
+from opsd_core.config.campaign import CampaignSettings
+
+_OTHER_MODELS = ("external", "peers")
+_MOVING = ("ema", "live", "adapter_off", "trust_region")
+
+
+def generated_source(config: CampaignSettings) -> bool:
+    """True for data sets that are made here and bring question and answer of their own."""
+    return config.data.source.startswith(("reasoning_gym:", "tiny:"))
+
+
+def null_configuration(config: CampaignSettings) -> str | None:
+    """Refuse a teacher that is the student: nothing that only one side has."""
+    teacher = config.teacher
+    asymmetric = (
+        teacher.context != "none"
+        or teacher.temperature != 1.0
+        or teacher.truncates
+        or teacher.student_noise > 0.0
+        or teacher.weights in _OTHER_MODELS
+    )
+    if asymmetric or config.control or config.distillation.teacher_free:
+        return None
+    return (
+        f"teacher.context=none with teacher.temperature=1.0, no truncation, no student_noise and teacher.weights="
+        f"{teacher.weights}: the teacher is the student itself (or only an anchor to older weights), so the loss and its "
+        "gradient are 0 and nothing can be learned. Give the teacher an advantage (teacher.context=reference), another "
+        "temperature or another model; to run this as a control arm set control=true."
+    )
+
+
+def _shuffled_is_a_control(config: CampaignSettings) -> str | None:
+    if config.teacher.context == "shuffled_reference" and not config.control:
+        return (
+            "teacher.context=shuffled_reference shows the teacher another item's answer; it measures the effect of the "
+            "format alone. Set control=true to run it as a control arm."
+        )
+    return None
+
+
+def _reference_needs_its_column(config: CampaignSettings) -> str | None:
+    teacher, columns = config.teacher, config.data.columns
+    if not teacher.kind.reference:
+        return None
+    if generated_source(config):
+        if teacher.reference == "solution":
+            return (
+                f"teacher.reference=solution, but data.source={config.data.source} makes questions and answers only. "
+                "Set teacher.reference=answer."
+            )
+        return None
+    if not getattr(columns, teacher.reference):
+        return (
+            f"teacher.context={teacher.context} shows the {teacher.reference}, but data.columns.{teacher.reference} is "
+            f"empty. Name the column, or set teacher.reference to the one the dataset has, or use a context without labels "
+            "(majority, concise, instruction)."
+        )
+    return None
+
+
+def _grades_need_answers(config: CampaignSettings) -> str | None:
+    if config.teacher.kind.grades and not config.data.columns.answer and not generated_source(config):
+        return (
+            f"teacher.context={config.teacher.context} needs to know which completions are right, but data.columns.answer "
+            "is empty, so nothing is graded. Name the column, or use teacher.context=majority."
+        )
+    return None
+
+
+def _unlabelled_cannot_promote(config: CampaignSettings) -> str | None:
+    unlabelled = not config.data.columns.answer and not generated_source(config)
+    if unlabelled and config.promotion.mode != "manual":
+        return (
+            f"data.columns.answer is empty and promotion.mode={config.promotion.mode}: without answers the gate cannot "
+            "measure accuracy and would never know a better model."
+            " Set promotion.mode=manual and promote by hand, or use labelled data."
+        )
+    return None
+
+
+def _siblings_need_a_group(config: CampaignSettings) -> str | None:
+    if config.teacher.kind.siblings and config.rollout.group_size < 2:
+        return (
+            f"teacher.context={config.teacher.context} shows another completion of the same prompt, but "
+            "rollout.group_size=1 samples one only. Use 8, or at least 2."
+        )
+    return None
+
+
+def _moving_teacher_needs_online(config: CampaignSettings) -> str | None:
+    weights = config.teacher.weights
+    if weights not in _MOVING or config.distillation.targets == "online":
+        return None
+    if weights == "adapter_off":
+        return (
+            "teacher.weights=adapter_off saves a second copy while training, but distillation.targets=recorded scores "
+            "before it. Set distillation.targets=online, or teacher.weights=initial, which is the same model."
+        )
+    return (
+        f"teacher.weights={weights} changes at every optimiser step, but distillation.targets=recorded "
+        "stores the teacher's distribution once per iteration. Set distillation.targets=online."
+    )
+
+
+def _adapter_off_needs_adapters(config: CampaignSettings) -> str | None:
+    if config.teacher.weights == "adapter_off" and config.model.lora.rank == 0:
+        return (
+            "teacher.weights=adapter_off with model.lora.rank=0: all weights are trained, so there is no adapter to switch "
+            "off. Set model.lora.rank above 0, or teacher.weights=initial."
+        )
+    return None
+
+
+def _other_models_are_named(config: CampaignSettings) -> str | None:
+    teacher = config.teacher
+    if teacher.weights == "external" and not teacher.source:
+        return "teacher.weights=external needs teacher.source, the model that teaches."
+    if teacher.weights == "peers" and len(teacher.peers) < 2:
+        return (
+            f"teacher.weights=peers needs two or more models in teacher.peers, not {len(teacher.peers)}. "
+            "For one use teacher.weights=external and teacher.source."
+        )
+    if teacher.source and teacher.weights != "external":
+        return f"teacher.source={teacher.source!r} has no effect with teacher.weights={teacher.weights}; set external."
+    if teacher.peers and teacher.sources != teacher.peers:
+        return (
+            f"teacher.peers has no effect with teacher.weights={teacher.weights} and teacher.context={teacher.context}; set "
+            "teacher.weights=peers, or teacher.context=peer_success or peer_failure with weights other than external."
+        )
+    return None
+
+
+def _peers_answers_need_peers(config: CampaignSettings) -> str | None:
+    teacher = config.teacher
+    if teacher.kind.peers and not teacher.sources:
+        return (
+            f"teacher.context={teacher.context} shows what another model answered, but teacher.peers is empty. Name one or more "
+            "models there (opsd:NAME@champion is another campaign's champion), or use sibling_success or feedback, which show "
+            "the policy's own completions."
+        )
+    return None
+
+
+def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
+    teacher = config.teacher
+    if teacher.peer_gate == "off":
+        return None
+    if teacher.weights not in _OTHER_MODELS:
+        return f"teacher.peer_gate=solved asks other models, but teacher.weights={teacher.weights}. Set external or peers."
+    if config.distillation.targets == "online":
+        return (
+            "teacher.peer_gate=solved with distillation.targets=online: who teaches differs from prompt to prompt, which is "
+            "settled when targets are recorded. Set distillation.targets=recorded."
+        )
+    if not config.data.columns.answer and not generated_source(config):
+        return "teacher.peer_gate=solved needs right answers, but data.columns.answer is empty. Name the column or set it off."
+    return None
+
+
+def _truncated_target_forbids_reverse(config: CampaignSettings) -> str | None:
+    teacher, distillation = config.teacher, config.distillation
+    reverse = distillation.divergence in ("reverse_kl", "entropy_mix", "sampled_token")
+    if teacher.truncates and (reverse or (distillation.divergence == "jsd" and distillation.beta == 1.0)):
+        return (
+            f"teacher.top_p={teacher.top_p}, teacher.top_k={teacher.top_k} give some tokens probability 0, and "
+            f"distillation.divergence={distillation.divergence} is infinite where the student has mass there. "
+            "Use forward_kl, jsd or skew_kl, or no truncation."
+        )
+    return None
+
+
+def _instruction_is_given(config: CampaignSettings) -> str | None:
+    teacher = config.teacher
+    if teacher.context == "instruction" and not teacher.instruction:
+        return "teacher.context=instruction needs teacher.instruction, the text that only the teacher is told."
+    if teacher.instruction and teacher.context not in ("instruction", "concise"):
+        return (
+            f"teacher.instruction has no effect with teacher.context={teacher.context}: only instruction and concise show "
+            "it. Put the text into teacher.template, or change the context."
+        )
+    return None
+
+
+_PRIVILEGED = ("privileged_context", "answer", "solution", "attempt", "other_question")
+
+
+def _template_shows_the_context(config: CampaignSettings) -> str | None:
+    teacher = config.teacher
+    texts = teacher.user_template + teacher.system_template
+    if teacher.context != "none" and not any(name in texts for name in _PRIVILEGED):
+        return (
+            f"teacher.template={teacher.user_template!r:.80} never mentions privileged_context, so the teacher would not see "
+            f"its {teacher.context}. Put {{{{ privileged_context }}}} into teacher.template or teacher.system."
+        )
+    return None
+
+
+def _noise_spoils_the_importance_ratio(config: CampaignSettings) -> str | None:
+    if config.teacher.student_noise > 0 and config.token_weights.importance_correction:
+        return (
+            f"teacher.student_noise={config.teacher.student_noise} with token_weights.importance_correction=true: the "
+            "ratio would compare a noisy policy with the clean one that sampled. Turn one of them off."
+        )
+    return None
+
+
+Rule = Callable[[CampaignSettings], str | None]
+
+
+def _of_a_teacher(rule: Rule) -> Rule:
+    """The rule where a teacher teaches; without one its settings are not read."""
+    return wraps(rule)(lambda config: None if config.distillation.teacher_free else rule(config))
+
+
+_WITH_A_TEACHER = (
+    _shuffled_is_a_control,
+    _reference_needs_its_column,
+    _grades_need_answers,
+    _siblings_need_a_group,
+    _moving_teacher_needs_online,
+    _adapter_off_needs_adapters,
+    _other_models_are_named,
+    _peers_answers_need_peers,
+    _peers_are_gated_before_they_teach,
+    _truncated_target_forbids_reverse,
+    _instruction_is_given,
+    _template_shows_the_context,
+)
+TEACHER_RULES: tuple[Rule, ...] = (
+    null_configuration,
+    _unlabelled_cannot_promote,
+    _noise_spoils_the_importance_ratio,
+    *map(_of_a_teacher, _WITH_A_TEACHER),
+)

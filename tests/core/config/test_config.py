@@ -1,0 +1,94 @@
+"""pytest tests/core/config/test_config.py — deep merge, unknown keys by name, rules between settings."""
+
+import pytest
+from pydantic import BaseModel
+
+from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
+from opsd_core.errors import ConfigError
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES))
+def test_every_recipe_is_complete_and_survives_json(recipe):
+    config = resolve(recipe)
+    assert CampaignConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_one_nested_override_leaves_its_siblings_alone():
+    plain, changed = resolve("tiny"), resolve("tiny", {"rollout": {"temperature": 0.5}})
+    assert changed.rollout.temperature == 0.5
+    assert changed.rollout.model_copy(update={"temperature": plain.rollout.temperature}) == plain.rollout
+    assert changed.model_copy(update={"rollout": plain.rollout}) == plain
+
+
+def test_another_data_source_does_not_inherit_the_arguments_of_the_recipes_task():
+    assert resolve("demo").data.options["max_num_candidates"] == 3
+    assert resolve("demo", {"data": {"options": {"max_num_candidates": 4}}}).data.options["min_num_candidates"] == 2
+    assert resolve("demo", {"data": {"source": "reasoning_gym:gcd"}}).data.options == {}
+    assert resolve("demo", {"data": {"source": "reasoning_gym:number_format"}}).data.options["min_n"] == 1
+
+
+def test_another_data_set_is_not_asked_in_the_words_of_the_recipes_own_task():
+    own = {"data": {"source": "train.jsonl"}}
+    assert resolve("demo").prompts.student != "{{ question }}"
+    assert resolve("demo", own).prompts == resolve("tiny").prompts, "a question of two paragraphs would lose the first"
+    assert resolve("demo", own, {"prompts": {"system": "Think."}}).prompts.system == "Think."
+
+
+def test_deep_merge_never_changes_its_arguments():
+    base, override = {"a": {"b": [1], "c": 2}}, {"a": {"b": [3]}}
+    merged = deep_merge(base, override)
+    merged["a"]["b"].append(4)
+    assert base == {"a": {"b": [1], "c": 2}} and override == {"a": {"b": [3]}}
+    assert merged == {"a": {"b": [3, 4], "c": 2}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"rollout": {"nprompts": 3}}, r"rollout\.nprompts: unknown key"),
+        ({"rolout": {"num_prompts": 3}}, r"rolout: unknown key"),
+        ({"rollout": {"num_prompts": 0}}, r"rollout\.num_prompts: .*greater than or equal to 1"),
+        ({"optimizer": {"learning_rate": float("nan")}}, r"optimizer\.learning_rate"),
+        ({"data": {"grader": "gpt"}}, r"data\.grader.*reasoning_gym.*gpt"),
+        ({"teacher": {"context": "none"}}, r"loss and its gradient are 0.*control=true"),
+        ({"teacher": {"context": "none", "weights": "previous"}}, r"only an anchor"),
+        ({"teacher": {"context": "shuffled_reference"}}, r"control=true"),
+        ({"teacher": {"weights": "ema"}}, r"distillation\.targets=online"),
+        ({"distillation": {"divergence": "jsd", "beta": 0.01}}, r"beta=0\.01.*100 times more weakly"),
+        ({"distillation": {"divergence": "reverse_kl", "top_k": 4}}, r"top_k >= 8"),
+        (
+            {"execution": {"microbatch_tokens": 16}, "rollout": {"max_completion_length": 17}},
+            r"not even one completion fits",
+        ),
+        ({"data": {"validation_fraction": 0.5, "test_fraction": 0.5}}, r"no items to train on"),
+        ({"data": {"source": "rows.jsonl", "columns": {"answer": ""}}}, r"data\.columns\.answer is empty"),
+        ({"name": "../escape"}, r"name: .*pattern"),
+    ],
+)
+def test_bad_configurations_are_refused_with_field_and_reason(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        resolve("tiny", overrides)
+
+
+def test_unknown_recipe_names_the_ones_that_exist():
+    with pytest.raises(ConfigError, match=r"recipe='tinny' does not exist\. Available: .*tiny"):
+        resolve("tinny")
+
+
+def test_null_configuration_is_allowed_as_a_declared_control():
+    assert resolve("tiny", {"teacher": {"context": "none"}, "control": True}).control
+
+
+def sections(model: type[BaseModel]):
+    yield model
+    for field in model.model_fields.values():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from sections(field.annotation)
+
+
+@pytest.mark.parametrize("section", sections(CampaignConfig), ids=lambda section: section.__name__)
+def test_every_field_is_described_and_every_number_bounded(section):
+    for name, field in section.model_fields.items():
+        assert field.description and field.description.endswith((".", ")")), name
+        if field.annotation in (int, float):
+            assert field.metadata, f"{name} has no bound"
