@@ -2,11 +2,11 @@
 
     python benchmarks/grading_agreement.py [--gsm8k test.jsonl] [--svamp SVAMP.json] [--items N]
 
-Judges the hand-written table of tests/core/grader_table.txt, and completions in the dialects of GSM8K, MATH, lighteval and
-open-r1 that are made of the references of the sets given: right ones, and wrong ones with another number. math-verify runs
-with its own defaults, lighteval (where it is installed) with the metrics of its tasks gsm8k, math_500 and mmlu. lighteval asks for
-another latex2sympy2_extended than math-verify: give it an environment and a run of its own (--only lighteval). Prints
-Markdown.
+Judges the hand-written table of tests/core/graders/grader_table.txt, and completions in the dialects of GSM8K, MATH,
+lighteval and open-r1 that are made of the references of the sets given: right ones, and wrong ones with another number.
+math-verify runs with its own defaults, lighteval (where it is installed) with the metrics of its tasks gsm8k, math_500 and
+mmlu. lighteval asks for another latex2sympy2_extended than math-verify: give it an environment and a run of its own
+(--only lighteval). Prints Markdown.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from pathlib import Path
 from opsd_core.data import make_example
 from opsd_core.graders import get_grader
 
-TABLE = Path(__file__).parent.parent / "tests/core/grader_table.txt"
+TABLE = Path(__file__).parent.parent / "tests/core/graders/grader_table.txt"
 RIGHT = {
     "gsm8k, hashes": "{work}\n#### {answer}",
     "gsm8k, sentence": "{work}\nThe answer is {answer}.",
@@ -94,7 +94,9 @@ def lighteval_judges() -> dict[str, Judge]:
         def says(gold: str, text: str) -> bool:
             names = list("ABCDEFGHIJ") if choices else [gold]
             document = Doc(query="", choices=names, gold_index=names.index(gold) if gold in names else 0)
-            return gold in names and bool(metric.compute(document, ModelResponse(text=[text], text_post_processed=[text])))
+            return gold in names and bool(
+                metric.compute(document, ModelResponse(text=[text], text_post_processed=[text]))
+            )
 
         return says
 
@@ -123,8 +125,13 @@ def completions(gold: str, work: str) -> list[tuple[str, bool, str]]:
     other = gold + "7"
     fields = {"answer": gold, "work": work, "other": other}
     rows = [(name, True, form.format(**fields)) for name, form in RIGHT.items()]
-    rows += [(f"{name}: other number", False, form.format(answer=other, work=work, other=gold)) for name, form in RIGHT.items()]
-    return rows + [(name, False, form.format(**fields)) for name, form in WRONG.items() if gold.strip("0.") not in ("", "1")]
+    rows += [
+        (f"{name}: other number", False, form.format(answer=other, work=work, other=gold))
+        for name, form in RIGHT.items()
+    ]
+    return rows + [
+        (name, False, form.format(**fields)) for name, form in WRONG.items() if gold.strip("0.") not in ("", "1")
+    ]
 
 
 def references(gsm8k: Path | None, svamp: Path | None, items: int | None) -> list[tuple[str, str, str]]:
@@ -191,9 +198,10 @@ def main() -> None:
         for name in found:
             print(f"| {name} | {1e3 * seconds[name] / len(rows):.2f} |")
     if options.list:
-        print("\n### Every disagreement on the table\n\n| kind | verdict | reference | completion | who errs |\n|---|---|---|---|---|")
+        print("\n### Every disagreement on the table\n\n```")
         for row in listed:
-            print("| " + " | ".join(f"`{cell}`" if 1 < i < 4 else cell for i, cell in enumerate(c.replace("|", "\\|") for c in row)) + " |")
+            print(" | ".join(row))
+        print("```")
 
 
 if __name__ == "__main__":

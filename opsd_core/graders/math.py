@@ -60,6 +60,8 @@ def _without_verifier(gold: str, gold_number: Fraction | None, answer: str) -> b
         return gold_based == answer_based or bool(plain and _bare(answer).upper() == gold_based[0])
     if answer_based:
         return answer_based[1] == 10 and gold_number is not None and gold_number == int(answer_based[0])
+    if {_bracket(gold), _bracket(answer)} == {"set", "tuple"}:
+        return False
     number = read_number(found) if (found := pick_number(answer)) else None
     if gold_number is not None and number is not None:
         return same_number(gold_number, number) or _same_percentage(gold, gold_number, answer, number)
@@ -78,6 +80,14 @@ def _same_percentage(gold: str, gold_number: Fraction, answer: str, number: Frac
 def _is_words(gold: str) -> bool:
     bare = re.sub(r"\\(?:text\w*|math\w+|mbox)\s*\{([^{}]*)\}", r" \1 ", gold)
     return not re.search(r"[\\\d^_=<>+*/]", bare) and bool(_WORDS.search(bare))
+
+
+def _bracket(text: str) -> str:
+    """Whether a text is written as a set, as a tuple or interval, or neither."""
+    bare = re.sub(r"\\left|\\right", "", _bare(text))
+    if bare.startswith("\\{") and bare.endswith("\\}"):
+        return "set"
+    return "tuple" if bare[:1] in ("(", "[") and bare[-1:] in (")", "]") and "," in bare else ""
 
 
 def _bare(text: str) -> str:
