@@ -92,6 +92,7 @@ def lighteval_judges() -> dict[str, Judge]:
         )
 
         def says(gold: str, text: str) -> bool:
+            gold = f"${gold.strip('$')}$" if latex in gold_targets else gold  # its tasks give formulas with delimiters
             names = list("ABCDEFGHIJ") if choices else [gold]
             document = Doc(query="", choices=names, gold_index=names.index(gold) if gold in names else 0)
             return gold in names and bool(

@@ -49,6 +49,8 @@ _MAX_SEGMENT_CHARS = 2000
 _MAX_EXPONENT = 300
 """1e999999999 as an exact fraction would fill the memory."""
 RELATIVE_TOLERANCE = 1e-6
+ABSOLUTE_TOLERANCE = 1e-3
+"""The most that two numbers may differ: a millionth of 1,396,462 is more than a rounding."""
 
 
 def find_numbers(text: str) -> list[str]:
@@ -163,12 +165,13 @@ def read_number(number: str) -> Fraction | None:
 
 
 def same_number(gold: Fraction, other: Fraction) -> bool:
-    """Equal; two that are not both whole numbers may differ by one millionth of the larger."""
+    """Equal; two that are not both whole numbers may differ by one millionth of the larger, at most by a thousandth."""
     if gold == other:
         return True
     if gold.denominator == other.denominator == 1:
         return False
-    return abs(gold - other) <= Fraction(RELATIVE_TOLERANCE) * max(abs(gold), abs(other))
+    allowed = min(Fraction(RELATIVE_TOLERANCE) * max(abs(gold), abs(other)), Fraction(ABSOLUTE_TOLERANCE))
+    return abs(gold - other) <= allowed
 
 
 def canonical_number(value: Fraction) -> str:
