@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from opsd_core.config.base import Section
-from opsd_core.config.grader_kinds import GRADER_KINDS
+from opsd_core.config.kinds.graders import GRADER_KINDS
 
 GraderName = Literal["auto", *GRADER_KINDS]
 

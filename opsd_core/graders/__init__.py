@@ -1,7 +1,7 @@
 """Graders: is a completion's final answer right?
 
 A grader is a module with `grade(example, text) -> Grade` and `refuses(example) -> reason or ""`, and one line in
-`opsd_core.config.grader_kinds`.
+`opsd_core.config.kinds.graders`.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 from opsd_core.config import DataConfig
-from opsd_core.config.grader_kinds import DEFAULT_GRADER, GRADER_KINDS
+from opsd_core.config.kinds.graders import DEFAULT_GRADER, GRADER_KINDS
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders.types import Grade, Grader
 from opsd_core.records.examples import Example

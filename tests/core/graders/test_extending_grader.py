@@ -14,7 +14,7 @@ from typing import get_args
 import opsd_core
 import opsd_core.graders
 from opsd_core.config import DataConfig, GraderName
-from opsd_core.config.grader_kinds import DEFAULT_GRADER, GRADER_KINDS
+from opsd_core.config.kinds.graders import DEFAULT_GRADER, GRADER_KINDS
 from opsd_core.graders import GRADERS, VERSION, grader_identity
 
 ROOT = Path(opsd_core.__file__).parent
@@ -45,7 +45,7 @@ def _items(text: str) -> list[str]:
     return sorted(item for part in text.split(",") if (item := normalised(part)))
 '''
 
-# Step 2: one line of GRADER_KINDS in opsd_core/config/grader_kinds.py
+# Step 2: one line of GRADER_KINDS in opsd_core/config/kinds/graders.py
 LINE = '    "unordered": GraderKind("opsd_core.graders.unordered", "the same items in any order"),\n'
 
 # Step 3: one test
@@ -67,7 +67,7 @@ print(json.dumps([judge(example, "The answer is green, red.").correct, judge(exa
 def test_the_three_steps_of_the_page_add_a_grader(tmp_path):
     shutil.copytree(ROOT, tmp_path / "opsd_core", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "opsd_core/graders/unordered.py").write_text(GRADER)
-    table = tmp_path / "opsd_core/config/grader_kinds.py"
+    table = tmp_path / "opsd_core/config/kinds/graders.py"
     before, start, after = table.read_text().partition("GRADER_KINDS: dict[str, GraderKind] = {\n")
     table.write_text(before + start + LINE + after)
     run = subprocess.run(
