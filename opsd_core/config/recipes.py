@@ -101,11 +101,8 @@ def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def without_task(values: dict[str, Any]) -> dict[str, Any]:
-    """A copy without what was written for its own task: another source has other options and other questions."""
-    left = {name: value for name, value in values.items() if name != "prompts"}
-    if "data" in left:
-        left["data"] = {name: value for name, value in left["data"].items() if name != "options"}
-    return left
+    """A copy without what was written for its own task: another source has other questions, rows, splits and graders."""
+    return {name: value for name, value in values.items() if name not in ("prompts", "data")}
 
 
 def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:

@@ -9,7 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 from opsd_core.config import DataConfig
-from opsd_core.config.kinds.graders import DEFAULT_GRADER, GRADER_KINDS
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders.types import Grade, Grader
 from opsd_core.records.examples import Example
@@ -21,11 +21,10 @@ GRADERS: dict[str, ModuleType] = {name: import_module(kind.module) for name, kin
 
 
 def grader_name(config: DataConfig) -> str:
-    """The grader that `config.grader` means; auto = the kind that claims the source, else math."""
-    if config.grader != "auto":
-        return config.grader
-    claims = (name for name, kind in GRADER_KINDS.items() if kind.auto_source)
-    return next((n for n in claims if config.source.startswith(GRADER_KINDS[n].auto_source)), DEFAULT_GRADER)
+    """The grader that `config.grader` means; auto = the one that the kind of source has."""
+    if config.grader == "auto":
+        return config.kind.grader
+    return config.grader
 
 
 def grader_identity(config: DataConfig) -> str:

@@ -1,4 +1,4 @@
-"""The graders' names, files and what `auto` chooses: data that configuration rules and the graders' registry share.
+"""The graders' names and files: data that the configuration and the graders' registry share.
 
 Each module has `grade(example, text) -> Grade` and `refuses(example) -> reason or ""`; see `opsd_core.graders`.
 """
@@ -13,8 +13,6 @@ class GraderKind(NamedTuple):
     """Dotted name of its file; imported by `opsd_core.graders`, not by the configuration."""
     judges: str
     """What makes a completion right, for the documentation and error messages."""
-    auto_source: str = ""
-    """Beginning of the data.source for which data.grader=auto means this grader; empty = none."""
 
 
 GRADER_KINDS: dict[str, GraderKind] = {
@@ -22,8 +20,5 @@ GRADER_KINDS: dict[str, GraderKind] = {
     "numeric": GraderKind("opsd_core.graders.numeric", "the same number"),
     "exact": GraderKind("opsd_core.graders.exact", "the same text"),
     "choice": GraderKind("opsd_core.graders.choice", "the same letter A to J"),
-    "reasoning_gym": GraderKind("opsd_core.graders.reasoning_gym", "the task's own verifier", "reasoning_gym:"),
+    "reasoning_gym": GraderKind("opsd_core.graders.reasoning_gym", "the task's own verifier"),
 }
-
-DEFAULT_GRADER = "math"
-"""What data.grader=auto means where no kind claims the source."""

@@ -14,7 +14,7 @@ from typing import get_args
 import opsd_core
 import opsd_core.graders
 from opsd_core.config import DataConfig, GraderName
-from opsd_core.config.kinds.graders import DEFAULT_GRADER, GRADER_KINDS
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.graders import GRADERS, VERSION, grader_identity
 
 ROOT = Path(opsd_core.__file__).parent
@@ -84,7 +84,6 @@ def test_the_three_steps_of_the_page_add_a_grader(tmp_path):
 
 def test_the_configuration_and_the_registry_know_the_same_graders():
     assert set(get_args(GraderName)) == {"auto", *GRADER_KINDS} and GRADERS.keys() == GRADER_KINDS.keys()
-    assert DEFAULT_GRADER in GRADER_KINDS
     for name, kind in GRADER_KINDS.items():
         module = import_module(kind.module)
         assert GRADERS[name] is module and kind.judges
