@@ -101,7 +101,8 @@ def _on_the_tiny_task(name: str) -> dict[str, Any]:
     return values
 
 
-RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": TINY} | {name: _on_the_tiny_task(name) for name in PAPERS}
+RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": TINY}
+RECIPES |= {name: _on_the_tiny_task(name) for name in PAPERS}
 
 
 def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
