@@ -12,24 +12,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 
+from opsd_core.acceptance.checks import CHECKS, TOLERANCE, gradients_flow, largest, refuse
 from opsd_core.acceptance.probe import Probe, make_probe, plain_logprobs
 from opsd_core.errors import ModelError
 from opsd_core.models.attention import NAME, use_own_attention
-from opsd_core.models.forward import completion_hidden, head_logits, last_hidden, own_logits
+from opsd_core.models.forward import completion_hidden, head_logits
 from opsd_core.models.paths import SAMPLING, SCORING, Paths, usual_paths
 from opsd_core.models.policy import Policy
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
 
-TOLERANCE = 1e-3
-"""Nats: largest error of a log-probability in float32."""
 _ROUNDING = 0.1
 """Nats: largest mean error in fewer bits. bfloat16 rounds a logit of 20 by 0.06, and every layer before it."""
 _HALF = (torch.bfloat16, torch.float16)
@@ -96,7 +94,7 @@ def accept(policy: Policy) -> Acceptance:
 
 
 def _measured(measure: Callable[[Policy, Probe], Tensor], probe: Probe, policy: Policy) -> float:
-    return _largest(measure(policy, probe))
+    return largest(measure(policy, probe))
 
 
 def _plain(check: Callable[[Policy, Probe], float], policy: Policy, probe: Probe) -> float:
@@ -106,11 +104,11 @@ def _plain(check: Callable[[Policy, Probe], float], policy: Policy, probe: Probe
     except ModelError:
         raise
     except Exception as error:
-        raise _refuse(policy, f"a plain forward pass raises {type(error).__name__}: {_line(error)}.") from error
+        raise refuse(policy, f"a plain forward pass raises {type(error).__name__}: {_line(error)}.") from error
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:160]
+    return (str(error).strip().splitlines() or ["no message"])[0][:160].rstrip(".")
 
 
 @contextmanager
@@ -131,7 +129,7 @@ def _rounding(policy: Policy, probe: Probe) -> float:
     differences = torch.cat([sampling_error(policy, probe).cpu(), scoring_error(policy, probe).cpu()])
     error = float(differences.abs().nan_to_num(nan=torch.inf).mean())
     if error > _ROUNDING:
-        raise _refuse(
+        raise refuse(
             policy,
             f"in {policy.causal_lm.dtype} its log-probabilities are off by {error:.3g} nats on average, more than the "
             f"{_ROUNDING} that rounding explains. Set model.dtype=float32, or:",
@@ -195,11 +193,6 @@ def scoring_error(policy: Policy, probe: Probe) -> Tensor:
     return (found_NV - plain_NV).gather(1, tokens_N1)[:, 0]
 
 
-def _largest(difference: torch.Tensor) -> float:
-    """Infinite where a number is not finite: no comparison with it may pass."""
-    return float(difference.abs().nan_to_num(nan=torch.inf).max())
-
-
 def _choose_attention(policy: Policy, probe: Probe) -> tuple[float, str, tuple[str, ...]]:
     """Whether the CPU attention, where it is used, gives what torch's gives."""
     model = policy.causal_lm
@@ -210,99 +203,11 @@ def _choose_attention(policy: Policy, probe: Probe) -> tuple[float, str, tuple[s
     use_own_attention(model)
     own_TV = plain_logprobs(policy, *pair)
     tokens_T1 = torch.tensor(pair[1], device=policy.device)[:, None]
-    error = _largest((ours_TV - own_TV).gather(1, tokens_T1))
+    error = largest((ours_TV - own_TV).gather(1, tokens_T1))
     if error > TOLERANCE:
         return error, "own", (f"attention: {type(model).__name__} keeps torch's; the CPU's differs by {error:.3g} nats.",)
     model.set_attn_implementation(NAME)
     return error, "usual", ()
-
-
-def _refuse(policy: Policy, reason: str) -> ModelError:
-    return ModelError(f"{type(policy.causal_lm).__name__} cannot be used: {reason} Choose another model.source.")
-
-
-def finite_weights(policy: Policy, probe: Probe) -> float:
-    """No weight is nan or infinite."""
-    for name, tensor in policy.causal_lm.state_dict().items():
-        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all():
-            raise _refuse(policy, f"its tensor {name} holds numbers that are not finite; the file is damaged or half written.")
-    return 0.0
-
-
-def finite_logits(policy: Policy, probe: Probe) -> float:
-    """Log-probabilities of text are finite."""
-    for prompt, completion in zip(probe.prompts, probe.completions, strict=True):
-        tokens_T1 = torch.tensor(completion, device=policy.device)[:, None]
-        if not torch.isfinite(plain_logprobs(policy, prompt, completion).gather(1, tokens_T1)).all():
-            raise _refuse(policy, f"its logits are not finite in {policy.causal_lm.dtype}. Try model.dtype=float32.")
-    return 0.0
-
-
-def same_answer_twice(policy: Policy, probe: Probe) -> float:
-    """The same tokens give the same logits: neither dropout nor random hashing nor a state is left."""
-    ids_1P = torch.tensor([probe.prompts[1]], device=policy.device)
-    error = _largest(own_logits(policy, ids_1P)[0, -1] - own_logits(policy, ids_1P)[0, -1])
-    if error > TOLERANCE:
-        raise _refuse(policy, f"the same tokens give logits that differ by {error:.3g}: it draws random numbers.")
-    return error
-
-
-def reads_left_to_right(policy: Policy, probe: Probe) -> float:
-    """Logits do not depend on what comes later."""
-    worst = 0.0
-    for prompt, completion in islice(zip(probe.prompts, probe.completions, strict=True), 2):
-        tokens = [*prompt, *completion]
-        whole_PV = torch.log_softmax(own_logits(policy, torch.tensor([tokens], device=policy.device))[0], dim=-1)
-        for length in (len(prompt) // 2 + 1, len(prompt)):
-            start_1P = torch.tensor([tokens[:length]], device=policy.device)
-            start_V = torch.log_softmax(own_logits(policy, start_1P)[0, -1], dim=-1)
-            worst = max(worst, _largest((start_V - whole_PV[length - 1])[list(completion)]))
-    if worst > TOLERANCE:
-        raise _refuse(policy, f"a token's logits change by {worst:.3g} with the tokens after it; it is no causal model.")
-    return worst
-
-
-def head_is_a_projection(policy: Policy, probe: Probe) -> float:
-    """logits = cap(scale (hidden W^T + b)), which is all that the objective computes."""
-    ids_1P = torch.tensor([probe.prompts[1]], device=policy.device)
-    wanted, head = own_logits(policy, ids_1P), policy.head
-    found = head_logits(last_hidden(policy, input_ids=ids_1P, use_cache=False), head)
-    if found.shape != wanted.shape:
-        raise _refuse(policy, f"its head has {found.shape[-1]} rows but its logits {wanted.shape[-1]} entries.")
-    error, size = _largest(found - wanted), float(wanted.abs().max())
-    if not error <= TOLERANCE * max(1.0, size / 20):
-        raise _refuse(
-            policy,
-            f"its logits differ by {error:.3g} from its output projection (scale {head.scale:g}, softcap {head.softcap}): it "
-            "changes logits in a way that the objective does not know.",
-        )
-    return error
-
-
-@torch.enable_grad()
-def gradients_flow(policy: Policy, probe: Probe) -> float:
-    """Hidden states of completions differentiate to the embeddings (with adapters, to the first of them): finite and not 0."""
-    embedding = policy.causal_lm.get_input_embeddings().weight
-    trained = [leaf for leaf in (embedding, *policy.causal_lm.parameters()) if leaf.requires_grad]
-    if not trained:
-        return 0.0
-    hidden_NH = completion_hidden(policy, probe.prompts[:2], probe.completions[:2])
-    weights_H = torch.linspace(-1.0, 1.0, hidden_NH.shape[1], device=policy.device, dtype=hidden_NH.dtype)
-    (gradient,) = torch.autograd.grad((hidden_NH * weights_H).sum(), trained[:1])
-    size = float(gradient.abs().max())
-    if not 0.0 < size < torch.inf:
-        raise _refuse(policy, f"the largest gradient of its embeddings is {size}: it cannot be trained.")
-    return 0.0
-
-
-CHECKS: dict[str, Callable[[Policy, Probe], float]] = {
-    "finite_weights": finite_weights,
-    "finite_logits": finite_logits,
-    "same_answer_twice": same_answer_twice,
-    "reads_left_to_right": reads_left_to_right,
-    "head": head_is_a_projection,
-}
-"""Plain checks by name, in order: each returns its error or raises ModelError."""
 
 
 def sentences(record: Acceptance) -> Iterator[str]:

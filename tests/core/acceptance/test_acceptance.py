@@ -94,7 +94,7 @@ def check_adapters(name: str) -> None:
     trained = [(key, value) for key, value in policy.model.named_parameters() if value.requires_grad]
     for key, value in trained:
         assert ".lora_" in key
-        torch.nn.init.normal_(value, std=0.1)
+        torch.nn.init.normal_(value, std=0.05)
     policy = with_paths(policy, accept(policy))
     assert sampling_difference(policy, ragged_prompts(), SAMPLED, batch_size=4) < 1e-4
     assert gradient_difference(policy, make_probe(policy)) < 1e-3
