@@ -12,7 +12,7 @@ peers         several of them, mixed
 A teacher has one or more member policies. With several, `mix` makes one distribution of theirs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -21,7 +21,9 @@ from peft import PeftModel
 from torch import Tensor
 
 from opsd_core.errors import ConfigError, ModelError
-from opsd_core.models.policy import Policy, effective_weights, tokenizer_digest
+from opsd_core.models.adapters import effective_weights, splits_tie, untie
+from opsd_core.models.policy import Policy, tokenizer_digest
+from opsd_core.models.storage.loading import copy_weights
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
 
 
@@ -129,6 +131,8 @@ class EmaTeacher(FixedTeacher):
     @torch.no_grad()
     def update(self, student: Policy) -> None:
         """One step of the average over floating-point weights; buffers and tied copies follow by name."""
+        if splits_tie(student.model):
+            untie(self.policy.causal_lm)
         shadow = self.policy.causal_lm.state_dict()
         seen: set[int] = set()
         for name, value in effective_weights(student.model):
@@ -137,6 +141,12 @@ class EmaTeacher(FixedTeacher):
                 continue
             seen.add(target.data_ptr())
             target.lerp_(value.to(target.dtype), 1.0 - self.decay)
+
+    def restore(self, weights: Mapping[str, Tensor], student: Policy) -> None:
+        """Go on with the average that `weights` hold. ModelError naming a tensor that is missing, too many or of another shape."""
+        if splits_tie(student.model):
+            untie(self.policy.causal_lm)
+        copy_weights(self.policy.causal_lm, weights, "the averaged teacher")
 
 
 def check_same_vocabulary(student: Policy, other: Policy, name: str) -> None:
