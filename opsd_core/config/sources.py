@@ -1,10 +1,13 @@
 """Where the model, the data and the prompts come from."""
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from opsd_core.config.base import Section
+
+_TEMPLATE_FILES = (".jinja", ".jinja2", ".j2")
 
 GraderName = Literal["auto", "math", "numeric", "exact", "choice", "reasoning_gym"]
 
@@ -42,8 +45,29 @@ class ModelConfig(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda when there is one.")
     lora: LoraConfig = Field(LoraConfig(), description="Adapter settings; rank 0 = full fine-tuning.")
-    chat_template: str | None = Field(None, description="Jinja chat template to use instead of the tokenizer's own.")
+    chat_template: str | None = Field(
+        None,
+        description="Jinja chat template to use instead of the tokenizer's own: its text, the path of a file that holds it (read "
+        "once, so the campaign records the text), or the name of one of the tokenizer's templates.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code shipped with the model. Shown in the lineage.")
+
+    @field_validator("chat_template")
+    @classmethod
+    def _text_of_file(cls, value: str | None) -> str | None:
+        """A path becomes what the file holds."""
+        if value is None or "{" in value or "\n" in value:
+            return value
+        path = Path(value).expanduser()
+        if path.suffix not in _TEMPLATE_FILES and not path.is_file():
+            return value  # a name, or nothing: said when the tokenizer is known
+        try:
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the template file {value!r} cannot be read ({type(error).__name__}). Paths are relative to the folder that "
+                "opsd is started in; give the template's text or an existing file."
+            ) from error
 
 
 class ColumnMapping(Section):

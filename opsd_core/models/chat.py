@@ -5,6 +5,7 @@ first used, and whatever it raises becomes a ModelError.
 """
 
 import ctypes
+import json
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -73,10 +74,9 @@ def chat_text(
     try:
         return tokenizer.apply_chat_template(
             list(messages),
-            chat_template=template,
+            chat_template=date_line(template) + template,
             tokenize=False,
             add_generation_prompt=reply,
-            strftime_now=DATE.strftime,
             **arguments,
         )
     except Exception as error:  # a template can raise anything
@@ -203,9 +203,19 @@ def bounded(work: Callable[[], Made], what: str, seconds: float = SECONDS) -> Ma
     return result[0]
 
 
-def dates_in(template: str) -> dict[str, str]:
-    """What each `strftime_now(format)` of a template writes, by format."""
-    formats = re.findall(r"strftime_now\(\s*[\"']([^\"']+)[\"']", template)
-    return {wanted: DATE.strftime(wanted) for wanted in formats}
+def date_line(template: str) -> str:
+    """A line of Jinja that stops the clock of a template that reads it; empty for any other.
 
-
+    ModelError where the template computes the format, so that what it writes cannot be known.
+    """
+    formats = re.findall(r"strftime_now\(\s*[\"']([^\"']+)[\"']\s*\)", template)
+    if len(formats) < template.count("strftime_now("):
+        raise ModelError(
+            f"the chat template {template!r:.120} asks for the date in a format that it computes, so its prompts would change from "
+            "day to day. Write the date into it and set model.chat_template to the result."
+        )
+    cases = "".join(
+        f"{{%- if format == {json.dumps(wanted)} %}}{{{{- {json.dumps(DATE.strftime(wanted))} }}}}{{%- endif %}}"
+        for wanted in sorted(set(formats))
+    )
+    return f"{{%- macro strftime_now(format) %}}{cases}{{%- endmacro %}}\n" if formats else ""

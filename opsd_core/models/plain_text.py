@@ -41,7 +41,7 @@ def shielded_values(
 ) -> dict[str, Any]:
     """A template's variables with every text among them shielded."""
     return {
-        name: shielded(tokenizer, value, template) if isinstance(value, str) and MARK not in value else value
+        name: shielded(tokenizer, value, template) if isinstance(value, str) else value
         for name, value in variables.items()
     }
 

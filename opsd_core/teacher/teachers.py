@@ -143,7 +143,7 @@ class EmaTeacher(FixedTeacher):
             target.lerp_(value.to(target.dtype), 1.0 - self.decay)
 
     def restore(self, weights: Mapping[str, Tensor], student: Policy) -> None:
-        """Go on with the average that `weights` hold. ModelError naming a tensor that is missing, too many or of another shape."""
+        """Go on with the average that `weights` hold. ModelError naming a tensor that does not fit."""
         if splits_tie(student.model):
             untie(self.policy.causal_lm)
         copy_weights(self.policy.causal_lm, weights, "the averaged teacher")

@@ -67,6 +67,7 @@ def merge_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) 
         _check_adapter_finite(Path(source) / _WEIGHTS)
     try:
         config = PeftConfig.from_pretrained(source, revision=options["revision"])
+        config.base_model_name_or_path = model.name_or_path  # where this machine has it
         wrapped = get_peft_model(model, config)
         report = wrapped.load_adapter(source, "default", revision=options["revision"])
     except (OpsdError, MemoryError, torch.OutOfMemoryError):

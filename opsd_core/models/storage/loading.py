@@ -95,8 +95,8 @@ def check_report(report: dict[str, Any], source: str) -> None:
         name, stored, wanted = wrong[0]
         raise ModelError(
             f"{source}: tensor {name!r} has the shape {tuple(stored)}, config.json asks for {tuple(wanted)} "
-            f"({len(wrong)} such tensors). Weights and config.json belong to different models, or vocab_size (or another size) in "
-            "config.json is wrong."
+            f"({len(wrong)} such tensors). Weights and config.json belong to different models, or vocab_size (or another size) "
+            "in config.json is wrong."
         )
     if missing:
         hint = f" The files hold {unexpected[0]!r} instead: rename the tensors." if unexpected else ""

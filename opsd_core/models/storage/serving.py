@@ -15,7 +15,7 @@ from typing import Any
 from transformers import GenerationConfig
 
 from opsd_core.config import CampaignConfig
-from opsd_core.models.chat import BAKED_BEGIN, BAKED_END, chat_template, dates_in
+from opsd_core.models.chat import BAKED_BEGIN, BAKED_END, chat_template, date_line
 from opsd_core.models.devices import resolve_dtype
 from opsd_core.models.types import Policy
 
@@ -87,12 +87,8 @@ def baked(serving: Serving) -> str:
         message = f"[{{'role': 'system', 'content': {_literal(serving.system)}}}]"
         absent = "not messages or messages[0]['role'] != 'system'"
         lines.append(f"{{%- if {absent} %}}{{%- set messages = {message} + messages %}}{{%- endif %}}\n")
-    if dates := dates_in(template):
-        cases = "".join(
-            f"{{%- if format == {_literal(wanted)} %}}{{{{- {_literal(text)} }}}}{{%- endif %}}"
-            for wanted, text in dates.items()
-        )
-        lines.append(f"{{%- macro strftime_now(format) %}}{cases}{{%- endmacro %}}\n")
+    if dated := date_line(template):
+        lines.append(dated)
     return f"{BAKED_BEGIN}{''.join(lines)}{BAKED_END}{template}" if lines else template
 
 
