@@ -30,6 +30,8 @@ def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
         peft = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=modules, task_type="CAUSAL_LM")
         try:
             with warnings.catch_warnings():  # peft translates all-linear to experts with rules that match nothing
+                # effective_weights splits what adapters make two of
+                warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
                 warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
                 return get_peft_model(model, peft)
         except (ValueError, TypeError, AttributeError, NotImplementedError) as error:

@@ -208,11 +208,13 @@ def date_line(template: str) -> str:
 
     ModelError where the template computes the format, so that what it writes cannot be known.
     """
+    if "macro strftime_now(" in template:
+        return ""
     formats = re.findall(r"strftime_now\(\s*[\"']([^\"']+)[\"']\s*\)", template)
     if len(formats) < template.count("strftime_now("):
         raise ModelError(
-            f"the chat template {template!r:.120} asks for the date in a format that it computes, so its prompts would change from "
-            "day to day. Write the date into it and set model.chat_template to the result."
+            f"the chat template {template!r:.120} asks for the date in a format that it computes, so its prompts would change "
+            "from day to day. Write the date into it and set model.chat_template to the result."
         )
     cases = "".join(
         f"{{%- if format == {json.dumps(wanted)} %}}{{{{- {json.dumps(DATE.strftime(wanted))} }}}}{{%- endif %}}"

@@ -52,6 +52,14 @@ def base_of(source: str, options: dict[str, Any]) -> Base | None:
     return Base(path, options | {"revision": config.revision if not Path(path).is_dir() else None})
 
 
+def local_base(folder: Path) -> str | None:
+    """The folder of an adapter folder's base; None where the source is no adapter folder or its base is on a hub."""
+    if not (folder / _CONFIG).is_file() or (folder / "config.json").is_file():
+        return None
+    base = base_of(str(folder), {"revision": None})
+    return base.source if base and Path(base.source).is_dir() else None
+
+
 def _hub_adapter(source: str, revision: str | None) -> bool:
     try:
         return isinstance(try_to_load_from_cache(source, _CONFIG, revision=revision), str)

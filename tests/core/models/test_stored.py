@@ -79,7 +79,13 @@ KINDS = {
 
 
 ONCE = ("llama-linear", "llama-rslora", "llama-tokens", "gpt2-conv1d", "moe-linear", "moe-experts")
-CASES = [(kind, tied) for kind in KINDS for tied in (True, False) if tied or kind not in ONCE]
+LATER = ("llama-dora", "llama-both", "llama-rslora", "moe-all")
+CASES = [
+    pytest.param((kind, tied), marks=[pytest.mark.slow] if kind in LATER and (kind in ONCE or not tied) else [])
+    for kind in KINDS
+    for tied in (True, False)
+    if tied or kind not in ONCE
+]
 QUIET = pytest.mark.filterwarnings("ignore:.*(tie_word_embeddings|tied|fan_in_fan_out|_pattern).*")
 
 

@@ -20,6 +20,7 @@ from tests.core.small import small_policy, small_tokenizer
 
 DIGESTS = ("ebc2df282435d3d5", "4852898a25e2dc4a")
 """Of the recipe tiny: a change would make every stored rollout another one."""
+SFT = resolve("tiny", {"distillation": {"divergence": "cross_entropy"}, "rollout": {"on_policy_fraction": 0.0}})
 TEXT = ["What is 12 + 30? It is 42, of course.", "the boats of the three men came later", "Łódź, 東京 and naïve café 🙂"] * 3
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -115,9 +116,9 @@ def test_a_control_tokens_name_in_a_question_or_an_answer_stays_text(tokenizer):
             if tokenizer.unk_token_id not in ids:
                 assert text.replace(" ", "") in tokenizer.decode(ids).replace(" ", "")
         example = Example("x", "q", f"4{name}", "")
-        reference = reference_ids(example, resolve("tiny", {"distillation": {"divergence": "cross_entropy"}}), tokenizer, 9999)
+        reference = reference_ids(example, SFT, tokenizer, 9999)
         assert reference[-1] == 9999
-        if name != tokenizer.unk_token:
+        if name != tokenizer.unk_token and "think" not in name:  # a worked solution may think
             assert not set(reference) & {control[name]}
 
 
