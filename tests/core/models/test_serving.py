@@ -1,11 +1,13 @@
 """pytest tests/core/models/test_serving.py — a stored folder answers as the policy did when it was judged."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 import torch
@@ -131,11 +133,15 @@ def test_an_adapter_policy_is_served_as_it_was_judged(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("judged", ["system"], indirect=True)
 def test_mlflow_models_serve_gives_the_gates_answers(judged):
     folder, _, texts, _, _ = judged
     port = 20000 + os.getpid() % 20000
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(folder), "-p", str(port), "--env-manager", "local"]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    root, programs = Path(__file__).parents[3], Path(sys.executable).parent
+    own = os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(root)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, env=own, start_new_session=True, **quiet)
     try:
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations",
@@ -151,7 +157,8 @@ def test_mlflow_models_serve_gives_the_gates_answers(judged):
                 time.sleep(1)
         assert answer["predictions"] == texts
     finally:
-        os.killpg(server.pid, 15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, 15)
         server.wait(20)
 
 
