@@ -54,8 +54,8 @@ def half_trained(folder: Path) -> Policy:
 def real_campaigns(policy: Policy, campaigns: int, promotion: PromotionConfig) -> tuple[int, float]:
     """(campaigns that promote, mean accuracy) on the tiny model, with the recipe's iterations and evaluation size."""
     config = resolve("tiny")
-    builder = PromptBuilder(policy.tokenizer, config.prompts, config.teacher, config.model.chat_template)
-    settings = EvaluationConfig(num_samples=1, max_completion_length=4, batch_size=512)
+    builder = PromptBuilder.of(policy.tokenizer, config)
+    settings = config.model_copy(update={"evaluation": EvaluationConfig(num_samples=1, max_completion_length=4)})
     judge, everything, size = get_grader("exact"), addition_examples(), config.evaluation.num_items
     promoted, accuracy = 0, 0.0
     for campaign in range(campaigns):
@@ -64,7 +64,7 @@ def real_campaigns(policy: Policy, campaigns: int, promotion: PromotionConfig) -
             [
                 o
                 for o in evaluate_policy(
-                    policy, items, builder, settings, judge, (config.iterations + 1) * campaign + side
+                    policy, items, builder, judge, settings.model_copy(update={"seed": (config.iterations + 1) * campaign + side})
                 )
                 if o.mode == "sampled"
             ]

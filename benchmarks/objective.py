@@ -34,7 +34,6 @@ from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head, HiddenTargets, TopKTargets
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.strips import Tiles
-from opsd_core.objective.supports import log1mexp
 
 CASES = {
     "forward_kl recorded K=32": DistillationConfig(divergence="forward_kl", targets="recorded", top_k=32),
@@ -46,12 +45,17 @@ CASES = {
 MEMORY_TARGET, TIME_TARGET = 1 / 8, 1.3
 
 
+def tail_logprob(logprobs_NK: Tensor) -> Tensor:
+    """log(1 - sum_k p_k) from the kept entries alone; at least log(1e-7), which float32 resolves."""
+    return torch.log(-torch.expm1(torch.logsumexp(logprobs_NK, dim=-1).clamp(max=-1e-7)))
+
+
 def whole_logits_loss(hidden_NH: Tensor, weight_VH: Tensor, targets: TopKTargets | HiddenTargets, divergence: str):
     """What trainers commonly write: log_softmax of all logits, library divergences, token_reweight; nothing logged."""
     student_NV = torch.log_softmax(functional.linear(hidden_NH, weight_VH).float(), dim=-1)
     if isinstance(targets, TopKTargets):
         kept_NK = student_NV.gather(1, targets.ids_NK)
-        tail_N = log1mexp(torch.logsumexp(kept_NK, dim=-1).clamp(max=-1e-7))
+        tail_N = tail_logprob(kept_NK)
         student_NE = torch.cat([kept_NK, tail_N[:, None]], dim=1)
         teacher_NE = torch.cat([targets.logprobs_NK, targets.tail_logprob_N[:, None]], dim=1)
         value_N = functional.kl_div(student_NE, teacher_NE, reduction="none", log_target=True).sum(-1)
@@ -85,7 +89,7 @@ def make_inputs(case: str, tokens: int, vocabulary: int, hidden: int, device: st
         for start in range(0, tokens, 256):
             logprobs = torch.log_softmax((teacher[start : start + 256] @ weight.T).float(), dim=-1)
             top = logprobs.topk(CASES[case].top_k, dim=-1)
-            parts.append((top.indices, top.values, log1mexp(top.values.logsumexp(-1).clamp(max=-1e-7))))
+            parts.append((top.indices, top.values, tail_logprob(top.values)))
         targets = TopKTargets(*(torch.cat(column) for column in zip(*parts, strict=True)))
     else:
         teacher_weight = weight if "shared" in case else weight.clone()

@@ -25,9 +25,10 @@ from infra.state import open_state
 TINY = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_steps": 1, "warmup_steps": 1}
 OVERRIDES = {
     "data": {"size": 200, "validation_fraction": 0.2, "test_fraction": 0.1},
-    "rollout": {"num_prompts": 4, "max_completion_length": 2, "batch_size": 4},
-    "optimizer": {"num_steps": 1, "batch_size": 4, "checkpoint_every": 1},
-    "evaluation": {"num_items": 5, "max_completion_length": 2, "batch_size": 5},
+    "rollout": {"num_prompts": 4, "max_completion_length": 2},
+    "optimizer": {"num_steps": 1, "batch_size": 4},
+    "execution": {"rollout_batch_size": 4, "evaluation_batch_size": 5, "checkpoint_every": 1},
+    "evaluation": {"num_items": 5, "max_completion_length": 2},
 }
 
 

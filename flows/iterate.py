@@ -6,19 +6,19 @@ prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides
 
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from opsd_core.config import RECIPES, CampaignConfig, resolve
+from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.exclusive import one_campaign
-from tasks.refs import Campaign, CurriculumRef, GradedRef, PolicyRef, PromptSet, ShardRef, VerdictRef
+from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
 from tasks.stages.choose import choose_prompts
-from tasks.stages.curriculum import advance_curriculum, in_iteration
-from tasks.stages.decide import judge, register
+from tasks.stages.curriculum import advance_curriculum
+from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade
@@ -28,7 +28,6 @@ from tasks.stages.rehearse import rehearse
 from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
-from tasks.stages.teacher import teacher_ref
 from tasks.stages.teacher_probe import probe_teacher
 from tasks.stages.warm_start import warm_start
 from tasks.stages.watch import recover, watch
@@ -82,21 +81,21 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     """Every iteration of one campaign, and its closing lines."""
     config = warm_start(config, prepare_model(config))
     initial = prepare_model(config)
-    data_uri = prepare_data(config, initial)
-    campaign = start_campaign(config, initial, data_uri, prepare_teachers(config, initial), pretraining)
+    data = prepare_data(config, initial)
+    campaign = start_campaign(config, initial, data, prepare_teachers(config, initial), pretraining)
     if config.rehearsal.share:
         campaign = rehearse(campaign)
-    loop = Loop(policy=campaign.start, champion=campaign.champion)
-    for iteration in range(config.iterations):
+    loop = Loop(config=config, policy=campaign.start, champion=campaign.champion)
+    for number in range(config.iterations):
         try:
-            run_iteration(campaign, iteration, loop)
+            run_iteration(campaign, number, loop)
         except AlarmError as alarm:
             loop.stopped.append(str(alarm))
             loop.policy = loop.champion
-            recovered = recover(campaign, iteration, str(alarm), alarm.names, len(loop.stopped))
-            if recovered is None:
+            remedied = recover(campaign, loop.config, number, alarm, len(loop.stopped))
+            if remedied is None:
                 break
-            campaign = recovered
+            loop.config = remedied
     text = close_campaign(campaign, loop.summaries, loop.stopped)
     print(text)
     return text
@@ -106,6 +105,8 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
 class Loop:
     """What one iteration hands to the next."""
 
+    config: CampaignConfig
+    """The campaign's, with the remedies of alarms so far."""
     policy: PolicyRef
     champion: PolicyRef
     curriculum: CurriculumRef | None = None
@@ -115,74 +116,50 @@ class Loop:
     """Alarms that stopped iterations, in words."""
 
 
-def run_iteration(whole_campaign: Campaign, iteration: int, loop: Loop) -> None:
+def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     """One turn of the loop. AlarmError when a monitor passes its limit; what was made until then is kept."""
     started = time.perf_counter()
-    campaign = in_iteration(whole_campaign, iteration, loop.curriculum)
-    run_id = open_iteration(campaign, iteration)
-    prompts = choose_prompts(campaign, iteration, loop.curriculum)
-    campaign = meet_peers(campaign, prompts)
-    shards = [rollout(campaign, loop.policy, prompts, shard) for shard in range(prompts.num_shards)]
-    graded = grade(campaign, prompts, shards, loop.curriculum)
-    loop.curriculum = advance_curriculum(whole_campaign, iteration, loop.curriculum, shards, graded)
-    sampled = Sampled(campaign, iteration, run_id, prompts, shards, graded)
-    candidate, verdict, summary = learn(sampled, loop.policy, loop.champion, loop.monitors)
+    length = loop.curriculum.max_completion_length if loop.curriculum else None
+    in_force = config_at(loop.config, number, length)
+    iteration = open_iteration(campaign, number, in_force, (loop.policy, loop.champion), loop.curriculum)
+    prompts = choose_prompts(iteration)
+    iteration = meet_peers(iteration, prompts)
+    shards = [rollout(iteration, prompts, shard) for shard in range(prompts.num_shards)]
+    graded = grade(iteration, prompts, shards)
+    loop.curriculum = advance_curriculum(iteration, shards, graded)
+    outcome = learn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded), loop.monitors)
+    summary = report_iteration(iteration, outcome)
     loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
-    refused_back = not verdict.promote and campaign.config.promotion.continue_from == "champion"
-    loop.policy, loop.champion = (verdict.champion if refused_back else candidate), verdict.champion
+    verdict = outcome.verdict
+    refused_back = not verdict.promote and in_force.promotion.continue_from == "champion"
+    loop.policy, loop.champion = (verdict.champion if refused_back else outcome.candidate), verdict.champion
 
 
-class Sampled(NamedTuple):
-    """The first half of an iteration: graded rollouts, sampled just now or stored (`flows.replay`)."""
+def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float]] | None) -> Outcome:
+    """The second half of an iteration: score, distil, evaluate, register, gate.
 
-    campaign: Campaign
-    """As it is in this iteration: scheduled settings and peers are in force."""
-    iteration: int
-    run_id: str
-    prompts: PromptSet
-    shards: list[ShardRef]
-    graded: GradedRef
-
-
-def learn(
-    sampled: Sampled, policy: PolicyRef, champion: PolicyRef, monitors: list[dict[str, float]] | None
-) -> tuple[PolicyRef, VerdictRef, IterationSummary]:
-    """The second half: score, distil, evaluate, register, gate; the candidate, its verdict and what to report.
-
-    `monitors`: metrics of the iterations so far, to which this one's are added and which alarms look at; None = no alarms.
-    AlarmError when one stops the iteration.
+    `sampled` has no targets yet. `monitors`: metrics of the iterations so far, to which this one's are added and which alarms
+    look at; None = no alarms. AlarmError when one stops the iteration.
     """
-    campaign, iteration, run_id, prompts, shards, graded = sampled
-    teacher = teacher_ref(campaign, champion)
-    graded = probe_teacher(campaign, policy, teacher, shards, graded)
+    config, champion, data = iteration.config, iteration.champion, iteration.campaign.data
+    graded = probe_teacher(iteration, sampled.shards, sampled.graded)
     if monitors is not None:
         monitors.append(dict(graded.metrics))
-        watch(campaign, iteration, run_id, "rollout", monitors)
-    recorded = campaign.config.distillation.records_targets
-    targets = [score_shard(campaign, teacher, shard, graded) for shard in shards] if recorded else []
-    distilled = distil_candidate(campaign, iteration, run_id, policy, champion, shards, graded, targets)
-    before = evaluate(campaign, champion, f"it{iteration}-champion-v{champion.version}")
-    after = evaluate(campaign, distilled.policy, f"it{iteration}-candidate")
+        watch(iteration, "rollout", monitors)
+    recorded = config.distillation.records_targets
+    targets = [score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
+    sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
+    distilled = distil_candidate(iteration, sampled)
+    before = evaluate(config, data, champion, f"it{iteration.number}-champion-v{champion.version}")
+    after = evaluate(config, data, distilled.policy, f"it{iteration.number}-candidate")
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
-        watch(campaign, iteration, run_id, "evaluation", monitors)
-    candidate = register(campaign, iteration, run_id, policy, champion, distilled, after, shards, graded, targets)
-    verdict = judge(campaign, iteration, candidate, after, champion, before)
-    summary = report_iteration(
-        campaign,
-        iteration,
-        run_id,
-        prompts,
-        shards,
-        graded,
-        targets,
-        distilled,
-        candidate,
-        before,
-        after,
-        verdict,
+        watch(iteration, "evaluation", monitors)
+    candidate = register(iteration, sampled, distilled, after)
+    verdict = decide(iteration, candidate, before, after)
+    return Outcome(
+        sampled=sampled, distilled=distilled, before=before, after=after, candidate=candidate, verdict=verdict
     )
-    return candidate, verdict, summary
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,17 @@ from typing import Any
 
 from prefect import flow
 
-from flows.iterate import Sampled, learn
+from flows.iterate import learn
 from flows.promote import Name
-from opsd_core.config import CampaignConfig
+from opsd_core.config import CampaignConfig, config_at
 from tasks.exclusive import one_campaign
-from tasks.refs import Campaign, PolicyRef
-from tasks.stages.curriculum import in_iteration
+from tasks.refs import Campaign, PolicyRef, Sampled
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_model, prepare_teachers, start_campaign
 from tasks.stages.rehearse import rehearse
 from tasks.stages.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
-from tasks.stages.report import IterationSummary, close_campaign, open_iteration
+from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
 
 
 @flow(name="opsd", flow_run_name="replay-{name}", log_prints=True)
@@ -35,7 +34,7 @@ def replay(
     Args:
         name: Registered model whose rollouts are used, i.e. the campaign's name.
         iterations: Iterations whose rollouts are used; None = all of the campaign.
-        overrides: Changes of teacher, distillation, weights, optimizer and filter, nested as in docs/configuration.md.
+        overrides: Changes of teacher, distillation, token_weights, optimizer and filter, nested as in docs/configuration.md.
         campaign: Campaign id (tag opsd.campaign); None = the newest.
     """
     source = find_rollouts(name, iterations, campaign)
@@ -49,7 +48,7 @@ def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
     """Every chosen iteration in its order, and the closing lines."""
     initial = prepare_model(config)
     check_start(source, initial)
-    campaign = start_campaign(config, initial, source.data_uri, prepare_teachers(config, initial))
+    campaign = start_campaign(config, initial, source.data, prepare_teachers(config, initial))
     if config.rehearsal.share:
         campaign = rehearse(campaign)
     policy, summaries = initial, []
@@ -62,15 +61,15 @@ def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
 
 
 def replay_iteration(
-    whole_campaign: Campaign, position: int, stored: StoredIteration, policy: PolicyRef
+    campaign: Campaign, position: int, stored: StoredIteration, policy: PolicyRef
 ) -> tuple[PolicyRef, IterationSummary]:
     """Grade stored rollouts and learn from them, without alarms; the comparison is with the starting weights."""
     started = time.perf_counter()
-    campaign = in_iteration(whole_campaign, stored.iteration, None)
-    campaign = meet_peers(campaign, stored.prompts)
-    run_id = open_iteration(campaign, position)
+    in_force = config_at(campaign.config, stored.iteration)
+    iteration = open_iteration(campaign, position, in_force, (policy, campaign.champion))
+    iteration = meet_peers(iteration, stored.prompts)
     shards = stored_shards(stored, position)
-    graded = grade(campaign, stored.prompts, shards)
-    sampled = Sampled(campaign, position, run_id, stored.prompts, shards, graded)
-    candidate, _, summary = learn(sampled, policy, campaign.champion, monitors=None)
-    return candidate, summary.model_copy(update={"wall_seconds": time.perf_counter() - started})
+    graded = grade(iteration, stored.prompts, shards)
+    outcome = learn(iteration, Sampled(prompts=stored.prompts, shards=shards, graded=graded), monitors=None)
+    summary = report_iteration(iteration, outcome)
+    return outcome.candidate, summary.model_copy(update={"wall_seconds": time.perf_counter() - started})

@@ -5,8 +5,10 @@
     continue automation  a campaign or study that crashed after it had begun is scheduled again and goes on where it was
 """
 
+import argparse
 import os
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 
 import httpx
@@ -100,8 +102,9 @@ def prepare(client: SyncPrefectClient, model_jobs: int) -> None:
             client.delete_automation(surplus.id)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare the server that PREFECT_API_URL names; returns the exit status."""
+    argparse.ArgumentParser(prog="python -m infra.bootstrap", description=__doc__.splitlines()[0]).parse_args(arguments)
     given = os.environ.get("OPSD_MODEL_JOBS", "1")
     if not given.isdigit() or int(given) < 1:
         print(f"opsd: OPSD_MODEL_JOBS={given!r} must be a whole number of at least 1.", file=sys.stderr)

@@ -4,9 +4,11 @@
     python -m infra.generated_docs --check   exit status 1 when one differs from the code
 """
 
+import argparse
 import ast
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -62,8 +64,9 @@ def render_tree() -> str:
             if path.suffix == ".py" and path.name != "__init__.py":
                 lines.append(f"  {path.name:20} {_purpose(path)}")
             elif package.exists():
-                names = ", ".join(p.stem for p in sorted(path.glob("*.py")) if p != package)
-                lines.append(f"  {path.name + '/':20} {_purpose(package)} ({names})")
+                names = [p.stem for p in sorted(path.glob("*.py")) if p != package]
+                names += [f"{p.parent.name}/" for p in sorted(path.glob("*/__init__.py"))]
+                lines.append(f"  {path.name + '/':20} {_purpose(package)} ({', '.join(names)})")
     return "\n".join(lines) + "\n"
 
 
@@ -127,10 +130,13 @@ def _escape(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def main() -> int:
-    """Write or check both."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check both; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m infra.generated_docs", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 when a page differs")
+    options = parser.parse_args(arguments)
     pages = {PAGE: render(), README: readme_with_tree()}
-    if "--check" in sys.argv[1:]:
+    if options.check:
         return int(any(not page.exists() or page.read_text() != text for page, text in pages.items()))
     for page, text in pages.items():
         page.parent.mkdir(exist_ok=True)

@@ -26,8 +26,7 @@ from opsd_core.errors import ServiceError
 
 _START_TIMEOUT_S = 180.0
 _POLL_S = 0.25
-# What the registered deployments and their forms are made of.
-_DEPLOYED_FILES = ("prefect.yaml", "flows/*.py", "opsd_core/config/*.py")
+_DEPLOYED_FILES = ("prefect.yaml", "flows/**/*.py", "opsd_core/config/**/*.py")
 
 
 @dataclass(frozen=True)
@@ -178,14 +177,18 @@ def _deploy(state: State, variables: Mapping[str, str], *, again: bool) -> None:
     """Register the deployments of prefect.yaml when what they are made of has changed."""
     # Without OPSD_HOME the project folder stays a variable that every worker resolves for itself.
     elsewhere = {name: value for name, value in variables.items() if name != "OPSD_HOME"}
-    files = sorted(path for pattern in _DEPLOYED_FILES for path in state.home.glob(pattern))
-    content = {str(path.relative_to(state.home)): path.read_text() for path in files}
+    content = {str(path.relative_to(state.home)): path.read_text() for path in deployed_files(state.home)}
     _once(
         state.root / "prefect" / "deployed",
         digest([variables["PREFECT_API_URL"], content]),
         lambda: _run(elsewhere, state.home, "prefect", "--no-prompt", "deploy", "--all"),
         again=again,
     )
+
+
+def deployed_files(home: Path) -> list[Path]:
+    """What the registered deployments and their forms are made of."""
+    return sorted(path for pattern in _DEPLOYED_FILES for path in home.glob(pattern))
 
 
 def _once(stamp: Path, token: str, action: Callable[[], None], *, again: bool) -> None:

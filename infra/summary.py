@@ -1,8 +1,9 @@
-"""What the newest run of a deployment came to, and where to look at it: `python -m infra.summary opsd/iterate`.
+"""What the newest run of a deployment came to, and where to look at it: `python -m infra.summary [opsd/iterate]`.
 
 The exit status is 0 when the run completed, 1 when it did not.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound
+
+from tasks.runtime.settings import public_url
 
 ARTIFACT_PREFIX = "opsd-"
 
@@ -68,7 +71,9 @@ def describe(run: FlowRun, report: str, prefect_url: str, mlflow_url: str) -> st
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the summary of one deployment's newest run; returns the exit status."""
-    deployment = (sys.argv[1:] if arguments is None else arguments or ["opsd/iterate"])[0]
+    parser = argparse.ArgumentParser(prog="python -m infra.summary", description=__doc__.splitlines()[0])
+    parser.add_argument("deployment", nargs="?", default="opsd/iterate", help="flow/name (default: %(default)s)")
+    deployment = parser.parse_args(arguments).deployment
     prefect_url = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
     mlflow_url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     try:
@@ -84,13 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run is None:
         print(f"opsd: {deployment} has not run yet. Run: prefect deployment run {deployment} --watch", file=sys.stderr)
         return 1
-    print(describe(run, report, _public(prefect_url), _public(mlflow_url)))
+    print(describe(run, report, public_url(prefect_url), public_url(mlflow_url)))
     return 0 if run.state and run.state.is_completed() else 1
-
-
-def _public(url: str) -> str:
-    scheme, sign, rest = url.partition("://")
-    return f"{scheme}{sign}{rest.rpartition('@')[2]}"
 
 
 if __name__ == "__main__":

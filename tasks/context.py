@@ -12,13 +12,15 @@ import torch
 from prefect.logging import get_run_logger
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core.config import ModelConfig
+from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, load_policy, load_tokenizer
-from opsd_core.records import examples as examples_io
-from opsd_core.records import grades, outcomes, rollouts, targets
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.records import examples, grades, outcomes, rollouts, targets
 from opsd_core.records.examples import Example
+from opsd_core.records.rollouts import Rollout, read_rollouts
 from opsd_core.training import checkpoint
+from tasks.refs import Ref
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.storage.base import local_disk
@@ -54,8 +56,8 @@ def scratch() -> Iterator[Path]:
 
 
 _SCHEMAS = {
-    "datasets": examples_io.SCHEMA_VERSION,
-    "prompts": examples_io.SCHEMA_VERSION,
+    "datasets": examples.SCHEMA_VERSION,
+    "prompts": examples.SCHEMA_VERSION,
     "rollouts": rollouts.SCHEMA_VERSION,
     "grades": grades.SCHEMA_VERSION,
     "targets": targets.SCHEMA_VERSION,
@@ -87,33 +89,51 @@ def tidy_cache() -> int:
     return prune_cache(settings().cache, int(settings().cache_gb * 1e9))
 
 
-def local(uri: str) -> Path:
-    """A verified local copy of the artefact at `uri`."""
-    return fetch(store(), uri, settings().cache)
+def local(ref: Ref | str) -> Path:
+    """A verified local copy of the artefact at `ref`, or at this address."""
+    return fetch(store(), ref if isinstance(ref, str) else ref.uri, settings().cache)
 
 
-def load(uri: str, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:
+def load(policy: Ref, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:
     """A fresh policy from a stored folder; the caller may change it."""
-    return load_policy(local(uri), config, dtype)
+    return load_policy(local(policy), config, dtype)
+
+
+def shared_policy(policy: Ref, config: ModelConfig) -> Policy:
+    """A policy for sampling and scoring, kept in memory between the stages of an iteration. Never change it."""
+    return _shared(policy.uri, config.model_dump_json())
 
 
 @lru_cache(maxsize=2)
-def load_shared(uri: str, config_json: str) -> Policy:
-    """A policy for sampling and scoring, kept in memory between the stages of an iteration. Never change it."""
-    return packed(load(uri, ModelConfig.model_validate_json(config_json)))
+def _shared(uri: str, config_json: str) -> Policy:
+    return packed(load(Ref(uri=uri), ModelConfig.model_validate_json(config_json)))
 
 
-def stored_examples(data_uri: str, split: str) -> list[Example]:
+def shared_tokenizer(policy: Ref) -> PreTrainedTokenizerBase:
+    """The tokenizer of a stored policy, kept in memory. Never change it."""
+    return _tokenizer(policy.uri)
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(uri: str) -> PreTrainedTokenizerBase:
+    return load_tokenizer(local(uri))
+
+
+def prompt_builder(policy: Ref, config: CampaignConfig) -> PromptBuilder:
+    """Both sides' prompts in the tokenizer of `policy`."""
+    return PromptBuilder.of(shared_tokenizer(policy), config)
+
+
+def rollouts_of(*shards: Ref) -> list[Rollout]:
+    """The rollouts of stored shards, in their order."""
+    return [rollout for shard in shards for rollout in read_rollouts(local(shard) / "rollouts.parquet")]
+
+
+def stored_examples(data: Ref, split: str) -> list[Example]:
     """A split of a stored data set, kept in memory between the stages of an iteration. Never change it."""
-    return _examples(local(data_uri) / f"{split}.parquet")
+    return _examples(local(data) / f"{split}.parquet")
 
 
 @lru_cache(maxsize=2)
 def _examples(path: Path) -> list[Example]:
-    return examples_io.read_examples(path)
-
-
-@lru_cache(maxsize=4)
-def tokenizer_of(uri: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a stored policy, kept in memory. Never change it."""
-    return load_tokenizer(local(uri))
+    return examples.read_examples(path)

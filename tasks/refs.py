@@ -1,6 +1,12 @@
 """What stages hand to each other: addresses and a few numbers, never tensors or clients.
 
 Every record is a frozen pydantic model, so that Prefect can show it and a result can be stored as JSON.
+
+    Ref          the address of something stored
+    Campaign     what stays the same during a campaign
+    Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
+    Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
+    Outcome      what an iteration came to: candidate, both evaluations, verdict
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,12 +20,27 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class PolicyRef(Record):
-    """A policy's weights, and the trainer state that produced them."""
+class Ref(Record):
+    """The address of something stored: `<store>/<kind>/<identity>/<content>`."""
 
     uri: str
+
+    @property
+    def identity(self) -> str:
+        """32 hex digits: what it was made of."""
+        return self.uri.rsplit("/", 2)[-2]
+
+    @property
+    def content(self) -> str:
+        """16 hex digits: the bytes that came out."""
+        return self.uri.rsplit("/", 1)[-1]
+
+
+class PolicyRef(Ref):
+    """A policy's weights, and the trainer state that produced them."""
+
     digest: str
-    state_uri: str | None = None
+    state: Ref | None = None
     """Final trainer state of the iteration that made it; None for the initial policy."""
     version: int | None = None
     """Version in the MLflow registry, once registered."""
@@ -30,17 +51,17 @@ class Campaign(Record):
 
     id: str
     config: CampaignConfig
-    config_uri: str
-    data_uri: str
+    """As it was resolved; what an iteration uses is `Iteration.config`."""
+    record: Ref
+    """Resolved configuration and environment, stored."""
+    data: Ref
     initial: PolicyRef
     champion: PolicyRef
     """The champion when the campaign started."""
     teachers: list[PolicyRef] = []
-    """Other models that teach or whose answers are shown; those named opsd:... as they are in this iteration."""
-    solved: str | None = None
-    """Address of what they answer to this iteration's prompts, right or wrong, where the gate or the context asks for it."""
-    rehearsal: str | None = None
-    """Address of what the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
+    """Other models that teach or whose answers are shown; those named opsd:... as they were at the start."""
+    rehearsal: Ref | None = None
+    """What the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
     run_id: str
     """MLflow parent run."""
     pretraining: bool = False
@@ -58,29 +79,50 @@ class Campaign(Record):
         return self.config.name
 
 
-class PromptSet(Record):
-    """The training prompts of one iteration, cut into shards."""
-
-    iteration: int
-    uri: str
-    num_prompts: int
-    num_shards: int
-
-
-class CurriculumRef(Record):
+class CurriculumRef(Ref):
     """Pass rates and length limit after an iteration."""
 
-    uri: str
     digest: str
     max_completion_length: int | None = None
 
 
-class ShardRef(Record):
+class Iteration(Record):
+    """One iteration as it begins."""
+
+    campaign: Campaign
+    number: int
+    config: CampaignConfig
+    """In force: schedules, the length limit and an alarm's remedy are applied."""
+    run_id: str
+    """MLflow run, a child of the campaign's."""
+    policy: PolicyRef
+    """Samples the completions and is trained."""
+    champion: PolicyRef
+    """The candidate is compared with it."""
+    teachers: list[PolicyRef] = []
+    """Other models that teach in this iteration, in the order of the configuration's sources."""
+    solved: Ref | None = None
+    """What they answer to this iteration's prompts, right or wrong, where the filter or the context asks for it."""
+    curriculum: CurriculumRef | None = None
+    """Pass rates and length limit after the iteration before; None at the first, and without a curriculum."""
+
+    @property
+    def name(self) -> str:
+        return self.campaign.name
+
+
+class PromptSet(Ref):
+    """The training prompts of one iteration, cut into shards."""
+
+    num_prompts: int
+    num_shards: int
+
+
+class ShardRef(Ref):
     """One shard of rollouts."""
 
     iteration: int
     shard: int
-    uri: str
     digest: str
     num_rollouts: int
     num_references: int = 0
@@ -89,10 +131,9 @@ class ShardRef(Record):
     seconds: float = Field(description="Model compute; 0 when an existing shard was reused.")
 
 
-class GradedRef(Record):
+class GradedRef(Ref):
     """Grades and keep/drop decisions for all shards of an iteration."""
 
-    uri: str
     digest: str
     num_kept: int
     num_dropped: int
@@ -104,16 +145,25 @@ class GradedRef(Record):
     seconds: float
 
 
-class TargetsRef(Record):
+class TargetsRef(Ref):
     """Teacher targets of one shard."""
 
     shard: int
-    uri: str
     digest: str
     num_tokens: int
     metrics: dict[str, float] = {}
     """How far both sides' most likely tokens are the same."""
     seconds: float
+
+
+class Sampled(Record):
+    """The first half of an iteration: rollouts, sampled just now or stored (`flows.replay`), with grades and targets."""
+
+    prompts: PromptSet
+    shards: list[ShardRef]
+    graded: GradedRef
+    targets: list[TargetsRef] = []
+    """Empty where the teacher answers during training."""
 
 
 class DistilRef(Record):
@@ -122,14 +172,12 @@ class DistilRef(Record):
     policy: PolicyRef
     metrics: dict[str, float]
     probes: dict[str, float]
-    steps_uri: str
     seconds: float
 
 
-class EvaluationRef(Record):
+class EvaluationRef(Ref):
     """Per-item outcomes of one policy on the held-out items."""
 
-    uri: str
     digest: str
     conditions_digest: str
     """Items, grader, template and sampling; only evaluations with the same one can be compared."""
@@ -137,12 +185,25 @@ class EvaluationRef(Record):
     seconds: float
 
 
-class VerdictRef(Record):
+class VerdictRef(Ref):
     """What the gate said and what was done about it."""
 
-    uri: str
     promote: bool
     summary: str
     reasons: list[str]
     champion: PolicyRef
     """The champion after the decision was carried out."""
+
+
+class Outcome(Record):
+    """What an iteration came to."""
+
+    sampled: Sampled
+    distilled: DistilRef
+    before: EvaluationRef
+    """Of the champion."""
+    after: EvaluationRef
+    """Of the candidate."""
+    candidate: PolicyRef
+    """The trained policy with its version."""
+    verdict: VerdictRef

@@ -11,7 +11,7 @@ from opsd_core.config.method import (
 )
 from opsd_core.config.recipes import RECIPES, deep_merge, resolve, without_task
 from opsd_core.config.schedules import config_at
-from opsd_core.config.selection import FilterConfig, WeightConfig
+from opsd_core.config.selection import FilterConfig, TokenWeightConfig
 from opsd_core.config.sources import (
     ColumnMapping,
     DataConfig,
@@ -42,7 +42,7 @@ __all__ = [
     "Remedy",
     "RolloutConfig",
     "TeacherConfig",
-    "WeightConfig",
+    "TokenWeightConfig",
     "config_at",
     "deep_merge",
     "resolve",

@@ -5,6 +5,7 @@ from pydantic import Field
 from opsd_core.config.alarms import AlarmConfig
 from opsd_core.config.base import Section
 from opsd_core.config.curriculum import CurriculumConfig
+from opsd_core.config.execution import ExecutionConfig
 from opsd_core.config.judgement import EvaluationConfig, PromotionConfig
 from opsd_core.config.method import (
     DistillationConfig,
@@ -12,7 +13,7 @@ from opsd_core.config.method import (
     RolloutConfig,
 )
 from opsd_core.config.rehearsal import RehearsalConfig
-from opsd_core.config.selection import FilterConfig, WeightConfig
+from opsd_core.config.selection import FilterConfig, TokenWeightConfig
 from opsd_core.config.sources import DataConfig, ModelConfig, PromptConfig
 from opsd_core.config.teacher import TeacherConfig
 
@@ -28,7 +29,7 @@ class CampaignSettings(Section):
     prompts: PromptConfig = Field(PromptConfig(), description="Student and teacher templates.")
     rollout: RolloutConfig = Field(RolloutConfig(), description="Sampling of completions.")
     filter: FilterConfig = Field(FilterConfig(), description="Which completions are trained on.")
-    weights: WeightConfig = Field(WeightConfig(), description="How much each completion token counts.")
+    token_weights: TokenWeightConfig = Field(TokenWeightConfig(), description="How much each completion token counts.")
     teacher: TeacherConfig = Field(TeacherConfig(), description="The teacher's weights, context and transforms.")
     distillation: DistillationConfig = Field(DistillationConfig(), description="Divergence, targets, bound.")
     rehearsal: RehearsalConfig = Field(RehearsalConfig(), description="What the policy should keep.")
@@ -37,6 +38,7 @@ class CampaignSettings(Section):
     curriculum: CurriculumConfig = Field(CurriculumConfig(), description="What changes from iteration to iteration.")
     alarms: AlarmConfig = Field(AlarmConfig(), description="When training stops, and what is done then.")
     promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
+    execution: ExecutionConfig = Field(ExecutionConfig(), description="How the work is computed; no part of any identity.")
     control: bool = Field(
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."
     )

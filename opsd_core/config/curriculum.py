@@ -6,7 +6,7 @@ from pydantic import Field
 
 from opsd_core.config.base import Section
 
-SCHEDULED_SECTIONS = ("rollout", "filter", "weights", "teacher", "distillation")
+SCHEDULED_SECTIONS = ("rollout", "filter", "token_weights", "teacher", "distillation")
 """Sections whose settings may be scheduled; the rest decides what is measured or what a state file fits."""
 
 FIXED_SETTINGS = ("teacher.weights", "rollout.num_prompts")
@@ -37,7 +37,7 @@ class CurriculumConfig(Section):
         None,
         gt=0,
         le=20,
-        description="The limit grows only at a mean entropy of the rollouts, in nats, of at most this; null = always.",
+        description="The limit grows where the rollouts' mean entropy is at most this, in nats; null = always.",
     )
     schedules: dict[str, tuple[Any, ...]] = Field(
         {},

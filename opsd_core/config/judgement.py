@@ -12,12 +12,11 @@ class EvaluationConfig(Section):
 
     num_items: int = Field(200, ge=1, description="Validation items; the same for champion and candidate.")
     num_samples: int = Field(
-        0, ge=0, le=256, description="Sampled completions per item for avg@k, pass@k, maj@k; 0 = greedy only."
+        0, ge=0, le=256, description="Sampled completions per item for avg@k, pass@k, maj@k; 0 = greedy ones alone."
     )
     temperature: float = Field(1.0, gt=0, le=5, description="Temperature of the sampled completions.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass of the sampled completions.")
     max_completion_length: int = Field(256, ge=1, description="Most tokens a completion may have.")
-    batch_size: int = Field(64, ge=1, le=4096, description="Completions decoded together.")
 
 
 class PromotionConfig(Section):

@@ -10,7 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from opsd_core.config.checked import CampaignConfig
+from opsd_core.config.moved import present_name
 from opsd_core.config.recipes_papers import PAPERS
+from opsd_core.config.rules.effects import unread
 from opsd_core.errors import ConfigError
 
 TINY: dict[str, Any] = {
@@ -25,16 +27,16 @@ TINY: dict[str, Any] = {
         "grader": "exact",
     },
     "teacher": {"template": "{{ privileged_context }}|{{ question }}"},
-    "rollout": {"num_prompts": 1600, "max_completion_length": 4, "record_top_k": 8, "batch_size": 512},
+    "rollout": {"num_prompts": 1600, "max_completion_length": 4, "record_top_k": 8},
     "distillation": {"top_k": 8},
     "optimizer": {
         "learning_rate": 1e-3,
         "schedule": "constant",
         "num_steps": 50,
         "batch_size": 64,
-        "checkpoint_every": 25,
     },
-    "evaluation": {"num_items": 250, "max_completion_length": 4, "batch_size": 512},
+    "evaluation": {"num_items": 250, "max_completion_length": 4},
+    "execution": {"rollout_batch_size": 512, "evaluation_batch_size": 512, "checkpoint_every": 25},
 }
 
 # Pick the largest or smallest of two or three numbers. No two answers are alike, so a gain is none of habit.
@@ -53,16 +55,16 @@ DEMO: dict[str, Any] = {
         "student": "{{ question.split('\\n\\n')[-1] }}\nThe answer is the number",
     },
     # At temperature 1 one completion in ten is right and most of the others ramble: they teach little.
-    "rollout": {"num_prompts": 384, "temperature": 0.5, "max_completion_length": 32, "batch_size": 128},
+    "rollout": {"num_prompts": 384, "temperature": 0.5, "max_completion_length": 32},
     "optimizer": {
         "learning_rate": 2e-4,
         "schedule": "constant",
         "warmup_fraction": 0.1,
         "num_steps": 24,
         "batch_size": 16,
-        "checkpoint_every": 24,
     },
-    "evaluation": {"num_items": 150, "max_completion_length": 32, "batch_size": 128},
+    "evaluation": {"num_items": 150, "max_completion_length": 32},
+    "execution": {"rollout_batch_size": 128, "evaluation_batch_size": 128, "checkpoint_every": 24},
 }
 
 
@@ -77,13 +79,17 @@ def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "demo": DEMO,
-    "tiny": TINY,
-} | {
-    name: deep_merge(deep_merge(deep_merge(TINY, paper.method), paper.tiny), {"name": name})
-    for name, paper in PAPERS.items()
-}
+def _on_the_tiny_task(name: str) -> dict[str, Any]:
+    """A published method on the tiny task, without those of the task's settings that the method does not read."""
+    paper = PAPERS[name]
+    values = deep_merge(deep_merge(deep_merge(TINY, paper.method), paper.tiny), {"name": name})
+    for path in unread(CampaignConfig.model_validate(values)):
+        section, _, leaf = path.rpartition(".")
+        values.get(section, {}).pop(leaf, None)
+    return values
+
+
+RECIPES: dict[str, dict[str, Any]] = {"demo": DEMO, "tiny": TINY} | {name: _on_the_tiny_task(name) for name in PAPERS}
 
 
 def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -131,6 +137,7 @@ def _explain(recipe: str, error: ValidationError) -> str:
         shown = "" if problem["type"] in ("value_error", "missing") else f" (value: {value!r:.80})"
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            message = "unknown key; see docs/configuration.md for the names that exist"
+            new = present_name(field)
+            message = f"is now called {new}" if new else "unknown key; see docs/configuration.md for the names that exist"
         lines.append(f"{field + ': ' if field else ''}{message}{shown}")
     return f"configuration of recipe {recipe!r} is refused: " + "; ".join(lines)

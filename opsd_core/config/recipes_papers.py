@@ -28,10 +28,11 @@ OPSD_TEACHER_TEMPLATE = (
 _FULL: Values = {
     "iterations": 4,
     "prompts": {"student": STUDENT_TEMPLATE, "max_prompt_length": 2048, "max_teacher_prompt_length": 8192},
-    "rollout": {"num_prompts": 800, "max_completion_length": 1024, "num_shards": 8},
+    "rollout": {"num_prompts": 800, "max_completion_length": 1024},
     "teacher": {"reference": "solution"},
-    "optimizer": {"num_steps": 25, "batch_size": 32, "microbatch_tokens": 16_384, "checkpoint_every": 25},
+    "optimizer": {"num_steps": 25, "batch_size": 32},
     "evaluation": {"max_completion_length": 1024},
+    "execution": {"num_shards": 8, "microbatch_tokens": 16_384, "checkpoint_every": 25},
 }
 _LORA_FULL: Values = _FULL | {"model": {"lora": {"rank": 64, "alpha": 128.0}}}
 _OPSD_FULL: Values = _LORA_FULL | {
@@ -75,7 +76,7 @@ PAPERS: dict[str, PaperRecipe] = {
     "sdft": PaperRecipe(
         method={
             "teacher": {"weights": "ema", "ema_decay": 0.99, "context": "demo"},
-            "weights": {"importance_correction": True, "importance_clip": 2.0},
+            "token_weights": {"importance_correction": True, "importance_clip": 2.0},
             "distillation": {"targets": "online", "divergence": "forward_kl", "bound": "none"},
         },
         tiny={},
@@ -122,7 +123,7 @@ PAPERS: dict[str, PaperRecipe] = {
         method={
             "rollout": {"group_size": 8},
             "teacher": {"weights": "ema", "ema_decay": 0.95, "context": "sibling_success"},
-            "weights": {"importance_correction": True, "importance_clip": 2.0},
+            "token_weights": {"importance_correction": True, "importance_clip": 2.0},
             "distillation": {
                 "targets": "online",
                 "divergence": "jsd",
@@ -137,7 +138,7 @@ PAPERS: dict[str, PaperRecipe] = {
         | {
             "teacher": {},
             "rollout": _FULL["rollout"] | {"num_prompts": 320},
-            "optimizer": _FULL["optimizer"] | {"num_steps": 10, "batch_size": 256, "checkpoint_every": 10},
+            "optimizer": _FULL["optimizer"] | {"num_steps": 10, "batch_size": 256},
         },
     ),
     "null_control": PaperRecipe(

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from opsd_core.config.base import Section
+from opsd_core.config.kinds.choices import ENTROPIES, POSITIONS, described
 
 LEAK_PHRASES = (
     r"\b(?:as|according to|following|from|per) the (?:reference|given|provided|correct) (?:solution|answer|example)",
@@ -26,14 +27,14 @@ class FilterConfig(Section):
         False, description="Leave out completions that match a leak phrase or copy privileged text; they are counted anyway."
     )
     leak_phrases: tuple[str, ...] = Field(
-        LEAK_PHRASES, description="Regular expressions, case ignored, of a text that refers to what only the teacher saw."
+        LEAK_PHRASES, description="Regular expressions, case ignored, of a text that refers to what the teacher alone saw."
     )
     leak_words: int = Field(
         12,
         ge=0,
         le=10_000,
         description="Words in a row copied from the privileged text, and in neither question nor answer, that make a leak; "
-        "0 = phrases only.",
+        "0 = phrases alone.",
     )
     min_score: float | None = Field(
         None, ge=0, le=1, description="Leave out completions with a lower grader score; null = no reward gate."
@@ -46,12 +47,12 @@ class FilterConfig(Section):
     )
     route: Literal["all", "incorrect_only", "correct_only", "pass_rate"] = Field(
         "all",
-        description="Train on all graded completions, only on wrong or right ones, or on all with weight 4 p (1 - p), p = "
-        "the prompt's pass rate.",
+        description="Train on all graded completions, on the wrong or the right ones alone, or on all with weight "
+        "4 p (1 - p), p = the prompt's pass rate.",
     )
     teacher_probe: Literal["off", "gain", "answer"] = Field(
         "off",
-        description="Keep only prompts where the teacher's context raises the reference answer's likelihood (gain), or where "
+        description="Keep prompts where the teacher's context raises the reference answer's likelihood (gain), or where "
         "the reference answer is what the teacher itself would write, token by token (answer).",
     )
     min_gain: float = Field(
@@ -69,8 +70,8 @@ class FilterConfig(Section):
         return phrases
 
 
-class WeightConfig(Section):
-    """How much each completion token counts; the factors multiply. See docs/weights_and_gates.md."""
+class TokenWeightConfig(Section):
+    """How much each completion token counts; the factors multiply. See docs/token_weights_and_filters.md."""
 
     mask_special_tokens: bool = Field(
         True, description="Special tokens inside a completion do not count; end-of-sequence does."
@@ -78,17 +79,11 @@ class WeightConfig(Section):
     truncated_weight: float = Field(
         1.0, ge=0, le=1, description="Factor of every token of a truncated completion; 0 masks it."
     )
-    position: Literal["uniform", "late", "early"] = Field(
-        "uniform", description="late = later tokens count more (PW-OPSD), early = earlier ones do."
-    )
+    position: Literal[*POSITIONS] = Field("uniform", description=f"By place in the completion: {described(POSITIONS)}.")
     position_floor: float = Field(0.25, ge=0, le=1, description="Smallest position weight.")
     position_centre: float = Field(0.30, ge=0, le=1, description="Relative position at which the weight is half-way up.")
     position_width: float = Field(0.10, gt=0, le=10, description="Relative width of the rise.")
-    entropy: Literal["uniform", "down", "up", "top"] = Field(
-        "uniform",
-        description="down = exp(-beta H), up = 1 - exp(-beta H), top = only the entropy_fraction of a completion's tokens with "
-        "the largest H.",
-    )
+    entropy: Literal[*ENTROPIES] = Field("uniform", description=f"By the entropy H: {described(ENTROPIES)}.")
     entropy_of: Literal["teacher", "student"] = Field(
         "teacher", description="Whose entropy H: the recorded target's, or the policy's when it sampled."
     )
@@ -98,7 +93,7 @@ class WeightConfig(Section):
         0,
         ge=0,
         le=10_000,
-        description="Tokens copied in a row from what only the teacher's prompt holds that make a leak, whose tokens do not "
+        description="Tokens copied in a row from what the teacher's prompt alone holds that make a leak, whose tokens do not "
         "count; 0 = off.",
     )
     normaliser: Literal["token", "sequence"] = Field(

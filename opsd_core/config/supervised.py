@@ -9,7 +9,7 @@ _SUPERVISED = {
     "rollout": {"on_policy_fraction": 0.0, "group_size": 1},
     "distillation": {"divergence": "cross_entropy", "gold_share": 0.0},
     "filter": {"teacher_probe": "off", "majority_route": "all", "min_agreement": 0.0},
-    "weights": {"entropy": "uniform", "leak_span": 0, "importance_correction": False},
+    "token_weights": {"entropy": "uniform", "leak_span": 0, "importance_correction": False},
 }
 
 

@@ -2,58 +2,57 @@
 
 from collections.abc import Callable, Sequence
 
-from opsd_core.config import EvaluationConfig
+from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
 from opsd_core.graders import Grade
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
-from opsd_core.records.outcomes import ItemOutcome
+from opsd_core.records.outcomes import ItemOutcome, Mode
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Completion, Sampling
 from opsd_core.selection.filters import repetition_factor
+
+Grader = Callable[[Example, str], Grade]
 
 
 def evaluate_policy(
     policy: Policy,
     examples: Sequence[Example],
     builder: PromptBuilder,
-    config: EvaluationConfig,
-    judge: Callable[[Example, str], Grade],
-    seed: int,
+    grader: Grader,
+    config: CampaignConfig,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[ItemOutcome]:
     """One greedy completion per item, then `num_samples` sampled ones; the same draws for every policy.
 
-    Seeds depend on (seed, item, sample) alone, so two policies are compared on common random numbers.
+    How they are sampled is `config.evaluation`. Seeds depend on (seed, item, sample) alone, so two policies are compared on
+    common random numbers.
     """
+    settings = config.evaluation
     prompts = [builder.student_ids(example) for example in examples]
     outcomes: list[ItemOutcome] = []
-    for mode, samples in (("greedy", 1), ("sampled", config.num_samples)):
+    for mode, samples in (("greedy", 1), ("sampled", settings.num_samples)):
         pairs = [(row, sample) for row in range(len(examples)) for sample in range(samples)]
         if not pairs:
             continue
         sampling = Sampling(
-            temperature=0.0 if mode == "greedy" else config.temperature,
-            top_p=config.top_p if mode == "sampled" else 1.0,
-            max_completion_length=config.max_completion_length,
+            temperature=0.0 if mode == "greedy" else settings.temperature,
+            top_p=settings.top_p if mode == "sampled" else 1.0,
+            max_completion_length=settings.max_completion_length,
         )
-        seeds = [derive_seed("evaluation", seed, examples[row].id, sample) for row, sample in pairs]
-        completions = generate(
-            policy, [prompts[row] for row, _ in pairs], seeds, sampling, config.batch_size, on_progress
-        )
+        seeds = [derive_seed("evaluation", config.seed, examples[row].id, sample) for row, sample in pairs]
+        asked, together = [prompts[row] for row, _ in pairs], config.execution.evaluation_batch_size
+        completions = generate(policy, asked, seeds, sampling, together, on_progress)
         for (row, sample), completion in zip(pairs, completions, strict=True):
-            outcomes.append(_outcome(policy, examples[row], mode, sample, completion, judge))
+            text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
+            outcomes.append(_outcome(completion, text, grader(examples[row], text), (examples[row].id, mode, sample)))
     return outcomes
 
 
-def _outcome(policy, example, mode, sample, completion: Completion, judge) -> ItemOutcome:
-    text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
-    grade = judge(example, text)
+def _outcome(completion: Completion, text: str, grade: Grade, key: tuple[str, Mode, int]) -> ItemOutcome:
     return ItemOutcome(
-        example_id=example.id,
-        mode=mode,
-        sample_index=sample,
+        *key,
         correct=grade.correct,
         score=grade.score,
         extracted=grade.extracted,

@@ -46,10 +46,10 @@ def decide(
     champion: Sequence[ItemOutcome],
     config: PromotionConfig,
     *,
-    candidate_version: str,
-    champion_version: str,
-    candidate_evaluation: str,
-    champion_evaluation: str,
+    candidate_version: str = "candidate",
+    champion_version: str = "champion",
+    candidate_evaluation: str = "",
+    champion_evaluation: str = "",
     iterations: int = 1,
     max_repetition: float = 10.0,
 ) -> Verdict:
@@ -68,14 +68,13 @@ def decide(
     wins, losses = int((differences_P > 0).sum()), int((differences_P < 0).sum())
     seed = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
     bootstrap = paired_bootstrap(differences_P, seed=seed)
-    p_value = mcnemar(wins, losses).p_greater if config.test == "mcnemar" else bootstrap.p_greater
+    p_value = mcnemar(wins, losses) if config.test == "mcnemar" else bootstrap.p_greater
     checks = [
         _at_most("p_value", p_value, level(config, iterations)),
         _at_least("gain", bootstrap.mean, config.min_effect, strictly_positive=True),
         *_guard_rails(_flat(after), _flat(before), config, max_repetition),
     ]
     samples = len(next(iter(after.values())))
-    promote = all(check.passed for check in checks)
     numbers = {
         "metric": "accuracy" if mode == "greedy" else f"avg@{samples}",
         "accuracy_before": float(accuracy_before_P.mean()),
@@ -84,10 +83,10 @@ def decide(
     }
     bound = _level_in_words(config, iterations)
     tested = f"{wins} items better, {losses} worse, p = {p_value:.4g} > {bound}"
-    reasons = [_promotion(**numbers, bound=bound)] if promote else [_EXPLAIN[c.name](c, tested) for c in checks if not c.passed]
+    refused = tuple(_EXPLAIN[check.name](check, tested) for check in checks if not check.passed)
     return Verdict(
-        promote=promote,
-        reasons=tuple(reasons),
+        promote=not refused,
+        reasons=refused or (_promotion(**numbers, bound=bound),),
         checks=tuple(checks),
         candidate_version=candidate_version,
         champion_version=champion_version,

@@ -12,29 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opsd_core.objective.divergences import LOG_ZERO
-from opsd_core.objective.types import TopKTargets
+from opsd_core.objective.types import LOG_ZERO, TopKTargets
 
 TAIL_FLOOR = math.log(1e-10)
 """Least log-mass of a tail, on both sides: a teacher tail that rounds to 0 would make reverse KL infinite."""
-_LOG_HALF = math.log(0.5)
 EMPTY_TAIL = 0.1 * LOG_ZERO
 """Stands for the log-sum of no entries; far above LOG_ZERO, so that exp(LOG_ZERO - it) is 0 and not 1."""
-
-
-def log1mexp(x: Tensor) -> Tensor:
-    """log(1 - e^x) for x <= 0: log(-expm1(x)) near 0 and log1p(-e^x) below log(1/2), each where it is exact.
-
-    Source: Maechler 2012, "Accurately computing log(1 - exp(-|a|))".
-    """
-    near_zero = x > _LOG_HALF
-    safe_near, safe_far = torch.where(near_zero, x, _LOG_HALF), torch.where(near_zero, _LOG_HALF, x)
-    return torch.where(near_zero, torch.log(-torch.expm1(safe_near)), torch.log1p(-torch.exp(safe_far)))
-
-
-def tail_logprob(logprobs_NK: Tensor) -> Tensor:
-    """log(1 - sum_k p_k) when only the kept entries are known; at least log(1e-7), which float32 resolves."""
-    return log1mexp(torch.logsumexp(logprobs_NK.float(), dim=-1).clamp(max=-1e-7))
 
 
 def mask_kept(logits_NV: Tensor, ids_NK: Tensor) -> Tensor:

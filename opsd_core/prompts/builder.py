@@ -14,7 +14,7 @@ from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core.config import PromptConfig, TeacherConfig
+from opsd_core.config import CampaignConfig, PromptConfig, TeacherConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, DataError, ModelError
 from opsd_core.models.chat import DATE, as_messages, bounded, chat_template, chat_text, check_template, date_line
@@ -36,6 +36,11 @@ class PromptBuilder:
     prompts: PromptConfig
     teacher: TeacherConfig
     chat_template: str | None = None
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, config: CampaignConfig) -> "PromptBuilder":
+        """The prompts that `config` describes, in this tokenizer."""
+        return cls(tokenizer, config.prompts, config.teacher, config.model.chat_template)
 
     def student_ids(self, example: Example) -> list[int]:
         """Token ids of the student's prompt. DataError when it exceeds prompts.max_prompt_length."""

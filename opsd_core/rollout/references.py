@@ -47,7 +47,7 @@ def reference_rollouts(
         [rollout.prompt_ids for rollout in rollouts],
         config.rollout.record_top_k,
         Transform(),
-        config.optimizer.microbatch_tokens,
+        config.execution.microbatch_tokens,
     )
     return [
         replace(

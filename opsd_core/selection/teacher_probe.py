@@ -3,13 +3,20 @@
 A = tokens of all answers of a microbatch
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
+from opsd_core.config import CampaignConfig, FilterConfig
 from opsd_core.models.forward import microbatches
 from opsd_core.models.policy import Policy
+from opsd_core.records.grades import GradedRollout
+from opsd_core.records.rollouts import Rollout
+from opsd_core.selection.filters import teacher_probe_reason
+from opsd_core.selection.grading import Graded, Key
+from opsd_core.selection.monitors import target_metrics
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
 from opsd_core.teacher.teachers import FixedTeacher, TeacherWeights
@@ -22,6 +29,41 @@ class ProbedAnswer(NamedTuple):
     """Mean over its tokens of log T(token | teacher's prompt) - log S(token | student's prompt), in nats."""
     answers_itself: bool
     """Each of its tokens is the teacher's most likely one: greedy decoding would give it."""
+
+
+def probe_grades(
+    graded: Graded,
+    rollouts: Sequence[Rollout],
+    prompts: Mapping[Key, Sequence[int]],
+    answers: Mapping[str, str],
+    sides: tuple[TeacherWeights, Policy],
+    config: CampaignConfig,
+) -> Graded:
+    """The grades after filter.teacher_probe, which looks at what the other filters kept and has a reference answer.
+
+    `prompts`: the teacher's, by completion; `answers`: reference answers by example id; `sides`: teacher and student.
+    """
+    teacher, student = sides
+    kept = {row.key for row in graded.rows if row.keep}
+    asked = [r for r in rollouts if r.key in kept and answers[r.example_id]]
+    probed = probe_answers(
+        teacher,
+        student,
+        [prompts[r.key] for r in asked],
+        [r.prompt_ids for r in asked],
+        [student.tokenizer.encode(answers[r.example_id], add_special_tokens=False) for r in asked],
+        config.execution.microbatch_tokens,
+    )
+    by_key = {r.key: answer for r, answer in zip(asked, probed, strict=True)}
+    rows = [_after_probe(row, by_key.get(row.key), config.filter) for row in graded.rows]
+    return Graded(rows, graded.metrics | target_metrics([row.keep for row in rows]))
+
+
+def _after_probe(row: GradedRollout, probed: ProbedAnswer | None, config: FilterConfig) -> GradedRollout:
+    if probed is None:
+        return row
+    reason = teacher_probe_reason(probed.gain, probed.answers_itself, config)
+    return replace(row, keep=not reason, reason=reason, teacher_gain=probed.gain)
 
 
 @torch.inference_mode()

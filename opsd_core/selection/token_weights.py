@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opsd_core.config import CampaignConfig
+from opsd_core.config.selection import TokenWeightConfig
 from opsd_core.errors import DataError
 from opsd_core.selection.leaks import copied_positions
 
@@ -54,7 +55,7 @@ def after_first(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
 
 def not_special(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
     """0 for special tokens; end-of-sequence counts, or the policy forgets to stop."""
-    masked = inputs.special_ids if config.weights.mask_special_tokens else frozenset()
+    masked = inputs.special_ids if config.token_weights.mask_special_tokens else frozenset()
     return np.array([token not in masked for token in inputs.completion_ids], np.float64)
 
 
@@ -64,7 +65,7 @@ def whole_sample(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
 
 
 def _own_weight(inputs: WeightInputs, config: CampaignConfig) -> float:
-    return inputs.sample_weight * (config.weights.truncated_weight if inputs.truncated else 1.0)
+    return inputs.sample_weight * (config.token_weights.truncated_weight if inputs.truncated else 1.0)
 
 
 def position(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
@@ -72,12 +73,17 @@ def position(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
 
     Source: PW-OPSD, arXiv:2605.21606 (late: floor .25, centre .30, width .10); IW-OPD, arXiv:2606.22600, finds the opposite.
     """
-    weights, num_tokens = config.weights, len(inputs.completion_ids)
-    if weights.position == "uniform":
-        return np.ones(num_tokens)
-    x = (np.arange(num_tokens) / max(num_tokens - 1, 1) - weights.position_centre) / weights.position_width
-    x = x if weights.position == "late" else -x
-    return weights.position_floor + (1 - weights.position_floor) / (1 + np.exp(-x))
+    weights, num_tokens = config.token_weights, len(inputs.completion_ids)
+    x_T = (np.arange(num_tokens) / max(num_tokens - 1, 1) - weights.position_centre) / weights.position_width
+    return POSITIONS[weights.position](x_T, weights.position_floor)
+
+
+POSITIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "uniform": lambda x_T, floor: np.ones(len(x_T)),
+    "late": lambda x_T, floor: floor + (1 - floor) / (1 + np.exp(-x_T)),
+    "early": lambda x_T, floor: floor + (1 - floor) / (1 + np.exp(x_T)),
+}
+"""Weights (T,) by place: of x above, and the floor."""
 
 
 def entropy(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
@@ -85,25 +91,38 @@ def entropy(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
 
     Source: down SRPO and EGRSD (arXiv:2605.13255); top TIP (arXiv:2604.14084). The literature disagrees on the direction.
     """
-    weights = config.weights
+    weights = config.token_weights
     if weights.entropy == "uniform":
         return np.ones(len(inputs.completion_ids))
     entropy_T = inputs.teacher_entropy_T if weights.entropy_of == "teacher" else inputs.student_entropy_T
     if entropy_T is None:
         raise DataError(
-            f"weights.entropy={weights.entropy} needs the {weights.entropy_of}'s entropy, and this completion has none. "
-            "Use distillation.targets=recorded, or weights.entropy_of=student."
+            f"token_weights.entropy={weights.entropy} needs the {weights.entropy_of}'s entropy, and this completion has none. "
+            "Use distillation.targets=recorded, or token_weights.entropy_of=student."
         )
-    if weights.entropy == "top":
-        kept = np.argsort(-np.asarray(entropy_T), kind="stable")[: math.ceil(weights.entropy_fraction * len(entropy_T))]
-        return np.isin(np.arange(len(entropy_T)), kept).astype(np.float64)
-    down_T = np.exp(-weights.entropy_beta * np.asarray(entropy_T, np.float64))
-    return down_T if weights.entropy == "down" else 1.0 - down_T
+    return ENTROPIES[weights.entropy](np.asarray(entropy_T), weights)
+
+
+def _largest(entropy_T: np.ndarray, weights: TokenWeightConfig) -> np.ndarray:
+    kept = np.argsort(-entropy_T, kind="stable")[: math.ceil(weights.entropy_fraction * len(entropy_T))]
+    return np.isin(np.arange(len(entropy_T)), kept).astype(np.float64)
+
+
+def _down(entropy_T: np.ndarray, weights: TokenWeightConfig) -> np.ndarray:
+    return np.exp(-weights.entropy_beta * entropy_T.astype(np.float64))
+
+
+ENTROPIES: dict[str, Callable[[np.ndarray, TokenWeightConfig], np.ndarray]] = {
+    "down": _down,
+    "up": lambda entropy_T, weights: 1.0 - _down(entropy_T, weights),
+    "top": _largest,
+}
+"""Weights (T,) by the entropy of every token, in nats; `uniform` looks at none."""
 
 
 def not_leaked(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
     """0 inside a run of `leak_span` tokens copied from the teacher's prompt that neither student's prompt nor answer has."""
-    span = config.weights.leak_span
+    span = config.token_weights.leak_span
     if not span:
         return np.ones(len(inputs.completion_ids))
     public = [inputs.prompt_ids, *inputs.answer_ids]
@@ -122,6 +141,6 @@ def token_weights(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
     for factor in FACTORS:
         weights_T = weights_T * factor(inputs, config)
     total = weights_T.sum()
-    if config.weights.normaliser == "sequence" and total > 0:
+    if config.token_weights.normaliser == "sequence" and total > 0:
         weights_T = weights_T * (_own_weight(inputs, config) / total)
     return weights_T.astype(np.float32)

@@ -14,9 +14,9 @@ question: is this one trained model better? A study asks whether the method is.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+from scipy.special import ndtri, stdtr, stdtrit
 
 from opsd_core.errors import DataError
 from opsd_core.judgement.statistics import PairedDifference, paired_bootstrap
@@ -38,11 +38,6 @@ class Comparison:
     num_problems: int
     within_seeds: tuple[PairedDifference, ...]
     """The same difference in each seed, with an interval over problems alone."""
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0."""
-        return self.low > 0.0 or self.high < 0.0
 
 
 def compare(
@@ -85,9 +80,7 @@ def variance_of_mean(differences_SP: np.ndarray) -> tuple[float, float]:
         values = differences_SP.ravel()
         return (float(values.var(ddof=1)) / values.size, values.size - 1.0) if values.size > 1 else (math.inf, 1.0)
     size = num_seeds * num_problems
-    mean = differences_SP.mean()
-    by_seed_S, by_problem_P = differences_SP.mean(1) - mean, differences_SP.mean(0) - mean
-    rest_SP = differences_SP - mean - by_seed_S[:, None] - by_problem_P[None, :]
+    _, by_seed_S, by_problem_P, rest_SP = _effects(differences_SP)
     parts = (
         (num_problems * float(by_seed_S @ by_seed_S) / (num_seeds - 1), num_seeds - 1.0, 1.0),
         (num_seeds * float(by_problem_P @ by_problem_P) / (num_problems - 1), num_problems - 1.0, 1.0),
@@ -108,39 +101,23 @@ def two_sided_p(mean: float, variance: float, freedom: float) -> float:
     """P(|T| >= |mean| / sqrt(variance)) for Student's T; 1 for a difference that is 0 everywhere."""
     if variance <= 0.0:
         return 1.0 if mean == 0.0 else 0.0
-    return student_tail(abs(mean) / math.sqrt(variance), freedom)
+    return float(2.0 * stdtr(freedom, -abs(mean) / math.sqrt(variance)))
 
 
-def student_tail(t: float, freedom: float) -> float:
-    """P(|T| >= t) = I_x(v/2, 1/2), x = v / (v + t^2), by quadrature: T = sqrt(v) tan(a) has a density ~ cos(a)^(v-1)."""
-    end = math.atan(t / math.sqrt(freedom))
-    angles = (np.arange(2000) + 0.5) / 2000
-    log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(math.pi)
-    inside = 2.0 * end * float(np.mean(np.exp((freedom - 1) * np.log(np.cos(angles * end)) + log_scale)))
-    return min(1.0, max(0.0, 1.0 - inside))
-
-
-@lru_cache(maxsize=1024)
-def student_quantile(tail: float, freedom: float) -> float:
-    """The t with P(|T| >= t) = tail, by bisection."""
-    low, high = 0.0, 1.0
-    while student_tail(high, freedom) > tail and high < 1e6:
-        high *= 2.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        low, high = (middle, high) if student_tail(middle, freedom) > tail else (low, middle)
-    return (low + high) / 2.0
+def _effects(differences_SP: np.ndarray) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
+    """Grand mean, seeds' effects (S,), problems' effects (P,) and what is left (S, P); they add up to the differences."""
+    mean = differences_SP.mean()
+    by_seed_S, by_problem_P = differences_SP.mean(1) - mean, differences_SP.mean(0) - mean
+    return mean, by_seed_S, by_problem_P, differences_SP - mean - by_seed_S[:, None] - by_problem_P[None, :]
 
 
 def _interval(differences_SP: np.ndarray, seed: int, num_resamples: int, confidence: float) -> tuple[float, float]:
     num_seeds, num_problems = differences_SP.shape
     generator = np.random.default_rng(seed)
-    mean = differences_SP.mean()
-    by_seed_S, by_problem_P = differences_SP.mean(1) - mean, differences_SP.mean(0) - mean
-    rest_SP = differences_SP - mean - by_seed_S[:, None] - by_problem_P[None, :]
+    mean, by_seed_S, by_problem_P, rest_SP = _effects(differences_SP)
     tail = 1.0 - confidence
     if num_seeds > 1:
-        stretch = student_quantile(tail, num_seeds - 1) / student_quantile(tail, 1e6)
+        stretch = stdtrit(num_seeds - 1, tail / 2.0) / ndtri(tail / 2.0)
         by_seed_S = by_seed_S * math.sqrt(num_seeds / (num_seeds - 1)) * stretch
     if num_problems > 1:
         by_problem_P = by_problem_P * math.sqrt(num_problems / (num_problems - 1))

@@ -1,13 +1,13 @@
 """Configuration of a study: a base recipe, arms, seeds, rates, and what is measured once at the end."""
 
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve, without_task
 from opsd_core.config.base import Section
-from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.config.teacher import TeacherWeightsName
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.errors import ConfigError
 from opsd_core.study.arms import ARMS, find_arm, other_models
 from opsd_core.study.sets import SETS
@@ -72,7 +72,7 @@ class StudyConfig(Section):
         return tuple(name for name in dict.fromkeys(self.arms) if find_arm(name).trains)
 
 
-TEACHERS = tuple(f"{weights}.{context}" for weights in get_args(TeacherWeightsName) for context in CONTEXT_KINDS)
+TEACHERS = tuple(f"{weights}.{context}" for weights in TEACHER_KINDS for context in CONTEXT_KINDS)
 
 # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
 SMOLLM2: dict[str, Any] = {
@@ -81,8 +81,9 @@ SMOLLM2: dict[str, Any] = {
     "overrides": {
         "iterations": 2,
         "data": {"seed": 1_000_000},
-        "rollout": {"num_prompts": 640, "num_shards": 1},
-        "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32, "checkpoint_every": 1000},
+        "rollout": {"num_prompts": 640},
+        "optimizer": {"learning_rate": 1e-4, "num_steps": 20, "batch_size": 32},
+        "execution": {"num_shards": 1, "checkpoint_every": 1000},
     },
     "arms": ("base", "sft", "opsd", "opsd_mixed", "shuffled"),
     "seeds": (0, 1, 2),
@@ -98,7 +99,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "name": "study-tiny",
         "recipe": "tiny",
         # one checkpoint per iteration is enough: an arm is seconds long
-        "overrides": {"optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
+        "overrides": {"execution": {"checkpoint_every": 1000, "num_shards": 1}},
         "arms": ("base", *(name for name in ARMS if name not in ("base", "opsd_mixed"))),
         "seeds": (0, 1, 2, 3, 4),
         "rates": {arm: (5e-4, 1e-3, 2e-3) for arm in ("sft", "opsd")},
@@ -108,7 +109,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "tiny_labels": {
         "name": "study-tiny-labels",
         "recipe": "tiny",
-        "overrides": {"optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
+        "overrides": {"execution": {"checkpoint_every": 1000, "num_shards": 1}},
         "arms": ("base", *(f"{arm}:{number}" for number in (16, 64, 256, 1024) for arm in ("sft", "opsd"))),
         "seeds": (0, 1, 2),
         "sets": ("tiny_facts",),
@@ -117,7 +118,7 @@ STUDIES: dict[str, dict[str, Any]] = {
     "tiny_teachers": {
         "name": "study-tiny-teachers",
         "recipe": "tiny",
-        "overrides": {"iterations": 3, "optimizer": {"checkpoint_every": 1000}, "rollout": {"num_shards": 1}},
+        "overrides": {"iterations": 3, "execution": {"checkpoint_every": 1000, "num_shards": 1}},
         "arms": ("base", *TEACHERS),
         "seeds": (0, 1, 2),
         "test_samples": 0,

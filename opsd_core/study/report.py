@@ -5,7 +5,7 @@ from typing import Any
 
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study import figures
-from opsd_core.study.page import ExamplePair, Part, examples, interval, page, table
+from opsd_core.study.page import ExamplePair, Part, Table, interval, page
 from opsd_core.study.tables import REFERENCES, StudyData
 from opsd_core.study.words import sentences
 
@@ -53,7 +53,7 @@ def _accuracy(numbers: Mapping[str, Any]) -> Part:
     ]
     rows.append(["(commonest answer alone)", "", "", numbers["constant_accuracy"], *[None] * (len(columns) - 1)])
     head = ["arm", "seeds", "accuracy by seed", *(name.removeprefix("eval/") for name in columns)]
-    return Part(f"Test split, {numbers['num_items']} items", html=table(head, rows))
+    return Part(f"Test split, {numbers['num_items']} items", table=Table(head, rows))
 
 
 def _against(numbers: Mapping[str, Any]) -> Part:
@@ -81,7 +81,7 @@ def _against(numbers: Mapping[str, Any]) -> Part:
         "one model differs, not whether the method does. Outside noise follows Holm's procedure for accuracy; other rows "
         "are not tested and say no."
     )
-    return Part("Differences", [note], plots, table(head, body, [row["outside_noise"] for row in rows]))
+    return Part("Differences", [note], plots, Table(head, body, [row["outside_noise"] for row in rows]))
 
 
 def _costs(numbers: Mapping[str, Any]) -> Part:
@@ -104,7 +104,7 @@ def _costs(numbers: Mapping[str, Any]) -> Part:
         "Mean per seed, as if the arm had run alone: shared artefacts count for every arm that uses "
         "them. Peak memory is the whole process's, libraries included."
     )
-    return Part("Costs", [note], html=table(["arm", *(title for _, title, _ in names)], rows))
+    return Part("Costs", [note], table=Table(["arm", *(title for _, title, _ in names)], rows))
 
 
 def _teachers(numbers: Mapping[str, Any]) -> list[Part]:
@@ -123,7 +123,7 @@ def _teachers(numbers: Mapping[str, Any]) -> list[Part]:
 
     rows = [[context, *(cell((weight, context)) for weight in weights)] for context in contexts]
     note = "Accuracy in percent and points against base. Not trained: refused by a probe, or no completion was left to train on."
-    return [Part("Teachers: weights and contexts", [note], html=table(["context", *weights], rows))]
+    return [Part("Teachers: weights and contexts", [note], table=Table(["context", *weights], rows))]
 
 
 def _claims(numbers: Mapping[str, Any]) -> list[Part]:
@@ -180,7 +180,7 @@ def _sets(numbers: Mapping[str, Any]) -> Part:
     ]
     head = ["set", "role", "arm", "base", "after", "difference", "interval", "outside noise"]
     note = "Shares of items, or mean log-likelihood per token in nats where the set is text. Negative = lost."
-    return Part("Forgetting and transfer", [note], html=table(head, body, [r["outside_noise"] for r in rows]))
+    return Part("Forgetting and transfer", [note], table=Table(head, body, [r["outside_noise"] for r in rows]))
 
 
 def _properties(data: StudyData, positions: Mapping[str, Any]) -> Part:
@@ -231,7 +231,7 @@ def _examples(data: StudyData) -> list[Part]:
                 for key in keys[:_SHOWN_EXAMPLES]
             ]
             if pairs:
-                parts.append(Part(f"{name}: {len(keys)} {title}, seed {min(arm.outcomes)}", html=examples(pairs)))
+                parts.append(Part(f"{name}: {len(keys)} {title}, seed {min(arm.outcomes)}", examples=pairs))
     return parts
 
 

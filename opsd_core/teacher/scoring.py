@@ -6,11 +6,12 @@ Recorded targets hold the K most likely tokens, normalised over the full vocabul
 computed once by a teacher that does not change during the iteration and are stored beside the rollouts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from opsd_core.config import CampaignConfig
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.objective.plain import project
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
@@ -41,6 +42,21 @@ def divergence_along(rollout: Rollout, target: Target) -> np.ndarray:
     q_rest_T = np.clip(1.0 - q_TKK.sum((1, 2)), _LEAST_MASS, 1.0)
     terms_TKK = np.where(shared_TKK, p_TKK * gap_TKK, 0.0)
     return np.maximum(0.0, terms_TKK.sum((1, 2)) + p_rest_T * np.log(p_rest_T / q_rest_T))
+
+
+def score_rollouts(
+    teacher: TeacherWeights,
+    rollouts: Sequence[Rollout],
+    prompts: Mapping[tuple[str, int], Sequence[int]],
+    config: CampaignConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Target]:
+    """Recorded targets of the rollouts that have a teacher's prompt in `prompts`, as `config` keeps and transforms them."""
+    taught = [rollout for rollout in rollouts if rollout.key in prompts]
+    seen, objective = [prompts[rollout.key] for rollout in taught], config.distillation
+    transform = Transform.of(config.teacher, objective.temperature)
+    tokens = config.execution.microbatch_tokens
+    return score_targets(teacher, taught, seen, objective.top_k, transform, tokens, on_progress)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from opsd_core.config import AlarmConfig, CampaignConfig
-from opsd_core.training.monitors import Metrics
+from opsd_core.selection.monitors import Metrics
 
 Stage = Literal["rollout", "step", "evaluation"]
 Check = Callable[[AlarmConfig, Sequence[Metrics]], str | None]
@@ -28,12 +28,13 @@ class Alarm(NamedTuple):
 
 def truncation(config: AlarmConfig, history: Sequence[Metrics]) -> str | None:
     """Share of truncated completions above max_truncation, or above max_truncation_growth times the start's."""
-    start, now = _start(history, "trunc_rate"), history[-1]["trunc_rate"]
+    name = "completions/clipped_ratio"
+    start, now = _start(history, name), history[-1][name]
     if config.max_truncation is not None and now > config.max_truncation:
-        return f"trunc_rate={now:.3f} is above alarms.max_truncation={config.max_truncation}"
+        return f"{name}={now:.3f} is above alarms.max_truncation={config.max_truncation}"
     growth = config.max_truncation_growth
     if growth is not None and now > growth * max(start, _TRUNCATION_FLOOR):
-        return f"trunc_rate rose from {start:.3f} to {now:.3f}, more than alarms.max_truncation_growth={growth} times"
+        return f"{name} rose from {start:.3f} to {now:.3f}, more than alarms.max_truncation_growth={growth} times"
     return None
 
 
@@ -133,8 +134,8 @@ def remedied(config: CampaignConfig) -> CampaignConfig | None:
 
 
 def _refresh_teacher(config: CampaignConfig) -> CampaignConfig:
-    fixed_or_live = config.teacher.weights in ("initial", "live", "adapter_off")
-    return _with(config, "teacher", weights="previous") if fixed_or_live else config
+    kind = config.teacher.weights_kind
+    return _with(config, "teacher", weights="previous") if kind.is_initial or kind.is_student else config
 
 
 def _raise_temperature(config: CampaignConfig) -> CampaignConfig:

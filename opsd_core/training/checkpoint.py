@@ -2,7 +2,7 @@
 
 trainable.safetensors   trained parameters (adapters under LoRA), float32
 optimizer.safetensors   AdamW moments and step counts, per parameter
-teacher.safetensors     the averaged teacher, when there is one
+teacher.safetensors     what the teacher keeps, when it keeps anything (an average its weights)
 rng.safetensors         torch's random state
 trainer.json            schema version, optimiser steps done
 """
@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from opsd_core.errors import IntegrityError, ModelError
+from opsd_core.errors import IntegrityError
 from opsd_core.models.policy import Policy
-from opsd_core.teacher.teachers import EmaTeacher, TeacherWeights
+from opsd_core.teacher.teachers import TeacherWeights
 
 SCHEMA_VERSION = 1
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -44,9 +44,8 @@ def save_checkpoint(
         for key, value in optimizer.state.get(parameter, {}).items():
             moments[f"{key}/{name}"] = value.contiguous()
     save_file(moments, folder / "optimizer.safetensors")
-    if isinstance(teacher, EmaTeacher):
-        shadow = {name: tensor.clone() for name, tensor in teacher.policy.causal_lm.state_dict().items()}
-        save_file(shadow, folder / "teacher.safetensors")
+    if kept := {name: tensor.detach().clone() for name, tensor in teacher.state().items()}:
+        save_file(kept, folder / "teacher.safetensors")
     save_file({"torch": torch.get_rng_state()}, folder / "rng.safetensors")
     (folder / "trainer.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "step": step}))
 
@@ -54,7 +53,7 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimizer, teacher: TeacherWeights) -> int:
     """Restore what `save_checkpoint` wrote and return the number of steps done.
 
-    IntegrityError when the state belongs to another model, adapter or schema.
+    IntegrityError when the state belongs to another model, adapter, teacher or schema.
     """
     meta = _read_meta(folder)
     if meta["schema_version"] != SCHEMA_VERSION:
@@ -64,11 +63,7 @@ def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimi
         )
     load_trainable(folder, student)
     _load_moments(_tensors(folder, "optimizer.safetensors"), trainable_parameters(student), optimizer, folder.name)
-    if isinstance(teacher, EmaTeacher):
-        try:
-            teacher.restore(_tensors(folder, "teacher.safetensors"), student)
-        except ModelError as error:
-            raise IntegrityError(f"trainer state {folder.name}: {error}") from error
+    _load_teacher(folder, teacher)
     torch.set_rng_state(_tensors(folder, "rng.safetensors")["torch"])
     return int(meta["step"])
 
@@ -88,9 +83,8 @@ def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_file(folder / name)
     except (OSError, SafetensorError) as error:
-        hint = " It was written without teacher.weights=ema." if name.startswith("teacher") else ""
         raise IntegrityError(
-            f"trainer state {folder.name}: {name} cannot be read ({error}).{hint} Start the campaign anew, or restore the file."
+            f"trainer state {folder.name}: {name} cannot be read ({error}). Start the campaign anew, or restore the file."
         ) from error
 
 
@@ -115,6 +109,24 @@ def _load_moments(
                     f"{tuple(parameter.shape)}, or holds values that are not finite."
                 )
         optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+
+
+def _load_teacher(folder: Path, teacher: TeacherWeights) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in teacher.state().items()}
+    if not expected:
+        return
+    saved = _tensors(folder, "teacher.safetensors") if (folder / "teacher.safetensors").exists() else {}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise IntegrityError(
+            f"trainer state {folder.name} holds {len(found)} tensors of a teacher that keeps {len(expected)} (first "
+            f"difference: {wrong[0]!r}). Was teacher.weights or model.source changed within a campaign?"
+        )
+    for name, tensor in saved.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise IntegrityError(f"trainer state {folder.name}: the teacher's {name!r} holds values that are not finite.")
+    teacher.load_state(saved)
 
 
 def load_trainable(folder: Path, student: Policy) -> None:

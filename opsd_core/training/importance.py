@@ -91,7 +91,7 @@ def check_staleness(sampled_in: Sequence[int], iteration: int, max_staleness: in
         if not 0 <= iteration - sampled <= max_staleness:
             raise TrainingError(
                 f"rollouts of iteration {sampled} reach the learner in iteration {iteration}: staleness "
-                f"{iteration - sampled}, allowed are 0 to weights.max_staleness={max_staleness}. The policy that sampled "
-                "them is no longer the one that learns: sample again, or raise weights.max_staleness and turn on "
-                "weights.importance_correction."
+                f"{iteration - sampled}, allowed are 0 to token_weights.max_staleness={max_staleness}. The policy that sampled "
+                "them is no longer the one that learns: sample again, or raise token_weights.max_staleness and turn on "
+                "token_weights.importance_correction."
             )

@@ -1,14 +1,14 @@
 """What is watched while a campaign runs, under the names the field uses.
 
 token_metrics       one optimiser step   kl/*, clip/*, actor/entropy, teacher/entropy, entropy_gap; nll/* without a teacher
-completion_metrics  one iteration's rollouts   completions/*, rollout/*, trunc_rate, rep_rate, leak_count, epistemic_tokens, ...
-target_metrics      one iteration's decisions  self_distillation/empty_target_batch
 overlap_ratio       recorded targets against the policy's own top-k
+last_quarter        an iteration's steps, for a report
+
+Samples are watched in `opsd_core.selection.monitors`.
 
 N = completion tokens
 """
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,16 +18,7 @@ from torch import Tensor
 from opsd_core.objective import ObjectiveResult
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
-from opsd_core.selection.filters import repetition_factor
-
-Metrics = dict[str, float]
-
-_EPISTEMIC = re.compile(
-    r"\b(?:wait|hmm+|alternatively|perhaps|maybe|actually|let me (?:check|verify|re-?check|reconsider|think)|"
-    r"on second thought|double[- ]check)\b",
-    re.IGNORECASE,
-)
-"""Words of doubt and checking; their loss is the epistemic suppression of arXiv:2603.24472."""
+from opsd_core.selection.monitors import Metrics
 
 
 def token_metrics(results: Sequence[ObjectiveResult], counted_N: Tensor) -> Metrics:
@@ -63,45 +54,6 @@ def _spread(name: str, values_N: Tensor) -> Metrics:
     }
 
 
-def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_repetition: float) -> Metrics:
-    """Lengths in tokens, shares of completions, mean counts per completion; entropy in nats per token. {} without any."""
-    if not rollouts:
-        return {}
-    lengths = np.array([len(r.completion_ids) for r in rollouts])
-    truncated = np.array([r.truncated for r in rollouts])
-    repetitive = [repetition_factor(r.completion_text) > max_repetition for r in rollouts]
-    metrics = {
-        "completions/mean_length": float(lengths.mean()),
-        "completions/min_length": float(lengths.min()),
-        "completions/max_length": float(lengths.max()),
-        "completions/clipped_ratio": float(truncated.mean()),
-        "rollout/tokens": float(lengths.sum()),
-        "trunc_rate": float(truncated.mean()),
-        "rep_rate": float(np.mean(repetitive)),
-        "leak_count": float(sum(leaks)),
-        "leak_rate": float(np.mean(leaks)),
-        "epistemic_tokens": float(np.mean([epistemic_tokens(r.completion_text) for r in rollouts])),
-        "rollout/entropy": float(np.concatenate([r.entropy_T for r in rollouts]).mean()),
-    }
-    if not truncated.all():
-        metrics["completions/mean_terminated_length"] = float(lengths[~truncated].mean())
-    return metrics
-
-
-def target_metrics(kept: Sequence[bool]) -> Metrics:
-    """self_distillation/empty_target_batch: 1 when no completion of the iteration is left to train on, else 0.
-
-    `kept` has one entry per completion: it passed the gates, and a teacher that is shown a context has one to see.
-    Source: SDPO's metric of the same name.
-    """
-    return {"self_distillation/empty_target_batch": float(not any(kept))}
-
-
-def epistemic_tokens(text: str) -> int:
-    """How many expressions of doubt or checking a text holds."""
-    return len(_EPISTEMIC.findall(text))
-
-
 def overlap_ratio(rollouts: Sequence[Rollout], targets: Sequence[Target]) -> Metrics:
     """distillation/overlap_ratio: mean over tokens of |top-k(policy) & top-k(teacher)| / k, k the smaller of both.
 
@@ -118,3 +70,25 @@ def overlap_ratio(rollouts: Sequence[Rollout], targets: Sequence[Target]) -> Met
             own_TK, teachers_TK = rollout.topk_ids_TK[:, :k], target.topk_ids_TK[:, :k]
             shares.append((own_TK[:, :, None] == teachers_TK[:, None, :]).any(-1).mean(-1))
     return {"distillation/overlap_ratio": float(np.concatenate(shares).mean())} if shares else {}
+
+
+_REPORTED = ("distillation/loss", "kl/mean", "nll/mean", "actor/entropy", "optim/grad_norm")
+
+
+def last_quarter(steps: Sequence[Metrics]) -> Metrics:
+    """Means over the last quarter of the steps of what a report shows, the first loss, and all tokens trained on."""
+    tail = steps[-max(1, len(steps) // 4) :]
+    means = {name: sum(step[name] for step in tail) / len(tail) for name in _REPORTED if name in steps[0]}
+    return means | {
+        "distillation/first_loss": steps[0]["distillation/loss"],
+        "tokens/trained": sum(step["tokens/trained"] for step in steps),
+    }
+
+
+def token_means(parts: Sequence[tuple[int, Metrics]]) -> Metrics:
+    """Means over the tokens of several parts, each given as (tokens, metrics); a part without a metric does not count."""
+    means = {}
+    for name in sorted({name for _, metrics in parts for name in metrics}):
+        having = [(tokens, metrics[name]) for tokens, metrics in parts if name in metrics]
+        means[name] = sum(tokens * value for tokens, value in having) / max(sum(tokens for tokens, _ in having), 1)
+    return means

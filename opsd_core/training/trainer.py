@@ -21,6 +21,7 @@ from opsd_core.errors import TrainingError
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy, resolve_dtype
 from opsd_core.objective import ObjectiveResult, SampledTokens, Targets, distillation_loss
+from opsd_core.selection.monitors import Metrics
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, online_targets, stack_targets
 from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
@@ -28,7 +29,7 @@ from opsd_core.training.anchors import NO_ANCHORS, Anchors, Held, initial_diverg
 from opsd_core.training.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from opsd_core.training.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
 from opsd_core.training.items import TrainingItem
-from opsd_core.training.monitors import Metrics, token_metrics
+from opsd_core.training.monitors import token_metrics
 from opsd_core.training.noise import embedding_noise
 from opsd_core.training.opsa import with_advantages
 from opsd_core.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -76,7 +77,7 @@ def distil(
     `anchors` hold the student beside its objective. `start_from` is the final state of an earlier iteration (its optimiser
     goes on), `resume_from` a state of this one (its steps are not repeated and `before_first_step()` is not called).
     `on_step(step, metrics)` gets the campaign-wide step; `on_checkpoint(step, save)` is called every
-    optimizer.checkpoint_every steps. TrainingError when loss or gradient is not finite, or no token counts.
+    execution.checkpoint_every steps. TrainingError when loss or gradient is not finite, or no token counts.
     """
     if not items:
         raise TrainingError(
@@ -90,6 +91,7 @@ def distil(
             f"model.lora.rank={config.model.lora.rank} and model.lora.target_modules."
         )
     optimizer = build_optimizer(parameters.values(), config.optimizer)
+    torch.manual_seed(seed)  # nothing draws from it today; a stored state must not depend on what the process did before
     first = 0
     if resume_from is not None:
         first = load_checkpoint(resume_from, student, optimizer, teacher)
@@ -107,7 +109,7 @@ def distil(
         if on_step:
             on_step(campaign_step, metrics | {"optim/learning_rate": rate})
         done = step + 1
-        if on_checkpoint and done % config.optimizer.checkpoint_every == 0 and done < config.optimizer.num_steps:
+        if on_checkpoint and done % config.execution.checkpoint_every == 0 and done < config.optimizer.num_steps:
             on_checkpoint(done, lambda folder, done=done: save_checkpoint(folder, student, optimizer, teacher, done))
     return lambda folder: save_checkpoint(folder, student, optimizer, teacher, config.optimizer.num_steps)
 
@@ -123,12 +125,12 @@ def train_step(
 ) -> Metrics:
     """One optimiser step:  loss = sum_n w_n (r_n bound(D_n) + beta KL(S_n || S_0n)) / sum_n w_n + sum_h c_h mean_m D_hm.
 
-    r_n is the importance ratio, 1 without weights.importance_correction; beta = initial_kl; h over what is held beside:
+    r_n is the importance ratio, 1 without token_weights.importance_correction; beta = initial_kl; h over what is held beside:
     references (D = -log S(y)) and rehearsed completions (D = KL(S_0 || S)), m over their tokens. The denominator is the
     batch's, not a microbatch's, so any split into microbatches gives the same gradient.
     """
     started = time.perf_counter()
-    if config.distillation.divergence == "opsa":
+    if config.distillation.kind.advantages:
         batch = with_advantages(batch, config.distillation.opsa_fraction)
     total_weight = float(sum(item.weights_T.sum() for item in batch))
     if total_weight == 0.0:
@@ -138,7 +140,7 @@ def train_step(
         )
     optimizer.zero_grad(set_to_none=True)
     scored: list[Scored] = []
-    for rows in microbatches([item.num_tokens for item in batch], config.optimizer.microbatch_tokens):
+    for rows in microbatches([item.num_tokens for item in batch], config.execution.microbatch_tokens):
         part = _score(student, teacher, [batch[row] for row in rows], config, step, anchors)
         (part.loss_sum / total_weight).backward()
         scored.append(part)
@@ -177,7 +179,7 @@ def objective(
 def _train_on_held(student: Policy, held: Held, step: int) -> float:
     """Backward of  c sum_m w_m D_m / sum_m w_m  over the tokens of `held`; its mean without c."""
     total_weight, total = float(sum(item.weights_T.sum() for item in held.items)), 0.0
-    for rows in microbatches([item.num_tokens for item in held.items], held.config.optimizer.microbatch_tokens):
+    for rows in microbatches([item.num_tokens for item in held.items], held.config.execution.microbatch_tokens):
         result = objective(student, NoTeacher(), [held.items[row] for row in rows], held.config, step)
         (held.coefficient * result.loss_sum / total_weight).backward()
         total += float(result.loss_sum.detach().double())
@@ -217,10 +219,10 @@ def _score(
         with _autocast(student.device, config):
             loss_sum = initial_divergence(student, anchors.initial, hidden_NH, batch, tokens_N, weights_N, config)
     temperature, logprobs_N = old_temperature(config.rollout), None
-    if config.weights.importance_correction:
+    if config.token_weights.importance_correction:
         logprobs_N = sampled_logprobs(hidden_NH.detach(), student.head, tokens_N, temperature)
         old_logprobs_N = _column(batch, "rollout_logprobs_T").to(student.device)
-        weights_N = weights_N * importance_ratio(logprobs_N, old_logprobs_N, config.weights.importance_clip)
+        weights_N = weights_N * importance_ratio(logprobs_N, old_logprobs_N, config.token_weights.importance_clip)
     targets = _targets(teacher, batch, config, student.device)
     result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
     if logprobs_N is None and temperature == config.distillation.temperature:
@@ -261,5 +263,5 @@ def _step_metrics(scored: Sequence[Scored], config: CampaignConfig) -> Metrics:
     if all(part.logprobs_N is not None for part in scored):
         logprobs_N = torch.cat([part.logprobs_N for part in scored]).float().cpu()[counted_N]
         old_logprobs_N = _column(items, "rollout_logprobs_T")[counted_N]
-        metrics |= correction_metrics(logprobs_N, old_logprobs_N, config.weights.importance_clip)
+        metrics |= correction_metrics(logprobs_N, old_logprobs_N, config.token_weights.importance_clip)
     return metrics

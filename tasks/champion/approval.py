@@ -19,7 +19,7 @@ from opsd_core.errors import IntegrityError, ServiceError
 from tasks.champion.moves import history
 from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import Campaign, PolicyRef
+from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
 from tasks.storage.artifacts import describe
 from tasks.tracking import Tracker
@@ -35,7 +35,7 @@ class Approval(RunInput):
     who: str = Field("", max_length=80, description="Who decides; it is kept with the move.")
 
 
-def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict_uri: str, reason: str) -> str:
+def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason: str) -> str:
     """Start the run that waits for the answer, once per version; until when it waits (ISO 8601)."""
     hours = campaign.config.promotion.approval_hours
     parameters = {
@@ -43,7 +43,7 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict_uri: str, rea
         "version": candidate.version,
         "reason": reason[:500],
         "who": f"gate of campaign {campaign.id}",
-        "verdict_uri": verdict_uri,
+        "verdict_uri": verdict.uri,
         "hours": hours,
     }
     try:

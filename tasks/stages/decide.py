@@ -1,4 +1,4 @@
-"""Register a candidate, judge it against the champion, carry out the verdict."""
+"""Register a candidate, decide whether it replaces the champion, carry out the decision."""
 
 import json
 from dataclasses import replace
@@ -9,67 +9,62 @@ from typing import Any
 from prefect import task
 from prefect.logging import get_run_logger
 
-from opsd_core.judgement.gate import Verdict, decide
+from opsd_core.judgement import gate
+from opsd_core.judgement.verdict import Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
 from tasks.context import local, produce, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import Campaign, DistilRef, EvaluationRef, GradedRef, PolicyRef, ShardRef, TargetsRef, VerdictRef
+from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
 from tasks.stages.teacher import teacher_ref
 from tasks.stages.warm_start import PRETRAINED_FROM
 
 
-@task(name="register", task_run_name="register-it{iteration}", **STAGE)
-def register(
-    campaign: Campaign,
-    iteration: int,
-    run_id: str,
-    parent: PolicyRef,
-    champion: PolicyRef,
-    candidate: DistilRef,
-    evaluation: EvaluationRef,
-    shards: list[ShardRef],
-    graded: GradedRef,
-    targets: list[TargetsRef],
-) -> PolicyRef:
+@task(name="register", task_run_name="register-it{iteration.number}", **STAGE)
+def register(iteration: Iteration, sampled: Sampled, trained: DistilRef, evaluation: EvaluationRef) -> PolicyRef:
     """One registry version per iteration, pointing at the stored weights; its tags are the lineage."""
-    policy = candidate.policy
+    policy, name, registry = trained.policy, iteration.name, tracker()
+    description = f"Campaign {iteration.campaign.id}, iteration {iteration.number}."
+    tags = _lineage(iteration, sampled, policy, evaluation)
+    version = registry.register(name, policy.uri, iteration.run_id, tags, description)
+    registry.set_alias(name, "candidate", version)
+    return policy.model_copy(update={"version": version})
+
+
+def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef, evaluation: EvaluationRef) -> dict[str, str]:
+    campaign, config, parent = iteration.campaign, iteration.config, iteration.policy
     tags = {
         "opsd.role": "candidate",
         "opsd.campaign": campaign.id,
-        "opsd.iteration": str(iteration),
+        "opsd.iteration": str(iteration.number),
         "opsd.model_uri": policy.uri,
         "opsd.model_digest": policy.digest,
-        "opsd.state_uri": policy.state_uri or "",
+        "opsd.state_uri": policy.state.uri if policy.state else "",
         "opsd.parent_version": str(parent.version or ""),
         "opsd.parent_digest": parent.digest,
-        "opsd.teacher_digest": teacher_ref(campaign, champion).digest,
-        "opsd.teacher_weights": campaign.config.teacher.weights,
-        "opsd.rollouts": json.dumps([shard.uri for shard in shards]),
-        "opsd.rollout_digests": json.dumps([shard.digest[:16] for shard in shards]),
-        "opsd.grades": graded.uri,
-        "opsd.targets": json.dumps([target.uri for target in targets]),
-        "opsd.config": campaign.config_uri,
-        "opsd.data": campaign.data_uri,
+        "opsd.teacher_digest": teacher_ref(iteration).digest,
+        "opsd.teacher_weights": config.teacher.weights,
+        "opsd.rollouts": json.dumps([shard.uri for shard in sampled.shards]),
+        "opsd.rollout_digests": json.dumps([shard.digest[:16] for shard in sampled.shards]),
+        "opsd.grades": sampled.graded.uri,
+        "opsd.targets": json.dumps([target.uri for target in sampled.targets]),
+        "opsd.config": campaign.record.uri,
+        "opsd.data": campaign.data.uri,
         "opsd.evaluation": evaluation.uri,
         "opsd.git_revision": git_revision(),
-        "opsd.trust_remote_code": str(campaign.config.model.trust_remote_code),
+        "opsd.trust_remote_code": str(config.model.trust_remote_code),
         "prefect.flow_run_id": campaign.flow_run_id or "",
     }
-    if campaign.teachers:
-        named = zip(campaign.config.teacher.sources, campaign.teachers, strict=True)
+    if iteration.teachers:
+        named = zip(config.teacher.sources, iteration.teachers, strict=True)
         tags["opsd.teachers"] = json.dumps([[source, peer.uri, peer.digest[:16]] for source, peer in named])
     if campaign.rehearsal:
-        tags["opsd.rehearsal"] = campaign.rehearsal
+        tags["opsd.rehearsal"] = campaign.rehearsal.uri
     if campaign.pretraining:
         tags[PRETRAINED_FROM] = campaign.initial.digest
-    registry = tracker()
-    description = f"Campaign {campaign.id}, iteration {iteration}."
-    version = registry.register(campaign.name, policy.uri, run_id, tags, description)
-    registry.set_alias(campaign.name, "candidate", version)
-    return policy.model_copy(update={"version": version})
+    return tags
 
 
 _NO_LABELS = (
@@ -78,40 +73,36 @@ _NO_LABELS = (
 )
 
 
-@task(name="gate", task_run_name="gate-it{iteration}", **STAGE)
-def judge(
-    campaign: Campaign,
-    iteration: int,
-    candidate: PolicyRef,
-    candidate_evaluation: EvaluationRef,
-    champion: PolicyRef,
-    champion_evaluation: EvaluationRef,
-) -> VerdictRef:
-    """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not."""
-    config = campaign.config.promotion
-    verdict = decide(
-        read_outcomes(local(candidate_evaluation.uri) / "outcomes.parquet"),
-        read_outcomes(local(champion_evaluation.uri) / "outcomes.parquet"),
-        config,
+@task(name="gate", task_run_name="gate-it{iteration.number}", **STAGE)
+def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, after: EvaluationRef) -> VerdictRef:
+    """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not.
+
+    `before` is the champion's evaluation, `after` the candidate's.
+    """
+    config, champion = iteration.config, iteration.champion
+    verdict = gate.decide(
+        read_outcomes(local(after) / "outcomes.parquet"),
+        read_outcomes(local(before) / "outcomes.parquet"),
+        config.promotion,
         candidate_version=str(candidate.version),
         champion_version=str(champion.version),
-        candidate_evaluation=candidate_evaluation.conditions_digest,
-        champion_evaluation=champion_evaluation.conditions_digest,
-        iterations=campaign.config.iterations,
-        max_repetition=campaign.config.filter.max_repetition,
+        candidate_evaluation=after.conditions_digest,
+        champion_evaluation=before.conditions_digest,
+        iterations=config.iterations,
+        max_repetition=config.filter.max_repetition,
     )
-    if "eval/accuracy" not in candidate_evaluation.metrics:
+    if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
     identity = {
-        "campaign": campaign.id,
-        "iteration": iteration,
-        "evaluations": [candidate_evaluation.digest, champion_evaluation.digest],
+        "campaign": iteration.campaign.id,
+        "iteration": iteration.number,
+        "evaluations": [after.digest, before.digest],
         "versions": [candidate.version, champion.version],
-        "promotion": config.model_dump(),
-        "iterations": campaign.config.iterations,
+        "promotion": config.promotion.model_dump(),
+        "iterations": config.iterations,
     }
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict))
-    promoted, reasons = _carry_out(campaign, verdict, artifact.uri, candidate, champion)
+    promoted, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
     return VerdictRef(
         uri=artifact.uri,
         promote=promoted,
@@ -127,9 +118,8 @@ def _write_verdict(verdict: Verdict, folder: Path) -> dict[str, Any]:
     return {"promote": verdict.promote}
 
 
-def _carry_out(
-    campaign: Campaign, verdict: Verdict, verdict_uri: str, candidate: PolicyRef, champion: PolicyRef
-) -> tuple[bool, list[str]]:
+def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: PolicyRef) -> tuple[bool, list[str]]:
+    campaign, champion = iteration.campaign, iteration.champion
     registry, name, mode = tracker(), campaign.name, campaign.config.promotion.mode
     with champion_moves(name):
         tags = registry.version_tags(name, candidate.version)
@@ -146,7 +136,7 @@ def _carry_out(
             outcome = "awaiting a person"
             reasons.append("promotion.mode=manual: the gate agrees; promote with the opsd/promote deployment.")
         elif verdict.promote and mode == "approve":
-            until = ask_a_person(campaign, candidate, verdict_uri, "; ".join(reasons))
+            until = ask_a_person(campaign, candidate, stored, "; ".join(reasons))
             outcome, extra = "awaiting approval", {"opsd.approval": f"refused unless approved until {until}"}
             reasons.append(f"promotion.mode=approve: the gate agrees; an opsd/promote run waits for approval until {until}.")
         elif verdict.promote:

@@ -1,49 +1,50 @@
 """Measure a policy on held-out items and store every item's outcome."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from prefect import task
 
+from opsd_core.config import CampaignConfig
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
 from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.graders.agreement import final_answer
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.judgement.metrics import answer_diversity, constant_accuracy, summarise
-from opsd_core.models.policy import Policy, tokenizer_digest
-from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.models.policy import tokenizer_digest
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
-from tasks.context import load_shared, produce, stored_examples
-from tasks.refs import Campaign, EvaluationRef, PolicyRef
+from tasks.context import produce, prompt_builder, shared_policy, stored_examples
+from tasks.refs import EvaluationRef, PolicyRef, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.stages.rollout import computed
 
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
-def evaluate(campaign: Campaign, policy: PolicyRef, label: str, split: str = "validation") -> EvaluationRef:
+def evaluate(
+    config: CampaignConfig, data: Ref, policy: PolicyRef, label: str, split: str = "validation"
+) -> EvaluationRef:
     """Outcomes of `policy` on the split's first num_items items (by id); the same items for every policy.
 
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
     """
-    config = campaign.config
-    examples = stored_examples(campaign.data_uri, split)
+    examples, builder = stored_examples(data, split), prompt_builder(policy, config)
     examples = ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
-    loaded = load_shared(policy.uri, config.model.model_dump_json())
-    builder = PromptBuilder(loaded.tokenizer, config.prompts, config.teacher, config.model.chat_template)
     conditions = {
         "items": split_digest(examples),
         "template": builder.student_digest,
-        "tokenizer": tokenizer_digest(loaded.tokenizer),
-        "evaluation": config.evaluation.model_dump(exclude={"num_items", "batch_size"}),
+        "tokenizer": tokenizer_digest(builder.tokenizer),
+        "evaluation": config.evaluation.model_dump(exclude={"num_items"}),
         "grader": config.data.grader,
         "source": config.data.source,
         "seed": config.seed,
     }
     identity = {"policy": policy.digest, "conditions": conditions, "dtype": config.model.dtype}
-    artifact, seconds = produce("evaluations", identity, partial(_evaluate, campaign, loaded, builder, examples, label))
+    artifact, seconds = produce("evaluations", identity, partial(_evaluate, config, policy, examples, label))
     return EvaluationRef(
         uri=artifact.uri,
         digest=artifact.digest,
@@ -54,13 +55,13 @@ def evaluate(campaign: Campaign, policy: PolicyRef, label: str, split: str = "va
 
 
 def _evaluate(
-    campaign: Campaign, policy: Policy, builder: PromptBuilder, examples: list[Example], label: str, folder: Path
+    config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], label: str, folder: Path
 ) -> dict[str, Any]:
-    config = campaign.config
     labelled = all(example.answer for example in examples)
-    judge = get_grader(grader_name(config.data)) if labelled else _ungraded
+    grader = get_grader(grader_name(config.data)) if labelled else _ungraded
     with progress(f"evaluate-{label}", "completions") as report:
-        outcomes = evaluate_policy(policy, examples, builder, config.evaluation, judge, config.seed, report)
+        loaded, builder = shared_policy(policy, config.model), prompt_builder(policy, config)
+        outcomes = evaluate_policy(loaded, examples, builder, grader, config, report)
     write_outcomes(folder / "outcomes.parquet", outcomes)
     metrics = summarise(outcomes, config.filter.max_repetition)
     metrics["eval/answer_diversity"] = answer_diversity(outcomes)
@@ -68,7 +69,8 @@ def _evaluate(
         metrics["eval/constant_accuracy"] = constant_accuracy(examples)
     else:
         metrics = {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
-    return {"metrics": metrics, "num_items": len(examples)}
+    batch = config.execution.evaluation_batch_size
+    return {"metrics": metrics, "num_items": len(examples), "computed": computed(config, batch)}
 
 
 _NEED_LABELS = ("eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score")

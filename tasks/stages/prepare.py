@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from transformers import PreTrainedTokenizerBase
 
 from opsd_core.config import CampaignConfig, ModelConfig
-from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
@@ -25,7 +25,6 @@ from opsd_core.models.policy import (
     hub_commit,
     load_gguf,
     load_policy,
-    load_tokenizer,
     resolve_device,
     save_policy,
     tokenizer_digest,
@@ -36,8 +35,8 @@ from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
-from tasks.context import load_shared, local, produce, scratch, settings, store, tracker
-from tasks.refs import Campaign, PolicyRef
+from tasks.context import local, produce, scratch, settings, shared_policy, shared_tokenizer, store, tracker
+from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.storage.artifacts import describe
@@ -80,12 +79,13 @@ def prepare_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
 
 def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyRef]:
     """The present weights of teacher.source or teacher.peers, in their order, each with the policy's vocabulary."""
-    model, refs = config.model.model_dump_json(), []
+    refs = []
     for name in config.teacher.sources:
         source = f"models:/{name.removeprefix(MOVING)}" if name.startswith(MOVING) else name
         other = config.model.model_copy(update={"source": source, "revision": None})
         ref = _stored_weights(config.model_copy(update={"model": other}))
-        check_same_vocabulary(load_shared(initial.uri, model), load_shared(ref.uri, model), f"teacher {source!r}")
+        sides = shared_policy(initial, config.model), shared_policy(ref, config.model)
+        check_same_vocabulary(*sides, f"teacher {source!r}")
         refs.append(ref)
     return refs
 
@@ -151,9 +151,9 @@ def _download_folder(source: str, folder: Path) -> None:
 
 
 @task(name="prepare-data", **STAGE)
-def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
+def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
     """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artefact."""
-    tokenizer = load_tokenizer(local(initial.uri))
+    tokenizer = shared_tokenizer(initial)
     identity = {
         "data": config.data.model_dump(exclude={"grader"}),
         "content": source_content(config.data.source),
@@ -161,7 +161,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> str:
         "lengths": budgets_identity(tokenizer, config),
     }
     artifact, _ = produce("datasets", identity, partial(_load_data, config, tokenizer))
-    return artifact.uri
+    return Ref(uri=artifact.uri)
 
 
 def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folde
         data = load_examples(config.data, fetch=lambda uri: download_file(uri, downloads))
     check_gradable([e for e in data.train + data.validation + data.test if e.answer], grader_name(config.data))
     report, too_long = data.report.as_dict(), []
-    builder = PromptBuilder(tokenizer, config.prompts, config.teacher, config.model.chat_template)
+    builder = PromptBuilder.of(tokenizer, config)
     for split in ("train", "validation", "test"):
         examples = getattr(data, split)
         if split == "train":
@@ -196,7 +196,7 @@ def download_file(uri: str, folder: Path) -> Path:
 def start_campaign(
     config: CampaignConfig,
     initial: PolicyRef,
-    data_uri: str,
+    data: Ref,
     teachers: Sequence[PolicyRef] = (),
     pretraining: bool = False,
 ) -> Campaign:
@@ -205,22 +205,22 @@ def start_campaign(
     The campaign's identity is its configuration, model and data: triggering it again continues or reuses it.
     """
     identity = {
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"execution"}),
         "initial": initial.digest,
-        "data": data_uri.rsplit("/", 2)[-2],
+        "data": data.identity,
     }
     if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if pretraining:
         identity["pretraining"] = True
-    for warning in teacher_settings_without_effect(config):
+    for warning in settings_without_effect(config):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
     experiment = tracker()
-    run_id = experiment.campaign_run(config.name, campaign_id, identity["config"], _tags(initial, data_uri))
+    run_id = experiment.campaign_run(config.name, campaign_id, identity["config"], _tags(initial, data))
     champion = _current_champion(config, initial, run_id)
     if champion.digest == initial.digest:  # its weights are the start; its optimiser and adapters are another campaign's
-        champion = champion.model_copy(update={"state_uri": None})
+        champion = champion.model_copy(update={"state": None})
 
     def write(folder: Path) -> dict[str, Any]:
         (folder / "config.json").write_text(config.model_dump_json(indent=1))
@@ -235,8 +235,8 @@ def start_campaign(
     return Campaign(
         id=campaign_id,
         config=config,
-        config_uri=artifact.uri,
-        data_uri=data_uri,
+        record=Ref(uri=artifact.uri),
+        data=data,
         initial=initial,
         teachers=list(teachers),
         champion=PolicyRef.model_validate_json((folder / "champion.json").read_text()),
@@ -259,10 +259,8 @@ def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -
                 f"models:/{config.name}@champion (version {version}) was not registered by opsd: tag opsd.model_uri is "
                 f"missing. Choose another campaign name (name={config.name!r}) or remove the alias."
             )
-        state_uri = tags.get("opsd.state_uri") or None
-        return PolicyRef(
-            uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state_uri=state_uri, version=version
-        )
+        state = Ref(uri=tags["opsd.state_uri"]) if tags.get("opsd.state_uri") else None
+        return PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state=state, version=version)
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
     version = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
     registry.promote(
@@ -271,10 +269,10 @@ def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -
     return initial.model_copy(update={"version": version})
 
 
-def _tags(initial: PolicyRef, data_uri: str) -> dict[str, str]:
+def _tags(initial: PolicyRef, data: Ref) -> dict[str, str]:
     return {
         "opsd.git_revision": git_revision(),
         "opsd.initial_model": initial.uri,
-        "opsd.data": data_uri,
+        "opsd.data": data.uri,
         "prefect.flow_run_id": flow_run.get_id() or "",
     }

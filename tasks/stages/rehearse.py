@@ -14,11 +14,13 @@ from opsd_core.models.policy import tokenizer_digest
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import write_rollouts
-from tasks.context import load_shared, produce, scratch
-from tasks.refs import Campaign
+from opsd_core.rollout.sample import complete
+from tasks.context import produce, scratch, shared_policy
+from tasks.refs import Campaign, Ref
+from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.stages.prepare import download_file, source_content
-from tasks.stages.rollout import engine, sample_rollouts
+from tasks.stages.rollout import engine
 
 
 @task(name="rehearse", **STAGE)
@@ -28,7 +30,7 @@ def rehearse(campaign: Campaign) -> Campaign:
     DataError when a source has fewer prompts than its part of rehearsal.num_prompts, or one does not fit.
     """
     config, rehearsal = campaign.config, campaign.config.rehearsal
-    policy = load_shared(campaign.initial.uri, config.model.model_dump_json())
+    policy = shared_policy(campaign.initial, config.model)
     builder = PromptBuilder(policy.tokenizer, rehearsal.prompts, config.teacher, config.model.chat_template)
     identity = {
         "initial": campaign.initial.digest,
@@ -38,20 +40,21 @@ def rehearse(campaign: Campaign) -> Campaign:
         "prompts": rehearsal.prompts.model_dump(include={"max_prompt_length", "overflow"}),
         "tokenizer": tokenizer_digest(policy.tokenizer),
         "sampling": config.rollout.model_dump(
-            exclude={"num_prompts", "num_shards", "group_size", "on_policy_fraction"}
+            exclude={"num_prompts", "group_size", "on_policy_fraction"}
         ),
         "seed": config.seed,
-        "engine": engine(config.model),
+        "engine": engine(config),
     }
     artifact, _ = produce("rehearsals", identity, partial(_answer, config, policy, builder))
-    return campaign.model_copy(update={"rehearsal": artifact.uri})
+    return campaign.model_copy(update={"rehearsal": Ref(uri=artifact.uri)})
 
 
 def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
     examples, too_long = rehearsal_examples(config, builder)
     prompts = [builder.student_ids(example) for example in examples]
     seeds = [derive_seed("rehearse", config.seed, example.id) for example in examples]
-    rollouts = sample_rollouts(policy, config.rollout, [(e.id, 0) for e in examples], prompts, seeds, "rehearse")
+    with progress("rehearse", "completions") as report:
+        rollouts = complete(policy, [(e.id, 0) for e in examples], prompts, seeds, config, report)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     num_tokens = sum(len(r.completion_ids) for r in rollouts)
     return {"num_rollouts": len(rollouts), "num_tokens": num_tokens, "prompts_too_long": too_long}

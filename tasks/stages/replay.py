@@ -7,14 +7,15 @@ from prefect import task
 from pydantic import ValidationError
 
 from opsd_core.config import CampaignConfig, deep_merge
+from opsd_core.config.moved import with_present_names
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, IntegrityError
 from tasks.context import local, store, tracker
-from tasks.refs import PolicyRef, PromptSet, Record, ShardRef
+from tasks.refs import PolicyRef, PromptSet, Record, Ref, ShardRef
 from tasks.runtime.retries import STAGE
 from tasks.storage.artifacts import describe
 
-SECTIONS = ("teacher", "distillation", "weights", "optimizer", "filter")
+SECTIONS = ("teacher", "distillation", "token_weights", "optimizer", "filter")
 """What a replay may change: everything else decided how the rollouts were sampled or how they are judged."""
 
 
@@ -32,8 +33,8 @@ class ReplaySource(Record):
 
     name: str
     campaign: str
-    config_uri: str
-    data_uri: str
+    record: Ref
+    data: Ref
     iterations: list[StoredIteration]
 
 
@@ -64,8 +65,8 @@ def find_rollouts(name: str, iterations: list[int] | None, campaign: str | None)
     return ReplaySource(
         name=name,
         campaign=wanted_campaign,
-        config_uri=tags["opsd.config"],
-        data_uri=tags["opsd.data"],
+        record=Ref(uri=tags["opsd.config"]),
+        data=Ref(uri=tags["opsd.data"]),
         iterations=stored,
     )
 
@@ -77,7 +78,7 @@ def _stored(iteration: int, version: int, tags: dict[str, str]) -> StoredIterati
     if not keys:
         raise IntegrityError(f"the prompts of {uris[0]} are not in the store any more; that iteration cannot be replayed.")
     prompts = describe(store(), store().uri("/".join(keys[0].split("/")[:3])))
-    prompt_set = PromptSet(iteration=iteration, uri=prompts.uri, **prompts.summary["counts"])
+    prompt_set = PromptSet(uri=prompts.uri, **prompts.summary["counts"])
     return StoredIteration(iteration=iteration, version=version, rollouts=uris, prompts=prompt_set)
 
 
@@ -94,7 +95,8 @@ def replay_config(source: ReplaySource, overrides: dict[str, Any]) -> CampaignCo
         )
     numbers = [stored.iteration for stored in source.iterations]
     mark = digest({"campaign": source.campaign, "iterations": numbers, "overrides": overrides})[:8]
-    values = deep_merge(json.loads((local(source.config_uri) / "config.json").read_text()), overrides)
+    stored = with_present_names(json.loads((local(source.record) / "config.json").read_text()))
+    values = deep_merge(stored, overrides)
     values |= {"name": f"{source.name[:40]}-replay-{mark}", "iterations": len(numbers)}
     values["promotion"]["mode"] = "manual"
     try:
@@ -105,7 +107,7 @@ def replay_config(source: ReplaySource, overrides: dict[str, Any]) -> CampaignCo
 
 def check_start(source: ReplaySource, initial: PolicyRef) -> None:
     """ConfigError unless `initial` are the weights that the earlier campaign started from."""
-    before = describe(store(), source.config_uri).identity["initial"]
+    before = describe(store(), source.record.uri).identity["initial"]
     if initial.digest != before:
         raise ConfigError(
             f"model.source now gives other weights ({initial.digest:.12}) than campaign {source.campaign} started from "

@@ -1,31 +1,30 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
+from opsd_core.config import CampaignConfig
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
-from opsd_core.records.rollouts import read_rollouts
-from tasks.context import local, scratch, tidy_cache, tracker
+from opsd_core.training.monitors import token_means
+from tasks.context import local, rollouts_of, scratch, tidy_cache, tracker
 from tasks.refs import (
     Campaign,
-    DistilRef,
+    CurriculumRef,
     EvaluationRef,
     GradedRef,
+    Iteration,
+    Outcome,
     PolicyRef,
-    PromptSet,
     Record,
     ShardRef,
-    TargetsRef,
-    VerdictRef,
 )
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.stages.journal import read_steps
 
 
 class IterationSummary(Record):
@@ -49,120 +48,113 @@ class IterationSummary(Record):
         return max(0.0, self.wall_seconds - self.compute_seconds)
 
 
-@task(name="open-iteration", task_run_name="open-iteration-it{iteration}", **STAGE)
-def open_iteration(campaign: Campaign, iteration: int) -> str:
-    """The iteration's MLflow run, a child of the campaign's; the same one when the iteration runs again. Prunes the cache."""
+@task(name="open-iteration", task_run_name="open-iteration-it{number}", **STAGE)
+def open_iteration(
+    campaign: Campaign,
+    number: int,
+    config: CampaignConfig,
+    sides: tuple[PolicyRef, PolicyRef],
+    curriculum: CurriculumRef | None = None,
+) -> Iteration:
+    """The iteration, with its MLflow run: a child of the campaign's, the same one when it runs again. Prunes the cache.
+
+    `config` is in force in it; `sides` are the policy that samples and learns, and the champion.
+    """
     tidy_cache()
     tags = {"opsd.campaign": campaign.id, "prefect.flow_run_id": campaign.flow_run_id or ""}
-    return tracker().iteration_run(campaign.run_id, iteration, tags)
+    return Iteration(
+        campaign=campaign,
+        number=number,
+        config=config,
+        run_id=tracker().iteration_run(campaign.run_id, number, tags),
+        policy=sides[0],
+        champion=sides[1],
+        teachers=campaign.teachers,
+        curriculum=curriculum,
+    )
 
 
-@task(name="report", task_run_name="report-it{iteration}", **STAGE)
-def report_iteration(
-    campaign: Campaign,
-    iteration: int,
-    run_id: str,
-    prompts: PromptSet,
-    shards: list[ShardRef],
-    graded: GradedRef,
-    targets: list[TargetsRef],
-    distilled: DistilRef,
-    candidate: PolicyRef,
-    before: EvaluationRef,
-    after: EvaluationRef,
-    verdict: VerdictRef,
-) -> IterationSummary:
+@task(name="report", task_run_name="report-it{iteration.number}", **STAGE)
+def report_iteration(iteration: Iteration, outcome: Outcome) -> IterationSummary:
     """Metrics and plots to MLflow, a markdown and a table artifact to Prefect."""
-    stages = {
-        "rollout": sum(shard.seconds for shard in shards),
-        "grade": graded.seconds,
-        "targets": sum(target.seconds for target in targets),
-        "distil": distilled.seconds,
-        "evaluate": before.seconds + after.seconds,
-    }
-    metrics = {
-        **after.metrics,
-        **{f"champion/{name}": value for name, value in before.metrics.items()},
-        **distilled.probes,
-        **graded.metrics,
-        **_token_means(targets),
-        "rollout/kept": float(graded.num_kept),
-        "rollout/references": float(graded.num_references),
-        "gate/promoted": float(verdict.promote),
-        **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
-    }
-    experiment = tracker()
-    experiment.log_metrics(run_id, [(iteration, metrics)])
-    campaign_metrics = {
-        name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))
-    }
-    experiment.log_metrics(campaign.run_id, [(iteration, campaign_metrics)])
-    for shard in shards:
-        experiment.log_dataset(
-            run_id,
-            f"rollouts-it{iteration}-shard{shard.shard}",
-            shard.uri,
-            shard.digest,
-            shard.num_rollouts,
-            "rollouts",
-        )
-    _plots(run_id, shards, distilled)
-    experiment.log_text(run_id, verdict.summary, "verdict.md")
-    experiment.end_run(run_id, "FINISHED")
+    stages, experiment = _seconds(outcome), tracker()
+    _log_metrics(iteration, outcome, stages)
+    for shard in outcome.sampled.shards:
+        name = f"rollouts-it{iteration.number}-shard{shard.shard}"
+        experiment.log_dataset(iteration.run_id, name, shard.uri, shard.digest, shard.num_rollouts, "rollouts")
+    _plots(iteration, outcome)
+    experiment.log_text(iteration.run_id, outcome.verdict.summary, "verdict.md")
+    experiment.end_run(iteration.run_id, "FINISHED")
+    before, after = outcome.before.metrics, outcome.after.metrics
     summary = IterationSummary(
-        iteration=iteration,
-        version=candidate.version,
-        promoted=verdict.promote,
-        accuracy_before=before.metrics.get("eval/accuracy"),
-        accuracy_after=after.metrics.get("eval/accuracy"),
-        error_before=before.metrics.get("eval/accuracy_se"),
-        error_after=after.metrics.get("eval/accuracy_se"),
-        loss_first=distilled.metrics["distillation/first_loss"],
-        loss_last=distilled.metrics["distillation/loss"],
+        iteration=iteration.number,
+        version=outcome.candidate.version,
+        promoted=outcome.verdict.promote,
+        accuracy_before=before.get("eval/accuracy"),
+        accuracy_after=after.get("eval/accuracy"),
+        error_before=before.get("eval/accuracy_se"),
+        error_after=after.get("eval/accuracy_se"),
+        loss_first=outcome.distilled.metrics["distillation/first_loss"],
+        loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
         compute_seconds=sum(stages.values()),
     )
-    key = f"opsd-{artifact_key(campaign.name)}-it{iteration}"
     create_markdown_artifact(
-        _markdown(
-            campaign, summary, stages, prompts, shards, graded, distilled, candidate, before, after, verdict, run_id
-        ),
-        key=key,
-        description=f"Version {candidate.version} {'promoted' if verdict.promote else 'not promoted'}; "
+        _markdown(iteration, outcome, summary, stages),
+        key=f"opsd-{artifact_key(iteration.name)}-it{iteration.number}",
+        description=f"Version {summary.version} {'promoted' if summary.promoted else 'not promoted'}; "
         f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
     )
     return summary
 
 
-def _token_means(targets: list[TargetsRef]) -> dict[str, float]:
-    """Means over the tokens of all shards."""
-    names = {name for target in targets for name in target.metrics}
-    having = {name: [target for target in targets if name in target.metrics] for name in sorted(names)}
+def _seconds(outcome: Outcome) -> dict[str, float]:
+    """Model compute of each stage."""
     return {
-        name: sum(t.metrics[name] * t.num_tokens for t in refs) / max(sum(t.num_tokens for t in refs), 1)
-        for name, refs in having.items()
+        "rollout": sum(shard.seconds for shard in outcome.sampled.shards),
+        "grade": outcome.sampled.graded.seconds,
+        "targets": sum(target.seconds for target in outcome.sampled.targets),
+        "distil": outcome.distilled.seconds,
+        "evaluate": outcome.before.seconds + outcome.after.seconds,
     }
 
 
-def _plots(run_id: str, shards: list[ShardRef], distilled: DistilRef) -> None:
-    rollouts = [r for shard in shards for r in read_rollouts(local(shard.uri) / "rollouts.parquet")]
-    steps = [json.loads(line) for line in (local(distilled.steps_uri) / "steps.jsonl").read_text().splitlines()]
+def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float]) -> None:
+    graded, targets = outcome.sampled.graded, outcome.sampled.targets
+    metrics = {
+        **outcome.after.metrics,
+        **{f"champion/{name}": value for name, value in outcome.before.metrics.items()},
+        **outcome.distilled.probes,
+        **graded.metrics,
+        **token_means([(target.num_tokens, target.metrics) for target in targets]),
+        "rollout/kept": float(graded.num_kept),
+        "rollout/references": float(graded.num_references),
+        "gate/promoted": float(outcome.verdict.promote),
+        **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
+    }
+    of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))}
+    tracker().log_metrics(iteration.run_id, [(iteration.number, metrics)])
+    tracker().log_metrics(iteration.campaign.run_id, [(iteration.number, of_campaign)])
+
+
+def _plots(iteration: Iteration, outcome: Outcome) -> None:
+    rollouts = rollouts_of(*outcome.sampled.shards)
     with scratch() as folder:
-        plot_steps(steps, folder / "training.png")
+        plot_steps(read_steps(local(outcome.distilled.policy.state)), folder / "training.png")
         entropies = np.concatenate([r.entropy_T for r in rollouts])
         plot_completions([len(r.completion_ids) for r in rollouts], entropies, folder / "completions.png")
         for name in ("training.png", "completions.png"):
-            tracker().log_figure(run_id, folder / name, f"plots/{name}")
+            tracker().log_figure(iteration.run_id, folder / name, f"plots/{name}")
 
 
-def _markdown(
-    campaign, summary, stages, prompts, shards, graded, distilled, candidate, before, after, verdict, run_id
-) -> str:
-    outcome = "promoted to champion" if summary.promoted else "refused"
-    times = "\n".join(f"| {name} | {seconds:.1f} |" for name, seconds in stages.items())
+def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary, stages: dict[str, float]) -> str:
+    before, after, sampled, name = outcome.before, outcome.after, outcome.sampled, iteration.name
+    graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
+    result = "promoted to champion" if summary.promoted else "refused"
+    times = "\n".join(f"| {stage} | {seconds:.1f} |" for stage, seconds in stages.items())
     lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
-    return f"""# {campaign.name}: iteration {summary.iteration} — version {summary.version} {outcome}
+    return f"""# {name}: iteration {summary.iteration} — version {summary.version} {result}
 
 {verdict.summary}
 
@@ -175,15 +167,15 @@ def _markdown(
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 
 Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean length {lengths};
-{prompts.num_prompts} prompts, {_sampled(shards, graded)};
+{sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)};
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
-Probes: {", ".join(f"{name} {value:.4g}" for name, value in distilled.probes.items())}.
+Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
 | stage | seconds |
 |---|---|
 {times}
 
-[MLflow run]({tracker().run_url(run_id)}) · [model versions]({tracker().model_url(campaign.name, candidate.version)})
+[MLflow run]({tracker().run_url(iteration.run_id)}) · [model versions]({tracker().model_url(name, summary.version)})
 """
 
 
@@ -241,8 +233,8 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.error_after or 0.0, s.promoted) for s in measured]
     if points:
         with scratch() as folder:
-            plot_accuracy(points, Path(folder) / "accuracy.png")
-            tracker().log_figure(campaign.run_id, Path(folder) / "accuracy.png", "plots/accuracy.png")
+            plot_accuracy(points, folder / "accuracy.png")
+            tracker().log_figure(campaign.run_id, folder / "accuracy.png", "plots/accuracy.png")
     tracker().end_run(campaign.run_id, "FINISHED")
     tracker().flush()
     wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)

@@ -9,68 +9,57 @@ from typing import Any
 from prefect import task
 
 from opsd_core.prompts.contexts import context_identity
-from opsd_core.records.rollouts import Rollout, read_rollouts
+from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import write_targets
+from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from opsd_core.teacher.mixtures import Transform
-from opsd_core.teacher.scoring import score_targets
+from opsd_core.teacher.scoring import score_rollouts
 from opsd_core.training.monitors import overlap_ratio
-from tasks.context import local, produce
-from tasks.refs import Campaign, GradedRef, PolicyRef, ShardRef, TargetsRef
+from tasks.context import produce, prompt_builder, rollouts_of
+from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
-from tasks.stages.teacher import fixed_teacher, grades_for_context, prompt_builder, prompts_of, solvers
+from tasks.stages.rollout import computed
+from tasks.stages.teacher import grades_for_context, prompts_of, solvers, teacher_parts, teacher_ref
 
 
-@task(name="score-targets", task_run_name="score-targets-it{shard.iteration}-shard{shard.shard}", **STAGE)
-def score_shard(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: GradedRef) -> TargetsRef:
+@task(name="score-targets", task_run_name="score-targets-it{iteration.number}-shard{shard.shard}", **STAGE)
+def score_shard(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> TargetsRef:
     """Teacher's top-k and tail at every position of the shard's completions."""
-    config = campaign.config
+    config, campaign = iteration.config, iteration.campaign
     identity = {
         "rollouts": shard.digest,
-        "teacher": teacher.digest,
-        "template": prompt_builder(campaign).teacher_digest,
+        "teacher": teacher_ref(iteration).digest,
+        "template": prompt_builder(campaign.initial, config).teacher_digest,
         "context": context_identity(config.teacher),
-        "data": campaign.data_uri.rsplit("/", 2)[-2],
+        "data": campaign.data.identity,
         "transform": asdict(Transform.of(config.teacher, config.distillation.temperature)),
         "top_k": config.distillation.top_k,
-    }
+    } | teacher_identity(config)
     if config.teacher.kind.rollouts:
         identity["grades"] = graded.digest
-    if campaign.solved:
-        identity["solved"] = campaign.solved.rsplit("/", 2)[-2:]
-    if config.teacher.weights == "peers":
-        identity["mixture"] = [config.teacher.mixture, config.teacher.mixture_weights]
-    artifact, seconds = produce("targets", identity, partial(_score, campaign, teacher, shard, graded))
-    return TargetsRef(
-        shard=shard.shard,
-        uri=artifact.uri,
-        digest=artifact.digest,
-        num_tokens=artifact.summary["num_tokens"],
-        metrics=artifact.summary["metrics"],
-        seconds=seconds,
-    )
+    if iteration.solved:
+        identity["solved"] = [iteration.solved.identity, iteration.solved.content]
+    artifact, seconds = produce("targets", identity, partial(_score, iteration, shard, graded))
+    counts = {name: artifact.summary[name] for name in ("num_tokens", "metrics")}
+    return TargetsRef(shard=shard.shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts)
 
 
-def _score(campaign: Campaign, teacher: PolicyRef, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:
-    config = campaign.config
-    rollouts = read_rollouts(local(shard.uri) / "rollouts.parquet")
-    prompts = prompts_of(campaign, rollouts, grades_for_context(campaign, graded)).ids
+def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:
+    config, rollouts = iteration.config, rollouts_of(shard)
+    prompts = prompts_of(iteration, rollouts, grades_for_context(iteration, graded)).ids
     rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
     targets = []
-    with progress(f"targets-it{shard.iteration}-shard{shard.shard}", "completions") as report:
-        for members, taught in _by_members(rollouts, solvers(campaign)):
-            targets += score_targets(
-                fixed_teacher(campaign, teacher, members),
-                taught,
-                [prompts[rollout.key] for rollout in taught],
-                config.distillation.top_k,
-                Transform.of(config.teacher, config.distillation.temperature),
-                config.optimizer.microbatch_tokens,
-                report,
-            )
+    with progress(f"targets-it{iteration.number}-shard{shard.shard}", "completions") as report:
+        for members, taught in _by_members(rollouts, solvers(iteration)):
+            teacher = teacher_before_training(teacher_parts(iteration, members=members))
+            targets += score_rollouts(teacher, taught, prompts, config, report)
     write_targets(folder / "targets.parquet", targets)
-    num_tokens = sum(len(t.tail_logprob_T) for t in targets)
-    return {"num_tokens": num_tokens, "metrics": overlap_ratio(rollouts, targets)}
+    return {
+        "num_tokens": sum(len(t.tail_logprob_T) for t in targets),
+        "metrics": overlap_ratio(rollouts, targets),
+        "computed": computed(config, config.execution.microbatch_tokens),
+    }
 
 
 def _by_members(

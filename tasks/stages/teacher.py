@@ -1,69 +1,70 @@
-"""Score stored completions with the teacher: soft targets, computed once and kept beside the rollouts."""
+"""Who teaches in an iteration, and what it sees."""
 
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import torch
+
 from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
-from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.prompts.contexts import Attempt
+from opsd_core.models.policy import Policy
+from opsd_core.prompts.context_inputs import Attempt
 from opsd_core.prompts.teacher import Key, TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout
-from opsd_core.teacher.teachers import FixedTeacher, PeersTeacher, TeacherWeights
-from tasks.context import load_shared, local, stored_examples, tokenizer_of
-from tasks.refs import Campaign, GradedRef, PolicyRef
+from opsd_core.teacher.parts import Models, Parts, models_that_teach
+from tasks.context import load, local, prompt_builder, shared_policy, stored_examples
+from tasks.refs import GradedRef, Iteration, PolicyRef
 
 
-def teacher_ref(campaign: Campaign, champion: PolicyRef) -> PolicyRef:
+def teacher_ref(iteration: Iteration) -> PolicyRef:
     """The fixed weights that teach in this iteration; for peers the digest names them all, without a teacher nothing."""
-    if campaign.config.distillation.teacher_free:
-        return campaign.initial.model_copy(update={"digest": ""})
-    weights = campaign.config.teacher.weights
-    if weights == "previous":
-        return champion
-    if weights == "external":
-        return campaign.teachers[0]
-    if weights == "peers":
-        first, digests = campaign.teachers[0], [peer.digest for peer in campaign.teachers]
-        return first.model_copy(update={"digest": digest(digests)})
-    return campaign.initial
+    initial = iteration.campaign.initial
+    refs = models_that_teach(iteration.config, Models(initial, iteration.champion, iteration.teachers))
+    if len(refs) == 1:
+        return refs[0]
+    first, digests = (refs or (initial,))[0], [ref.digest for ref in refs]
+    return first.model_copy(update={"digest": digest(digests) if digests else ""})
 
 
-def fixed_teacher(campaign: Campaign, teacher: PolicyRef, members: Sequence[int] | None = None) -> TeacherWeights:
-    """The teacher of `teacher_ref`, loaded; of peers only `members`, unless None."""
-    config = campaign.config
-    model = config.model.model_dump_json()
-    if config.teacher.weights == "peers":
-        chosen = campaign.teachers if members is None else [campaign.teachers[member] for member in members]
-        peers = [load_shared(peer.uri, model) for peer in chosen]
-        return PeersTeacher(peers, config.teacher.mixture, config.teacher.mixture_weights)
-    return FixedTeacher(load_shared(teacher.uri, model))
+def teacher_parts(
+    iteration: Iteration, student: Policy | None = None, members: Sequence[int] | None = None
+) -> Parts[PolicyRef]:
+    """What the iteration's teacher is made of; of other models only `members`, unless None."""
+    model, others = iteration.config.model, iteration.teachers
+    return Parts(
+        config=iteration.config,
+        models=Models(
+            initial=iteration.campaign.initial,
+            champion=iteration.champion,
+            others=others if members is None else [others[member] for member in members],
+            policy=iteration.policy,
+        ),
+        load=lambda ref: shared_policy(ref, model),
+        load_copy=lambda ref: load(ref, model, torch.float32),
+        student=student,
+    )
 
 
-def prompt_builder(campaign: Campaign) -> PromptBuilder:
-    """Both sides' prompts, in the policy's tokenizer and chat template whoever teaches."""
-    config = campaign.config
-    return PromptBuilder(tokenizer_of(campaign.initial.uri), config.prompts, config.teacher, config.model.chat_template)
-
-
-def prompts_of(campaign: Campaign, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> TeacherPrompts:
+def prompts_of(iteration: Iteration, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> TeacherPrompts:
     """The teacher's prompt of each completion; `rollouts` hold all completions of their prompts. No teacher: the student's."""
-    if campaign.config.distillation.teacher_free:
+    if iteration.config.distillation.teacher_free:
         return TeacherPrompts(ids={rollout.key: rollout.prompt_ids for rollout in rollouts})
-    pool, known = stored_examples(campaign.data_uri, "train"), known_prompts(_prompt_settings(campaign))
-    prompts = teacher_prompts(prompt_builder(campaign), rollouts, correct, pool, peers_answers(campaign), known)
+    campaign, known = iteration.campaign, known_prompts(_prompt_settings(iteration))
+    builder, pool = prompt_builder(campaign.initial, iteration.config), stored_examples(campaign.data, "train")
+    prompts = teacher_prompts(builder, rollouts, correct, pool, peers_answers(iteration), known)
     for example_id in known.keys() - {rollout.example_id for rollout in rollouts}:
         del known[example_id]
     return prompts
 
 
-def _prompt_settings(campaign: Campaign) -> str:
+def _prompt_settings(iteration: Iteration) -> str:
     """Everything that decides a teacher's prompt and whether it fits its budget."""
-    config = campaign.config
+    config, campaign = iteration.config, iteration.campaign
     sides = [config.prompts.model_dump(), config.teacher.model_dump(), config.model.chat_template]
-    return canonical_json([*sides, campaign.initial.uri, campaign.data_uri, campaign.solved])
+    solved = iteration.solved.uri if iteration.solved else None
+    return canonical_json([*sides, campaign.initial.uri, campaign.data.uri, solved])
 
 
 @lru_cache(maxsize=1)
@@ -72,27 +73,27 @@ def known_prompts(settings: str) -> dict[str, list[int]]:
     return {}
 
 
-def grades_for_context(campaign: Campaign, graded: GradedRef) -> dict[Key, bool | None]:
+def grades_for_context(iteration: Iteration, graded: GradedRef) -> dict[Key, bool | None]:
     """Which completions are right, where the context asks for it."""
-    if not campaign.config.context_from_rollouts:
+    if not iteration.config.context_from_rollouts:
         return {}
-    return {grade.key: grade.correct for grade in read_grades(local(graded.uri) / "grades.parquet")}
+    return {grade.key: grade.correct for grade in read_grades(local(graded) / "grades.parquet")}
 
 
-def peers_answers(campaign: Campaign) -> dict[str, list[Attempt]]:
+def peers_answers(iteration: Iteration) -> dict[str, list[Attempt]]:
     """Per prompt one answer of every other model, in their order; empty where nothing asks for them."""
-    if campaign.solved is None:
+    if iteration.solved is None:
         return {}
-    stored = json.loads((local(campaign.solved) / "answers.json").read_text())
+    stored = json.loads((local(iteration.solved) / "answers.json").read_text())
     return {
         example_id: [Attempt(i, a["text"], final_answer(a["text"]), a["correct"]) for i, a in enumerate(answers)]
         for example_id, answers in stored.items()
     }
 
 
-def solvers(campaign: Campaign) -> dict[str, tuple[int, ...]] | None:
+def solvers(iteration: Iteration) -> dict[str, tuple[int, ...]] | None:
     """Per prompt the other models that solve it; None where all of them teach everywhere."""
-    if campaign.solved is None or campaign.config.teacher.peer_gate == "off":
+    if iteration.solved is None or iteration.config.teacher.peer_gate == "off":
         return None
-    answers = peers_answers(campaign)
+    answers = peers_answers(iteration)
     return {example_id: tuple(a.sample_index for a in row if a.correct) for example_id, row in answers.items()}

@@ -5,7 +5,7 @@ arm goes on where it was, and hundreds of task runs of a second each would cost 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,15 @@ import torch
 from prefect import task
 from prefect.logging import get_run_logger
 
-from opsd_core.config import CampaignConfig
+from opsd_core.config import CampaignConfig, config_at
 from opsd_core.errors import AlarmError, DataError, TrainingError
-from opsd_core.records.rollouts import read_rollouts
 from opsd_core.study import find_arm
-from tasks.context import local, produce, store, tidy_cache, tracker
-from tasks.refs import Campaign, CurriculumRef, PolicyRef
+from tasks.context import local, produce, rollouts_of, store, tidy_cache, tracker
+from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
 from tasks.runtime.peak_memory import peak_bytes, reset_peak
 from tasks.runtime.retries import STAGE
 from tasks.stages.choose import choose_prompts
-from tasks.stages.curriculum import advance_curriculum, in_iteration
+from tasks.stages.curriculum import advance_curriculum
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade
@@ -32,7 +31,6 @@ from tasks.stages.prepare import prepare_teachers
 from tasks.stages.rehearse import rehearse
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
-from tasks.stages.teacher import teacher_ref
 from tasks.stages.teacher_probe import probe_teacher
 from tasks.storage.artifacts import describe
 from tasks.study.labels import labelled_part
@@ -48,15 +46,16 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
     if threads:
         torch.set_num_threads(threads)
     config = study.arm_config(arm, seed, rate)
-    data_uri = labelled_part(study, find_arm(arm).num_labels)
+    data = labelled_part(study, find_arm(arm).num_labels)
     identity = {
-        "config": config.model_dump(mode="json", exclude={"name", "promotion"}),
+        "config": config.model_dump(mode="json", exclude={"name", "promotion", "execution"}),
         "initial": study.initial.digest,
-        "data": data_uri.rsplit("/", 2)[-2],
+        "data": data.identity,
         "arm": arm,
     }
     run_id = tracker().child_run(study.run_id, f"{arm}-seed{seed}-rate{config.optimizer.learning_rate:g}")
-    artifact, seconds = produce("study-arms", identity, partial(_train, study, arm, config, run_id, data_uri))
+    campaign = study.campaign(config, data=data).model_copy(update={"run_id": run_id})
+    artifact, seconds = produce("study-arms", identity, partial(_train, study, campaign, arm))
     trained = json.loads((local(artifact.uri) / "training.json").read_text())
     training = Training(**trained, arm=arm, seed=seed, rate=config.optimizer.learning_rate, run_id=run_id)
     training = training.model_copy(update={"costs": artifact.summary["costs"]})
@@ -64,57 +63,59 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
     return training
 
 
-def _train(study: Study, arm: str, config: CampaignConfig, run_id: str, data_uri: str, folder: Path) -> dict[str, Any]:
+def _train(study: Study, campaign: Campaign, arm: str, folder: Path) -> dict[str, Any]:
     reset_peak()
     points, failed = [], ""
     try:
-        for point in _iterations(study, config, run_id, data_uri):
+        for point in _iterations(study, campaign):
             points.append(point)
     except (AlarmError, TrainingError, DataError) as error:  # an arm that cannot be trained is a result
         failed = str(error)
         get_run_logger().warning("arm %s ends after %d iterations: %s", arm, len(points), failed)
     text = json.dumps({"checkpoints": [point.model_dump() for point in points], "failed": failed}, indent=1)
     (folder / "training.json").write_text(text)
-    return {"costs": _costs(points, config) | {"peak_bytes": float(peak_bytes())}}
+    return {"costs": _costs(points, campaign.config) | {"peak_bytes": float(peak_bytes())}}
 
 
-def _iterations(study: Study, config: CampaignConfig, run_id: str, data_uri: str) -> Iterable[Checkpoint]:
-    """The loop of `flows.iterate` without a gate: every iteration goes on from the one before, which is `previous`."""
-    whole = study.campaign(config, prepare_teachers.fn(config, study.initial), data_uri)
+def _iterations(study: Study, campaign: Campaign) -> Iterator[Checkpoint]:
+    """The loop of `flows.iterate` without a gate: every iteration starts from the one before, which is `previous`."""
+    config = campaign.config
+    campaign = campaign.model_copy(update={"teachers": prepare_teachers.fn(config, study.initial)})
     if config.rehearsal.share:
-        whole = rehearse.fn(whole)
+        campaign = rehearse.fn(campaign)
     measuring = study.measuring(num_samples=0)
-    policy: PolicyRef = whole.initial
-    curriculum: CurriculumRef | None = None
-    for iteration in range(config.iterations):
-        campaign = in_iteration(whole, iteration, curriculum)
-        checkpoint, curriculum = _iteration(whole, campaign, iteration, run_id, policy, curriculum, measuring)
+    policy, curriculum = campaign.initial, None
+    for number in range(config.iterations):
+        length = curriculum.max_completion_length if curriculum else None
+        iteration = Iteration(
+            campaign=campaign,
+            number=number,
+            config=config_at(config, number, length),
+            run_id=campaign.run_id,
+            policy=policy,
+            champion=policy,
+            teachers=campaign.teachers,
+            curriculum=curriculum,
+        )
+        checkpoint, curriculum = _iteration(iteration, study.data, measuring)
         policy = checkpoint.policy
         yield checkpoint
         tidy_cache()
 
 
 def _iteration(
-    whole: Campaign,
-    campaign: Campaign,
-    iteration: int,
-    run_id: str,
-    policy: PolicyRef,
-    curriculum: CurriculumRef | None,
-    measuring: Campaign,
+    iteration: Iteration, data: Ref, measuring: CampaignConfig
 ) -> tuple[Checkpoint, CurriculumRef | None]:
-    config = campaign.config
-    prompts = choose_prompts.fn(campaign, iteration, curriculum)
-    campaign = meet_peers(campaign, prompts)
-    shards = [rollout.fn(campaign, policy, prompts, shard) for shard in range(prompts.num_shards)]
-    graded = grade.fn(campaign, prompts, shards, curriculum)
-    curriculum = advance_curriculum(whole, iteration, curriculum, shards, graded)
-    teacher = teacher_ref(campaign, policy)
-    graded = probe_teacher(campaign, policy, teacher, shards, graded)
-    recorded = config.distillation.records_targets
-    targets = [score_shard.fn(campaign, teacher, shard, graded) for shard in shards] if recorded else []
-    distilled = distil_candidate.fn(campaign, iteration, run_id, policy, policy, shards, graded, targets)
-    validation = evaluate.fn(measuring, distilled.policy, f"it{iteration}-candidate")
+    prompts = choose_prompts.fn(iteration)
+    iteration = meet_peers(iteration, prompts)
+    shards = [rollout.fn(iteration, prompts, shard) for shard in range(prompts.num_shards)]
+    graded = grade.fn(iteration, prompts, shards)
+    curriculum = advance_curriculum(iteration, shards, graded)
+    graded = probe_teacher(iteration, shards, graded)
+    recorded = iteration.config.distillation.records_targets
+    targets = [score_shard.fn(iteration, shard, graded) for shard in shards] if recorded else []
+    distilled = distil_candidate.fn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded, targets=targets))
+    validation = evaluate.fn(measuring, data, distilled.policy, f"it{iteration.number}-candidate")
     training = {
         **distilled.metrics,
         **distilled.probes,
@@ -122,28 +123,28 @@ def _iteration(
         "rollout/kept": float(graded.num_kept),
     }
     point = Checkpoint(
-        iteration=iteration,
+        iteration=iteration.number,
         policy=distilled.policy,
         validation=validation.metrics,
         training=training,
-        state_uri=distilled.steps_uri,
-        shard_uris=[shard.uri for shard in shards],
-        target_uris=[target.uri for target in targets],
-        rehearsal_uri=campaign.rehearsal,
+        shards=[Ref(uri=shard.uri) for shard in shards],
+        targets=[Ref(uri=target.uri) for target in targets],
+        rehearsal=iteration.campaign.rehearsal,
     )
     logged = validation.metrics | {name: value for name, value in training.items() if name.startswith("rollout/")}
-    tracker().log_metrics(run_id, [(iteration, logged)])
+    tracker().log_metrics(iteration.run_id, [(iteration.number, logged)])
     return point, curriculum
 
 
 def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]:
     """What the arm would have cost alone: recorded when each artefact was made, whoever made it."""
     kinds = {
-        "rollout": [uri for point in points for uri in (*point.shard_uris, point.rehearsal_uri) if uri],
-        "teach": [uri for point in points for uri in point.target_uris],
-        "distil": [point.state_uri for point in points],
+        "rollout": [ref for point in points for ref in (*point.shards, point.rehearsal) if ref],
+        "teach": [ref for point in points for ref in point.targets],
+        "distil": [point.policy.state for point in points],
     }
-    stored = {kind: [describe(store(), uri) for uri in dict.fromkeys(uris)] for kind, uris in kinds.items()}
+    kinds = {kind: list({ref.uri: ref for ref in refs}.values()) for kind, refs in kinds.items()}
+    stored = {kind: [describe(store(), ref.uri) for ref in refs] for kind, refs in kinds.items()}
     seconds = {
         f"{kind}_seconds": sum(float(artifact.summary["seconds"]) for artifact in artifacts)
         for kind, artifacts in stored.items()
@@ -151,12 +152,7 @@ def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]
     models = [describe(store(), point.policy.uri) for point in points]
     everything = [artifact for artifacts in stored.values() for artifact in artifacts] + models
     objective = config.distillation
-    generated = sum(
-        len(r.completion_ids)
-        for uri in dict.fromkeys(kinds["rollout"])
-        for r in read_rollouts(local(uri) / "rollouts.parquet")
-        if r.source == "policy"
-    )
+    generated = sum(len(r.completion_ids) for r in rollouts_of(*kinds["rollout"]) if r.source == "policy")
     trained = sum(point.training["tokens/trained"] for point in points)
     scored = sum(float(artifact.summary["num_tokens"]) for artifact in stored["teach"])
     return {

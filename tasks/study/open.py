@@ -14,16 +14,14 @@ from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
 from opsd_core.graders import get_grader
 from opsd_core.judgement.evaluation import evaluate_policy
-from opsd_core.models.policy import Policy
-from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from opsd_core.study import StudyConfig
 from opsd_core.study.instructions import follows
 from opsd_core.study.likelihood import mean_loglikelihoods
 from opsd_core.study.sets import SETS, EvaluationSet
-from tasks.context import load_shared, produce, stored_examples, tracker
-from tasks.refs import PolicyRef
+from tasks.context import produce, prompt_builder, shared_policy, stored_examples, tracker
+from tasks.refs import PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.stages.evaluate import evaluate
@@ -37,12 +35,12 @@ def open_study(config: StudyConfig) -> Study:
     """Base model, data split and the MLflow parent run; the same configuration continues the same study."""
     base = config.base
     initial = prepare_model.fn(base)
-    data_uri = prepare_data.fn(base, initial)
+    data = prepare_data.fn(base, initial)
     identity = {
         "study": config.model_dump(mode="json"),
-        "base": base.model_dump(mode="json"),
+        "base": base.model_dump(mode="json", exclude={"execution"}),
         "initial": initial.digest,
-        "data": data_uri.rsplit("/", 2)[-2],
+        "data": data.identity,
     }
     study_id = digest(identity)[:16]
     artifact, _ = produce("studies", identity, partial(_write_study, config, base))
@@ -52,8 +50,8 @@ def open_study(config: StudyConfig) -> Study:
         id=study_id,
         config=config,
         base=base,
-        config_uri=artifact.uri,
-        data_uri=data_uri,
+        record=Ref(uri=artifact.uri),
+        data=data,
         initial=initial,
         run_id=run_id,
         flow_run_id=flow_run.get_id(),
@@ -75,37 +73,43 @@ def measure_arm(study: Study, arm: str, seed: int, training: Training | None, th
         torch.set_num_threads(threads)
     policy = training.chosen.policy if training and training.chosen else study.initial
     config = study.config
-    campaign = study.measuring(
+    measuring = study.measuring(
         num_items=config.test_items,
         num_samples=config.test_samples,
         temperature=config.test_temperature,
     )
-    test = evaluate.fn(campaign, policy, f"{arm}-seed{seed}-test", "test")
+    test = evaluate.fn(measuring, study.data, policy, f"{arm}-seed{seed}-test", "test")
     sets, seconds = {}, test.seconds
     for name in config.sets:
-        uri, spent = _measure_set(study, policy, name)
-        sets[name], seconds = uri, seconds + spent
+        sets[name], spent = _measure_set(study, policy, name)
+        seconds += spent
     if training is not None:
         figures = {name.replace("eval/", "test/"): value for name, value in test.metrics.items()}
         tracker().log_metrics(training.run_id, [(0, figures)])
         tracker().flush()
-    return Measured(arm=arm, seed=seed, test_uri=test.uri, test=test.metrics, sets=sets, seconds=seconds)
+    return Measured(arm=arm, seed=seed, test=Ref(uri=test.uri), metrics=test.metrics, sets=sets, seconds=seconds)
 
 
-def _measure_set(study: Study, policy: PolicyRef, name: str) -> tuple[str, float]:
-    chosen, loaded = SETS[name], load_shared(policy.uri, study.base.model.model_dump_json())
-    examples = _set_examples(study, chosen)
-    prompts = study.base.prompts if chosen.prompts is None else PromptConfig.model_validate(chosen.prompts)
-    builder = PromptBuilder(loaded.tokenizer, prompts, study.base.teacher, study.base.model.chat_template)
+def _measure_set(study: Study, policy: PolicyRef, name: str) -> tuple[Ref, float]:
+    chosen = SETS[name]
+    examples, config = _set_examples(study, chosen), _set_config(study, chosen)
     identity = {
         "policy": policy.digest,
         "items": split_digest(examples),
         "score": [chosen.score, chosen.grader, chosen.max_completion_length],
-        "template": builder.student_digest,
+        "template": prompt_builder(policy, config).student_digest,
         "dtype": study.base.model.dtype,
     }
-    artifact, seconds = produce("study-sets", identity, partial(_score_set, study, chosen, examples, loaded, builder))
-    return artifact.uri, seconds
+    artifact, seconds = produce("study-sets", identity, partial(_score_set, chosen, examples, policy, config))
+    return Ref(uri=artifact.uri), seconds
+
+
+def _set_config(study: Study, chosen: EvaluationSet) -> CampaignConfig:
+    """The study's configuration as it is for this set: greedy answers, the set's own prompts where it has some."""
+    prompts = study.base.prompts if chosen.prompts is None else PromptConfig.model_validate(chosen.prompts)
+    evaluation = EvaluationConfig(max_completion_length=chosen.max_completion_length)
+    changes = {"prompts": prompts, "evaluation": evaluation, "seed": derive_seed("study sets")}
+    return study.base.model_copy(update=changes)
 
 
 def _set_examples(study: Study, chosen: EvaluationSet) -> list[Example]:
@@ -113,7 +117,7 @@ def _set_examples(study: Study, chosen: EvaluationSet) -> list[Example]:
     if chosen.items is not None:
         return chosen.items(study.config.set_items)
     data = load_examples(DataConfig.model_validate(chosen.data))
-    trained = {example.question for example in stored_examples(study.data_uri, "train")}
+    trained = {example.question for example in stored_examples(study.data, "train")}
     for arm in study.config.trained_arms:
         for source in study.arm_config(arm, study.config.seeds[0]).rehearsal.data:
             trained |= {example.question for example in prompts_of_source(source)}
@@ -122,18 +126,14 @@ def _set_examples(study: Study, chosen: EvaluationSet) -> list[Example]:
 
 
 def _score_set(
-    study: Study, chosen: EvaluationSet, examples: list[Example], policy: Policy, builder: PromptBuilder, folder: Path
+    chosen: EvaluationSet, examples: list[Example], policy: PolicyRef, config: CampaignConfig, folder: Path
 ) -> dict[str, Any]:
+    loaded = shared_policy(policy, config.model)
     if chosen.score == "likelihood":
-        values = mean_loglikelihoods(policy, examples)
+        values = mean_loglikelihoods(loaded, examples)
     else:
-        judge = follows if chosen.score == "instruction" else get_grader(chosen.grader)
-        config = EvaluationConfig(
-            num_items=len(examples),
-            max_completion_length=chosen.max_completion_length,
-            batch_size=study.base.evaluation.batch_size,
-        )
-        outcomes = evaluate_policy(policy, examples, builder, config, judge, derive_seed("study sets"))
+        grader = follows if chosen.score == "instruction" else get_grader(chosen.grader)
+        outcomes = evaluate_policy(loaded, examples, prompt_builder(policy, config), grader, config)
         write_outcomes(folder / "outcomes.parquet", outcomes)
         values = [float(outcome.correct) for outcome in outcomes]
     table = {"ids": [example.id for example in examples], "values": values}

@@ -4,7 +4,7 @@ from pydantic import Field
 
 from opsd_core.config import CampaignConfig
 from opsd_core.study import StudyConfig, resolve_arm
-from tasks.refs import Campaign, PolicyRef, Record
+from tasks.refs import Campaign, PolicyRef, Record, Ref
 
 
 class Study(Record):
@@ -14,8 +14,8 @@ class Study(Record):
     config: StudyConfig
     base: CampaignConfig
     """The recipe with the study's overrides, before any arm's."""
-    config_uri: str
-    data_uri: str
+    record: Ref
+    data: Ref
     initial: PolicyRef
     run_id: str
     """MLflow parent run."""
@@ -23,14 +23,14 @@ class Study(Record):
     git_revision: str = ""
 
     def campaign(
-        self, config: CampaignConfig, teachers: list[PolicyRef] | None = None, data_uri: str | None = None
+        self, config: CampaignConfig, teachers: list[PolicyRef] | None = None, data: Ref | None = None
     ) -> Campaign:
         """An arm as the campaign that the stages know; it has no registered model and starts from the base model."""
         return Campaign(
             id=self.id,
             config=config,
-            config_uri=self.config_uri,
-            data_uri=data_uri or self.data_uri,
+            record=self.record,
+            data=data or self.data,
             initial=self.initial,
             champion=self.initial,
             teachers=teachers or [],
@@ -43,10 +43,9 @@ class Study(Record):
         """The configuration of one arm and seed."""
         return resolve_arm(self.config, arm, seed, rate)
 
-    def measuring(self, **evaluation: object) -> Campaign:
-        """A campaign to measure with: the same items, prompts and draws for every arm and seed."""
-        config = self.base.model_copy(update={"evaluation": self.base.evaluation.model_copy(update=evaluation)})
-        return self.campaign(config)
+    def measuring(self, **evaluation: object) -> CampaignConfig:
+        """What to measure with: the same items, prompts and draws for every arm and seed."""
+        return self.base.model_copy(update={"evaluation": self.base.evaluation.model_copy(update=evaluation)})
 
 
 class Checkpoint(Record):
@@ -56,10 +55,9 @@ class Checkpoint(Record):
     policy: PolicyRef
     validation: dict[str, float]
     training: dict[str, float]
-    state_uri: str
-    shard_uris: list[str]
-    target_uris: list[str] = Field([])
-    rehearsal_uri: str | None = None
+    shards: list[Ref]
+    targets: list[Ref] = Field([])
+    rehearsal: Ref | None = None
 
 
 class Training(Record):
@@ -92,8 +90,9 @@ class Measured(Record):
 
     arm: str
     seed: int
-    test_uri: str
-    test: dict[str, float]
-    sets: dict[str, str] = Field({})
+    test: Ref
+    metrics: dict[str, float]
+    """Of the test split."""
+    sets: dict[str, Ref] = Field({})
     """Name of the set -> artefact with a value per item."""
     seconds: float = 0.0

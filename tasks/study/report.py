@@ -12,7 +12,6 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from opsd_core.digest import digest
 from opsd_core.records.examples import read_examples
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes
-from opsd_core.records.rollouts import read_rollouts
 from opsd_core.records.targets import read_targets
 from opsd_core.study.arms import find_arm
 from opsd_core.study.report import render
@@ -20,7 +19,7 @@ from opsd_core.study.sets import SETS
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
 from opsd_core.teacher.scoring import divergence_along
-from tasks.context import local, produce, tracker
+from tasks.context import local, produce, rollouts_of, tracker
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.stages.evaluate import evaluate
@@ -47,7 +46,7 @@ def report_study(study: Study, trained: Sequence[Training], measured: Sequence[M
         (folder / NUMBERS).write_text(text)
         return {"name": study.config.name}
 
-    arms = sorted((m.arm, m.seed, m.test_uri, sorted(m.sets.items())) for m in measured)
+    arms = sorted((m.arm, m.seed, m.test.uri, sorted((name, ref.uri) for name, ref in m.sets.items())) for m in measured)
     produce("study-reports", {"study": study.id, "measured": arms, "page": digest(html)}, write)
     experiment = tracker()
     experiment.log_text(study.run_id, html, PAGE)
@@ -74,10 +73,10 @@ def _gather(study: Study, trained: Sequence[Training], measured: Sequence[Measur
     metrics: dict[str, dict[int, dict[str, float]]] = defaultdict(dict)
     sets: dict[str, dict[int, dict[str, list[float]]]] = defaultdict(dict)
     for m in measured:
-        outcomes[m.arm][m.seed] = read_outcomes(local(m.test_uri) / "outcomes.parquet")
-        metrics[m.arm][m.seed] = m.test
+        outcomes[m.arm][m.seed] = read_outcomes(local(m.test) / "outcomes.parquet")
+        metrics[m.arm][m.seed] = m.metrics
         sets[m.arm][m.seed] = {
-            name: json.loads((local(uri) / "values.json").read_text())["values"] for name, uri in m.sets.items()
+            name: json.loads((local(ref) / "values.json").read_text())["values"] for name, ref in m.sets.items()
         }
     arms = {}
     for name in ("base", *study.config.trained_arms):
@@ -100,8 +99,8 @@ def _gather(study: Study, trained: Sequence[Training], measured: Sequence[Measur
             failed={seed: t.failed for seed, t in mine.items() if t.failed},
         )
     items = {o.example_id for o in next(iter(outcomes["base"].values()))}
-    examples = [e for e in read_examples(local(study.data_uri) / "test.parquet") if e.id in items]
-    start = evaluate.fn(study.measuring(num_samples=0), study.initial, "base")
+    examples = [e for e in read_examples(local(study.data) / "test.parquet") if e.id in items]
+    start = evaluate.fn(study.measuring(num_samples=0), study.data, study.initial, "base")
     return StudyData(
         arms=arms,
         examples=examples,
@@ -121,9 +120,9 @@ def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]
         if not training.checkpoints or training.arm in curves["entropy"]:
             continue
         last = training.checkpoints[-1]
-        rollouts = [r for uri in last.shard_uris for r in read_rollouts(local(uri) / "rollouts.parquet")]
+        rollouts = rollouts_of(*last.shards)
         curves["entropy"][training.arm] = _by_position([r.entropy_T for r in rollouts])
-        scored = {t.key: t for uri in last.target_uris for t in read_targets(local(uri) / "targets.parquet")}
+        scored = {t.key: t for ref in last.targets for t in read_targets(local(ref) / "targets.parquet")}
         gaps = [divergence_along(r, scored[r.key]) for r in rollouts if r.key in scored]
         if gaps:
             curves["kl"][training.arm] = _by_position(gaps)

@@ -53,7 +53,7 @@ def test_a_stopped_iteration_keeps_its_artefacts_and_the_next_one_goes_on_with_t
         alarms={"remedy": "lower_rate", "max_truncation": 0.9, "max_kl_p99": None, "max_accuracy_drop": None}
         | {"max_entropy_ratio": None, "min_entropy_ratio": None},
     )
-    assert "iteration 1: version" in text and "trunc_rate=1.000 is above alarms.max_truncation=0.9" in text
+    assert "iteration 1: version" in text and "completions/clipped_ratio=1.000 is above alarms.max_truncation=0.9" in text
     stopped, went_on = runs("recovers")
     assert (stopped.info.status, went_on.info.status) == ("FAILED", "FINISHED")
     assert stopped.data.metrics["alarms/truncation"] == 1.0 and "distillation/loss" not in stopped.data.metrics
@@ -106,7 +106,7 @@ def test_curriculum_probe_and_routing_in_a_campaign_that_repeats_nothing(stack):
         "rollout": SMALL["rollout"] | {"group_size": 2, "max_completion_length": 4},
         "filter": {"route": "pass_rate", "teacher_probe": "gain", "min_gain": 2.5},
         "curriculum": {"sampling": "difficulty", "length_start": 3, "length_growth": 1.2},
-        "weights": {"importance_correction": True, "leak_span": 3, "normaliser": "sequence", "position": "late"},
+        "token_weights": {"importance_correction": True, "leak_span": 3, "normaliser": "sequence", "position": "late"},
     }
     before = {kind: stored(kind) for kind in ("curricula", "grades", "prompts")}
     text = campaign("curriculum", 2, **options)

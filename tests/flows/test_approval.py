@@ -18,8 +18,8 @@ from opsd_core.records.outcomes import ItemOutcome, write_outcomes
 from tasks.champion.approval import carry_out_answer
 from tasks.context import produce, store, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import Campaign, EvaluationRef, PolicyRef
-from tasks.stages.decide import judge
+from tasks.refs import Campaign, EvaluationRef, Iteration, PolicyRef, Ref
+from tasks.stages.decide import decide
 
 pytestmark = pytest.mark.timeout(400)
 _BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text")
@@ -36,10 +36,13 @@ def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: 
     if registry.version_by_alias(name, "champion") is None:
         registry.promote(name, champion.version, "first", "test", expected_champion=None)
     candidate, after = _version(name, run_id, iteration, "candidate", right)
+    nowhere = Ref(uri="")
     campaign = Campaign(
-        id="c0", config=config, config_uri="", data_uri="", initial=champion, champion=champion, run_id=run_id
+        id="c0", config=config, record=nowhere, data=nowhere, initial=champion, champion=champion, run_id=run_id
     )
-    return candidate.version, judge(campaign, iteration, candidate, after, champion, before)
+    sides = {"policy": champion, "champion": champion}
+    begun = Iteration(campaign=campaign, number=iteration, config=config, run_id=run_id, **sides)
+    return candidate.version, decide(begun, candidate, before, after)
 
 
 def _version(name: str, run_id: str, iteration: int, role: str, right: int) -> tuple[PolicyRef, EvaluationRef]:

@@ -17,8 +17,8 @@ from tasks.storage.artifacts import describe
 from tasks.storage.lease import Lease
 
 pytestmark = pytest.mark.timeout(900)
-SMALL = {"rollout": {"num_prompts": 64}, "evaluation": {"num_items": 30}, "optimizer": {"checkpoint_every": 2}}
-LONG = SMALL | {"optimizer": {"num_steps": 3000, "checkpoint_every": 10}}
+SMALL = {"rollout": {"num_prompts": 64}, "evaluation": {"num_items": 30}, "execution": {"checkpoint_every": 2}}
+LONG = SMALL | {"optimizer": {"num_steps": 3000}, "execution": {"checkpoint_every": 10}}
 """Would train for half an hour."""
 PARAMETERS = {
     "iterate": {"iterations": 1},
@@ -107,7 +107,7 @@ def test_a_killed_campaign_goes_on_without_anybody(worker, tiny_model, deploymen
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_with_its_arms(worker, tiny_model):
-    short = SMALL | {"iterations": 1, "optimizer": {"num_steps": 12, "checkpoint_every": 2}}
+    short = SMALL | {"iterations": 1, "optimizer": {"num_steps": 12}, "execution": {"checkpoint_every": 2}}
     kill_while_it_trains("study", "continues-study", tiny_model, short)
     client = mlflow.MlflowClient()
     experiment = client.get_experiment_by_name("continues-study").experiment_id
@@ -143,7 +143,7 @@ def test_a_cancelled_campaign_stops_computing_and_can_go_on(worker, tiny_model, 
     begun = training("cancelled")
     again = trigger("cancelled", tiny_model, LONG)
     wait(begun, again)
-    wait(lambda: any("going on after optimiser step" in line for line in log_of(again)), again)
+    wait(lambda: any("resuming after optimiser step" in line for line in log_of(again)), again)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(again, Cancelling())
     wait(lambda: not process_of(again), again)

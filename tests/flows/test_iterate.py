@@ -59,7 +59,8 @@ def test_lineage_leads_from_the_version_to_verified_rollouts(learned):
     assert len(rollouts) == config.rollout.num_prompts
     assert len(read_grades(local(tags["opsd.grades"]) / "grades.parquet")) == len(rollouts)
     identity = describe(store(), json.loads(tags["opsd.rollouts"])[0]).identity
-    assert identity["sampling"]["temperature"] == 1.0 and identity["engine"]["bitwise_reproducible"]
+    assert identity["sampling"]["temperature"] == 1.0 and identity["engine"]["dtype"] == "float32"
+    assert describe(store(), json.loads(tags["opsd.rollouts"])[0]).summary["computed"]["bitwise_reproducible"]
     settings = json.loads((local(tags["opsd.config"]) / "environment.json").read_text())
     assert settings["git_revision"] and settings["packages"]["torch"]
 

@@ -6,7 +6,7 @@ import pytest
 from prefect import flow
 
 from flows.iterate import iterate
-from opsd_core.config import resolve
+from opsd_core.config import config_at, resolve
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
 from opsd_core.records.examples import read_examples
@@ -15,9 +15,9 @@ from opsd_core.records.targets import read_targets
 from tasks.champion.moves import promote_version
 from tasks.context import local, store, tracker
 from tasks.stages.choose import choose_prompts
-from tasks.stages.curriculum import in_iteration
 from tasks.stages.peers import meet_peers, refresh_peers
 from tasks.stages.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.stages.report import open_iteration
 from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(900)
@@ -37,7 +37,8 @@ def sums(tmp_path_factory):
 def settings(sums, **teacher):
     return {
         "data": sums,
-        "optimizer": {"batch_size": 8, "checkpoint_every": 2},
+        "optimizer": {"batch_size": 8},
+        "execution": {"checkpoint_every": 2},
         "evaluation": {"num_items": 20},
         "teacher": {"require_privilege_gain": False} | teacher,
     }
@@ -96,16 +97,22 @@ def test_peers_come_and_go_with_the_schedule(stack, sums, base):
     config = resolve("tiny", settings(sums, **base), {"name": "fade", "iterations": 3, "curriculum": {"schedules": schedules}})
     before, within, after = scheduled(config)
     assert before.teachers == after.teachers == [] and before.solved is after.solved is None
-    assert [peer.digest for peer in within.teachers] == [within.initial.digest] and within.solved
+    assert [peer.digest for peer in within.teachers] == [within.campaign.initial.digest] and within.solved
 
 
 @flow(name="opsd-test", validate_parameters=False)
 def scheduled(config):
-    """The campaign as it is in each of its iterations."""
+    """Each iteration of the campaign with its peers."""
     initial = prepare_model(config)
     campaign = start_campaign(config, initial, prepare_data(config, initial), prepare_teachers(config, initial))
-    prompts = choose_prompts(campaign, 0)
-    return [meet_peers(in_iteration(campaign, iteration, None), prompts) for iteration in range(config.iterations)]
+    begun = [opened(campaign, number) for number in range(config.iterations)]
+    prompts = choose_prompts(begun[0])
+    return [meet_peers(iteration, prompts) for iteration in begun]
+
+
+def opened(campaign, number):
+    sides = (campaign.initial, campaign.champion)
+    return open_iteration(campaign, number, config_at(campaign.config, number), sides)
 
 
 @pytest.mark.slow
@@ -133,9 +140,9 @@ def late(config):
     """Peers of iteration 0, of iteration 0 again after another promotion, and of iteration 1."""
     initial = prepare_model(config)
     campaign = start_campaign(config, initial, prepare_data(config, initial))
-    before = refresh_peers(campaign, 0)
+    before = refresh_peers(opened(campaign, 0))
     promote_version("eve", None, "for the test", "test")
-    return before, refresh_peers(campaign, 0), refresh_peers(campaign, 1)
+    return before, refresh_peers(opened(campaign, 0)), refresh_peers(opened(campaign, 1))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ def settings(tiny_model, prompts, template=None, **rehearsal):
     source = {"source": str(prompts), "columns": {"answer": ""}}
     return {
         "model": {"source": str(tiny_model)},
-        "optimizer": {"batch_size": 16, "checkpoint_every": 2},
+        "optimizer": {"batch_size": 16},
+        "execution": {"checkpoint_every": 2},
         "evaluation": {"num_items": 40},
         "rehearsal": {"share": 0.25, "num_prompts": 30, "data": [source], "prompts": template or {}} | rehearsal,
     }
@@ -81,6 +82,6 @@ def test_a_study_counts_what_was_sampled_for_a_rehearsal(stack, tiny_model, prom
     found = [describe(store(), store().uri(i.key.rpartition("/")[0])) for i in store().list("study-arms/")]
     (arm,) = [a for a in found if a.identity["config"]["rehearsal"]["share"] and "costs" in a.summary][:1]
     (point,) = json.loads((local(arm.uri) / "training.json").read_text())["checkpoints"]
-    sampled, rehearsed = (describe(store(), uri).summary for uri in (*point["shard_uris"], point["rehearsal_uri"]))
+    sampled, rehearsed = (describe(store(), ref["uri"]).summary for ref in (*point["shards"], point["rehearsal"]))
     assert rehearsed["num_rollouts"] == 30
     assert arm.summary["costs"]["generated_tokens"] == sampled["num_tokens"] + rehearsed["num_tokens"]

@@ -106,7 +106,7 @@ def test_arms_share_the_first_rollouts_of_their_seed(report):
     first = {}
     for arm in arms:
         point = json.loads((local(arm.uri) / "training.json").read_text())["checkpoints"][0]
-        first.setdefault(arm.identity["config"]["seed"], set()).add(tuple(point["shard_uris"]))
+        first.setdefault(arm.identity["config"]["seed"], set()).add(tuple(shard["uri"] for shard in point["shards"]))
     assert sorted(first) == [0, 1] and all(len(uris) == 1 for uris in first.values())
 
 
@@ -135,7 +135,7 @@ def test_only_arms_with_several_rates_wait_for_the_first_seed():
     def trained(arm, seed, rate):
         policy = PolicyRef(uri="s3://x/models/y", digest="d")
         point = Checkpoint(
-            iteration=0, policy=policy, validation={"eval/accuracy": rate or 0.5}, training={}, state_uri="", shard_uris=[]
+            iteration=0, policy=policy, validation={"eval/accuracy": rate or 0.5}, training={}, shards=[]
         )
         return Training(arm=arm, seed=seed, rate=rate or 0.01, run_id="", checkpoints=[point])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.lifecycle import down, up
+from infra.lifecycle import deployed_files, down, up
 from infra.services import describe, scratch
 from infra.state import PORTS, open_state
 from opsd_core.errors import ConfigError, ServiceError
@@ -103,3 +103,10 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ServiceError, match="cannot be written"):
         open_state(tmp_path / "file" / "state")
+
+
+def test_deployments_are_registered_anew_when_a_file_in_any_folder_of_the_configuration_changes(tmp_path: Path) -> None:
+    for name in ("prefect.yaml", "flows/a.py", "opsd_core/config/b.py", "opsd_core/config/rules/c.py", "opsd_core/data/d.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert [path.name for path in deployed_files(tmp_path)] == ["a.py", "b.py", "c.py", "prefect.yaml"]

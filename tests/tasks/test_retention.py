@@ -193,7 +193,8 @@ def test_a_study_stays_with_all_that_its_arms_made(line):
     turn = line.turns[0]
     folder = line.folder / "arm"
     folder.mkdir()
-    made = {"state_uri": turn["state"].uri, "shard_uris": [turn["rollouts"].uri], "policy": {"uri": turn["model"].uri}}
+    policy = {"uri": turn["model"].uri, "state": {"uri": turn["state"].uri}}
+    made = {"policy": policy, "shards": [{"uri": turn["rollouts"].uri}]}
     (folder / "training.json").write_text(json.dumps({"checkpoints": [made], "failed": ""}, indent=1))
     identity = {"initial": line.initial.digest, "data": line.data.key.split("/")[1]}
     arm = publish(line.store, "study-arms", identity, folder, {})

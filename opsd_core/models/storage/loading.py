@@ -1,14 +1,12 @@
 """Read a policy into memory; every tensor of the model has to come from the files, with its shape, and be finite."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
-from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import PrefixChange
 
@@ -134,27 +132,6 @@ def check_finite(model: PreTrainedModel, source: str) -> None:
                     f"{source}: tensor {name!r} holds values that are not finite (NaN or infinity). The training that made it "
                     "diverged, or it was written in a dtype too small for it. Give other weights."
                 )
-
-
-@torch.no_grad()
-def copy_weights(model: PreTrainedModel, weights: Mapping[str, Tensor], source: str) -> None:
-    """Put weights into the model by name. ModelError when one is missing, too many, of another shape or not finite."""
-    own = model.state_dict()
-    check_report(
-        {
-            "missing_keys": own.keys() - weights.keys(),
-            "unexpected_keys": weights.keys() - own.keys(),
-            "mismatched_keys": {
-                (name, tuple(weights[name].shape), tuple(tensor.shape))
-                for name, tensor in own.items()
-                if name in weights and weights[name].shape != tensor.shape
-            },
-        },
-        source,
-    )
-    for name, tensor in own.items():
-        tensor.copy_(weights[name])
-    check_finite(model, source)
 
 
 def _tokenizer(source: str, options: dict[str, Any], base: Any) -> PreTrainedTokenizerBase:

@@ -57,7 +57,7 @@ def test_deep_merge_never_changes_its_arguments():
         ({"distillation": {"divergence": "jsd", "beta": 0.01}}, r"beta=0\.01.*100 times more weakly"),
         ({"distillation": {"divergence": "reverse_kl", "top_k": 4}}, r"top_k >= 8"),
         (
-            {"optimizer": {"microbatch_tokens": 16}, "rollout": {"max_completion_length": 17}},
+            {"execution": {"microbatch_tokens": 16}, "rollout": {"max_completion_length": 17}},
             r"not even one completion fits",
         ),
         ({"data": {"validation_fraction": 0.5, "test_fraction": 0.5}}, r"no items to train on"),

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd_core.config import resolve
-from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.errors import ConfigError
 
 ONLINE = {"targets": "online"}
@@ -74,10 +74,12 @@ def test_a_teacher_without_context_needs_another_asymmetry(weights, asymmetry):
         ({"teacher": {"context": "instruction"}}, r"needs teacher\.instruction"),
         ({"teacher": {"instruction": "be brief"}}, r"teacher\.instruction has no effect with teacher\.context=reference"),
         ({"teacher": {"template": "{{ question }}"}}, r"never mentions privileged_context"),
+        ({"teacher": {"template": "{{ question }} Give the answer."}}, r"never mentions privileged_context"),
+        ({"teacher": {"template": "{{ question }} {{ attempt }}"}}, r"never mentions privileged_context"),
         ({"teacher": {"reference": "solution"}}, r"tiny:addition makes questions and answers only"),
         ({"teacher": {"top_p": 0.9}, "distillation": {"divergence": "reverse_kl"}}, r"infinite where the student"),
         ({"teacher": {"top_k": 5}, "distillation": {"divergence": "jsd", "beta": 1.0}}, r"infinite where the student"),
-        ({"teacher": {"student_noise": 5.0}, "weights": {"importance_correction": True}}, r"noisy policy with the clean one"),
+        ({"teacher": {"student_noise": 5.0}, "token_weights": {"importance_correction": True}}, r"noisy policy with the clean"),
         (
             {"teacher": {"context": "demo", "reference": "solution"}, "data": FILE},
             r"context=demo shows the solution.*data\.columns\.solution is empty",
@@ -120,9 +122,9 @@ def test_label_free_contexts_need_no_column(context):
 
 def test_settings_that_nothing_reads_are_named():
     quiet = resolve("tiny")
-    assert not list(teacher_settings_without_effect(quiet))
+    assert not list(settings_without_effect(quiet))
     loud = resolve("tiny", {"teacher": {"ema_decay": 0.5, "mixture": "geometric", "context_fraction": 0.2}})
-    assert [line.split("=")[0] for line in teacher_settings_without_effect(loud)] == [
+    assert [line.split("=")[0] for line in settings_without_effect(loud)] == [
         "teacher.ema_decay",
         "teacher.mixture",
         "teacher.context_fraction",

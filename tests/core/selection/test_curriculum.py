@@ -105,7 +105,7 @@ def test_schedules_give_every_value_an_equal_share_of_the_iterations():
         ({"rollout.temperature": []}, "is empty"),
         ({"rollout.temperature": [1.0, 9.0]}, r"rollout\.temperature=9\.0: Input should be less"),
         ({"teacher.context": ["none", "reference"]}, "iteration 0: .*loss and its gradient are 0"),
-        ({"distillation.targets": ["recorded", "online"], "weights.entropy": ["uniform", "down"]}, "iteration 2: weights"),
+        ({"distillation.targets": ["recorded", "online"], "token_weights.entropy": ["uniform", "down"]}, "iteration 2: weights"),
     ],
 )
 def test_impossible_schedules_are_refused_before_any_work(schedules, message):

@@ -29,26 +29,26 @@ def test_every_token_counts_by_default_and_the_first_ones_can_be_skipped():
 def test_special_tokens_do_not_count_but_end_of_sequence_does():
     special = frozenset({11})  # 14, the end of sequence, is not among them
     assert weigh(special_ids=special) == [1, 0, 1, 1, 1]
-    assert weigh(special_ids=special, config={"weights": {"mask_special_tokens": False}}) == [1, 1, 1, 1, 1]
+    assert weigh(special_ids=special, config={"token_weights": {"mask_special_tokens": False}}) == [1, 1, 1, 1, 1]
 
 
 def test_truncated_completions_and_routing_weigh_whole_samples():
-    half = {"weights": {"truncated_weight": 0.5}}
+    half = {"token_weights": {"truncated_weight": 0.5}}
     assert weigh(2, half, truncated=True) == [0.5, 0.5]
     assert weigh(2, half, truncated=False) == [1, 1]
     assert weigh(2, half, truncated=True, sample_weight=0.75) == [0.375, 0.375]
-    assert weigh(2, {"weights": {"truncated_weight": 0}}, truncated=True) == [0, 0]
+    assert weigh(2, {"token_weights": {"truncated_weight": 0}}, truncated=True) == [0, 0]
 
 
 def test_position_weights_by_hand():
     """x = 0, 1/4, 2/4, 3/4, 1; .25 + .75 sigmoid((x - .3) / .1): sigmoid(-3) = .04743, (-.5) = .37754, (2) = .88080, ..."""
-    late = weigh(config={"weights": {"position": "late"}})
+    late = weigh(config={"token_weights": {"position": "late"}})
     sigmoids = [1 / (1 + math.exp(-(x - 0.3) / 0.1)) for x in (0, 0.25, 0.5, 0.75, 1)]
     assert sigmoids[:3] == pytest.approx([0.04743, 0.37754, 0.88080], abs=1e-5)
     assert late == pytest.approx([0.25 + 0.75 * s for s in sigmoids], abs=1e-6)
-    early = weigh(config={"weights": {"position": "early"}})
+    early = weigh(config={"token_weights": {"position": "early"}})
     assert early == pytest.approx([0.25 + 0.75 * (1 - s) for s in sigmoids], abs=1e-6)
-    assert weigh(1, {"weights": {"position": "late"}}) == pytest.approx([0.25 + 0.75 * sigmoids[0]])
+    assert weigh(1, {"token_weights": {"position": "late"}}) == pytest.approx([0.25 + 0.75 * sigmoids[0]])
 
 
 ENTROPY = np.array([0.0, math.log(2), math.log(4), math.log(2), 0.0])
@@ -60,9 +60,9 @@ ENTROPY = np.array([0.0, math.log(2), math.log(4), math.log(2), 0.0])
 )
 def test_entropy_weights_in_both_directions(kind, expected):
     """exp(-log 2) = 1/2; top: the ceil(.4 * 5) = 2 largest, the earlier one of a tie."""
-    settings = {"weights": {"entropy": kind, "entropy_fraction": 0.4}}
+    settings = {"token_weights": {"entropy": kind, "entropy_fraction": 0.4}}
     assert weigh(config=settings, teacher_entropy_T=ENTROPY) == pytest.approx(expected)
-    student = {"weights": settings["weights"] | {"entropy_of": "student"}}
+    student = {"token_weights": settings["token_weights"] | {"entropy_of": "student"}}
     assert weigh(config=student, student_entropy_T=ENTROPY) == pytest.approx(expected)
     with pytest.raises(DataError, match="teacher's entropy"):
         weigh(config=settings, student_entropy_T=ENTROPY)
@@ -71,8 +71,8 @@ def test_entropy_weights_in_both_directions(kind, expected):
 def test_entropy_of_an_online_teacher_is_refused():
     weights = {"entropy": "down"}
     with pytest.raises(ConfigError, match=r"weights\.entropy=down.*targets=recorded"):
-        resolve("tiny", {"weights": weights, "distillation": {"targets": "online"}})
-    resolve("tiny", {"weights": weights | {"entropy_of": "student"}, "distillation": {"targets": "online"}})
+        resolve("tiny", {"token_weights": weights, "distillation": {"targets": "online"}})
+    resolve("tiny", {"token_weights": weights | {"entropy_of": "student"}, "distillation": {"targets": "online"}})
 
 
 def test_copied_runs_of_the_teachers_prompt_do_not_count():
@@ -82,8 +82,8 @@ def test_copied_runs_of_the_teachers_prompt_do_not_count():
     copied = copied_positions(completion, teacher, [student, answer], 3)
     assert copied.nonzero()[0].tolist() == [1, 2, 3]
     inputs = {"completion_ids": completion, "prompt_ids": student, "teacher_prompt_ids": teacher, "answer_ids": [answer]}
-    assert weigh(config={"weights": {"leak_span": 3}}, **inputs) == [1, 0, 0, 0] + [1] * 10
-    assert weigh(config={"weights": {"leak_span": 4}}, **inputs) == [1] * 14
+    assert weigh(config={"token_weights": {"leak_span": 3}}, **inputs) == [1, 0, 0, 0] + [1] * 10
+    assert weigh(config={"token_weights": {"leak_span": 4}}, **inputs) == [1] * 14
     assert copied_positions([1, 2, 3, 4], teacher, [], 3).all()  # overlapping runs: 123 and 234
     assert copied_positions([1, 2], teacher, [], 3).tolist() == [False, False]
 
@@ -101,7 +101,7 @@ def test_text_leaks_by_phrase_and_by_copying():
 
 
 def test_sequence_normaliser_makes_long_and_short_completions_equal():
-    sequence = {"weights": {"normaliser": "sequence", "truncated_weight": 0.5}, "distillation": {"skip_first_tokens": 1}}
+    sequence = {"token_weights": {"normaliser": "sequence", "truncated_weight": 0.5}, "distillation": {"skip_first_tokens": 1}}
     assert weigh(5, sequence) == pytest.approx([0, 1 / 4, 1 / 4, 1 / 4, 1 / 4])
     assert sum(weigh(3, sequence)) == pytest.approx(1) and sum(weigh(3, sequence, truncated=True)) == pytest.approx(0.5)
     assert weigh(1, sequence) == [0]
@@ -116,7 +116,7 @@ def test_loss_is_the_stated_mean_whatever_the_microbatches(normaliser):
             "control": True,
             "distillation": {"targets": "online", "bound": "none"},
             "rollout": {"max_completion_length": 16},
-            "weights": {"normaliser": normaliser},
+            "token_weights": {"normaliser": normaliser},
         },
     )
     policy, teacher = small_policy(0), FixedTeacher(small_policy(1))

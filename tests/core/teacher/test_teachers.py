@@ -131,11 +131,12 @@ def noisy_items(policy):
     return [type(i)(**(vars(i) | {"key": (f"e{n}", 0)})) for n, i in enumerate(items(policy))]
 
 
-def noisy_config(**optimizer):
+def noisy_config(**execution):
     return config(
         teacher={"context": "none", "student_noise": 5.0},
         distillation={"targets": "online"},
-        optimizer={"num_steps": 4, "batch_size": 3, "checkpoint_every": 2} | optimizer,
+        optimizer={"num_steps": 4, "batch_size": 3},
+        execution={"checkpoint_every": 2} | execution,
         control=False,
     )
 

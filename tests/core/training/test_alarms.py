@@ -11,11 +11,12 @@ from opsd_core.errors import AlarmError, TrainingError
 from opsd_core.objective import ObjectiveResult
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
+from opsd_core.selection.monitors import completion_metrics, epistemic_tokens
 from opsd_core.training.alarms import ALARMS, find_alarms, remedied
-from opsd_core.training.monitors import completion_metrics, epistemic_tokens, overlap_ratio, token_metrics
+from opsd_core.training.monitors import overlap_ratio, token_metrics
 
 CALM = {
-    "trunc_rate": 0.05,
+    "completions/clipped_ratio": 0.05,
     "rollout/entropy": 1.0,
     "leak_rate": 0.0,
     "self_distillation/empty_target_batch": 0.0,
@@ -26,8 +27,8 @@ CALM = {
     "actor/entropy": 1.0,
 }
 PROVOKED = {
-    "truncation": ("rollout", [{}, {"trunc_rate": 0.21}], "max_truncation=0.2"),
-    "truncation growth": ("rollout", [{}, {"trunc_rate": 0.11}], "rose from 0.050 to 0.110"),
+    "truncation": ("rollout", [{}, {"completions/clipped_ratio": 0.21}], "max_truncation=0.2"),
+    "truncation growth": ("rollout", [{}, {"completions/clipped_ratio": 0.11}], "rose from 0.050 to 0.110"),
     "entropy": ("rollout", [{}, {"rollout/entropy": 0.49}], "fell from 1 to 0.49"),
     "entropy rise": ("rollout", [{}, {"rollout/entropy": 2.01}], "rose from 1 to 2.01"),
     "leak": ("rollout", [{"leak_rate": x} for x in (0.3, 0.1, 0.2, 0.25, 0.3)], "3 iterations in a row, from 0.1000"),
@@ -37,7 +38,7 @@ PROVOKED = {
     "accuracy": ("evaluation", [{}, {"eval/accuracy": 0.469}], "0.4690 is more than"),
 }
 CALMED = {
-    "truncation": [{"trunc_rate": 0.0}, {"trunc_rate": 0.04}],  # twice the floor of .02
+    "truncation": [{"completions/clipped_ratio": 0.0}, {"completions/clipped_ratio": 0.04}],  # twice the floor of .02
     "entropy": [{}, {"rollout/entropy": 0.5}],
     "leak": [{"leak_rate": x} for x in (0.1, 0.2, 0.2, 0.3)],
     "kl_p99": [{"kl/p99": 2.1}, {"kl/p99": 2.0}, {"kl/p99": 2.2}],
@@ -67,11 +68,11 @@ def test_null_switches_an_alarm_off_and_missing_metrics_are_silent():
     for case, (stage, changes, _) in PROVOKED.items():
         if case != "empty_batch":
             assert not find_alarms(AlarmConfig(**off), stage, [CALM | change for change in changes]), case
-    assert not find_alarms(AlarmConfig(), "evaluation", [{"trunc_rate": 0.1}])
+    assert not find_alarms(AlarmConfig(), "evaluation", [{"completions/clipped_ratio": 0.1}])
 
 
 def test_an_iteration_stopped_early_does_not_blind_the_accuracy_alarm():
-    stopped = {"trunc_rate": 0.5}
+    stopped = {"completions/clipped_ratio": 0.5}
     assert find_alarms(AlarmConfig(), "evaluation", [stopped, CALM, CALM | {"eval/accuracy": 0.4}])
 
 
@@ -114,7 +115,6 @@ def test_completion_metrics_by_hand():
             "completions/clipped_ratio": 1 / 3,
             "rollout/tokens": 12,
             "completions/mean_terminated_length": 4,
-            "trunc_rate": 1 / 3,
             "rep_rate": 1 / 3,
             "leak_count": 1,
             "leak_rate": 1 / 3,

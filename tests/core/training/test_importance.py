@@ -96,7 +96,7 @@ def test_ratios_multiply_the_tokens_loss_and_not_the_normaliser():
     policy, teacher = small_policy(0), FixedTeacher(small_policy(1))
     base = {"control": True, "distillation": {"targets": "online", "bound": "none"}, "rollout": {"max_completion_length": 8}}
     plain = resolve("tiny", base)
-    corrected = resolve("tiny", base, {"weights": {"importance_correction": True, "importance_clip": 2.0}})
+    corrected = resolve("tiny", base, {"token_weights": {"importance_correction": True, "importance_clip": 2.0}})
     rollouts = sample(policy, plain.rollout)
 
     def items(shift):

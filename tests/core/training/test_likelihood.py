@@ -101,7 +101,7 @@ def test_opsa_advantages_by_hand():
 @pytest.mark.parametrize("divergence", ["cross_entropy", "opsa"])
 def test_a_training_step_without_a_teacher_is_the_closed_form(divergence):
     """One step's loss = sum w A CE / sum w by torch over whole logits, for any split into microbatches."""
-    settings = config(distillation={"divergence": divergence}, optimizer={"microbatch_tokens": 16})
+    settings = config(distillation={"divergence": divergence}, execution={"microbatch_tokens": 16})
     policy, generator = small_policy(0), np.random.default_rng(0)
     batch = [
         dataclasses.replace(

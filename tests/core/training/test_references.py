@@ -85,7 +85,7 @@ CE = {"distillation": {"divergence": "cross_entropy"}}
         (CE, r"own samples, all of them: its gradient is 0 in expectation.*correct_only.*control=true"),
         (CE | {"filter": {"route": "incorrect_only"}}, r"raise the likelihood of the completions that are wrong"),
         (CE | {"filter": {"route": "correct_only", "teacher_probe": "gain"}}, r"no teacher to probe"),
-        (CE | {"filter": {"route": "correct_only"}, "weights": {"entropy": "down"}}, r"entropy_of=student"),
+        (CE | {"filter": {"route": "correct_only"}, "token_weights": {"entropy": "down"}}, r"entropy_of=student"),
         (SFT | {"distillation": {"divergence": "opsa"}}, r"opsa with rollout\.on_policy_fraction=0\.0"),
         (
             SFT | {"data": {"source": "q.jsonl", "columns": {"answer": ""}}, "promotion": {"mode": "manual"}},

@@ -10,12 +10,12 @@ Rule = Callable[[CampaignSettings], str | None]
 
 
 def _teacher_entropy_was_recorded(config: CampaignSettings) -> str | None:
-    weights = config.weights
+    weights = config.token_weights
     if weights.entropy != "uniform" and weights.entropy_of == "teacher" and config.distillation.targets == "online":
         return (
             f"weights.entropy={weights.entropy} of the teacher with distillation.targets=online: weights are fixed before "
             "the step, the teacher's entropy is known only in it. Use distillation.targets=recorded, or "
-            "weights.entropy_of=student."
+            "token_weights.entropy_of=student."
         )
     return None
 
@@ -84,7 +84,7 @@ def scheduled_violations(config: CampaignSettings, rules: tuple[Rule, ...], may_
     try:
         for iteration, stage in stages(config) if config.curriculum.schedules else ():
             for rule in rules:
-                fades_out = rule is may_end_in and iteration > 0 and stage.teacher.weights != "live"
+                fades_out = rule is may_end_in and iteration > 0 and not stage.teacher.weights_kind.is_student
                 if not fades_out and (reason := rule(stage)):
                     reasons[f"iteration {iteration}: {reason}"] = None
     except ConfigError as error:

@@ -1,0 +1,161 @@
+"""When a setting is read. One that differs from its default and is read nowhere is worth a warning when a campaign starts."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from opsd_core.config.base import Section
+from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
+from opsd_core.config.schedules import stages
+
+
+class Condition(NamedTuple):
+    """Under which a setting is read: in words, and as a test of a configuration."""
+
+    words: str
+    holds: Callable[[CampaignSettings], bool]
+
+
+def value_at(config: Section, path: str) -> Any:
+    """The value of the setting at `path`."""
+    for name in path.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _one_of(path: str, *values: str | bool) -> Condition:
+    named = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+    return Condition(f"{path}={' or '.join(named)}", lambda config: value_at(config, path) in values)
+
+
+def _other_than(path: str, value: Any) -> Condition:
+    return Condition(f"{path} other than {value}", lambda config: value_at(config, path) != value)
+
+
+def _given(path: str) -> Condition:
+    return Condition(f"{path} set", lambda config: bool(value_at(config, path)))
+
+
+def _above(path: str, limit: float) -> Condition:
+    return Condition(f"{path} above {limit:g}", lambda config: value_at(config, path) > limit)
+
+
+def _all(*conditions: Condition) -> Condition:
+    words = " and ".join(condition.words for condition in conditions)
+    return Condition(words, lambda config: all(condition.holds(config) for condition in conditions))
+
+
+def _any(*conditions: Condition) -> Condition:
+    words = ", or ".join(condition.words for condition in conditions)
+    return Condition(words, lambda config: any(condition.holds(config) for condition in conditions))
+
+
+def _reading(path: str, kinds: Mapping[str, Any]) -> dict[str, Condition]:
+    """Every setting that kinds of what is chosen at `path` read, with the choices that read it."""
+    section = path.partition(".")[0]
+    settings = {setting for kind in kinds.values() for setting in kind.reads}
+    return {
+        f"{section}.{setting}": _one_of(path, *(name for name, kind in kinds.items() if setting in kind.reads))
+        for setting in sorted(settings)
+    }
+
+
+def _taught_by(*models: str) -> Condition:
+    return _one_of("teacher.weights", *(name for name, kind in TEACHER_KINDS.items() if kind.models in models))
+
+
+def _context(words: str, property_: str) -> Condition:
+    return Condition(f"a teacher.context {words}", lambda config: getattr(config.teacher.kind, property_))
+
+
+_TEACHER = Condition("a distillation.divergence that has a teacher", lambda config: not config.distillation.teacher_free)
+_RECORDED = _all(_TEACHER, _one_of("distillation.targets", "recorded"))
+_ONLINE = _all(_TEACHER, _one_of("distillation.targets", "online"))
+_HUB = Condition("a hub id as data.source", lambda config: not config.data.source.startswith(_NO_HUB))
+_NO_HUB = ("reasoning_gym:", "tiny:", "s3://", "https://", "/", ".")
+_CONTEXT = _all(_TEACHER, _other_than("teacher.context", "none"))
+_REFERENCES = Condition(
+    "rollout.on_policy_fraction below 1, or distillation.gold_share above 0", lambda config: config.uses_references
+)
+_REHEARSAL = _above("rehearsal.share", 0)
+_SAMPLED = _above("evaluation.num_samples", 0)
+_RECOVERS = Condition(
+    "an alarms.remedy that continues", lambda config: config.alarms.remedy not in ("warn", "end")
+)
+
+READ_WHEN: dict[str, Condition] = {
+    "model.lora.alpha": _above("model.lora.rank", 0),
+    "model.lora.target_modules": _above("model.lora.rank", 0),
+    "data.subset": _HUB,
+    "data.options": Condition("data.source=reasoning_gym:...", lambda c: c.data.source.startswith("reasoning_gym:")),
+    "rollout.reference_completion": _REFERENCES,
+    "filter.min_gain": _one_of("filter.teacher_probe", "gain"),
+    "token_weights.position_floor": _other_than("token_weights.position", "uniform"),
+    "token_weights.position_centre": _other_than("token_weights.position", "uniform"),
+    "token_weights.position_width": _other_than("token_weights.position", "uniform"),
+    "token_weights.entropy_of": _other_than("token_weights.entropy", "uniform"),
+    "token_weights.entropy_beta": _one_of("token_weights.entropy", "down", "up"),
+    "token_weights.entropy_fraction": _one_of("token_weights.entropy", "top"),
+    "token_weights.importance_clip": _one_of("token_weights.importance_correction", True),
+    "teacher.weights": _TEACHER,
+    **{path: _all(_TEACHER, condition) for path, condition in _reading("teacher.weights", TEACHER_KINDS).items()},
+    **{path: _all(_TEACHER, condition) for path, condition in _reading("teacher.context", CONTEXT_KINDS).items()},
+    "teacher.source": _all(_TEACHER, _taught_by("source")),
+    "teacher.peers": _all(_TEACHER, _any(_taught_by("peers"), _context("that shows peers", "peers"))),
+    "teacher.peer_gate": _all(_TEACHER, _taught_by("source", "peers")),
+    "teacher.reference": _any(_all(_TEACHER, _context("that shows a reference", "reference")), _REFERENCES),
+    "teacher.only_unsuccessful": _all(_TEACHER, _context("made from rollouts", "rollouts")),
+    "teacher.missing_context": _all(_TEACHER, _context("made from rollouts", "rollouts")),
+    "teacher.template": _CONTEXT,
+    "teacher.system": _CONTEXT,
+    "teacher.temperature": _TEACHER,
+    "teacher.top_p": _TEACHER,
+    "teacher.top_k": _TEACHER,
+    "teacher.require_privilege_gain": _all(_TEACHER, _context("that shows a reference", "reference")),
+    **_reading("distillation.divergence", DIVERGENCE_KINDS),
+    "distillation.targets": _TEACHER,
+    "distillation.top_k_of": _ONLINE,
+    "distillation.top_k": _any(_RECORDED, _all(_ONLINE, _other_than("distillation.top_k_of", "full"))),
+    "distillation.scale_by_temperature_squared": _other_than("distillation.temperature", 1.0),
+    "distillation.bound": _TEACHER,
+    "distillation.bound_threshold": _all(_TEACHER, _other_than("distillation.bound", "none")),
+    "distillation.gold_coefficient": _above("distillation.gold_share", 0),
+    "rehearsal.coefficient": _REHEARSAL,
+    "rehearsal.data": _REHEARSAL,
+    "rehearsal.num_prompts": _REHEARSAL,
+    "optimizer.final_fraction": _other_than("optimizer.schedule", "constant"),
+    "evaluation.temperature": _SAMPLED,
+    "evaluation.top_p": _SAMPLED,
+    "curriculum.easy_power": _one_of("curriculum.sampling", "difficulty"),
+    "curriculum.hard_power": _one_of("curriculum.sampling", "difficulty"),
+    "curriculum.min_pass_rate": _one_of("curriculum.sampling", "difficulty"),
+    "curriculum.max_pass_rate": _one_of("curriculum.sampling", "difficulty"),
+    "curriculum.length_growth": _above("curriculum.length_start", 0),
+    "curriculum.length_max_entropy": _above("curriculum.length_start", 0),
+    "alarms.max_recoveries": _RECOVERS,
+    "alarms.temperature_factor": _one_of("alarms.remedy", "raise_temperature"),
+    "alarms.rate_factor": _one_of("alarms.remedy", "lower_rate"),
+    "alarms.kl_steps": _given("alarms.max_kl_p99"),
+    "promotion.approval_hours": _one_of("promotion.mode", "approve"),
+    "promotion.alpha_per": _above("iterations", 1),
+    "promotion.continue_from": _above("iterations", 1),
+}
+"""Every setting that is read under a condition. Those that are always read are not here."""
+
+
+def unread(config: CampaignSettings) -> Iterator[str]:
+    """Paths of the settings that differ from their defaults although no iteration of the campaign reads them."""
+    in_force = [stage for _, stage in stages(config)]
+    for path, condition in READ_WHEN.items():
+        section, _, name = path.rpartition(".")
+        default = type(value_at(config, section)).model_fields[name].get_default(call_default_factory=True)
+        if value_at(config, path) != default and not any(condition.holds(stage) for stage in in_force):
+            yield path
+
+
+def settings_without_effect(config: CampaignSettings) -> Iterator[str]:
+    """A sentence for each of them, with what would read it."""
+    for path in unread(config):
+        yield f"{path}={value_at(config, path)!r:.60} has no effect: it is read only with {READ_WHEN[path].words}."
