@@ -14,8 +14,11 @@ def load_tokenizer(folder: Path | str, **options) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(folder, **options)
     except Exception as error:  # the library raises whatever its parsers raise
+        path = Path(folder)
+        only = (path / "tokenizer.model").is_file() and not (path / "tokenizer.json").is_file()
+        why = "tokenizer.model is damaged or of another format than sentencepiece's" if only else first_line(error)
         raise ModelError(
-            f"{str(folder)!r} holds no tokenizer that can be read: {first_line(error)}. A model needs tokenizer.json, or "
+            f"{str(folder)!r} holds no tokenizer that can be read: {why}. A model needs tokenizer.json, or "
             "tokenizer.model or vocab.json with merges.txt, beside its weights."
         ) from error
 

@@ -55,6 +55,19 @@ class Serving:
         )
 
 
+def served_settings(config: CampaignConfig) -> dict[str, Any]:
+    """The settings that `Serving.of` reads: part of a stored folder's identity."""
+    return {
+        "chat_template": config.model.chat_template,
+        "source": config.model.source,
+        "dtype": str(resolve_dtype(config.model)),
+        "system": config.prompts.system,
+        "thinking": config.prompts.student_thinking,
+        "student": config.prompts.student,
+        "length": config.evaluation.max_completion_length,
+    }
+
+
 def write_serving(serving: Serving, policy: Policy, folder: Path) -> None:
     """Rewrite the files of a saved policy; weights and vocabulary stay. The same record gives the same bytes."""
     tokenizer, own = policy.tokenizer, policy.tokenizer.chat_template

@@ -2,8 +2,10 @@
 
 import json
 from datetime import datetime
+from io import BytesIO
 
 import pytest
+import sentencepiece
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -245,8 +247,25 @@ def test_a_character_cut_at_the_limit_is_shown_as_cut():
     assert cut.startswith("a") and set(cut[1:]) == {"\ufffd"}
 
 
-def test_a_folder_with_only_a_sentencepiece_file_is_read_or_refused(tmp_path):
+def test_a_folder_with_only_a_sentencepiece_file_is_read(tmp_path):
+    written = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT), model_writer=written, vocab_size=330, model_type="bpe", byte_fallback=True,
+        character_coverage=1.0, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "tokenizer.model").write_bytes(written.getvalue())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "chat_template": LLAMA}))
+    tokenizer = load_tokenizer(tmp_path)
+    plain, named = ids_of(tokenizer, "12 + 30?"), ids_of(tokenizer, "12 </s> 30<s>")
+    assert tokenizer.decode(plain, skip_special_tokens=True).strip() == "[INST] 12 + 30? [/INST]"
+    assert (named.count(tokenizer.eos_token_id), named.count(tokenizer.bos_token_id)) == (0, plain.count(tokenizer.bos_token_id))
+    assert "12 </s> 30<s>" in tokenizer.decode(named)
+    tokenizer.save_pretrained(tmp_path / "stored")
+    assert ids_of(load_tokenizer(tmp_path / "stored"), "12 </s> 30<s>") == named
+
+
+def test_a_damaged_sentencepiece_file_is_named(tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer"}))
     (tmp_path / "tokenizer.model").write_bytes(b"not a model")
-    with pytest.raises(ModelError, match="holds no tokenizer that can be read"):
+    with pytest.raises(ModelError, match=r"holds no tokenizer that can be read: tokenizer\.model is damaged"):
         load_tokenizer(tmp_path)
