@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from opsd_core.errors import ModelError, OpsdError
 from opsd_core.models.storage.loading import check_finite, check_report, check_vocabulary
-from opsd_core.models.tokenizers import first_line, load_tokenizer
+from opsd_core.models.tokenizers import first_line
 from opsd_core.models.types import Policy
 
 
@@ -22,8 +22,8 @@ def load_gguf(path: Path) -> Policy:
             f"model.source={str(path)!r} is no GGUF file: it begins with {magic!r}. It is cut off, or a Git LFS pointer; "
             "download it again."
         )
-    tokenizer = load_tokenizer(path.parent, gguf_file=path.name)
     try:
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         quantised, report = AutoModelForCausalLM.from_pretrained(
             path.parent,
             gguf_file=path.name,
@@ -34,7 +34,10 @@ def load_gguf(path: Path) -> Policy:
     except (OpsdError, MemoryError):
         raise
     except Exception as error:  # the library raises whatever its parsers raise
-        raise ModelError(f"model.source={str(path)!r} cannot be read as GGUF: {first_line(error)}.") from error
+        raise ModelError(
+            f"model.source={str(path)!r} cannot be read as GGUF: {first_line(error)}. It is cut off, or of an architecture that "
+            "transformers cannot read from GGUF; download it again, or give the model as a safetensors folder."
+        ) from error
     check_report(report, str(path))
     config = AutoConfig.for_model(**quantised.config.to_dict())
     if hasattr(config, "quantization_config"):
