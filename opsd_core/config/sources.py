@@ -71,8 +71,8 @@ class ModelConfig(Section):
             return path.read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"the template file {value!r:.200} cannot be read ({type(error).__name__}). Paths are relative to the folder that "
-                "opsd is started in; give the template's text or an existing file."
+                f"the template file {value!r:.200} cannot be read ({type(error).__name__}). Paths are relative to the folder "
+                "that opsd is started in; give the template's text or an existing file."
             ) from error
 
 
