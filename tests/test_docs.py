@@ -94,8 +94,8 @@ def test_a_name_that_the_code_does_not_have_is_found(text):
 
 
 def test_what_is_right_is_not_taken_for_stale():
-    text = """`token_weights.position=late`, `route=correct_only`, `rollout_corr/*`, `kl/p99`, `opsd_core.objective`, `forward_kl`,
-    `distillation.gold_share=.25`, `rollout.on_policy_fraction` λ, `opsd_core.training.trainer.distil`, `opsd/study`, `side=2`,
+    text = """`token_weights.position=late`, `route=correct_only`, `rollout_corr/*`, `kl/p99`, `opsd_core.objective`,
+    `forward_kl`, `distillation.gold_share=.25`, `rollout.on_policy_fraction` λ, `opsd_core.training.trainer.distil`, `opsd/study`, `side=2`,
     `initial.hint`, ConfigError, OPSD_STATE, `{"curriculum": {"schedules": {"teacher.context": ["reference", "none"]}}}`
     """
     assert stale(text) == []
