@@ -1,7 +1,7 @@
 """Generated pages: docs/configuration.md from the configuration, README's file tree from module docstrings.
 
-    python -m infra.generated_docs           write both
-    python -m infra.generated_docs --check   exit status 1 when one differs from the code
+python -m infra.generated_docs           write both
+python -m infra.generated_docs --check   exit status 1 when one differs from the code
 """
 
 import argparse
@@ -46,7 +46,7 @@ _PAPERS_HEAD = """[recipes.md](recipes.md) says what the papers do. By themselve
 recipe tiny with the changes below. When `overrides` names another model, they start from the defaults instead, with the
 same method, and set what follows unless the method's own list says otherwise:"""
 _TINY, _FULL = "on the tiny task", "with another model"
-_OPENED = ("flows", "examples", "tasks/context.py", "tasks/refs.py", "opsd_core/errors.py", "infra/stack.py")
+_OPENED = {"flows", "examples", "tasks/context.py", "tasks/refs.py", "opsd_core/errors.py", "infra/stack.py"}
 """Folders and files of which README's tree names each file; of all others it names the folder."""
 _LONGEST = 90
 
@@ -63,18 +63,28 @@ def render() -> str:
 def _recipes() -> list[str]:
     """What every recipe sets: starting points against the defaults, published methods against the recipe tiny."""
     fulls = [_flat(paper.full) for paper in PAPERS.values()]
-    usual = {path: mode([_json(full.get(path)) for full in fulls]) for path in fulls[0] if all(path in full for full in fulls)}
+    usual = {
+        path: mode([_json(full.get(path)) for full in fulls])
+        for path in fulls[0]
+        if all(path in full for full in fulls)
+    }
     common = {path: next(full[path] for full in fulls if _json(full[path]) == text) for path, text in usual.items()}
     tiny = _flat(resolve("tiny").model_dump(mode="json"))
     lines = ["## Recipes\n", "Starting points, and what they set besides the defaults:"]
     for name in sorted(RECIPES.keys() - PAPERS.keys()):
-        lines += ["", f"### {name}\n", *_by_section({path: value for path, value in _flat(RECIPES[name]).items() if path != "name"})]
+        lines += [
+            "",
+            f"### {name}\n",
+            *_by_section({path: value for path, value in _flat(RECIPES[name]).items() if path != "name"}),
+        ]
     lines += ["", "### Published methods and controls\n", _PAPERS_HEAD, "", *_by_section(common)]
     for name, paper in sorted(PAPERS.items()):
         own = {path: value for path, value in _flat(paper.full).items() if common.get(path) != value}
         method = {path: value for path, value in _flat(paper.method).items() if tiny.get(path) != value}
         lines += ["", f"#### {name}\n", *_by_section(method)]
-        lines += [f"- {words}: {_listed(values)}" for words, values in ((_TINY, _flat(paper.tiny)), (_FULL, own)) if values]
+        lines += [
+            f"- {words}: {_listed(values)}" for words, values in ((_TINY, _flat(paper.tiny)), (_FULL, own)) if values
+        ]
     return lines
 
 
@@ -86,7 +96,7 @@ def render_tree() -> str:
         for path in sorted((ROOT / folder).iterdir(), key=lambda p: (p.is_dir(), p.name)):
             if (path / "__init__.py").exists():
                 lines.append(f"  {path.name + '/':20} {_purpose(path / '__init__.py')}")
-            elif path.suffix == ".py" and path.name != "__init__.py" and (folder in _OPENED or f"{folder}/{path.name}" in _OPENED):
+            elif path.suffix == ".py" and path.stem != "__init__" and {folder, f"{folder}/{path.name}"} & _OPENED:
                 lines.append(f"  {path.name:20} {_purpose(path)}")
     return "\n".join(lines) + "\n"
 

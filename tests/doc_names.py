@@ -77,7 +77,9 @@ def _everything() -> str:
     """The text of all code, for names that need not be Python's."""
     files = [path for folder in (*PACKAGES, "benchmarks", "examples") for path in (ROOT / folder).rglob("*")]
     files += [ROOT / name for name in ("Makefile", "prefect.yaml", "docker-compose.yml")]
-    return "\n".join(path.read_text() for path in files if path.is_file() and path.suffix not in (".pyc", ".md", ".png"))
+    return "\n".join(
+        path.read_text() for path in files if path.is_file() and path.suffix not in (".pyc", ".md", ".png")
+    )
 
 
 @cache
@@ -143,7 +145,9 @@ def _span(span: str, history: bool) -> Iterator[str]:
     elif re.fullmatch(r"[\w.]+/[\w./@*<>-]*", span):
         yield from [] if _is_path_or_metric(span) else [f"{span} is no file, deployment or metric"]
     else:
-        words = re.findall(r"\b(?:[a-z0-9]+_[a-z0-9_]+|[A-Z][a-z]+[A-Z]\w+)\b", re.sub(r'"[^"]*"|\S*/\S*|--\S+', "", span))
+        words = re.findall(
+            r"\b(?:[a-z0-9]+_[a-z0-9_]+|[A-Z][a-z]+[A-Z]\w+)\b", re.sub(r'"[^"]*"|\S*/\S*|--\S+', "", span)
+        )
         yield from (f"{word} (in {span}) is the name of nothing" for word in words if not _is_word(word))
 
 
@@ -235,7 +239,8 @@ def _is_dotted(name: str) -> bool:
         return True
     weights, _, context = name.partition(".")
     teacher = _settings()["teacher.weights"], _settings()["teacher.context"]
-    if all(field and part in (*get_args(field.annotation), part.upper()) for field, part in zip(teacher, (weights, context))):
+    both = zip(teacher, (weights, context), strict=True)
+    if all(field and part in (*get_args(field.annotation), part.upper()) for field, part in both):
         return True
     return name in _known()[1] or (ROOT / name).exists() or _is_written(name) or all(map(_is_word, name.split(".")))
 

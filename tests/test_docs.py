@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]
 
 
-@pytest.mark.parametrize("flow", [iterate, pretrain, promote, rollback, replay, study, gc], ids=lambda flow: flow.fn.__name__)
+@pytest.mark.parametrize(
+    "flow", [iterate, pretrain, promote, rollback, replay, study, gc], ids=lambda flow: flow.fn.__name__
+)
 def test_every_parameter_is_explained_in_the_form(flow):
     """Prefect's form shows what the docstring's Args say; a Field's description does not reach it."""
     properties = flow.parameters.model_dump()["properties"]
@@ -64,10 +66,10 @@ STALE = [
     "`route=best`",
     "`no_such_setting=3`",
     "`control=maybe`",
-    "`curriculum.schedules={\"rollout.heat\": [1, 2]}` names nothing",
-    "`{\"token_weights\": {\"position\": \"middle\"}}`",
-    "`{\"weights\": {\"position\": \"late\"}}`",
-    "`{\"distillation.divergence\": [\"forward_kl\", \"kl\"]}`",
+    '`curriculum.schedules={"rollout.heat": [1, 2]}` names nothing',
+    '`{"token_weights": {"position": "middle"}}`',
+    '`{"weights": {"position": "late"}}`',
+    '`{"distillation.divergence": ["forward_kl", "kl"]}`',
     "call `opsd_core.trainer.distil`",
     "`opsd_core.training.trainer.distill` has one l too many",
     "`no_such_function()` and `NoSuchClass`",
@@ -95,7 +97,8 @@ def test_a_name_that_the_code_does_not_have_is_found(text):
 
 def test_what_is_right_is_not_taken_for_stale():
     text = """`token_weights.position=late`, `route=correct_only`, `rollout_corr/*`, `kl/p99`, `opsd_core.objective`,
-    `forward_kl`, `distillation.gold_share=.25`, `rollout.on_policy_fraction` λ, `opsd_core.training.trainer.distil`, `opsd/study`, `side=2`,
+    `forward_kl`, `distillation.gold_share=.25`, `rollout.on_policy_fraction` λ, `opsd_core.training.trainer.distil`,
+    `opsd/study`, `side=2`,
     `initial.hint`, ConfigError, OPSD_STATE, `{"curriculum": {"schedules": {"teacher.context": ["reference", "none"]}}}`
     """
     assert stale(text) == []
