@@ -19,8 +19,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from opsd_core.config import RECIPES, CampaignConfig, resolve
-from opsd_core.config.effects import READ_WHEN
 from opsd_core.config.recipes_papers import PAPERS
+from opsd_core.config.rules.effects import READ_WHEN
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
@@ -38,13 +38,13 @@ A campaign is configured by a *recipe* (a partial configuration with a name), th
 prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides={"teacher": {"temperature": 0.8}}'
 ```
 
-Unknown keys are refused by name; combinations that cannot work are refused with the reason before any work is done. Values
+Unknown keys are refused by name. Combinations that cannot work are refused with the reason, before any work is done. Values
 below are written as in `overrides`, i.e. as JSON. A setting with an entry under *read only with* has no effect otherwise; a
 campaign that sets it in vain says so in a warning when it starts.
 """
-_PAPERS_HEAD = """[recipes.md](recipes.md) says what the papers do. By themselves these recipes run on the tiny model and its task, as the
-recipe tiny with the changes below. When `overrides` names another model, they start from the defaults instead, with the
-same method, and set what follows unless the method's own list says otherwise:"""
+_PAPERS_HEAD = """[recipes.md](recipes.md) says what the papers do. By themselves these recipes run on the tiny model and its task: the recipe
+tiny with the method's changes below. When `overrides` names another model, they start from the defaults instead, keep the
+method, and set the following unless their own list says otherwise:"""
 _TINY, _FULL = "on the tiny task", "with another model"
 _OPENED = {"flows", "examples", "tasks/context.py", "tasks/refs.py", "opsd_core/errors.py", "infra/stack.py"}
 """Folders and files of which README's tree names each file; of all others it names the folder."""

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.rules import check_rules
+from opsd_core.config.rules.check import check_rules
 
 
 class CampaignConfig(CampaignSettings):

@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from opsd_core.config.checked import CampaignConfig
-from opsd_core.config.effects import unread
 from opsd_core.config.moved import present_name
 from opsd_core.config.recipes_papers import PAPERS
+from opsd_core.config.rules.effects import unread
 from opsd_core.errors import ConfigError
 
 TINY: dict[str, Any] = {

@@ -46,8 +46,8 @@ class FilterConfig(Section):
     )
     route: Literal["all", "incorrect_only", "correct_only", "pass_rate"] = Field(
         "all",
-        description="Train on all graded completions, on the wrong or the right ones alone, or on all with weight 4 p (1 - p), p = "
-        "the prompt's pass rate.",
+        description="Train on all graded completions, on the wrong or the right ones alone, or on all with weight "
+        "4 p (1 - p), p = the prompt's pass rate.",
     )
     teacher_probe: Literal["off", "gain", "answer"] = Field(
         "off",

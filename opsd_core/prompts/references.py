@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from transformers import PreTrainedTokenizerBase
 
 from opsd_core.config import CampaignConfig
-from opsd_core.config.rules_teacher import generated_source
+from opsd_core.config.rules.teacher import generated_source
 from opsd_core.errors import DataError
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import example_variables, render

@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from transformers import PreTrainedTokenizerBase
 
 from opsd_core.config import CampaignConfig, ModelConfig
-from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
@@ -209,7 +209,7 @@ def start_campaign(
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if pretraining:
         identity["pretraining"] = True
-    for warning in teacher_settings_without_effect(config):
+    for warning in settings_without_effect(config):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
     experiment = tracker()

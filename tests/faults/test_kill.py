@@ -22,7 +22,8 @@ def small(tiny_model, iterations):
         "num_steps": 6,
         "overrides": {
             "model": {"source": str(tiny_model)},
-            "optimizer": {"batch_size": 16}, "execution": {"num_shards": 2, "checkpoint_every": 2},
+            "optimizer": {"batch_size": 16},
+            "execution": {"num_shards": 2, "checkpoint_every": 2},
             "evaluation": {"num_items": 30},
             "promotion": {"alpha": 0.49},
         },
@@ -48,8 +49,20 @@ def test_killed_inside_distillation_and_before_the_champion_moves(short, undistu
     arm = short("killed")
     assert arm.attempt(lambda: any("MANIFEST" in info.key for info in arm.store().list("checkpoints/"))) == -9
     assert arm.attempt(lambda: "register-it0" in arm.stages()) == -9
-    assert "going on after optimiser step" in arm.log() and "rollout-it0-shard0" in arm.stages()
+    assert "resuming after optimiser step" in arm.log() and "rollout-it0-shard0" in arm.stages()
     assert differences(outcome(arm.finish()), outcome(undisturbed)) == []
+
+
+def test_triggered_again_with_smaller_batches_it_resumes_at_the_checkpoint(short):
+    """What a person does when memory runs out. Nothing that was made is made again, and it stays one campaign."""
+    arm = short("smaller")
+    assert arm.attempt(lambda: any("MANIFEST" in info.key for info in arm.store().list("checkpoints/"))) == -9
+    batches = {"rollout_batch_size": 3, "evaluation_batch_size": 7, "microbatch_tokens": 64}
+    arm.parameters["overrides"]["execution"] = batches | {"num_shards": 5, "checkpoint_every": 4}
+    arm.finish()
+    assert "resuming after optimiser step" in arm.log()
+    stored = Counter(info.key.split("/")[0] for info in arm.store().list("") if info.key.endswith("MANIFEST.json"))
+    assert stored["campaigns"] == stored["prompts"] == 1 and stored["rollouts"] == stored["targets"] == 2
 
 
 @pytest.mark.slow

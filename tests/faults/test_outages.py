@@ -27,7 +27,8 @@ def campaign(stack, tiny_model, tmp_path_factory):
         "overrides": {
             "model": {"source": str(tiny_model)},
             "data": {"size": 400, "validation_fraction": 0.2},
-            "optimizer": {"batch_size": 16}, "execution": {"num_shards": 2, "checkpoint_every": 2},
+            "optimizer": {"batch_size": 16},
+            "execution": {"num_shards": 2, "checkpoint_every": 2},
             "evaluation": {"num_items": 30},
             "promotion": {"alpha": 0.49},
         },

@@ -143,7 +143,7 @@ def test_a_cancelled_campaign_stops_computing_and_can_go_on(worker, tiny_model, 
     begun = training("cancelled")
     again = trigger("cancelled", tiny_model, LONG)
     wait(begun, again)
-    wait(lambda: any("going on after optimiser step" in line for line in log_of(again)), again)
+    wait(lambda: any("resuming after optimiser step" in line for line in log_of(again)), again)
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(again, Cancelling())
     wait(lambda: not process_of(again), again)

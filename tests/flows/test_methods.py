@@ -16,7 +16,8 @@ pytestmark = pytest.mark.timeout(900)
 SMALL = {
     "iterations": 1,
     "rollout": {"num_prompts": 64},
-    "optimizer": {"num_steps": 2, "batch_size": 8}, "execution": {"checkpoint_every": 2},
+    "optimizer": {"num_steps": 2, "batch_size": 8},
+    "execution": {"checkpoint_every": 2},
     "evaluation": {"num_items": 20},
 }
 

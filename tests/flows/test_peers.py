@@ -37,7 +37,8 @@ def sums(tmp_path_factory):
 def settings(sums, **teacher):
     return {
         "data": sums,
-        "optimizer": {"batch_size": 8}, "execution": {"checkpoint_every": 2},
+        "optimizer": {"batch_size": 8},
+        "execution": {"checkpoint_every": 2},
         "evaluation": {"num_items": 20},
         "teacher": {"require_privilege_gain": False} | teacher,
     }

@@ -20,7 +20,8 @@ from tasks.stages.warm_start import warm_start
 pytestmark = pytest.mark.timeout(900)
 
 SMALL = {
-    "optimizer": {"batch_size": 8}, "execution": {"checkpoint_every": 2},
+    "optimizer": {"batch_size": 8},
+    "execution": {"checkpoint_every": 2},
     "evaluation": {"num_items": 20},
     "model": {"lora": {"rank": 2}},
 }

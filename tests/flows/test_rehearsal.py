@@ -28,7 +28,8 @@ def settings(tiny_model, prompts, template=None, **rehearsal):
     source = {"source": str(prompts), "columns": {"answer": ""}}
     return {
         "model": {"source": str(tiny_model)},
-        "optimizer": {"batch_size": 16}, "execution": {"checkpoint_every": 2},
+        "optimizer": {"batch_size": 16},
+        "execution": {"checkpoint_every": 2},
         "evaluation": {"num_items": 40},
         "rehearsal": {"share": 0.25, "num_prompts": 30, "data": [source], "prompts": template or {}} | rehearsal,
     }

@@ -20,7 +20,8 @@ def source(stack, tiny_model):
     """A campaign of two short iterations under the name `source`."""
     small = {
         "model": {"source": str(tiny_model)},
-        "optimizer": {"batch_size": 16}, "execution": {"checkpoint_every": 2},
+        "optimizer": {"batch_size": 16},
+        "execution": {"checkpoint_every": 2},
         "evaluation": {"num_items": 40},
     }
     iterate(recipe="tiny", name="source", iterations=2, num_prompts=48, num_steps=4, overrides=small)

@@ -7,7 +7,7 @@ import pytest
 
 from opsd_core.config import RECIPES, resolve
 from opsd_core.config.recipes_papers import PAPERS
-from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.data import addition_examples
 from opsd_core.errors import ConfigError
 from opsd_core.models.policy import add_lora
@@ -30,7 +30,7 @@ def test_with_another_model_a_recipe_has_the_papers_settings(name):
     config = resolve(name, REAL)
     assert config.model.source == "some/model" and config.name == name
     assert config.rollout.max_completion_length >= 1024 and "boxed" in config.prompts.student
-    assert not list(teacher_settings_without_effect(config))
+    assert not list(settings_without_effect(config))
     with pytest.raises(ConfigError, match="data: Field required"):
         resolve(name, {"model": {"source": "some/model"}})
 

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd_core.config import resolve
-from opsd_core.config.rules_teacher import teacher_settings_without_effect
+from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.errors import ConfigError
 
 ONLINE = {"targets": "online"}
@@ -120,9 +120,9 @@ def test_label_free_contexts_need_no_column(context):
 
 def test_settings_that_nothing_reads_are_named():
     quiet = resolve("tiny")
-    assert not list(teacher_settings_without_effect(quiet))
+    assert not list(settings_without_effect(quiet))
     loud = resolve("tiny", {"teacher": {"ema_decay": 0.5, "mixture": "geometric", "context_fraction": 0.2}})
-    assert [line.split("=")[0] for line in teacher_settings_without_effect(loud)] == [
+    assert [line.split("=")[0] for line in settings_without_effect(loud)] == [
         "teacher.ema_decay",
         "teacher.mixture",
         "teacher.context_fraction",

@@ -135,7 +135,8 @@ def noisy_config(**execution):
     return config(
         teacher={"context": "none", "student_noise": 5.0},
         distillation={"targets": "online"},
-        optimizer={"num_steps": 4, "batch_size": 3}, execution={"checkpoint_every": 2} | execution,
+        optimizer={"num_steps": 4, "batch_size": 3},
+        execution={"checkpoint_every": 2} | execution,
         control=False,
     )
 

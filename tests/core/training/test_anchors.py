@@ -81,7 +81,8 @@ def test_the_gradient_is_that_of_the_whole_loss_in_float64(gold, beta, microbatc
     settings = config(
         distillation={"targets": "online", "bound": "none", "initial_kl": beta}
         | ({"gold_share": 0.4, "gold_coefficient": 0.3} if gold else {}),
-        optimizer={"max_grad_norm": 1e9, "batch_size": 5}, execution={"microbatch_tokens": microbatch_tokens},
+        optimizer={"max_grad_norm": 1e9, "batch_size": 5},
+        execution={"microbatch_tokens": microbatch_tokens},
     )
     student, initial, teacher = moved(small_policy(0)), small_policy(0), small_policy(1)
     builder = PromptBuilder(student.tokenizer, settings.prompts, settings.teacher)
@@ -175,7 +176,8 @@ def test_rehearsal_is_the_kl_to_what_the_initial_policy_recorded(microbatch_toke
     """Value and gradient against float64 over buckets: the recorded tokens and everything else."""
     settings = config(
         distillation={"targets": "online", "bound": "token_reweight", "bound_threshold": 1e-6, "temperature": 2.0},
-        optimizer={"max_grad_norm": 1e9, "batch_size": 5}, execution={"microbatch_tokens": microbatch_tokens},
+        optimizer={"max_grad_norm": 1e9, "batch_size": 5},
+        execution={"microbatch_tokens": microbatch_tokens},
         rehearsal={"share": 0.4, "coefficient": 0.7, "data": [{"source": "tiny:addition"}]},
     )
     rollouts = rehearsed(small_policy(0))

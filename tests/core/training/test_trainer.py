@@ -25,7 +25,8 @@ TEXTS = [("12+3", "4=x"), ("a", "bcdefgh"), ("what is 7 ?", "seven"), ("q", "r")
 def config(**overrides):
     base = {
         "control": True,
-        "optimizer": {"num_steps": 4, "batch_size": 3, "learning_rate": 1e-2}, "execution": {"checkpoint_every": 2},
+        "optimizer": {"num_steps": 4, "batch_size": 3, "learning_rate": 1e-2},
+        "execution": {"checkpoint_every": 2},
         "rollout": {"max_completion_length": 16},
     }
     return resolve("tiny", base, overrides)

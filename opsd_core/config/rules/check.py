@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator
 
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.rules_objective import OBJECTIVE_RULES
-from opsd_core.config.rules_selection import SELECTION_RULES, scheduled_violations
-from opsd_core.config.rules_teacher import TEACHER_RULES, null_configuration
+from opsd_core.config.rules.objective import OBJECTIVE_RULES
+from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
+from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration
 
 
 def _recorded_reverse_kl(config: CampaignSettings) -> str | None:

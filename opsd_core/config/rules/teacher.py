@@ -1,9 +1,8 @@
 """Rules between the teacher's settings and the others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 
-from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
 
 _OTHER_MODELS = ("external", "peers")
@@ -238,45 +237,3 @@ TEACHER_RULES: tuple[Rule, ...] = (
     _noise_spoils_the_importance_ratio,
     *map(_of_a_teacher, _WITH_A_TEACHER),
 )
-
-
-def teacher_settings_without_effect(config: CampaignSettings) -> Iterator[str]:
-    """Settings that differ from their default although nothing reads them; worth a warning, no refusal."""
-    if config.distillation.teacher_free and not config.curriculum.schedules:
-        yield from _unread_without_a_teacher(config)
-        return
-    teacher = config.teacher
-    defaults = type(teacher)()
-    used = {
-        "ema_decay": teacher.weights == "ema",
-        "trust_region_lambda": teacher.weights == "trust_region",
-        "mixture": teacher.weights == "peers",
-        "mixture_weights": teacher.weights == "peers",
-        "reference": teacher.kind.reference,
-        "context_fraction": teacher.context in ("hint", "partial"),
-        "min_agreement": teacher.context == "majority",
-        "only_unsuccessful": teacher.kind.rollouts,
-        "missing_context": teacher.kind.rollouts,
-        "template": teacher.context != "none",
-        "system": teacher.context != "none",
-    }
-    for name, effective in used.items():
-        if not effective and (value := getattr(teacher, name)) != getattr(defaults, name):
-            yield (
-                f"teacher.{name}={value!r:.60} has no effect with teacher.weights={teacher.weights} and "
-                f"teacher.context={teacher.context}."
-            )
-
-
-def _unread_without_a_teacher(config: CampaignSettings) -> Iterator[str]:
-    teacher, distillation = config.teacher, config.distillation
-    read = {"student_noise", "reference", "context"}
-    changed = [f"teacher.{name}" for name in type(teacher).model_fields if name not in read and _differs(teacher, name)]
-    unread = ("targets", "top_k_of", "bound", "bound_threshold")
-    changed += [f"distillation.{name}" for name in unread if _differs(distillation, name)]
-    if changed:
-        yield f"distillation.divergence={distillation.divergence} has no teacher, so nothing reads {', '.join(changed)}."
-
-
-def _differs(section: Section, name: str) -> bool:
-    return getattr(section, name) != type(section).model_fields[name].default

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.method import TEACHER_FREE
-from opsd_core.config.rules_teacher import generated_source
+from opsd_core.config.rules.teacher import generated_source
 
 Rule = Callable[[CampaignSettings], str | None]
 

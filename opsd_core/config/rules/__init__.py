@@ -1,0 +1,1 @@
+"""Rules between settings, checked before any work, and which settings are read when."""
