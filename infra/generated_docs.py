@@ -42,9 +42,10 @@ Unknown keys are refused by name. Combinations that cannot work are refused with
 below are written as in `overrides`, i.e. as JSON. A setting with an entry under *read only with* has no effect otherwise; a
 campaign that sets it in vain says so in a warning when it starts.
 """
-_PAPERS_HEAD = """[recipes.md](recipes.md) says what the papers do. By themselves these recipes run on the tiny model and its task: the recipe
-tiny with the method's changes below. When `overrides` names another model, they start from the defaults instead, keep the
-method, and set the following unless their own list says otherwise:"""
+_PAPERS_HEAD = """[recipes.md](recipes.md) says what the papers do. By themselves these recipes run on the tiny model
+and its task: the recipe tiny with the changes below. When `overrides` names another model, they
+start from the defaults instead, keep the method, and set the following unless their own list says
+otherwise:"""
 _TINY, _FULL = "on the tiny task", "with another model"
 _OPENED = {"flows", "examples", "tasks/context.py", "tasks/refs.py", "opsd_core/errors.py", "infra/stack.py"}
 """Folders and files of which README's tree names each file; of all others it names the folder."""

@@ -263,7 +263,8 @@ def _is_path_or_metric(name: str) -> bool:
 def _is_made_by(name: str, constant: str) -> bool:
     """Whether a computed constant can be this name: every computed part has to be a word of the code, or a number."""
     found = re.fullmatch(re.escape(constant).replace("\0", "([^/]+)"), name)
-    return found is not None and all(part.isdigit() or _is_word(part) for part in found.groups())
+    computed = not constant.strip("\0/")
+    return found is not None and not computed and all(part.isdigit() or _is_word(part) for part in found.groups())
 
 
 @cache

@@ -47,7 +47,7 @@ def _rehearse(path: Path, needed: list[str]) -> None:
     else:
         what = f"crashes its reader ({done.stderr.strip()[-300:] or f'exit status {done.returncode}'})"
     raise DataError(
-        f"data.source={path} {what}. It is damaged or made to do so; write it anew from its source, with smaller row groups."
+        f"data.source={path} {what}. It is damaged or made to do so; write it again from its source, with smaller row groups."
     )
 
 

@@ -10,7 +10,7 @@ _NUMBER = re.compile(
 )
 _LATEX_FRACTION = re.compile(r"(-?)\\[dt]?frac\s*\{\s*(-?[\d.]+)\s*\}\s*\{\s*([\d.]+)\s*\}")
 _MAX_CHARS = 200
-"""Longer digit strings are no answer; Python refuses to convert more than 4,300 digits."""
+"""Longer digit strings are not answers; Python refuses to convert more than 4,300 digits."""
 _MAX_EXPONENT = 300
 """1e999999999 as an exact fraction would fill the memory."""
 RELATIVE_TOLERANCE = 1e-6

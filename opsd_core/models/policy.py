@@ -103,7 +103,7 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
 
 
 def hub_commit(config: ModelConfig) -> str | None:
-    """The hub's commit behind a hub id that was loaded; None where the source is no hub id."""
+    """The hub's commit behind a hub id that was loaded; None where the source is not a hub id."""
     if Path(config.source).exists():
         return None
     try:

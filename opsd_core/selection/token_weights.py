@@ -32,7 +32,7 @@ class WeightInputs:
     prompt_ids: Sequence[int] = ()
     teacher_prompt_ids: Sequence[int] = ()
     answer_ids: Sequence[Sequence[int]] = ()
-    """Encodings of the reference answer; repeating it is no leak."""
+    """Encodings of the reference answer; repeating it is not a leak."""
     special_ids: frozenset[int] = frozenset()
     """Special tokens without those that end a sequence."""
     truncated: bool = False

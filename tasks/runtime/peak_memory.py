@@ -7,7 +7,7 @@ import torch
 
 
 def reset_peak() -> None:
-    """Begin to watch anew; where the kernel offers no reset, the peak is the process's since its start."""
+    """Begin a new measurement; where the kernel offers no reset, the peak is that of the whole process."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
