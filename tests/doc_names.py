@@ -40,7 +40,10 @@ def stale(text: str, history: bool = False) -> list[str]:
     found: list[str] = []
     for command in commands(text):
         found += _command(command)
+    shown = set(re.findall(r"\w+", " ".join(re.findall(r"^```(?!bash|sh).*?^```", text, flags=re.DOTALL | re.MULTILINE))))
     for span in spans(text):
+        if span in shown:  # the page itself defines it, in a block of code
+            continue
         if span not in NO_NAMES and not (history and span in GONE):
             found += _span(span, history)
     for name in re.findall(r"\b(?:OPSD|PREFECT|MLFLOW|AWS)_[A-Z0-9_]*[A-Z0-9]\b", text):

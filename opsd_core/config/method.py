@@ -5,6 +5,8 @@ from typing import Literal
 from pydantic import Field
 
 from opsd_core.config.base import Section
+from opsd_core.config.kinds.choices import BOUNDS, described
+from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
 
 
 class RolloutConfig(Section):
@@ -30,21 +32,16 @@ class RolloutConfig(Section):
     )
 
 
-TEACHER_FREE = ("cross_entropy", "opsa")
-"""Objectives that read nothing but the completion's own tokens."""
+def _meanings(teacher_free: bool) -> str:
+    return described({name: kind.meaning for name, kind in DIVERGENCE_KINDS.items() if kind.teacher_free == teacher_free})
 
 
 class DistillationConfig(Section):
     """The token-level divergence and its bound."""
 
-    divergence: Literal[
-        "forward_kl", "reverse_kl", "jsd", "skew_kl", "entropy_mix", "sampled_token", "cross_entropy", "opsa"
-    ] = Field(
+    divergence: Literal[*DIVERGENCE_KINDS] = Field(
         "forward_kl",
-        description="forward_kl = KL(teacher||student); reverse_kl = KL(student||teacher); jsd = generalised "
-        "Jensen-Shannon; skew_kl = KL(teacher||mixture); entropy_mix = forward KL where the teacher hesitates, reverse KL "
-        "where it is sure; sampled_token = policy gradient on the sampled token. Without a teacher: cross_entropy = "
-        "-log p(completion); opsa = unlikelihood of the least likely sampled tokens.",
+        description=f"{_meanings(teacher_free=False)}. Without a teacher: {_meanings(teacher_free=True)}.",
     )
     opsa_fraction: float = Field(
         0.2, gt=0, le=1, description="opsa only: share of an optimiser step's tokens, least likely first, that count."
@@ -76,11 +73,7 @@ class DistillationConfig(Section):
     scale_by_temperature_squared: bool = Field(
         False, description="Multiply the loss by temperature squared, which partly restores the gradient's size."
     )
-    bound: Literal["none", "token_reweight", "token_clip", "entry_clip", "ratio_clip"] = Field(
-        "token_reweight",
-        description="Bound per token: detached reweighting keeps the gradient's direction; token_clip drops it above "
-        "the threshold; ratio_clip clips log T - log S; entry_clip can reverse it and is there for reproduction.",
-    )
+    bound: Literal[*BOUNDS] = Field("token_reweight", description=f"Bound per token: {described(BOUNDS)}.")
     bound_threshold: float = Field(1.0, gt=0, description="tau of the bound, in nats.")
     gold_share: float = Field(
         0.0,
@@ -100,9 +93,15 @@ class DistillationConfig(Section):
     skip_first_tokens: int = Field(0, ge=0, description="Completion tokens at the start that do not count.")
 
     @property
+    def kind(self) -> DivergenceKind:
+        """The divergence's properties; at the limits of beta those of what it is there."""
+        kind = DIVERGENCE_KINDS[self.divergence]
+        return DIVERGENCE_KINDS[kind.at_beta[self.beta]] if self.beta in kind.at_beta else kind
+
+    @property
     def teacher_free(self) -> bool:
         """True when no teacher is loaded, probed or scored; bound and targets then have no effect."""
-        return self.divergence in TEACHER_FREE
+        return self.kind.teacher_free
 
     @property
     def records_targets(self) -> bool:

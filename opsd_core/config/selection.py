@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from opsd_core.config.base import Section
+from opsd_core.config.kinds.choices import ENTROPIES, POSITIONS, described
 
 LEAK_PHRASES = (
     r"\b(?:as|according to|following|from|per) the (?:reference|given|provided|correct) (?:solution|answer|example)",
@@ -78,17 +79,11 @@ class TokenWeightConfig(Section):
     truncated_weight: float = Field(
         1.0, ge=0, le=1, description="Factor of every token of a truncated completion; 0 masks it."
     )
-    position: Literal["uniform", "late", "early"] = Field(
-        "uniform", description="late = later tokens count more (PW-OPSD), early = earlier ones do."
-    )
+    position: Literal[*POSITIONS] = Field("uniform", description=f"By place in the completion: {described(POSITIONS)}.")
     position_floor: float = Field(0.25, ge=0, le=1, description="Smallest position weight.")
     position_centre: float = Field(0.30, ge=0, le=1, description="Relative position at which the weight is half-way up.")
     position_width: float = Field(0.10, gt=0, le=10, description="Relative width of the rise.")
-    entropy: Literal["uniform", "down", "up", "top"] = Field(
-        "uniform",
-        description="down = exp(-beta H), up = 1 - exp(-beta H), top = the entropy_fraction of a completion's tokens with "
-        "the largest H.",
-    )
+    entropy: Literal[*ENTROPIES] = Field("uniform", description=f"By the entropy H: {described(ENTROPIES)}.")
     entropy_of: Literal["teacher", "student"] = Field(
         "teacher", description="Whose entropy H: the recorded target's, or the policy's when it sampled."
     )

@@ -5,9 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from opsd_core.config.base import Section
-from opsd_core.config.context_kinds import CONTEXT_KINDS, ContextKind
+from opsd_core.config.kinds.choices import MIXTURE_WEIGHTS, MIXTURES, described
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS, ContextKind
+from opsd_core.config.kinds.teachers import TEACHER_KINDS, TeacherKind
 
-TeacherWeightsName = Literal["initial", "previous", "ema", "live", "adapter_off", "trust_region", "external", "peers"]
+TeacherWeightsName = Literal[*TEACHER_KINDS]
 ContextName = Literal[*CONTEXT_KINDS]
 MOVING = "opsd:"
 """Prefix of a source that is looked up in the registry at the beginning of every iteration."""
@@ -18,8 +20,9 @@ class TeacherConfig(Section):
 
     weights: TeacherWeightsName = Field(
         "initial",
-        description="Which weights teach: the campaign's first, the last promoted, an average, the student's own, the "
-        "student's without its adapters, a mix of first and own, another model, or several.",
+        description="Which weights teach: "
+        + described({name: kind.meaning for name, kind in TEACHER_KINDS.items()})
+        + ".",
     )
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="weights=ema: teacher <- decay * teacher + (1 - decay) * policy, each step."
@@ -42,13 +45,9 @@ class TeacherConfig(Section):
         description="external, peers: solved = at each prompt those models teach whose greedy answer to the student's prompt "
         "is right; completions of prompts that none solves are left out.",
     )
-    mixture: Literal["arithmetic", "geometric"] = Field(
-        "arithmetic",
-        description="weights=peers: arithmetic = log sum w p, no peer can veto; geometric = normalised product of p^w, "
-        "every peer can.",
-    )
-    mixture_weights: Literal["uniform", "confidence"] = Field(
-        "uniform", description="weights=peers: equal, or per position softmax of the peers' negative entropies."
+    mixture: Literal[*MIXTURES] = Field("arithmetic", description=f"weights=peers: {described(MIXTURES)}.")
+    mixture_weights: Literal[*MIXTURE_WEIGHTS] = Field(
+        "uniform", description=f"weights=peers: {described(MIXTURE_WEIGHTS)}."
     )
     context: ContextName = Field(
         "reference", description="What the teacher alone sees; docs/algorithm.md has the list. shuffled_reference is a control."
@@ -93,9 +92,14 @@ class TeacherConfig(Section):
     @property
     def sources(self) -> tuple[str, ...]:
         """The other models that teach, or whose answers the context shows."""
-        if self.weights == "external":
+        if self.weights_kind.models == "source":
             return (self.source,)
-        return self.peers if self.weights == "peers" or self.kind.peers else ()
+        return self.peers if self.weights_kind.models == "peers" or self.kind.peers else ()
+
+    @property
+    def weights_kind(self) -> TeacherKind:
+        """Whose weights teach, and what that needs."""
+        return TEACHER_KINDS[self.weights]
 
     @property
     def kind(self) -> ContextKind:

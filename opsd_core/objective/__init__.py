@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
+from opsd_core.config.kinds.divergences import TEACHER_FREE
 from opsd_core.config.method import DistillationConfig
 from opsd_core.errors import DataError
 from opsd_core.objective.fused import fused_loss
@@ -116,7 +117,7 @@ def _check(
     lengths = {"token_ids_N": len(token_ids_N), "weights_N": len(weights_N)}
     if config.teacher_free != isinstance(targets, SampledTokens):
         raise DataError(
-            f"distillation.divergence={config.divergence} got {type(targets).__name__}: cross_entropy and opsa take "
+            f"distillation.divergence={config.divergence} got {type(targets).__name__}: {' and '.join(TEACHER_FREE)} take "
             "SampledTokens, every other divergence a teacher's distribution."
         )
     if isinstance(targets, SampledTokens):
@@ -131,9 +132,9 @@ def _check(
     else:
         lengths["targets.ids_NK"], lengths["targets.logprobs_NK"] = len(targets.ids_NK), len(targets.logprobs_NK)
         lengths["targets.tail_logprob_N"] = len(targets.tail_logprob_N)
-        if config.divergence == "sampled_token" and targets.sampled_logprob_N is None:
+        if config.kind.sampled_only and targets.sampled_logprob_N is None:
             raise DataError(
-                "distillation.divergence=sampled_token needs the teacher's log-probability of each sampled token, and "
+                f"distillation.divergence={config.divergence} needs the teacher's log-probability of each sampled token, and "
                 "these recorded targets hold none. Record sampled_logprob_N, or set distillation.targets=online."
             )
     if wrong := {name: length for name, length in lengths.items() if length != size}:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opsd_core.objective.divergences import Entries
+from opsd_core.objective.types import Entries
 
 
 class TokenBound(NamedTuple):
@@ -64,13 +64,23 @@ def token_reweight(divergence_N: Tensor, threshold: float) -> TokenBound:
     return TokenBound(divergence_N * factor_N, factor_N)
 
 
-TOKEN_BOUNDS: dict[str, Callable[[Tensor, float], TokenBound]] = {
-    "none": unbounded,
-    "token_reweight": token_reweight,
-    "token_clip": token_clip,
-    "entry_clip": unbounded,
-    "ratio_clip": unbounded,
+class Bound(NamedTuple):
+    """One bound: what it does to tokens, to entries, and to the target; most act on one of the three."""
+
+    of_token: Callable[[Tensor, float], TokenBound] = unbounded
+    of_entries: Callable[[Entries, float], Entries] | None = None
+    of_target: Callable[[Tensor, Tensor, float], Tensor] | None = None
+    """Student's and teacher's log-probabilities and tau -> the target that is compared with."""
+
+
+BOUNDS: dict[str, Bound] = {
+    "none": Bound(),
+    "token_reweight": Bound(token_reweight),
+    "token_clip": Bound(token_clip),
+    "entry_clip": Bound(of_entries=entry_clip),
+    "ratio_clip": Bound(of_target=ratio_clip),
 }
+"""One entry per name in `opsd_core.config.kinds.choices.BOUNDS`."""
 
 
 def bounded_entries(
@@ -81,10 +91,10 @@ def bounded_entries(
     threshold: float,
 ) -> tuple[Tensor, Entries]:
     """Unbounded terms, and terms and slopes after a bound that acts on the target or on entries."""
-    entries = divergence(student_logprobs_NE, teacher_logprobs_NE)
-    if bound == "entry_clip":
-        return entries.terms_NE, entry_clip(entries, threshold)
-    if bound == "ratio_clip":
-        target_NE = ratio_clip(student_logprobs_NE, teacher_logprobs_NE, threshold)
-        return entries.terms_NE, divergence(student_logprobs_NE, target_NE)
-    return entries.terms_NE, entries
+    _, of_entries, of_target = BOUNDS[bound]
+    bounded = entries = divergence(student_logprobs_NE, teacher_logprobs_NE)
+    if of_target:
+        bounded = divergence(student_logprobs_NE, of_target(student_logprobs_NE, teacher_logprobs_NE, threshold))
+    if of_entries:
+        bounded = of_entries(bounded, threshold)
+    return entries.terms_NE, bounded

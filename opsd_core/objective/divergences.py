@@ -14,22 +14,13 @@ N = tokens, E = entries
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from opsd_core.config.method import DistillationConfig
-
-LOG_ZERO = -1e30
-"""log 0 for arithmetic: exp gives exactly 0, and differences stay finite (-inf - -inf is nan)."""
-
-
-class Entries(NamedTuple):
-    """The summands of a divergence and their derivatives."""
-
-    terms_NE: Tensor
-    slopes_NE: Tensor
+from opsd_core.objective.types import Entries
 
 
 def forward_kl(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> Entries:
@@ -143,24 +134,31 @@ def sampled_token(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> E
     return Entries(negative_advantage_NE + (surrogate_NE - surrogate_NE.detach()), negative_advantage_NE)
 
 
-DIVERGENCES: dict[str, Callable[..., Entries]] = {
-    "forward_kl": forward_kl,
-    "reverse_kl": reverse_kl,
-    "jsd": jsd,
-    "skew_kl": skew_kl,
-    "entropy_mix": entropy_mix,
-    "sampled_token": sampled_token,
+class Divergence(NamedTuple):
+    """A divergence and where its parameters come from."""
+
+    function: Callable[..., Entries]
+    parameters: Callable[[DistillationConfig, Tensor], dict[str, Any]] = lambda config, teacher_entropy_N: {}
+    """Keyword arguments of `function` beside the two sides, from the settings and the teacher's entropy (N,)."""
+
+
+def _forward_share_of(config: DistillationConfig, teacher_entropy_N: Tensor) -> dict[str, Tensor]:
+    share_N = forward_share(teacher_entropy_N, config.entropy_threshold, config.entropy_width)
+    return {"forward_share_N1": share_N[:, None]}
+
+
+DIVERGENCES: dict[str, Divergence] = {
+    "forward_kl": Divergence(forward_kl),
+    "reverse_kl": Divergence(reverse_kl),
+    "jsd": Divergence(jsd, lambda config, _: {"beta": config.beta, "normalise": config.normalise_beta}),
+    "skew_kl": Divergence(skew_kl, lambda config, _: {"skew": config.skew}),
+    "entropy_mix": Divergence(entropy_mix, _forward_share_of),
+    "sampled_token": Divergence(sampled_token),
 }
+"""One entry per name in `opsd_core.config.kinds.divergences` that compares with a teacher."""
 
 
 def configured(config: DistillationConfig, teacher_entropy_N: Tensor) -> Callable[[Tensor, Tensor], Entries]:
     """The divergence that `config` names, as a function of (student_logprobs_NE, teacher_logprobs_NE)."""
-    function = DIVERGENCES[config.divergence]
-    if config.divergence == "jsd":
-        return partial(function, beta=config.beta, normalise=config.normalise_beta)
-    if config.divergence == "skew_kl":
-        return partial(function, skew=config.skew)
-    if config.divergence == "entropy_mix":
-        share_N = forward_share(teacher_entropy_N, config.entropy_threshold, config.entropy_width)
-        return partial(function, forward_share_N1=share_N[:, None])
-    return function
+    function, parameters = DIVERGENCES[config.divergence]
+    return partial(function, **parameters(config, teacher_entropy_N))

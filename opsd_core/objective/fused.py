@@ -201,7 +201,7 @@ def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> S
             targets.tail_logprob_N[rows],
             None if sampled_N is None else sampled_N[rows],
         )
-    bucketed = teacher_RV is None or call.config.top_k_of != "full" or call.config.divergence == "sampled_token"
+    bucketed = teacher_RV is None or call.config.top_k_of != "full" or call.config.kind.sampled_only
     strip = bucketed_strip if bucketed else dense_strip
     if isinstance(targets, SampledTokens):
         advantages_N = targets.advantages_N

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from opsd_core.config.method import DistillationConfig
-from opsd_core.objective.bounds import TOKEN_BOUNDS, bounded_entries
-from opsd_core.objective.divergences import LOG_ZERO, configured
+from opsd_core.objective.bounds import BOUNDS, bounded_entries
+from opsd_core.objective.divergences import configured
 from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
-from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
+from opsd_core.objective.types import LOG_ZERO, FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
 
 class Compared(NamedTuple):
@@ -69,7 +69,7 @@ def _compare_online(
         teacher_NV = teacher_NV.to(student_NV.dtype)
         entropy_N = entropy(teacher_NV)
         sampled_N1 = teacher_NV.gather(-1, token_ids_N[:, None])
-    if config.divergence == "sampled_token":
+    if config.kind.sampled_only:
         return Compared(student_NV.gather(-1, token_ids_N[:, None]), sampled_N1, entropy_N, sampled_N1[:, 0])
     if config.top_k_of == "full":
         return Compared(student_NV, teacher_NV, entropy_N, sampled_N1[:, 0])
@@ -89,7 +89,7 @@ def plain_loss(
     """The objective of `distillation_loss` with student logits (and online: teacher logits) [N, V] in memory."""
     student_NV = project(student_hidden_NH, head, config.temperature)
     if isinstance(targets, TopKTargets):
-        compared = _compare_recorded(student_NV, targets, token_ids_N, config.divergence == "sampled_token")
+        compared = _compare_recorded(student_NV, targets, token_ids_N, config.kind.sampled_only)
     else:
         compared = _compare_online(student_NV, targets, token_ids_N, config)
     terms_NE, bounded = bounded_entries(
@@ -100,7 +100,7 @@ def plain_loss(
         config.bound_threshold,
     )
     bounded_N = bounded.terms_NE.sum(dim=-1)
-    token = TOKEN_BOUNDS[config.bound](bounded_N.detach(), config.bound_threshold)
+    token = BOUNDS[config.bound].of_token(bounded_N.detach(), config.bound_threshold)
     gradient_carrier_N = token.gradient_factor_N * bounded_N
     value_N = token.value_N + (gradient_carrier_N - gradient_carrier_N.detach())
     if config.scale_by_temperature_squared:

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from opsd_core.config.method import DistillationConfig
-from opsd_core.objective.bounds import TOKEN_BOUNDS, bounded_entries
-from opsd_core.objective.divergences import LOG_ZERO, configured
+from opsd_core.objective.bounds import BOUNDS, bounded_entries
+from opsd_core.objective.divergences import configured
 from opsd_core.objective.plain import entropy
 from opsd_core.objective.supports import EMPTY_TAIL, TAIL_FLOOR, Kept, bucket, choose_entries
-from opsd_core.objective.types import TopKTargets
+from opsd_core.objective.types import LOG_ZERO, TopKTargets
 
 
 class Tiles(NamedTuple):
@@ -97,7 +97,7 @@ def bucketed_strip(
     gradients: bool,
 ) -> StripResult:
     """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone."""
-    sampled = config.divergence == "sampled_token"
+    sampled = config.kind.sampled_only
     kept, teacher_RE, teacher_entropy_R, teacher_logprobs_R = (
         _recorded(teacher, student_RV.dtype, token_ids_R, sampled)
         if isinstance(teacher, TopKTargets)
@@ -151,7 +151,7 @@ def _online(
     """Choose the entries and read the teacher's log-probabilities; overwrites the teacher's logits."""
     _, entropy_R = normalise(teacher_RV, tiles)
     sampled_R1 = teacher_RV.gather(1, token_ids_R[:, None])
-    if config.divergence == "sampled_token":
+    if config.kind.sampled_only:
         return Kept(token_ids_R[:, None], None), sampled_R1, entropy_R, sampled_R1[:, 0]
     kept = choose_entries(student_RV, teacher_RV, config.top_k, config.top_k_of)
     logprobs_RK = teacher_RV.gather(1, kept.ids_NK)
@@ -186,7 +186,7 @@ def _tail_gradients(
 
 def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConfig) -> tuple[Tensor, Tensor]:
     """Value per token, and what a token's slopes are multiplied with to become gradients of undivided logits."""
-    token = TOKEN_BOUNDS[config.bound](bounded_R, config.bound_threshold)
+    token = BOUNDS[config.bound].of_token(bounded_R, config.bound_threshold)
     scale = config.temperature**2 if config.scale_by_temperature_squared else 1.0
     return token.value_N * scale, weights_R * token.gradient_factor_N * (scale / config.temperature)
 

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from opsd_core.objective.divergences import LOG_ZERO
-from opsd_core.objective.types import TopKTargets
+from opsd_core.objective.types import LOG_ZERO, TopKTargets
 
 TAIL_FLOOR = math.log(1e-10)
 """Least log-mass of a tail, on both sides: a teacher tail that rounds to 0 would make reverse KL infinite."""

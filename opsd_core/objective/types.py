@@ -8,6 +8,16 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+LOG_ZERO = -1e30
+"""log 0 for arithmetic: exp gives exactly 0, and differences stay finite (-inf - -inf is nan)."""
+
+
+class Entries(NamedTuple):
+    """The summands of a divergence and their derivatives; E = compared entries."""
+
+    terms_NE: Tensor
+    slopes_NE: Tensor
+
 
 class Head(NamedTuple):
     """An output projection: logits = cap(hidden @ weight^T + bias), cap(x) = softcap * tanh(x / softcap)."""

@@ -11,7 +11,8 @@ from opsd_core.config.schedules import stages
 from opsd_core.digest import canonical_json
 from opsd_core.errors import DataError
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
-from opsd_core.prompts.contexts import ContextInputs, Variables, build_context, context_identity
+from opsd_core.prompts.context_inputs import ContextInputs, Variables
+from opsd_core.prompts.contexts import build_context, context_identity
 from opsd_core.prompts.references import fitting_references, reference_template
 from opsd_core.records.examples import Example
 

@@ -2,58 +2,20 @@
 
 A context is one function `ContextInputs -> dict of template variables | None` and one line in CONTEXTS. The dict always
 has `privileged_context`; None means that there is no context, and the teacher sees the student's prompt or the
-completion is left out (teacher.missing_context). Default templates and needs: `opsd_core.config.context_kinds`.
+completion is left out (teacher.missing_context). Default templates and needs: `opsd_core.config.kinds.contexts`.
 """
 
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from opsd_core.config import TeacherConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
+from opsd_core.prompts.context_inputs import Attempt, Context, ContextInputs, Variables
 from opsd_core.records.examples import Example
-
-Variables = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One completion of a prompt in this iteration, graded where there is a label."""
-
-    sample_index: int
-    text: str
-    answer: str | None = None
-    """The final answer found without looking at the reference; equal answers are equal strings."""
-    correct: bool | None = None
-    """None without a label."""
-
-
-@dataclass(frozen=True)
-class ContextInputs:
-    """What a context may be made of."""
-
-    example: Example
-    config: TeacherConfig
-    pool: Sequence[Example] = ()
-    """Training items, for contexts that show another one."""
-    group: Sequence[Attempt] = ()
-    """All completions of the prompt in this iteration, for contexts made from rollouts."""
-    sample_index: int = 0
-    """The completion that the teacher is about to score."""
-    peers: Sequence[Attempt] = ()
-    """One answer per other model to the prompt, `sample_index` the model's place in teacher.peers."""
-
-    @property
-    def own(self) -> Attempt:
-        """The completion that the teacher is about to score."""
-        return next(attempt for attempt in self.group if attempt.sample_index == self.sample_index)
-
-
-Context = Callable[[ContextInputs], Variables | None]
 
 
 def none(inputs: ContextInputs) -> None:
@@ -171,7 +133,7 @@ def build_context(inputs: ContextInputs) -> Variables | None:
 
 def context_identity(config: TeacherConfig) -> dict[str, Any]:
     """The settings that decide what the context shows; part of the identity of everything made with it."""
-    names = ["context", "reference", "context_fraction", "instruction"]
+    names = ["context", "reference", "context_fraction", "instruction", *config.kind.reads]
     if config.kind.rollouts:
         names += ["min_agreement", "only_unsuccessful", "missing_context"]
     return config.model_dump(include=set(names))

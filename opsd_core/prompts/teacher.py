@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from opsd_core.errors import DataError
 from opsd_core.graders.agreement import final_answer
 from opsd_core.prompts.builder import PromptBuilder, PromptTooLongError
-from opsd_core.prompts.contexts import Attempt, ContextInputs, Variables, build_context
+from opsd_core.prompts.context_inputs import Attempt, ContextInputs, Variables
+from opsd_core.prompts.contexts import build_context
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
 

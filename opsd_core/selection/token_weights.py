@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from opsd_core.config import CampaignConfig
+from opsd_core.config.selection import TokenWeightConfig
 from opsd_core.errors import DataError
 from opsd_core.selection.leaks import copied_positions
 
@@ -73,11 +74,16 @@ def position(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
     Source: PW-OPSD, arXiv:2605.21606 (late: floor .25, centre .30, width .10); IW-OPD, arXiv:2606.22600, finds the opposite.
     """
     weights, num_tokens = config.token_weights, len(inputs.completion_ids)
-    if weights.position == "uniform":
-        return np.ones(num_tokens)
-    x = (np.arange(num_tokens) / max(num_tokens - 1, 1) - weights.position_centre) / weights.position_width
-    x = x if weights.position == "late" else -x
-    return weights.position_floor + (1 - weights.position_floor) / (1 + np.exp(-x))
+    x_T = (np.arange(num_tokens) / max(num_tokens - 1, 1) - weights.position_centre) / weights.position_width
+    return POSITIONS[weights.position](x_T, weights.position_floor)
+
+
+POSITIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "uniform": lambda x_T, floor: np.ones(len(x_T)),
+    "late": lambda x_T, floor: floor + (1 - floor) / (1 + np.exp(-x_T)),
+    "early": lambda x_T, floor: floor + (1 - floor) / (1 + np.exp(x_T)),
+}
+"""Weights (T,) by place: of x above, and the floor."""
 
 
 def entropy(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
@@ -94,11 +100,24 @@ def entropy(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
             f"token_weights.entropy={weights.entropy} needs the {weights.entropy_of}'s entropy, and this completion has none. "
             "Use distillation.targets=recorded, or token_weights.entropy_of=student."
         )
-    if weights.entropy == "top":
-        kept = np.argsort(-np.asarray(entropy_T), kind="stable")[: math.ceil(weights.entropy_fraction * len(entropy_T))]
-        return np.isin(np.arange(len(entropy_T)), kept).astype(np.float64)
-    down_T = np.exp(-weights.entropy_beta * np.asarray(entropy_T, np.float64))
-    return down_T if weights.entropy == "down" else 1.0 - down_T
+    return ENTROPIES[weights.entropy](np.asarray(entropy_T), weights)
+
+
+def _largest(entropy_T: np.ndarray, weights: TokenWeightConfig) -> np.ndarray:
+    kept = np.argsort(-entropy_T, kind="stable")[: math.ceil(weights.entropy_fraction * len(entropy_T))]
+    return np.isin(np.arange(len(entropy_T)), kept).astype(np.float64)
+
+
+def _down(entropy_T: np.ndarray, weights: TokenWeightConfig) -> np.ndarray:
+    return np.exp(-weights.entropy_beta * entropy_T.astype(np.float64))
+
+
+ENTROPIES: dict[str, Callable[[np.ndarray, TokenWeightConfig], np.ndarray]] = {
+    "down": _down,
+    "up": lambda entropy_T, weights: 1.0 - _down(entropy_T, weights),
+    "top": _largest,
+}
+"""Weights (T,) by the entropy of every token, in nats; `uniform` looks at none."""
 
 
 def not_leaked(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:

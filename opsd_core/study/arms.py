@@ -4,10 +4,10 @@ Every arm trains on the same prompts for the same number of optimiser steps; `ba
 opsd with 64 labelled examples, and `ema.partial` is any teacher by its weights and its context.
 """
 
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.config.teacher import TeacherWeightsName
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 
 Values = dict[str, Any]
 
@@ -87,30 +87,27 @@ ARMS: dict[str, Arm] = {
 }
 
 
-_MOVING = ("ema", "live", "trust_region", "adapter_off")
-"""Weights that change with the student's (or are the student's), so that nothing can be recorded beforehand."""
-_OTHERS = ("external", "peers")
 _HINT, _BEFORE = "{{ privileged_context }}|{{ question }}", "{{ privileged_context }}\n{{ question }}"
 _INSTRUCTION = "Work out the answer step by step in your head, then write only the final result."
 
 
 def teacher_arm(weights: str, context: str) -> Arm | None:
     """A teacher by its `weights` and its `context`, with the context's own template; None when there is no such teacher."""
-    kind = CONTEXT_KINDS.get(context)
-    if kind is None or weights not in get_args(TeacherWeightsName):
+    kind, teacher = CONTEXT_KINDS.get(context), TEACHER_KINDS.get(weights)
+    if kind is None or teacher is None:
         return None
-    control = context == "shuffled_reference" or (context == "none" and weights not in _OTHERS)
+    control = kind.control or (context == "none" and not teacher.other_models)
     values: Values = {"control": control, "teacher": {"weights": weights, "context": context} | _OWN_TEMPLATE}
-    if context == "instruction":
+    if "instruction" in kind.reads and not kind.instruction:
         values["teacher"]["instruction"] = _INSTRUCTION
-    if weights in _MOVING:
+    if not teacher.recordable:
         values["distillation"] = {"targets": "online"}
-    if weights == "adapter_off":
+    if teacher.adapters:
         values["model"] = {"lora": {"rank": 16}}
     if kind.siblings:
         values["rollout"] = {"group_size": 4}
     # The tiny model was pretrained to read "hint|question"; any other text stands on a line before the question.
-    whole_answer = kind.own_reference or kind.siblings or context in ("shuffled_reference", "peer_success")
+    whole_answer = kind.own_reference or kind.siblings or kind.control or context == "peer_success"
     reads = context != "none" and not kind.system
     tiny = {"teacher": {"template": _HINT if whole_answer else _BEFORE}} if reads else None
     title = f"teacher: {weights} weights, context {context}"
@@ -120,10 +117,11 @@ def teacher_arm(weights: str, context: str) -> Arm | None:
 def other_models(changes: Values, separate: str, own: str) -> Values:
     """The settings that name the other models of an arm's teacher: `separate`, and as a second peer the model itself."""
     teacher = changes.get("teacher", {})
-    if teacher.get("weights") == "external":
+    models = TEACHER_KINDS[teacher.get("weights", "initial")].models
+    if models == "source":
         return {"teacher": {"source": separate}}
     shown = CONTEXT_KINDS[teacher.get("context", "none")].peers
-    return {"teacher": {"peers": [separate, own]}} if shown or teacher.get("weights") == "peers" else {}
+    return {"teacher": {"peers": [separate, own]}} if shown or models == "peers" else {}
 
 
 def find_arm(name: str) -> Arm | None:

@@ -1,13 +1,13 @@
 """Configuration of a study: a base recipe, arms, seeds, rates, and what is measured once at the end."""
 
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve, without_task
 from opsd_core.config.base import Section
-from opsd_core.config.context_kinds import CONTEXT_KINDS
-from opsd_core.config.teacher import TeacherWeightsName
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.errors import ConfigError
 from opsd_core.study.arms import ARMS, find_arm, other_models
 from opsd_core.study.sets import SETS
@@ -72,7 +72,7 @@ class StudyConfig(Section):
         return tuple(name for name in dict.fromkeys(self.arms) if find_arm(name).trains)
 
 
-TEACHERS = tuple(f"{weights}.{context}" for weights in get_args(TeacherWeightsName) for context in CONTEXT_KINDS)
+TEACHERS = tuple(f"{weights}.{context}" for weights in TEACHER_KINDS for context in CONTEXT_KINDS)
 
 # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
 SMOLLM2: dict[str, Any] = {

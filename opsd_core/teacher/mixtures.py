@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from opsd_core.config import TeacherConfig
-from opsd_core.objective.divergences import LOG_ZERO
+from opsd_core.objective.types import LOG_ZERO
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Teacher weights: whose parameters produce the targets.
+"""Teacher weights: whose parameters produce the targets, how such a teacher is made, and what it keeps.
 
 initial       the campaign's first policy, never changed
 previous      the last promoted policy (the champion), fixed during an iteration
@@ -10,19 +10,22 @@ external      another model with the same vocabulary
 peers         several of them, mixed
 
 A teacher has one or more member policies. With several, `mix` makes one distribution of theirs.
+`opsd_core.teacher.kinds` is the table of them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from peft import PeftModel
 from torch import Tensor
 
+from opsd_core.config import TeacherConfig
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.policy import Policy, effective_weights, tokenizer_digest
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
+from opsd_core.teacher.parts import Handle, Parts
 
 
 class TeacherWeights(Protocol):
@@ -43,12 +46,30 @@ class TeacherWeights(Protocol):
     def update(self, student: Policy) -> None:
         """Called after each optimiser step that was applied."""
 
+    def state(self) -> Mapping[str, Tensor]:
+        """What a checkpoint must hold to go on bit for bit; the same names and shapes at every step."""
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from what `state` gave."""
+
 
 class FixedTeacher:
     """initial, previous and external: weights that do not change."""
 
     def __init__(self, *policies: Policy) -> None:
         self.policies = policies
+
+    @classmethod
+    def build(cls, parts: Parts[Handle]) -> Self:
+        """The teacher of an iteration. ModelError when a part that it needs is missing."""
+        return cls(*parts.fixed())
+
+    @classmethod
+    def identity(cls, settings: TeacherConfig) -> dict[str, Any]:
+        """What decides, beside its models, what it says. Kinds whose models say it all have nothing to add."""
+        if cls is FixedTeacher:
+            return {}
+        return {"kind": {name: getattr(settings, name) for name in ("weights", *settings.weights_kind.reads)}}
 
     @property
     def policy(self) -> Policy:
@@ -65,6 +86,16 @@ class FixedTeacher:
     def update(self, student: Policy) -> None:
         """Nothing to do."""
 
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing is kept."""
+        return {}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy into the tensors of `state()`, by name."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
 
 class NoTeacher(FixedTeacher):
     """cross_entropy and opsa: nobody is asked."""
@@ -72,6 +103,11 @@ class NoTeacher(FixedTeacher):
 
 class LiveTeacher(FixedTeacher):
     """live: the student itself, evaluated without gradient."""
+
+    @classmethod
+    def build(cls, parts: Parts[Handle]) -> Self:
+        """Of the student."""
+        return cls(parts.trained())
 
 
 class AdapterOffTeacher(FixedTeacher):
@@ -81,6 +117,11 @@ class AdapterOffTeacher(FixedTeacher):
         if not isinstance(student.model, PeftModel):
             raise ConfigError("teacher.weights=adapter_off needs adapters to switch off; set model.lora.rank above 0.")
         super().__init__(student)
+
+    @classmethod
+    def build(cls, parts: Parts[Handle]) -> Self:
+        """Of the student."""
+        return cls(parts.trained())
 
     def scoring(self) -> AbstractContextManager:
         """Adapters are off inside and on again afterwards."""
@@ -97,6 +138,11 @@ class TrustRegionTeacher(FixedTeacher):
         super().__init__(initial, student)
         self.share = share
 
+    @classmethod
+    def build(cls, parts: Parts[Handle]) -> Self:
+        """Of the first policy and the student."""
+        return cls(*parts.fixed(), parts.trained(), parts.settings.trust_region_lambda)
+
     def mix(self, members: Sequence[Tensor]) -> Tensor:
         """Logits mixed with weights (1 - lambda, lambda)."""
         weights_M = torch.tensor([1.0 - self.share, self.share], device=members[0].device)
@@ -109,6 +155,16 @@ class PeersTeacher(FixedTeacher):
     def __init__(self, policies: Sequence[Policy], mixture: str, weighting: str) -> None:
         super().__init__(*policies)
         self.mixture, self.weighting = MIXTURES[mixture], WEIGHTINGS[weighting]
+
+    @classmethod
+    def build(cls, parts: Parts[Handle]) -> Self:
+        """Of the other models."""
+        return cls(parts.fixed(), parts.settings.mixture, parts.settings.mixture_weights)
+
+    @classmethod
+    def identity(cls, settings: TeacherConfig) -> dict[str, Any]:
+        """How the models are mixed."""
+        return {"mixture": [settings.mixture, settings.mixture_weights]}
 
     def mix(self, members: Sequence[Tensor]) -> Tensor:
         """The configured mixture with the configured weights."""
@@ -126,6 +182,11 @@ class EmaTeacher(FixedTeacher):
         super().__init__(Policy(shadow.model.float(), shadow.tokenizer))
         self.decay = decay
 
+    @classmethod
+    def build(cls, parts: Parts[Handle]) -> Self:
+        """Begins as the first policy."""
+        return cls(parts.copy_of(parts.models.initial), parts.settings.ema_decay)
+
     @torch.no_grad()
     def update(self, student: Policy) -> None:
         """One step of the average over floating-point weights; buffers and tied copies follow by name."""
@@ -137,6 +198,10 @@ class EmaTeacher(FixedTeacher):
                 continue
             seen.add(target.data_ptr())
             target.lerp_(value.to(target.dtype), 1.0 - self.decay)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The whole shadow, by parameter name."""
+        return self.policy.causal_lm.state_dict()
 
 
 def check_same_vocabulary(student: Policy, other: Policy, name: str) -> None:

@@ -134,8 +134,8 @@ def remedied(config: CampaignConfig) -> CampaignConfig | None:
 
 
 def _refresh_teacher(config: CampaignConfig) -> CampaignConfig:
-    fixed_or_live = config.teacher.weights in ("initial", "live", "adapter_off")
-    return _with(config, "teacher", weights="previous") if fixed_or_live else config
+    kind = config.teacher.weights_kind
+    return _with(config, "teacher", weights="previous") if kind.is_initial or kind.is_student else config
 
 
 def _raise_temperature(config: CampaignConfig) -> CampaignConfig:

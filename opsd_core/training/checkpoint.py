@@ -2,7 +2,7 @@
 
 trainable.safetensors   trained parameters (adapters under LoRA), float32
 optimizer.safetensors   AdamW moments and step counts, per parameter
-teacher.safetensors     the averaged teacher, when there is one
+teacher.safetensors     what the teacher keeps, when it keeps anything (an average its weights)
 rng.safetensors         torch's random state
 trainer.json            schema version, optimiser steps done
 """
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from opsd_core.errors import IntegrityError
 from opsd_core.models.policy import Policy
-from opsd_core.teacher.teachers import EmaTeacher, TeacherWeights
+from opsd_core.teacher.teachers import TeacherWeights
 
 SCHEMA_VERSION = 1
 
@@ -40,9 +40,8 @@ def save_checkpoint(
         for key, value in optimizer.state.get(parameter, {}).items():
             moments[f"{key}/{name}"] = value.contiguous()
     save_file(moments, folder / "optimizer.safetensors")
-    if isinstance(teacher, EmaTeacher):
-        shadow = {name: tensor.clone() for name, tensor in teacher.policy.causal_lm.state_dict().items()}
-        save_file(shadow, folder / "teacher.safetensors")
+    if kept := {name: tensor.detach().clone() for name, tensor in teacher.state().items()}:
+        save_file(kept, folder / "teacher.safetensors")
     save_file({"torch": torch.get_rng_state()}, folder / "rng.safetensors")
     (folder / "trainer.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "step": step}))
 
@@ -50,7 +49,7 @@ def save_checkpoint(
 def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimizer, teacher: TeacherWeights) -> int:
     """Restore what `save_checkpoint` wrote and return the number of steps done.
 
-    IntegrityError when the state belongs to another model, adapter or schema.
+    IntegrityError when the state belongs to another model, adapter, teacher or schema.
     """
     meta = json.loads((folder / "trainer.json").read_text())
     if meta["schema_version"] != SCHEMA_VERSION:
@@ -67,10 +66,24 @@ def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimi
             }
             if state:
                 optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
-    if isinstance(teacher, EmaTeacher):
-        teacher.policy.causal_lm.load_state_dict(load_file(folder / "teacher.safetensors"))
+    _load_teacher(folder / "teacher.safetensors", teacher)
     torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
     return int(meta["step"])
+
+
+def _load_teacher(path: Path, teacher: TeacherWeights) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in teacher.state().items()}
+    if not expected:
+        return
+    saved = load_file(path) if path.exists() else {}
+    found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise IntegrityError(
+            f"trainer state {path.parent.name} holds {len(found)} tensors of a teacher that keeps {len(expected)} (first "
+            f"difference: {wrong[0]!r}). Was teacher.weights or model.source changed within a campaign?"
+        )
+    teacher.load_state(saved)
 
 
 def load_trainable(folder: Path, student: Policy) -> None:

@@ -80,7 +80,7 @@ def run_probes(
     num_counted = sum(int((item.weights_T > 0).sum()) for item in batch)
     metrics["teacher/divergence"] = float(result.divergence_N.abs().sum()) / max(num_counted, 1)
     sampled_N = ~np.isnan(np.concatenate([item.rollout_logprobs_T for item in batch]))
-    if config.teacher.weights in ("initial", "adapter_off") and sampled_N.any():
+    if config.teacher.weights_kind.is_initial and sampled_N.any():
         drift_N = own - answer_logprob(teacher, prompts, completions)
         metrics["drift/kl_to_init"] = float(drift_N[torch.from_numpy(sampled_N).to(drift_N.device)].mean())
     if answers and config.teacher.context != "none":

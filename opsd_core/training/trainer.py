@@ -130,7 +130,7 @@ def train_step(
     batch's, not a microbatch's, so any split into microbatches gives the same gradient.
     """
     started = time.perf_counter()
-    if config.distillation.divergence == "opsa":
+    if config.distillation.kind.advantages:
         batch = with_advantages(batch, config.distillation.opsa_fraction)
     total_weight = float(sum(item.weights_T.sum() for item in batch))
     if total_weight == 0.0:

@@ -14,28 +14,22 @@ from opsd_core.models.policy import Policy, add_lora, save_policy
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
-from opsd_core.teacher.teachers import (
-    AdapterOffTeacher,
-    EmaTeacher,
-    LiveTeacher,
-    NoTeacher,
-    TeacherWeights,
-    TrustRegionTeacher,
-)
+from opsd_core.teacher.kinds import teacher_in_training
+from opsd_core.teacher.teachers import TeacherWeights
 from opsd_core.training.checkpoint import load_trainable
 from opsd_core.training.importance import check_staleness
 from opsd_core.training.items import TrainingItem, answer_ids, training_items
 from opsd_core.training.monitors import last_quarter
 from opsd_core.training.probes import run_probes
 from opsd_core.training.trainer import Schedule, batch_order, distil
-from tasks.context import load, local, produce, rollouts_of, shared_policy, stored_examples, tracker
+from tasks.context import load, local, produce, rollouts_of, stored_examples, tracker
 from tasks.refs import DistilRef, Iteration, PolicyRef, Ref, Sampled
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.stages.anchors import anchors_identity, load_anchors
 from tasks.stages.journal import Journal, read_probes, send_all
 from tasks.stages.rollout import computed
-from tasks.stages.teacher import fixed_teacher, grades_for_context, prompts_of, teacher_ref
+from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts, teacher_ref
 
 _PROBE_ITEMS = 32
 """Completions the probes look at."""
@@ -121,21 +115,10 @@ def _student(iteration: Iteration) -> Policy:
 
 
 def _teacher(iteration: Iteration, student: Policy) -> TeacherWeights:
-    config, initial = iteration.config, iteration.campaign.initial
-    if config.distillation.teacher_free:
-        return NoTeacher()
-    if config.teacher.weights == "live":
-        get_run_logger().warning(
-            "teacher.weights=live moves with the student and often diverges; prefer initial or ema."
-        )
-        return LiveTeacher(student)
-    if config.teacher.weights == "ema":
-        return EmaTeacher(load(initial, config.model, torch.float32), config.teacher.ema_decay)
-    if config.teacher.weights == "adapter_off":
-        return AdapterOffTeacher(student)
-    if config.teacher.weights == "trust_region":
-        return TrustRegionTeacher(shared_policy(initial, config.model), student, config.teacher.trust_region_lambda)
-    return fixed_teacher(iteration, teacher_ref(iteration))
+    teacher = iteration.config.teacher
+    if teacher.weights_kind.warning and not iteration.config.distillation.teacher_free:
+        get_run_logger().warning("teacher.weights=%s: %s", teacher.weights, teacher.weights_kind.warning)
+    return teacher_in_training(teacher_parts(iteration, student))
 
 
 def _items(iteration: Iteration, sampled: Sampled, student: Policy) -> tuple[list[TrainingItem], dict[str, Example]]:

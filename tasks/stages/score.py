@@ -11,6 +11,7 @@ from prefect import task
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import write_targets
+from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_rollouts
 from opsd_core.training.monitors import overlap_ratio
@@ -19,7 +20,7 @@ from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.stages.rollout import computed
-from tasks.stages.teacher import fixed_teacher, grades_for_context, prompts_of, solvers, teacher_ref
+from tasks.stages.teacher import grades_for_context, prompts_of, solvers, teacher_parts, teacher_ref
 
 
 @task(name="score-targets", task_run_name="score-targets-it{iteration.number}-shard{shard.shard}", **STAGE)
@@ -34,26 +35,25 @@ def score_shard(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> Tar
         "data": campaign.data.identity,
         "transform": asdict(Transform.of(config.teacher, config.distillation.temperature)),
         "top_k": config.distillation.top_k,
-    }
+    } | teacher_identity(config)
     if config.teacher.kind.rollouts:
         identity["grades"] = graded.digest
     if iteration.solved:
         identity["solved"] = [iteration.solved.identity, iteration.solved.content]
-    if config.teacher.weights == "peers":
-        identity["mixture"] = [config.teacher.mixture, config.teacher.mixture_weights]
     artifact, seconds = produce("targets", identity, partial(_score, iteration, shard, graded))
     counts = {name: artifact.summary[name] for name in ("num_tokens", "metrics")}
     return TargetsRef(shard=shard.shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts)
 
 
 def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:
-    config, rollouts, teacher = iteration.config, rollouts_of(shard), teacher_ref(iteration)
+    config, rollouts = iteration.config, rollouts_of(shard)
     prompts = prompts_of(iteration, rollouts, grades_for_context(iteration, graded)).ids
     rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
     targets = []
     with progress(f"targets-it{iteration.number}-shard{shard.shard}", "completions") as report:
         for members, taught in _by_members(rollouts, solvers(iteration)):
-            targets += score_rollouts(fixed_teacher(iteration, teacher, members), taught, prompts, config, report)
+            teacher = teacher_before_training(teacher_parts(iteration, members=members))
+            targets += score_rollouts(teacher, taught, prompts, config, report)
     write_targets(folder / "targets.parquet", targets)
     return {
         "num_tokens": sum(len(t.tail_logprob_T) for t in targets),

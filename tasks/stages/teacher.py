@@ -4,41 +4,47 @@ import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import torch
+
 from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
-from opsd_core.prompts.contexts import Attempt
+from opsd_core.models.policy import Policy
+from opsd_core.prompts.context_inputs import Attempt
 from opsd_core.prompts.teacher import Key, TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Rollout
-from opsd_core.teacher.teachers import FixedTeacher, PeersTeacher, TeacherWeights
-from tasks.context import local, prompt_builder, shared_policy, stored_examples
+from opsd_core.teacher.parts import Models, Parts, models_that_teach
+from tasks.context import load, local, prompt_builder, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PolicyRef
 
 
 def teacher_ref(iteration: Iteration) -> PolicyRef:
     """The fixed weights that teach in this iteration; for peers the digest names them all, without a teacher nothing."""
     initial = iteration.campaign.initial
-    if iteration.config.distillation.teacher_free:
-        return initial.model_copy(update={"digest": ""})
-    weights = iteration.config.teacher.weights
-    if weights == "previous":
-        return iteration.champion
-    if weights == "external":
-        return iteration.teachers[0]
-    if weights == "peers":
-        first, digests = iteration.teachers[0], [peer.digest for peer in iteration.teachers]
-        return first.model_copy(update={"digest": digest(digests)})
-    return initial
+    refs = models_that_teach(iteration.config, Models(initial, iteration.champion, iteration.teachers))
+    if len(refs) == 1:
+        return refs[0]
+    first, digests = (refs or (initial,))[0], [ref.digest for ref in refs]
+    return first.model_copy(update={"digest": digest(digests) if digests else ""})
 
 
-def fixed_teacher(iteration: Iteration, teacher: PolicyRef, members: Sequence[int] | None = None) -> TeacherWeights:
-    """The teacher of `teacher_ref`, loaded; of peers only `members`, unless None."""
-    config = iteration.config
-    if config.teacher.weights == "peers":
-        chosen = iteration.teachers if members is None else [iteration.teachers[member] for member in members]
-        peers = [shared_policy(peer, config.model) for peer in chosen]
-        return PeersTeacher(peers, config.teacher.mixture, config.teacher.mixture_weights)
-    return FixedTeacher(shared_policy(teacher, config.model))
+def teacher_parts(
+    iteration: Iteration, student: Policy | None = None, members: Sequence[int] | None = None
+) -> Parts[PolicyRef]:
+    """What the iteration's teacher is made of; of other models only `members`, unless None."""
+    model, others = iteration.config.model, iteration.teachers
+    return Parts(
+        config=iteration.config,
+        models=Models(
+            initial=iteration.campaign.initial,
+            champion=iteration.champion,
+            others=others if members is None else [others[member] for member in members],
+            policy=iteration.policy,
+        ),
+        load=lambda ref: shared_policy(ref, model),
+        load_copy=lambda ref: load(ref, model, torch.float32),
+        student=student,
+    )
 
 
 def prompts_of(iteration: Iteration, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> TeacherPrompts:

@@ -10,11 +10,12 @@ from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.grades import read_grades, write_grades
 from opsd_core.selection.grading import Graded
 from opsd_core.selection.teacher_probe import probe_grades
+from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from tasks.context import local, produce, prompt_builder, rollouts_of, shared_policy, stored_examples
-from tasks.refs import GradedRef, Iteration, PolicyRef, ShardRef
+from tasks.refs import GradedRef, Iteration, ShardRef
 from tasks.runtime.retries import STAGE
 from tasks.stages.grade import counts_of
-from tasks.stages.teacher import fixed_teacher, grades_for_context, prompts_of, teacher_ref
+from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts, teacher_ref
 
 
 def probe_teacher(iteration: Iteration, shards: list[ShardRef], graded: GradedRef) -> GradedRef:
@@ -25,7 +26,7 @@ def probe_teacher(iteration: Iteration, shards: list[ShardRef], graded: GradedRe
 @task(name="probe-teacher", task_run_name="probe-teacher-it{iteration.number}", **STAGE)
 def _probe(iteration: Iteration, shards: list[ShardRef], graded: GradedRef) -> GradedRef:
     config, campaign = iteration.config, iteration.campaign
-    teacher = iteration.policy if config.teacher.weights == "live" else teacher_ref(iteration)
+    teacher = iteration.policy if config.teacher.weights_kind.is_student else teacher_ref(iteration)
     identity = {
         "grades": graded.digest,
         "policy": iteration.policy.digest,
@@ -36,24 +37,22 @@ def _probe(iteration: Iteration, shards: list[ShardRef], graded: GradedRef) -> G
         "data": campaign.data.identity,
         "probe": config.filter.model_dump(include={"teacher_probe", "min_gain"}),
         "dtype": config.model.dtype,
-    }
-    artifact, seconds = produce("grades", identity, partial(_regrade, iteration, teacher, shards, graded))
+    } | teacher_identity(config)
+    artifact, seconds = produce("grades", identity, partial(_regrade, iteration, shards, graded))
     counts = artifact.summary["counts"]
     return graded.model_copy(
         update={"uri": artifact.uri, "digest": artifact.digest, "seconds": graded.seconds + seconds, **counts}
     )
 
 
-def _regrade(
-    iteration: Iteration, teacher: PolicyRef, shards: list[ShardRef], graded: GradedRef, folder: Path
-) -> dict[str, Any]:
+def _regrade(iteration: Iteration, shards: list[ShardRef], graded: GradedRef, folder: Path) -> dict[str, Any]:
     config, rollouts = iteration.config, rollouts_of(*shards)
     probed = probe_grades(
         Graded(read_grades(local(graded) / "grades.parquet"), graded.metrics),
         rollouts,
         prompts_of(iteration, rollouts, grades_for_context(iteration, graded)).ids,
         {example.id: example.answer for example in stored_examples(iteration.campaign.data, "train")},
-        (fixed_teacher(iteration, teacher), shared_policy(iteration.policy, config.model)),
+        (teacher_before_training(teacher_parts(iteration)), shared_policy(iteration.policy, config.model)),
         config,
     )
     write_grades(folder / "grades.parquet", probed.rows)

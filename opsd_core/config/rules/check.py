@@ -3,30 +3,28 @@
 from collections.abc import Callable, Iterator
 
 from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.kinds.choices import ENTRY_BOUNDS
 from opsd_core.config.rules.objective import OBJECTIVE_RULES
 from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration
 
 
-def _recorded_reverse_kl(config: CampaignSettings) -> str | None:
-    if (
-        config.distillation.targets == "recorded"
-        and config.distillation.divergence == "reverse_kl"
-        and config.distillation.top_k < 8
-    ):
+def _recorded_entries_suffice(config: CampaignSettings) -> str | None:
+    distillation, least = config.distillation, config.distillation.kind.least_top_k
+    if distillation.records_targets and distillation.top_k < least:
         return (
-            f"distillation.divergence=reverse_kl on distillation.top_k={config.distillation.top_k} recorded teacher entries "
-            "sees almost nothing of the student's distribution. Use top_k >= 8 (64 is sensible) or targets=online."
+            f"distillation.divergence={distillation.divergence} on distillation.top_k={distillation.top_k} recorded teacher "
+            f"entries sees almost nothing of the student's distribution. Use top_k >= {least} (64 is sensible) or targets=online."
         )
     return None
 
 
 def _near_limit_beta(config: CampaignSettings) -> str | None:
-    beta = config.distillation.beta
+    beta, divergence = config.distillation.beta, config.distillation.divergence
     nearest = 0.01 if config.distillation.normalise_beta else 0.05
-    if config.distillation.divergence == "jsd" and (0.0 < beta < nearest or 1.0 - nearest < beta < 1.0):
+    if config.distillation.kind.weak_near_limits and (0.0 < beta < nearest or 1.0 - nearest < beta < 1.0):
         return (
-            f"distillation.beta={beta}: the generalised JSD goes to 0 near its limits, so this trains about "
+            f"distillation.beta={beta}: distillation.divergence={divergence} goes to 0 near its limits, so this trains about "
             f"{1 / max(min(beta, 1 - beta), 1e-9):.0f} times more weakly than beta={round(beta)}. "
             "Use 0 (forward KL), 1 (reverse KL), a value in [0.05, 0.95], or one in [0.01, 0.99] with "
             "distillation.normalise_beta=true."
@@ -62,17 +60,17 @@ def _top_k_side_was_recorded(config: CampaignSettings) -> str | None:
 
 def _sampled_token_has_no_entries(config: CampaignSettings) -> str | None:
     distillation = config.distillation
-    if distillation.divergence == "sampled_token" and distillation.bound == "entry_clip":
+    if distillation.kind.sampled_only and distillation.bound in ENTRY_BOUNDS:
         return (
-            "distillation.bound=entry_clip clips the summands over the vocabulary, but distillation.divergence="
-            "sampled_token has only one. Use bound=ratio_clip, which clips the advantage, or token_reweight."
+            f"distillation.bound={distillation.bound} clips the summands over the vocabulary, but distillation.divergence="
+            f"{distillation.divergence} has only one. Use bound=ratio_clip, which clips the advantage, or token_reweight."
         )
     return None
 
 
 RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     *TEACHER_RULES,
-    _recorded_reverse_kl,
+    _recorded_entries_suffice,
     _near_limit_beta,
     _prompt_budget,
     _split_leaves_training_items,

@@ -1,10 +1,13 @@
 """When a setting is read. One that differs from its default and is read nowhere is worth a warning when a campaign starts."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.schedules import stages
 
 
@@ -49,6 +52,20 @@ def _any(*conditions: Condition) -> Condition:
     return Condition(words, lambda config: any(condition.holds(config) for condition in conditions))
 
 
+def _reading(path: str, kinds: Mapping[str, Any]) -> dict[str, Condition]:
+    """Every setting that kinds of what is chosen at `path` read, with the choices that read it."""
+    section = path.partition(".")[0]
+    settings = {setting for kind in kinds.values() for setting in kind.reads}
+    return {
+        f"{section}.{setting}": _one_of(path, *(name for name, kind in kinds.items() if setting in kind.reads))
+        for setting in sorted(settings)
+    }
+
+
+def _taught_by(*models: str) -> Condition:
+    return _one_of("teacher.weights", *(name for name, kind in TEACHER_KINDS.items() if kind.models in models))
+
+
 def _context(words: str, property_: str) -> Condition:
     return Condition(f"a teacher.context {words}", lambda config: getattr(config.teacher.kind, property_))
 
@@ -64,7 +81,6 @@ _REFERENCES = Condition(
 )
 _REHEARSAL = _above("rehearsal.share", 0)
 _SAMPLED = _above("evaluation.num_samples", 0)
-_VOTES = _all(_TEACHER, _one_of("teacher.context", "majority"))
 _RECOVERS = Condition(
     "an alarms.remedy that continues", lambda config: config.alarms.remedy not in ("warn", "end")
 )
@@ -84,17 +100,12 @@ READ_WHEN: dict[str, Condition] = {
     "token_weights.entropy_fraction": _one_of("token_weights.entropy", "top"),
     "token_weights.importance_clip": _one_of("token_weights.importance_correction", True),
     "teacher.weights": _TEACHER,
-    "teacher.ema_decay": _all(_TEACHER, _one_of("teacher.weights", "ema")),
-    "teacher.trust_region_lambda": _all(_TEACHER, _one_of("teacher.weights", "trust_region")),
-    "teacher.source": _all(_TEACHER, _one_of("teacher.weights", "external")),
-    "teacher.peers": _all(_TEACHER, _any(_one_of("teacher.weights", "peers"), _context("that shows peers", "peers"))),
-    "teacher.peer_gate": _all(_TEACHER, _one_of("teacher.weights", "external", "peers")),
-    "teacher.mixture": _all(_TEACHER, _one_of("teacher.weights", "peers")),
-    "teacher.mixture_weights": _all(_TEACHER, _one_of("teacher.weights", "peers")),
+    **{path: _all(_TEACHER, condition) for path, condition in _reading("teacher.weights", TEACHER_KINDS).items()},
+    **{path: _all(_TEACHER, condition) for path, condition in _reading("teacher.context", CONTEXT_KINDS).items()},
+    "teacher.source": _all(_TEACHER, _taught_by("source")),
+    "teacher.peers": _all(_TEACHER, _any(_taught_by("peers"), _context("that shows peers", "peers"))),
+    "teacher.peer_gate": _all(_TEACHER, _taught_by("source", "peers")),
     "teacher.reference": _any(_all(_TEACHER, _context("that shows a reference", "reference")), _REFERENCES),
-    "teacher.context_fraction": _all(_TEACHER, _one_of("teacher.context", "hint", "partial")),
-    "teacher.instruction": _all(_TEACHER, _one_of("teacher.context", "instruction", "concise")),
-    "teacher.min_agreement": _VOTES,
     "teacher.only_unsuccessful": _all(_TEACHER, _context("made from rollouts", "rollouts")),
     "teacher.missing_context": _all(_TEACHER, _context("made from rollouts", "rollouts")),
     "teacher.template": _CONTEXT,
@@ -103,12 +114,7 @@ READ_WHEN: dict[str, Condition] = {
     "teacher.top_p": _TEACHER,
     "teacher.top_k": _TEACHER,
     "teacher.require_privilege_gain": _all(_TEACHER, _context("that shows a reference", "reference")),
-    "distillation.opsa_fraction": _one_of("distillation.divergence", "opsa"),
-    "distillation.beta": _one_of("distillation.divergence", "jsd"),
-    "distillation.normalise_beta": _one_of("distillation.divergence", "jsd"),
-    "distillation.skew": _one_of("distillation.divergence", "skew_kl"),
-    "distillation.entropy_threshold": _one_of("distillation.divergence", "entropy_mix"),
-    "distillation.entropy_width": _one_of("distillation.divergence", "entropy_mix"),
+    **_reading("distillation.divergence", DIVERGENCE_KINDS),
     "distillation.targets": _TEACHER,
     "distillation.top_k_of": _ONLINE,
     "distillation.top_k": _any(_RECORDED, _all(_ONLINE, _other_than("distillation.top_k_of", "full"))),

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from opsd_core.config.campaign import CampaignSettings
-from opsd_core.config.method import TEACHER_FREE
+from opsd_core.config.kinds.divergences import TEACHER_FREE
 from opsd_core.config.rules.teacher import generated_source
 
 Rule = Callable[[CampaignSettings], str | None]
@@ -11,12 +11,13 @@ Rule = Callable[[CampaignSettings], str | None]
 
 def _own_samples_need_a_selection(config: CampaignSettings) -> str | None:
     """E_{y ~ S}[grad log S(y)] = 0: cross-entropy on one's own samples has no direction unless something selects."""
-    rollout, gate = config.rollout, config.filter
-    if config.distillation.divergence != "cross_entropy" or rollout.on_policy_fraction == 0.0 or config.control:
+    rollout, gate, kind = config.rollout, config.filter, config.distillation.kind
+    if not kind.teacher_free or kind.advantages or rollout.on_policy_fraction == 0.0 or config.control:
         return None
+    divergence = f"distillation.divergence={config.distillation.divergence}"
     if gate.route == "incorrect_only" or gate.majority_route == "disagreeing":
         return (
-            f"distillation.divergence=cross_entropy with filter.route={gate.route}, filter.majority_route="
+            f"{divergence} with filter.route={gate.route}, filter.majority_route="
             f"{gate.majority_route}: it would raise the likelihood of the completions that are wrong. Use correct_only or "
             "agreeing, a teacher, or control=true."
         )
@@ -25,7 +26,7 @@ def _own_samples_need_a_selection(config: CampaignSettings) -> str | None:
     if selected or reshaped or rollout.on_policy_fraction < 1.0:
         return None
     return (
-        "distillation.divergence=cross_entropy on the policy's own samples, all of them: its gradient is 0 in expectation, so "
+        f"{divergence} on the policy's own samples, all of them: its gradient is 0 in expectation, so "
         "the policy only drifts at random. Keep the right ones (filter.route=correct_only, filter.min_score, or "
         "filter.majority_route=agreeing without labels), train on references (rollout.on_policy_fraction below 1), sample "
         "another distribution than the one that is trained (rollout.temperature, top_p, top_k), or set control=true."
@@ -33,9 +34,10 @@ def _own_samples_need_a_selection(config: CampaignSettings) -> str | None:
 
 
 def _opsa_reads_samples_only(config: CampaignSettings) -> str | None:
-    if config.distillation.divergence == "opsa" and config.rollout.on_policy_fraction < 1.0:
+    divergence, fraction = config.distillation.divergence, config.rollout.on_policy_fraction
+    if config.distillation.kind.advantages and fraction < 1.0:
         return (
-            f"distillation.divergence=opsa with rollout.on_policy_fraction={config.rollout.on_policy_fraction}: it makes "
+            f"distillation.divergence={divergence} with rollout.on_policy_fraction={fraction}: it makes "
             "unlikely tokens of a completion less likely, and in a reference those are what the policy should learn. Set "
             "rollout.on_policy_fraction=1."
         )
@@ -114,10 +116,11 @@ def _some_completions_are_left(config: CampaignSettings) -> str | None:
 
 def _average_lives_in_every_iteration(config: CampaignSettings) -> str | None:
     scheduled = config.curriculum.schedules.get("distillation.divergence", ())
-    if config.teacher.weights == "ema" and set(scheduled) & set(TEACHER_FREE):
+    weights, keeps = config.teacher.weights, config.teacher.weights_kind.keeps
+    if keeps and set(scheduled) & set(TEACHER_FREE):
         return (
-            f"curriculum.schedules['distillation.divergence']={list(scheduled)} with teacher.weights=ema: an iteration without "
-            "a teacher would neither update nor keep the average. Use teacher.weights=initial or previous."
+            f"curriculum.schedules['distillation.divergence']={list(scheduled)} with teacher.weights={weights}: an "
+            f"iteration without a teacher would neither update nor keep {keeps}. Use teacher.weights=initial or previous."
         )
     return None
 

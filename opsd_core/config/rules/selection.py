@@ -84,7 +84,7 @@ def scheduled_violations(config: CampaignSettings, rules: tuple[Rule, ...], may_
     try:
         for iteration, stage in stages(config) if config.curriculum.schedules else ():
             for rule in rules:
-                fades_out = rule is may_end_in and iteration > 0 and stage.teacher.weights != "live"
+                fades_out = rule is may_end_in and iteration > 0 and not stage.teacher.weights_kind.is_student
                 if not fades_out and (reason := rule(stage)):
                     reasons[f"iteration {iteration}: {reason}"] = None
     except ConfigError as error:

@@ -1,12 +1,11 @@
 """Rules between the teacher's settings and the others."""
 
+import re
 from collections.abc import Callable
 from functools import wraps
 
 from opsd_core.config.campaign import CampaignSettings
-
-_OTHER_MODELS = ("external", "peers")
-_MOVING = ("ema", "live", "adapter_off", "trust_region")
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 
 
 def generated_source(config: CampaignSettings) -> bool:
@@ -22,7 +21,7 @@ def null_configuration(config: CampaignSettings) -> str | None:
         or teacher.temperature != 1.0
         or teacher.truncates
         or teacher.student_noise > 0.0
-        or teacher.weights in _OTHER_MODELS
+        or teacher.weights_kind.other_models
     )
     if asymmetric or config.control or config.distillation.teacher_free:
         return None
@@ -35,9 +34,9 @@ def null_configuration(config: CampaignSettings) -> str | None:
 
 
 def _shuffled_is_a_control(config: CampaignSettings) -> str | None:
-    if config.teacher.context == "shuffled_reference" and not config.control:
+    if config.teacher.kind.control and not config.control:
         return (
-            "teacher.context=shuffled_reference shows the teacher another item's answer; it measures the effect of the "
+            f"teacher.context={config.teacher.context} shows the teacher another item's answer; it measures the effect of the "
             "format alone. Set control=true to run it as a control arm."
         )
     return None
@@ -93,12 +92,12 @@ def _siblings_need_a_group(config: CampaignSettings) -> str | None:
 
 
 def _moving_teacher_needs_online(config: CampaignSettings) -> str | None:
-    weights = config.teacher.weights
-    if weights not in _MOVING or config.distillation.targets == "online":
+    weights, kind = config.teacher.weights, config.teacher.weights_kind
+    if kind.recordable or config.distillation.targets == "online":
         return None
-    if weights == "adapter_off":
+    if kind.adapters:
         return (
-            "teacher.weights=adapter_off saves a second copy while training, but distillation.targets=recorded scores "
+            f"teacher.weights={weights} saves a second copy while training, but distillation.targets=recorded scores "
             "before it. Set distillation.targets=online, or teacher.weights=initial, which is the same model."
         )
     return (
@@ -108,24 +107,24 @@ def _moving_teacher_needs_online(config: CampaignSettings) -> str | None:
 
 
 def _adapter_off_needs_adapters(config: CampaignSettings) -> str | None:
-    if config.teacher.weights == "adapter_off" and config.model.lora.rank == 0:
+    if config.teacher.weights_kind.adapters and config.model.lora.rank == 0:
         return (
-            "teacher.weights=adapter_off with model.lora.rank=0: all weights are trained, so there is no adapter to switch "
-            "off. Set model.lora.rank above 0, or teacher.weights=initial."
+            f"teacher.weights={config.teacher.weights} with model.lora.rank=0: all weights are trained, so there is no adapter "
+            "to switch off. Set model.lora.rank above 0, or teacher.weights=initial."
         )
     return None
 
 
 def _other_models_are_named(config: CampaignSettings) -> str | None:
-    teacher = config.teacher
-    if teacher.weights == "external" and not teacher.source:
-        return "teacher.weights=external needs teacher.source, the model that teaches."
-    if teacher.weights == "peers" and len(teacher.peers) < 2:
+    teacher, kind = config.teacher, config.teacher.weights_kind
+    if kind.models == "source" and not teacher.source:
+        return f"teacher.weights={teacher.weights} needs teacher.source, the model that teaches."
+    if kind.several and len(teacher.peers) < 2:
         return (
-            f"teacher.weights=peers needs two or more models in teacher.peers, not {len(teacher.peers)}. "
+            f"teacher.weights={teacher.weights} needs two or more models in teacher.peers, not {len(teacher.peers)}. "
             "For one use teacher.weights=external and teacher.source."
         )
-    if teacher.source and teacher.weights != "external":
+    if teacher.source and kind.models != "source":
         return f"teacher.source={teacher.source!r} has no effect with teacher.weights={teacher.weights}; set external."
     if teacher.peers and teacher.sources != teacher.peers:
         return (
@@ -150,7 +149,7 @@ def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
     teacher = config.teacher
     if teacher.peer_gate == "off":
         return None
-    if teacher.weights not in _OTHER_MODELS:
+    if not teacher.weights_kind.other_models:
         return f"teacher.peer_gate=solved asks other models, but teacher.weights={teacher.weights}. Set external or peers."
     if config.distillation.targets == "online":
         return (
@@ -164,8 +163,7 @@ def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
 
 def _truncated_target_forbids_reverse(config: CampaignSettings) -> str | None:
     teacher, distillation = config.teacher, config.distillation
-    reverse = distillation.divergence in ("reverse_kl", "entropy_mix", "sampled_token")
-    if teacher.truncates and (reverse or (distillation.divergence == "jsd" and distillation.beta == 1.0)):
+    if teacher.truncates and distillation.kind.infinite_at_zero:
         return (
             f"teacher.top_p={teacher.top_p}, teacher.top_k={teacher.top_k} give some tokens probability 0, and "
             f"distillation.divergence={distillation.divergence} is infinite where the student has mass there. "
@@ -176,23 +174,27 @@ def _truncated_target_forbids_reverse(config: CampaignSettings) -> str | None:
 
 def _instruction_is_given(config: CampaignSettings) -> str | None:
     teacher = config.teacher
-    if teacher.context == "instruction" and not teacher.instruction:
-        return "teacher.context=instruction needs teacher.instruction, the text that only the teacher is told."
-    if teacher.instruction and teacher.context not in ("instruction", "concise"):
+    reads = "instruction" in teacher.kind.reads
+    if reads and not (teacher.instruction or teacher.kind.instruction):
+        return f"teacher.context={teacher.context} needs teacher.instruction, the text that only the teacher is told."
+    if teacher.instruction and not reads:
+        showing = " and ".join(name for name, kind in CONTEXT_KINDS.items() if "instruction" in kind.reads)
         return (
-            f"teacher.instruction has no effect with teacher.context={teacher.context}: only instruction and concise show "
+            f"teacher.instruction has no effect with teacher.context={teacher.context}: only {showing} show "
             "it. Put the text into teacher.template, or change the context."
         )
     return None
 
 
-_PRIVILEGED = ("privileged_context", "answer", "solution", "attempt", "other_question")
+_PRIVILEGED = ("privileged_context", "answer", "solution")
+_EXPRESSION = re.compile(r"\{[{%](.*?)[%}]\}", re.DOTALL)
+"""What Jinja evaluates; the text between is only text, whatever words it has."""
 
 
 def _template_shows_the_context(config: CampaignSettings) -> str | None:
     teacher = config.teacher
-    texts = teacher.user_template + teacher.system_template
-    if teacher.context != "none" and not any(name in texts for name in _PRIVILEGED):
+    used = set(re.findall(r"\w+", " ".join(_EXPRESSION.findall(teacher.user_template + teacher.system_template))))
+    if teacher.context != "none" and used.isdisjoint((*_PRIVILEGED, *teacher.kind.variables)):
         return (
             f"teacher.template={teacher.user_template!r:.80} never mentions privileged_context, so the teacher would not see "
             f"its {teacher.context}. Put {{{{ privileged_context }}}} into teacher.template or teacher.system."

@@ -14,9 +14,10 @@ from opsd_core.models.policy import add_lora
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.prompts.teacher import teacher_prompts
 from opsd_core.selection.token_weights import WeightInputs, token_weights
+from opsd_core.teacher.kinds import teacher_in_training
 from opsd_core.teacher.mixtures import Transform
+from opsd_core.teacher.parts import Models, Parts
 from opsd_core.teacher.scoring import score_targets
-from opsd_core.teacher.teachers import AdapterOffTeacher, EmaTeacher, FixedTeacher
 from opsd_core.training.importance import old_logprobs
 from opsd_core.training.trainer import Schedule, TrainingItem, distil
 from tests.core.small import rollout_of, small_policy
@@ -69,11 +70,8 @@ def test_a_recipe_takes_two_steps(name):
     student = small_policy(0)
     if config.model.lora.rank:
         student = add_lora(student, config.model.lora, seed=0)
-    teacher = {
-        "initial": lambda: FixedTeacher(initial),
-        "adapter_off": lambda: AdapterOffTeacher(student),
-        "ema": lambda: EmaTeacher(copy.deepcopy(initial), config.teacher.ema_decay),
-    }[config.teacher.weights]()
+    parts = Parts(config, Models(initial, initial), load=lambda policy: policy, load_copy=copy.deepcopy, student=student)
+    teacher = teacher_in_training(parts)
     kept = [rollout for rollout in sampled if rollout.key in prompts]
     targets = [None] * len(kept)
     if config.distillation.targets == "recorded":

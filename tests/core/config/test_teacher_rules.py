@@ -74,6 +74,8 @@ def test_a_teacher_without_context_needs_another_asymmetry(weights, asymmetry):
         ({"teacher": {"context": "instruction"}}, r"needs teacher\.instruction"),
         ({"teacher": {"instruction": "be brief"}}, r"teacher\.instruction has no effect with teacher\.context=reference"),
         ({"teacher": {"template": "{{ question }}"}}, r"never mentions privileged_context"),
+        ({"teacher": {"template": "{{ question }} Give the answer."}}, r"never mentions privileged_context"),
+        ({"teacher": {"template": "{{ question }} {{ attempt }}"}}, r"never mentions privileged_context"),
         ({"teacher": {"reference": "solution"}}, r"tiny:addition makes questions and answers only"),
         ({"teacher": {"top_p": 0.9}, "distillation": {"divergence": "reverse_kl"}}, r"infinite where the student"),
         ({"teacher": {"top_k": 5}, "distillation": {"divergence": "jsd", "beta": 1.0}}, r"infinite where the student"),

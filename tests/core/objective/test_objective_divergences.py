@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from opsd_core.objective.divergences import (
-    LOG_ZERO,
     entropy_mix,
     forward_kl,
     forward_share,
@@ -17,6 +16,7 @@ from opsd_core.objective.divergences import (
     sampled_token,
     skew_kl,
 )
+from opsd_core.objective.types import LOG_ZERO
 
 
 def logprobs(*probabilities):

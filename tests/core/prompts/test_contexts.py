@@ -3,12 +3,13 @@
 import pytest
 
 from opsd_core.config import PromptConfig, TeacherConfig
-from opsd_core.config.context_kinds import CONTEXT_KINDS
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.data import make_example
 from opsd_core.errors import DataError
 from opsd_core.models.tiny import tiny_tokenizer
 from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.prompts.contexts import CONTEXTS, Attempt, ContextInputs, beginning, build_context, context_identity
+from opsd_core.prompts.context_inputs import Attempt, ContextInputs
+from opsd_core.prompts.contexts import CONTEXTS, beginning, build_context, context_identity
 from opsd_core.prompts.teacher import NO_CONTEXT, TOO_LONG, TeacherPrompts, teacher_prompts
 from tests.core.small import rollout_of
 

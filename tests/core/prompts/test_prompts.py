@@ -7,7 +7,8 @@ from opsd_core.data import make_example
 from opsd_core.errors import ConfigError, DataError, ModelError
 from opsd_core.models.policy import eos_ids
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
-from opsd_core.prompts.contexts import ContextInputs, build_context
+from opsd_core.prompts.context_inputs import ContextInputs
+from opsd_core.prompts.contexts import build_context
 from tests.core.small import small_tokenizer
 
 TEACHER = TeacherConfig(template="{{ privileged_context }}|{{ question }}")

@@ -9,7 +9,7 @@ from opsd_core.config import resolve
 from opsd_core.errors import DataError
 from opsd_core.models.forward import completion_hidden
 from opsd_core.objective import FullTargets, HiddenTargets, distillation_loss
-from opsd_core.objective.divergences import LOG_ZERO
+from opsd_core.objective.types import LOG_ZERO
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, Transform, confidence_weights, truncate
 from opsd_core.teacher.scoring import members_hidden, online_targets, score_targets, stack_targets, teacher_logprobs
 from opsd_core.teacher.teachers import FixedTeacher, PeersTeacher

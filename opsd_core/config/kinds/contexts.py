@@ -1,7 +1,7 @@
 """The privileged contexts' names, default templates and needs: data that configuration rules and prompts share.
 
 `opsd_core.prompts.contexts` has one function per name. Template variables: question, answer, solution, student_prompt (the user
-message that the student sees), privileged_context, and what a kind lists in its comment.
+message that the student sees), privileged_context, and a kind's own `variables`.
 """
 
 from typing import NamedTuple
@@ -28,6 +28,12 @@ class ContextKind(NamedTuple):
     """Needs to know which completions are right."""
     peers: bool = False
     """Shows what another model answered to the prompt."""
+    variables: tuple[str, ...] = ()
+    """Template variables that it gives beside privileged_context."""
+    control: bool = False
+    """Takes the information away and keeps the format: allowed in a control arm only."""
+    reads: tuple[str, ...] = ()
+    """Settings of `teacher` that only contexts like this one read."""
 
 
 _REFERENCE = "{{ student_prompt }}\n\n(The correct final answer is {{ privileged_context }}.)"
@@ -35,29 +41,31 @@ _REFERENCE = "{{ student_prompt }}\n\n(The correct final answer is {{ privileged
 CONTEXT_KINDS: dict[str, ContextKind] = {
     "none": ContextKind(""),
     "reference": ContextKind(_REFERENCE, reference=True, own_reference=True),
-    "shuffled_reference": ContextKind(_REFERENCE, reference=True),
+    "shuffled_reference": ContextKind(_REFERENCE, reference=True, control=True),
     "demo": ContextKind(
         "{{ student_prompt }}\nThis is an example for a response to the question:\n{{ privileged_context }}\n"
         "Now answer with a response of your own, including the thinking process:",
         reference=True,
         own_reference=True,
     ),
-    # other_question
     "other_problem": ContextKind(
         "Here is another problem with its solution.\n\nProblem: {{ other_question }}\n\nSolution: "
         "{{ privileged_context }}\n\nUse what it shows and solve this problem:\n\n{{ student_prompt }}",
         reference=True,
+        variables=("other_question",),
     ),
     "hint": ContextKind(
         "{{ student_prompt }}\n\nHint, the first step of a solution: {{ privileged_context }}",
         reference=True,
         own_reference=True,
+        reads=("context_fraction",),
     ),
     "partial": ContextKind(
         "{{ student_prompt }}\n\nHere is the beginning of a reference solution:\n{{ privileged_context }}\n\n"
         "With its help, solve the problem in your own words.",
         reference=True,
         own_reference=True,
+        reads=("context_fraction",),
     ),
     "sibling_success": ContextKind(
         "{{ student_prompt }}\n\nCorrect solution:\n\n{{ privileged_context }}\n\nCorrectly solve the original question.",
@@ -65,18 +73,19 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         siblings=True,
         grades=True,
     ),
-    # majority_answer
     "majority": ContextKind(
         "{{ student_prompt }}\n\nHere is a solution whose answer most attempts agree on:\n\n{{ privileged_context }}\n\n"
         "With its help, solve the problem in your own words.",
         rollouts=True,
         siblings=True,
+        variables=("majority_answer",),
+        reads=("min_agreement",),
     ),
-    # attempt
     "feedback": ContextKind(
         "{{ student_prompt }}\n\nYour earlier attempt:\n\n{{ attempt }}\n\nThe following is feedback on it:\n\n"
         "{{ privileged_context }}\n\nCorrectly solve the original question.",
         rollouts=True,
+        variables=("attempt",),
         grades=True,
     ),
     "peer_success": ContextKind(
@@ -86,17 +95,18 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         grades=True,
         peers=True,
     ),
-    # attempt
     "peer_failure": ContextKind(
         "{{ student_prompt }}\n\nAnother model's attempt, which is wrong:\n\n{{ attempt }}\n\nThe following is feedback on it:"
         "\n\n{{ privileged_context }}\n\nCorrectly solve the original question.",
         rollouts=True,
+        variables=("attempt",),
         grades=True,
         peers=True,
     ),
     "concise": ContextKind(
         "{{ privileged_context }}\n\n{{ student_prompt }}",
         instruction="Solve the following problem concisely: only the steps that are needed, no remarks, no repetition.",
+        reads=("instruction",),
     ),
-    "instruction": ContextKind("{{ student_prompt }}", system="{{ privileged_context }}"),
+    "instruction": ContextKind("{{ student_prompt }}", system="{{ privileged_context }}", reads=("instruction",)),
 }

@@ -1,0 +1,1 @@
+"""What each kind is: its name, what it means and what it needs. The functions of a kind stand where they are used."""

@@ -1,0 +1,56 @@
+"""The divergences' names and properties: data that configuration rules and the objective share.
+
+`opsd_core.objective.divergences` has one function per name that compares with a teacher. Those without a teacher are
+likelihoods of the completion's own tokens (`opsd_core.objective.likelihood`).
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class DivergenceKind(NamedTuple):
+    """One divergence: what it is, and which settings it does not go with."""
+
+    meaning: str
+    """The equation in a few words."""
+    teacher_free: bool = False
+    """Reads nothing but the completion's own tokens: no teacher is loaded, probed or scored."""
+    advantages: bool = False
+    """Teacher-free: each token's factor comes from the policy's own samples and pushes unlikely tokens down (OPSA)."""
+    sampled_only: bool = False
+    """Compares the sampled token alone: there are no entries to choose or to clip."""
+    infinite_at_zero: bool = False
+    """Infinite where the student has mass and the target has none."""
+    least_top_k: int = 1
+    """Fewest recorded entries with which it sees enough of the student's distribution."""
+    weak_near_limits: bool = False
+    """Goes to 0 as distillation.beta nears 0 or 1, although at the limits it does not."""
+    reads: tuple[str, ...] = ()
+    """Settings of `distillation` that only divergences like this one read."""
+    at_beta: Mapping[float, str] = {}
+    """Values of distillation.beta at which it is another divergence, exactly."""
+
+
+DIVERGENCE_KINDS: dict[str, DivergenceKind] = {
+    "forward_kl": DivergenceKind("KL(teacher||student)"),
+    "reverse_kl": DivergenceKind("KL(student||teacher)", infinite_at_zero=True, least_top_k=8),
+    "jsd": DivergenceKind(
+        "generalised Jensen-Shannon",
+        weak_near_limits=True,
+        reads=("beta", "normalise_beta"),
+        at_beta={0.0: "forward_kl", 1.0: "reverse_kl"},
+    ),
+    "skew_kl": DivergenceKind("KL(teacher||mixture)", reads=("skew",)),
+    "entropy_mix": DivergenceKind(
+        "forward KL where the teacher hesitates, reverse KL where it is sure",
+        infinite_at_zero=True,
+        reads=("entropy_threshold", "entropy_width"),
+    ),
+    "sampled_token": DivergenceKind("policy gradient on the sampled token", sampled_only=True, infinite_at_zero=True),
+    "cross_entropy": DivergenceKind("-log p(completion)", teacher_free=True),
+    "opsa": DivergenceKind(
+        "unlikelihood of the least likely sampled tokens", teacher_free=True, advantages=True, reads=("opsa_fraction",)
+    ),
+}
+TEACHER_FREE = tuple(name for name, kind in DIVERGENCE_KINDS.items() if kind.teacher_free)
+"""Objectives that read nothing but the completion's own tokens."""

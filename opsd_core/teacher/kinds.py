@@ -1,0 +1,59 @@
+"""The table of teachers: one class per kind of weights, and the teacher of an iteration before and in training.
+
+A new kind is a class (how it is made: `build`; what it keeps: `state`), a line here, and a line in
+`opsd_core.config.kinds.teachers` with what the configuration must know of it. docs/extending.md shows one.
+"""
+
+from typing import Any
+
+from opsd_core.config import CampaignConfig
+from opsd_core.teacher.parts import Handle, Parts
+from opsd_core.teacher.teachers import (
+    AdapterOffTeacher,
+    EmaTeacher,
+    FixedTeacher,
+    LiveTeacher,
+    NoTeacher,
+    PeersTeacher,
+    TeacherWeights,
+    TrustRegionTeacher,
+)
+
+TEACHERS: dict[str, type[FixedTeacher]] = {
+    "initial": FixedTeacher,
+    "previous": FixedTeacher,
+    "ema": EmaTeacher,
+    "live": LiveTeacher,
+    "adapter_off": AdapterOffTeacher,
+    "trust_region": TrustRegionTeacher,
+    "external": FixedTeacher,
+    "peers": PeersTeacher,
+}
+
+
+def teacher_in_training(parts: Parts[Handle]) -> TeacherWeights:
+    """The teacher that the trainer asks and updates; without one, nobody. ModelError when a part is missing."""
+    if parts.config.distillation.teacher_free:
+        return NoTeacher()
+    return TEACHERS[parts.settings.weights].build(parts)
+
+
+def teacher_before_training(parts: Parts[Handle]) -> TeacherWeights:
+    """The teacher that records targets and is probed, while nothing is trained.
+
+    One that stands only in training is represented by the weights it begins with: the first policy's, or for a student
+    that teaches itself the policy's as the iteration begins. ModelError when a part is missing.
+    """
+    kind = parts.settings.weights_kind
+    if kind.recordable or parts.config.distillation.teacher_free:
+        return teacher_in_training(parts)
+    if kind.is_student and parts.models.policy is not None:
+        return FixedTeacher(parts.load(parts.models.policy))
+    return FixedTeacher(*parts.fixed())
+
+
+def teacher_identity(config: CampaignConfig) -> dict[str, Any]:
+    """What decides, beside the models and the prompts, what `teacher_before_training` says: a part of its targets' identity."""
+    if config.distillation.teacher_free or not config.teacher.weights_kind.recordable:
+        return {}
+    return TEACHERS[config.teacher.weights].identity(config.teacher)
