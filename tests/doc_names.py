@@ -40,7 +40,9 @@ def stale(text: str, history: bool = False) -> list[str]:
     found: list[str] = []
     for command in commands(text):
         found += _command(command)
-    shown = set(re.findall(r"\w+", " ".join(re.findall(r"^```(?!bash|sh).*?^```", text, flags=re.DOTALL | re.MULTILINE))))
+    shown = set(
+        re.findall(r"\w+", " ".join(re.findall(r"^```(?!bash|sh).*?^```", text, flags=re.DOTALL | re.MULTILINE)))
+    )
     for span in spans(text):
         if span in shown:  # the page itself defines it, in a block of code
             continue
@@ -257,6 +259,10 @@ def _is_path_or_metric(name: str) -> bool:
         return name in _deployments()
     if any(list(base.glob(name.strip("/"))) for base in (ROOT, ROOT / "opsd_core")):
         return True
+    if name.endswith("/"):
+        return any(one.startswith(name) or one == name.rstrip("/") for one in _known()[1])
+    if name.startswith("."):
+        return all(part in _known()[1] for part in name.split("/"))
     if name.rpartition("/")[0] in _known()[1] and re.fullmatch(r"[A-Z]+", name.rpartition("/")[2]):
         return True
     pattern = re.sub(r"\\\*|<\w+>|[A-Z]{2,}", ".*", re.escape(name))

@@ -1,4 +1,4 @@
-"""When training must stop, and what is done then."""
+"""When training has to stop, and what happens then."""
 
 from typing import Literal
 

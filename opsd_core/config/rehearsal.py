@@ -1,4 +1,4 @@
-"""What the policy should keep: prompts of other tasks, to which it is held as it was."""
+"""What the policy should keep: prompts of other tasks, at which it should answer as it did at the start."""
 
 from pydantic import Field
 

@@ -1,4 +1,4 @@
-"""Sample gates: which graded completions are trained on, each drop with its reason.
+"""Filters: which graded completions are trained on, each drop with its reason.
 
 Order: empty -> truncated -> repetitive -> leak -> low_score -> no_majority, (dis)agrees -> route -> teacher probe. The
 first gate that closes gives the reason; nothing is deleted. The teacher probe comes last because it costs a forward pass.

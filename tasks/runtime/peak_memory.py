@@ -1,4 +1,4 @@
-"""The most memory that this process held since a moment: resident memory, or the device's where there is one."""
+"""The most memory that this process has held since a given moment: resident memory, or the device's where there is one."""
 
 from contextlib import suppress
 from pathlib import Path
