@@ -12,6 +12,9 @@ from flows.promote import promote, rollback
 from flows.replay import replay
 from flows.study import study
 from infra.generated_docs import PAGE, README, readme_with_tree, render, render_tree
+from opsd_core.config import resolve
+from opsd_core.config.recipes_papers import PAPERS
+from opsd_core.config.rules.effects import READ_WHEN
 from tests.doc_names import stale
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,6 +48,25 @@ def test_paths_and_make_targets_in_prose_exist(page):
 
 def test_readme_tree_is_current():
     assert README.read_text() == readme_with_tree(), "run: make docs"
+
+
+def test_configuration_says_when_each_setting_is_read():
+    rows = {row.split("`")[1]: row for row in PAGE.read_text().splitlines() if row.startswith("| `")}
+    assert READ_WHEN.keys() <= rows.keys()
+    assert [path for path, condition in READ_WHEN.items() if not rows[path].endswith(f"| {condition.words} |")] == []
+    assert [path for path, row in rows.items() if path not in READ_WHEN and not row.endswith("|  |")] == []
+
+
+@pytest.mark.parametrize("name", sorted(PAPERS))
+def test_a_published_recipe_lists_what_it_changes_and_nothing_else(name):
+    listed = PAGE.read_text().split(f"#### {name}\n")[1].split("\n#")[0]
+    method = [line for line in listed.splitlines() if line.startswith("- `")]
+    tiny, changed = (resolve(recipe).model_dump() for recipe in ("tiny", name))
+    for path, value in re.findall(r"`([\w.]+)=([^`]*)`", "\n".join(method)):
+        section, _, leaf = path.rpartition(".")
+        before, after = (values[section][leaf] if section else values[leaf] for values in (tiny, changed))
+        assert before != after and str(after).lower() == value.lower(), path
+    assert all(len(line) <= 800 for line in listed.splitlines())
 
 
 def test_readme_tree_is_read_in_a_minute():
