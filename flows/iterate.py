@@ -16,14 +16,14 @@ from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.exclusive import one_campaign
 from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
-from tasks.stages.choose import choose_prompts
-from tasks.stages.curriculum import advance_curriculum
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
+from tasks.stages.dry_run import try_campaign
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.stages.prompts import advance_curriculum, choose_prompts
 from tasks.stages.rehearse import rehearse
 from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.stages.rollout import rollout
@@ -50,6 +50,7 @@ def iterate(
     learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None,
     seed: Annotated[int | None, Field(ge=0)] = None,
     overrides: dict[str, Any] = {},  # noqa: B006
+    dry_run: bool = False,
 ) -> str:
     """On-policy self-distillation: a new model version is promoted only when a paired test says it is better.
 
@@ -62,6 +63,8 @@ def iterate(
         learning_rate: Peak learning rate; None = the recipe's.
         seed: Seed of everything that is drawn at random; None = the recipe's.
         overrides: Any other setting, nested as in docs/configuration.md; merged deeply, siblings keep their values.
+        dry_run: Try the campaign on a few prompts and report what both sides read, whether there is a signal, and how long an
+            iteration will take. Nothing is registered or trained for good.
     """
     knobs = {
         "name": name,
@@ -73,6 +76,11 @@ def iterate(
     }
     config = resolve(recipe, overrides, nested({key: value for key, value in knobs.items() if value is not None}))
     preflight(config)
+    if dry_run:
+        initial = prepare_model(config)
+        text = try_campaign(config, initial, prepare_teachers(config, initial))
+        print(text)
+        return text
     with one_campaign(config.name):
         return run_campaign(config)
 

@@ -199,7 +199,7 @@ def _parsed(value: Any) -> Any:
 def _overrides(text: str) -> Iterator[str]:
     """Stale names of settings in JSON, nested or by path, and values that their settings cannot have."""
     try:
-        pending = list(json.loads(text).items())
+        pending = list(json.loads(text.replace("[...]", '"..."')).items())
     except ValueError:
         yield f"{text} is no JSON"
         return
@@ -209,7 +209,7 @@ def _overrides(text: str) -> Iterator[str]:
             pending += [(key, one) for key, values in value.items() for one in values]
         elif path not in _settings():
             yield f"{path} (in {text:.60}) is {'called ' + new + ' today' if (new := present_name(path)) else 'no setting'}"
-        elif "." in path and isinstance(value, list) and path in json.loads(text):  # a schedule's values
+        elif "." in path and isinstance(value, list) and path in text:  # a schedule's values
             pending += [(path, one) for one in value]
         elif (field := _settings()[path]) is None and isinstance(value, dict):
             pending += [(f"{path}.{key}", inner) for key, inner in value.items()]

@@ -67,6 +67,18 @@ DEMO: dict[str, Any] = {
     "execution": {"rollout_batch_size": 128, "evaluation_batch_size": 128, "checkpoint_every": 24},
 }
 
+# What own model and own data start from: adapters, a rate that forgets little, the lengths of the papers, no task's tuning.
+BASE: dict[str, Any] = {
+    "name": "base",
+    "iterations": 4,
+    "model": {"lora": {"rank": 64, "alpha": 128.0}},
+    "prompts": {"max_prompt_length": 2048, "max_teacher_prompt_length": 8192},
+    "rollout": {"num_prompts": 800, "max_completion_length": 1024},
+    "optimizer": {"learning_rate": 1e-5, "num_steps": 25, "batch_size": 32},
+    "evaluation": {"max_completion_length": 1024},
+    "execution": {"num_shards": 8, "microbatch_tokens": 16_384, "checkpoint_every": 25},
+}
+
 
 def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
     """A new dictionary: `override` wins, nested dictionaries are merged key by key, siblings keep their values."""
@@ -89,23 +101,35 @@ def _on_the_tiny_task(name: str) -> dict[str, Any]:
     return values
 
 
-RECIPES: dict[str, dict[str, Any]] = {"demo": DEMO, "tiny": TINY} | {name: _on_the_tiny_task(name) for name in PAPERS}
+RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": TINY} | {name: _on_the_tiny_task(name) for name in PAPERS}
 
 
 def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe says before `overrides`: a published method leaves the tiny task when another model is named."""
-    source = overrides.get("model", {}).get("source", "tiny")
-    if recipe in PAPERS and source != "tiny":
+    """What a recipe says before `overrides`. What was tuned for a model or a task is left out where another one is named.
+
+    A published method leaves the tiny task when another model is named. The demo with another model or other data is `BASE`
+    with what is left of the demo: its task, or its model.
+    """
+    recipe_values = RECIPES[recipe]
+    other_model = _named(overrides, "model") not in (None, _named(recipe_values, "model"))
+    other_data = _named(overrides, "data") not in (None, _named(recipe_values, "data"))
+    if recipe in PAPERS and other_model:
         return deep_merge(deep_merge(PAPERS[recipe].full, PAPERS[recipe].method), {"name": recipe})
-    return RECIPES[recipe]
+    if recipe == "demo" and (other_model or other_data):
+        kept = {"name": recipe} if other_model else {"name": recipe, "model": DEMO["model"]}
+        task = {} if other_data else {"data": DEMO["data"], "prompts": DEMO["prompts"]}
+        return deep_merge(BASE, kept | task)
+    return without_task(recipe_values) if other_data else recipe_values
+
+
+def _named(values: dict[str, Any], section: str) -> str | None:
+    part = values.get(section)
+    return part.get("source") if isinstance(part, dict) else None
 
 
 def without_task(values: dict[str, Any]) -> dict[str, Any]:
-    """A copy without what was written for its own task: another source has other options and other questions."""
-    left = {name: value for name, value in values.items() if name != "prompts"}
-    if "data" in left:
-        left["data"] = {name: value for name, value in left["data"].items() if name != "options"}
-    return left
+    """A copy without what was written for its own task: another source has other questions, rows, splits and graders."""
+    return {name: value for name, value in values.items() if name not in ("prompts", "data")}
 
 
 def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
@@ -118,11 +142,12 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     changes: dict[str, Any] = {}
     for override in overrides:
         changes = deep_merge(changes, override)
-    start = starting_values(recipe, changes)
-    source = start.get("data", {}).get("source")
-    if source and changes.get("data", {}).get("source", source) != source:
-        start = without_task(start)
-    values = deep_merge(start, changes)
+    values = deep_merge(starting_values(recipe, changes), changes)
+    for section in ("model", "data"):
+        if _named(values, section) is None and isinstance(values.get(section, {}), dict):
+            raise ConfigError(
+                f"recipe {recipe!r} has no {section} of its own. Give {section}.source, in overrides for instance."
+            )
     try:
         return CampaignConfig.model_validate(values)
     except ValidationError as error:

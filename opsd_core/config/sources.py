@@ -1,10 +1,15 @@
 """Where the model, the data and the prompts come from."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from opsd_core.config.base import Section
+from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
+from opsd_core.config.kinds.sources import SourceKind, source_kind
+
+DEFAULT_GENERATED = 2000
+"""Items that a generated source makes when data.size says nothing."""
 
 GraderName = Literal["auto", "math", "numeric", "exact", "choice", "reasoning_gym"]
 
@@ -47,26 +52,72 @@ class ModelConfig(Section):
 
 
 class ColumnMapping(Section):
-    """Names of the dataset's columns; an empty name means the dataset has no such column."""
+    """Where question, solution and answer stand in a row: a column, or a path into one; empty = there is none.
 
-    question: str = Field("question", min_length=1, description="Column with the question.")
+        answer                      a column
+        reward_model.ground_truth   a field of an object; an object may be stored as JSON text
+        messages[-1].content        an element of a list, counted from the end when negative
+        messages[user].content      the message of that role
+    """
+
+    preset: str = Field(
+        AUTO,
+        description="A known layout (" + ", ".join(COLUMN_PRESETS) + ") that gives the three columns that are not set; auto = "
+        "recognised when the question's column does not exist and one layout alone fits; none = as named.",
+    )
+    question: str = Field(
+        "question", min_length=1, description="Column with the question, or a path such as messages[user].content."
+    )
     solution: str = Field("", description="Column with the worked reference solution; empty = none.")
-    answer: str = Field("answer", description="Column with the final answer; empty = none (label-free).")
+    answer: str = Field("answer", description="Column with the final answer, text, number or list; empty = none (label-free).")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: Any) -> Any:
+        name = values.get("preset", AUTO) if isinstance(values, dict) else AUTO
+        if name in (AUTO, NONE) or not isinstance(name, str):
+            return values
+        if name not in COLUMN_PRESETS:
+            known = ", ".join((AUTO, NONE, *COLUMN_PRESETS))
+            raise ValueError(f"data.columns.preset={name!r} is no known layout. Use one of {known}, or name the columns.")
+        return COLUMN_PRESETS[name].columns | values
+
+    @property
+    def recognised(self) -> bool:
+        """Whether a known layout may be looked for: no layout and no column for the question is named."""
+        return self.preset == AUTO and self.question == type(self).model_fields["question"].default
+
+    @property
+    def mapped(self) -> list[str]:
+        """The columns that are named, each once."""
+        return list(dict.fromkeys(name for name in (self.question, self.solution, self.answer) if name))
 
 
 class DataConfig(Section):
     """The dataset and how it is split."""
 
     source: str = Field(
-        description="HF hub id, local .json/.jsonl/.csv/.parquet, s3:// object, 'reasoning_gym:<task>' or 'tiny:addition'."
+        description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
+        "glob of such files; s3:// or https:// file, which stays what it was when first fetched; 'reasoning_gym:<task>' or "
+        "'tiny:addition'."
     )
     subset: str | None = Field(None, description="Hub configuration name (GSM8K: 'main').")
     split: str = Field("train", description="Hub split to read.")
     columns: ColumnMapping = Field(ColumnMapping(), description="Which column is the question, solution, answer.")
+    encoding: str = Field(
+        "auto",
+        description="Encoding of text files. auto = UTF-8, UTF-16 or UTF-32 with a byte order mark, or cp1252 where the bytes "
+        "leave no doubt; anything else is refused and has to be named (cp1250, shift_jis, ...).",
+    )
     options: dict[str, int | float | str | bool] = Field(
         {}, description="Arguments of the reasoning-gym task (min_terms, max_digits, ...)."
     )
-    size: int = Field(2000, ge=10, le=10_000_000, description="Items to generate, or the most rows to read.")
+    size: int | None = Field(
+        None,
+        ge=10,
+        le=10_000_000,
+        description="Items to generate (null = 2000), or the most rows to read of anything else (null = all).",
+    )
     seed: int = Field(0, ge=0, description="Seed of generated data sets. Splits depend on content alone.")
     validation_fraction: float = Field(0.2, gt=0, lt=0.9, description="Share of items held out for the gate.")
     test_fraction: float = Field(0.2, ge=0, lt=0.9, description="Share of items held out for the final report.")
@@ -76,6 +127,27 @@ class DataConfig(Section):
     grader: GraderName = Field(
         "auto", description="How an answer is judged; auto = the task's own verifier, else math."
     )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, value: str) -> str:
+        try:
+            known = value == "auto" or bool("a".encode(value))
+        except (LookupError, ValueError):
+            known = False
+        if not known:
+            raise ValueError(f"data.encoding={value!r} is no encoding that Python knows. Use auto, utf-8, cp1252, shift_jis, ...")
+        return value
+
+    @property
+    def kind(self) -> SourceKind:
+        """What the table of sources says about this one."""
+        return source_kind(self.source)
+
+    @property
+    def num_generated(self) -> int:
+        """How many items a generated source makes."""
+        return DEFAULT_GENERATED if self.size is None else self.size
 
 
 class PromptConfig(Section):

@@ -1,6 +1,5 @@
 """From raw rows to examples: every row becomes an example, a counted duplicate, or a listed reason."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,12 +7,12 @@ from typing import Any
 
 from opsd_core.config import ColumnMapping
 from opsd_core.data.examples import make_example
+from opsd_core.data.places import PlaceError, unread_messages, value_at
 from opsd_core.data.records import RawRow, UnusableRow
+from opsd_core.data.values import MAX_FIELD_CHARS, UnusableError, plain_text
 from opsd_core.errors import DataError
 from opsd_core.records.examples import Example
 
-MAX_FIELD_CHARS = 200_000
-"""Longer texts cannot be a prompt and would fill the memory."""
 MAX_TEXT_CHARS = 2 << 30
 """Most characters of all examples together; they are held in memory."""
 _MAX_COLUMNS = 10_000
@@ -30,21 +29,15 @@ class Cleaned:
     num_duplicates: int
     columns: dict[str, None]
     """Every column that occurs in a readable row, in order of appearance."""
-
-
-class _UnusableError(Exception):
-    """A reason for leaving a row out; never leaves this module."""
-
-    def __init__(self, kind: str, detail: str = ""):
-        super().__init__(kind)
-        self.kind, self.detail = kind, detail
+    remarks: Counter[str]
+    """What was done to rows that were used, with the number of rows."""
 
 
 def clean_rows(
     rows: Iterable[RawRow], columns: ColumnMapping, labels_required: bool = True, max_chars: int = MAX_TEXT_CHARS
 ) -> Cleaned:
     """Examples in source order, first of equals kept. DataError when they have more than `max_chars` characters."""
-    cleaned = Cleaned([], [], Counter(), 0, 0, {})
+    cleaned = Cleaned([], [], Counter(), 0, 0, {}, Counter())
     seen: set[str] = set()
     num_chars = 0
     for row in rows:
@@ -52,10 +45,10 @@ def clean_rows(
         if len(cleaned.columns) < _MAX_COLUMNS:
             cleaned.columns.update(dict.fromkeys(row.values))
         try:
-            example = _example(row, columns, labels_required)
-        except _UnusableError as problem:
+            example = _example(row, columns, labels_required, cleaned.remarks)
+        except UnusableError as problem:
             cleaned.reasons[problem.kind] += 1
-            cleaned.unusable.append(UnusableRow(row.index, problem.kind + problem.detail))
+            cleaned.unusable.append(UnusableRow(row.index, problem.kind + problem.detail, row.line, row.file))
             continue
         if example.id in seen:
             cleaned.num_duplicates += 1
@@ -71,17 +64,20 @@ def clean_rows(
     return cleaned
 
 
-def _example(row: RawRow, columns: ColumnMapping, labels_required: bool) -> Example:
+def _example(row: RawRow, columns: ColumnMapping, labels_required: bool, remarks: Counter[str]) -> Example:
     if row.unreadable:
         kind, _, detail = row.unreadable.partition(": ")
-        raise _UnusableError(kind, f": {detail}" if detail else "")
+        raise UnusableError(kind, f": {detail}" if detail else "")
     question = _text(row.values, columns.question, required=True)
-    answer = _text(row.values, columns.answer, required=labels_required)
+    answer = _text(row.values, columns.answer, required=labels_required, remarks=remarks)
     solution = _text(row.values, columns.solution, required=labels_required)
     if "####" in answer:
         answer = gsm8k_answer(answer)
         if not answer:
-            raise _UnusableError(f"nothing after '####' in column {columns.answer!r}")
+            raise UnusableError(f"nothing after '####' in column {columns.answer!r}")
+    for role in sorted(set(unread_messages(row.values, columns.mapped))):
+        hint = "; prompts.system is the system message" if role == "system" else ""
+        remarks[f"a message of role {role[:40]!r}, which is not read{hint}"] += 1
     return make_example(question, answer, solution, row.metadata)
 
 
@@ -90,28 +86,27 @@ def gsm8k_answer(text: str) -> str:
     return text.rpartition("####")[2].strip().replace(",", "")
 
 
-def _text(values: dict[str, Any], column: str, required: bool) -> str:
-    """The column as stripped text; "" for a column that is not mapped, or missing where that is allowed."""
+def _text(values: dict[str, Any], column: str, required: bool, remarks: Counter[str] | None = None) -> str:
+    """The place as stripped text; "" for a column that is not mapped, or missing where that is allowed.
+
+    With `remarks`, a list of texts and numbers is allowed and counted there.
+    """
     if not column:
         return ""
-    value = values.get(column)
-    if isinstance(value, float) and math.isnan(value):
-        value = None
-    if value is None:
+    try:
+        value = value_at(values, column)
+    except PlaceError as problem:
+        raise UnusableError(str(problem)) from problem
+    text = plain_text(value, column, lists=remarks is not None)
+    if text is None:
         if required:
-            raise _UnusableError(f"no value in column {column!r}")
+            raise UnusableError(f"no value in column {column!r}")
         return ""
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)
-    if isinstance(value, bool | int | float):
-        value = str(value)
-    if not isinstance(value, str):
-        raise _UnusableError(f"column {column!r} is {type(value).__name__}, not text or a number")
-    if len(value) > MAX_FIELD_CHARS:
-        raise _UnusableError(f"column {column!r} is longer than {MAX_FIELD_CHARS:,} characters", f" ({len(value):,})")
-    text = value.strip()
+    if remarks is not None and isinstance(value, list) and len(value) > 1:
+        remarks[f"a list in {column!r}, joined by commas; if its items are alternatives, choose one: {column}[0]"] += 1
+    if len(text) > MAX_FIELD_CHARS:
+        raise UnusableError(f"column {column!r} is longer than {MAX_FIELD_CHARS:,} characters", f" ({len(text):,})")
     if not text and required:
-        raise _UnusableError(f"column {column!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise _UnusableError(f"column {column!r} holds half a surrogate pair, which is not text")
+        raise UnusableError(f"column {column!r} is empty")
     return text
+

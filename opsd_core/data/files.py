@@ -1,106 +1,110 @@
-"""Local files, read row by row, so that one broken row costs one row and a huge file costs no memory."""
+"""Local files, folders and globs, read row by row, so that one broken row costs one row and a huge file costs no memory."""
 
-import csv
-import json
-from collections.abc import Iterator
+import glob
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from opsd_core.data.parquet import parquet_rows
-from opsd_core.data.records import MAX_LINE_CHARS, RawRow, require_columns
+from opsd_core.config import ColumnMapping, DataConfig
+from opsd_core.config.kinds.sources import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
+from opsd_core.data.records import Asked, Opened, RawRow
+from opsd_core.digest import file_digest
 from opsd_core.errors import DataError
 
-MAX_JSON_BYTES = 64 << 20
-"""Largest .json file: it must be parsed as a whole, which takes up to twenty times its size in memory."""
+Reader = Callable[..., Opened]
+MAX_FILES = 10_000
 
 
-def file_rows(path: Path, suffix: str, needed: list[str]) -> Iterator[RawRow]:
-    """Rows of a .jsonl, .json, .csv or .parquet file.
+def reader(name: str) -> Reader:
+    """The function "module.function" of opsd_core.data, as the tables name it."""
+    module, _, function = name.rpartition(".")
+    return getattr(import_module(f"opsd_core.data.{module}"), function)
 
-    Raises DataError for an absent, empty or malformed file, an unknown suffix, or columns that are not there.
+
+def local_files(asked: Asked) -> Opened:
+    """The rows of a file, or of all files of a folder or glob in the order of their names."""
+    files = source_files(asked.config.source)
+    if len(files) == 1:
+        return open_file(files[0], asked)
+    asked.notes.append(
+        f"{len(files)} files are read: {', '.join(file.name for file in files[:5])}{', ...' if files[5:] else ''}"
+    )
+    _note_others(asked, files)
+    return _together(files, asked)
+
+
+def open_file(path: Path, asked: Asked, suffix: str = "") -> Opened:
+    """One file by its suffix, or by `suffix` where its name says nothing.
+
+    Raises DataError for an absent or empty file, an unknown suffix, and as the format's reader.
     """
+    suffix = suffix or file_suffix(path.name)
     if not path.is_file():
         what = "is a folder, not a file" if path.is_dir() else "does not exist"
         raise DataError(f"data.source={path} {what}. Check the path; it is read from the worker's working directory.")
     if path.stat().st_size == 0:
         raise DataError(f"data.source={path} is empty (0 bytes).")
-    if suffix not in READERS:
-        raise DataError(f"data.source={path}: suffix {suffix!r} is not read. Use one of {', '.join(sorted(READERS))}.")
-    return READERS[suffix](path, needed)
+    if not known_file("file" + suffix):
+        known = ", ".join(sorted(FILE_FORMATS))
+        packed = f", packed with {' or '.join(PACKED)} or not"
+        raise DataError(f"data.source={path}: suffix {suffix!r} is not read. Use one of {known}{packed}.")
+    return reader(FILE_FORMATS["." + suffix.split(".")[1]].reader)(path, asked)
 
 
-def _jsonl(path: Path, needed: list[str]) -> Iterator[RawRow]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for index, (line, whole) in enumerate(_lines(file)):
-            if not line.strip():
-                continue
-            yield _json_row(index, line) if whole else RawRow(index, unreadable=f"over {MAX_LINE_CHARS:,} characters")
+def source_files(source: str) -> list[Path]:
+    """The local files that a source names, sorted: itself, those of a folder, those of a glob.
 
-
-def _lines(file: Any) -> Iterator[tuple[str, bool]]:
-    """(line, True) or, for a line that is too long, (its beginning, False)."""
-    while line := file.readline(MAX_LINE_CHARS):
-        whole = line.endswith("\n") or len(line) < MAX_LINE_CHARS
-        rest = line
-        while not whole and rest and not rest.endswith("\n"):
-            rest = file.readline(MAX_LINE_CHARS)
-        yield line, whole
-
-
-def _json_row(index: int, line: str) -> RawRow:
+    DataError for a folder or glob without files that are read, or with files of several formats, which may be one data set twice.
+    """
+    path = Path(source).expanduser()
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        return RawRow(index, unreadable=f"not JSON: {type(error).__name__}: {error}"[:300])
-    return _object_row(index, value)
-
-
-def _object_row(index: int, value: Any) -> RawRow:
-    if not isinstance(value, dict):
-        return RawRow(index, unreadable=f"a JSON {type(value).__name__}, not an object")
-    return RawRow(index, value)
-
-
-def _json(path: Path, needed: list[str]) -> Iterator[RawRow]:
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
+        if path.is_dir():
+            found = [file for file in path.iterdir() if file.is_file()]
+        elif path.exists() or not any(character in source for character in "*?["):
+            return [path]
+        else:
+            found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207 absolute patterns too
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.source={source!r:.200} is no path: {error}.") from error
+    files = sorted(file for file in found if known_file(file.name) and not file.name.startswith("."))
+    what = "is a folder" if path.is_dir() else "is a glob"
+    if not files:
+        raise DataError(f"data.source={source} {what} without files that are read ({', '.join(sorted(FILE_FORMATS))}).")
+    if len(files) > MAX_FILES:
+        raise DataError(f"data.source={source} {what} with {len(files):,} files; at most {MAX_FILES:,} are read.")
+    formats = {FILE_FORMATS["." + file_suffix(file.name).split(".")[1]].reader for file in files}
+    if len(formats) > 1:
+        endings = sorted({file_suffix(file.name) for file in files})
         raise DataError(
-            f"data.source={path} has {size:,} bytes; a .json file of more than {MAX_JSON_BYTES:,} is not parsed at "
-            "once. Store it as .jsonl (one object a line) or .parquet."
+            f"data.source={source} {what} with files of several formats ({', '.join(endings)}), which may hold the same rows. "
+            f"Name one kind: {path / ('*' + endings[0]) if path.is_dir() else '*' + endings[0]}."
         )
-    try:
-        value = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"data.source={path} is not valid JSON: {type(error).__name__}: {error}. "
-            "If it holds one object a line, name it .jsonl."
-        ) from error
-    if not isinstance(value, list):
-        raise DataError(f"data.source={path} holds a JSON {type(value).__name__}; a list of objects is read.")
-    for index, item in enumerate(value):
-        yield _object_row(index, item)
+    return files
 
 
-def _csv(path: Path, needed: list[str]) -> Iterator[RawRow]:
-    csv.field_size_limit(MAX_LINE_CHARS)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.DictReader(_bounded_lines(path, file), restkey="", restval=None, strict=False)
-        try:
-            require_columns(str(path), needed, list(reader.fieldnames or []))
-            for index, values in enumerate(reader):
-                if "" in values and "" not in (reader.fieldnames or []):
-                    yield RawRow(index, unreadable="more fields than the header has")
-                else:
-                    yield RawRow(index, values)
-        except csv.Error as error:
-            raise DataError(f"data.source={path} is malformed at line {reader.line_num}: {error}.") from error
+def source_content(config: DataConfig) -> dict[str, str]:
+    """sha256 of every local file of `config.source`; empty where its name alone decides. DataError as `source_files`."""
+    if config.kind is not SOURCE_KINDS["files"]:
+        return {}
+    return {file.name: file_digest(file) for file in source_files(config.source) if file.is_file()}
 
 
-def _bounded_lines(path: Path, file: Any) -> Iterator[str]:
-    for number, (line, whole) in enumerate(_lines(file), 1):
-        if not whole:
-            raise DataError(f"data.source={path}: line {number} has more than {MAX_LINE_CHARS:,} characters. Is it CSV?")
-        yield line
+def _note_others(asked: Asked, files: list[Path]) -> None:
+    folder = Path(asked.config.source).expanduser()
+    others = sorted(file.name for file in folder.iterdir() if file not in files) if folder.is_dir() else []
+    if others:
+        asked.notes.append(f"not read in the folder: {', '.join(others[:10])}{', ...' if others[10:] else ''}")
 
 
-READERS = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": parquet_rows}
+def _together(files: list[Path], asked: Asked) -> Opened:
+    """All files as one, each opened at its turn; the first one shows the columns."""
+
+    def rows(columns: ColumnMapping) -> Iterator[RawRow]:
+        index = 0
+        for file in files:
+            for row in open_file(file, asked).rows(columns):
+                yield replace(row, index=index, file=file.name)
+                index += 1
+
+    return Opened(rows, open_file(files[0], asked).shape)

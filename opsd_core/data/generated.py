@@ -9,7 +9,7 @@ from typing import Any
 
 from opsd_core.config import ColumnMapping, DataConfig
 from opsd_core.data.addition import addition_examples
-from opsd_core.data.records import RawRow
+from opsd_core.data.records import Asked, Opened, RawRow
 from opsd_core.errors import DataError
 
 COLUMNS = ColumnMapping(question="question", answer="answer", solution="")
@@ -19,10 +19,22 @@ _GENERATION_CHUNK = 1000
 _ACCEPTED = 0.99
 
 
-def addition_rows(config: DataConfig) -> Iterator[RawRow]:
-    """Rows of `tiny:addition`."""
-    for index, example in enumerate(addition_examples(config.size, config.seed)):
-        yield RawRow(index, {"question": example.question, "answer": example.answer})
+def addition(asked: Asked) -> Opened:
+    """The source `tiny:addition`. DataError for another name."""
+    config = asked.config
+    if config.source != "tiny:addition":
+        raise DataError(f"data.source={config.source} does not exist. The built-in task is tiny:addition.")
+
+    def rows(columns: ColumnMapping) -> Iterator[RawRow]:
+        for index, example in enumerate(addition_examples(config.num_generated, config.seed)):
+            yield RawRow(index, {"question": example.question, "answer": example.answer})
+
+    return Opened(rows, columns=COLUMNS)
+
+
+def reasoning_gym(asked: Asked) -> Opened:
+    """The source `reasoning_gym:<task>`. A task may have no answer to an entry. DataError as `create_task`."""
+    return Opened(lambda columns: reasoning_gym_rows(asked.config), columns=COLUMNS, labels_required=False)
 
 
 def reasoning_gym_rows(config: DataConfig) -> Iterator[RawRow]:
@@ -33,14 +45,14 @@ def reasoning_gym_rows(config: DataConfig) -> Iterator[RawRow]:
     """
     task = config.source.partition(":")[2]
     found: set[str] = set()
-    for chunk in range(0, config.size * GENERATION_FACTOR, _GENERATION_CHUNK):
-        length = min(_GENERATION_CHUNK, config.size * GENERATION_FACTOR - chunk)
+    for chunk in range(0, config.num_generated * GENERATION_FACTOR, _GENERATION_CHUNK):
+        length = min(_GENERATION_CHUNK, config.num_generated * GENERATION_FACTOR - chunk)
         dataset = create_task(task, config.options, size=chunk + length, seed=config.seed)
         for index in range(chunk, chunk + length):
             row = _row(task, config.options, dataset, index)
             yield row
             found.add(json.dumps([row.values, row.unreadable], sort_keys=True))
-            if len(found) >= config.size:
+            if len(found) >= config.num_generated:
                 return
 
 

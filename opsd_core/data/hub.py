@@ -2,25 +2,33 @@
 
 from collections.abc import Iterator
 
-from opsd_core.config import DataConfig
-from opsd_core.data.records import RawRow, require_columns
+from opsd_core.config import ColumnMapping, DataConfig
+from opsd_core.data.formats.parquet import schema_shape
+from opsd_core.data.places import heads
+from opsd_core.data.records import Asked, Opened, RawRow, require_columns
 from opsd_core.errors import DataError
 
 
-def hub_rows(config: DataConfig, needed: list[str]) -> Iterator[RawRow]:
-    """Rows of hub dataset `source` (configuration `subset`, split `split`).
+def hub_dataset(asked: Asked) -> Opened:
+    """The hub's dataset `source` (configuration `subset`, split `split`).
 
     Raises DataError when the hub cannot be reached, or has no such dataset, configuration, split or column.
     """
     import datasets
 
+    config = asked.config
     try:
         dataset = datasets.load_dataset(config.source, config.subset, split=config.split)
     except Exception as error:  # hub, network, cache and builder errors have no common base
         raise DataError(_explain(config, error)) from error
-    require_columns(config.source, needed, list(dataset.column_names))
-    for index, values in enumerate(dataset.select_columns(needed)):
-        yield RawRow(index, values)
+
+    def rows(columns: ColumnMapping) -> Iterator[RawRow]:
+        needed = heads(columns.mapped, dataset.column_names)
+        require_columns(config.source, needed, list(dataset.column_names))
+        for index, values in enumerate(dataset.select_columns(needed)):
+            yield RawRow(index, values)
+
+    return Opened(rows, schema_shape(dataset.features.arrow_schema), num_rows=len(dataset))
 
 
 def _explain(config: DataConfig, error: Exception) -> str:

@@ -22,9 +22,9 @@ GRADERS: dict[str, ModuleType] = {
 
 
 def grader_name(config: DataConfig) -> str:
-    """The grader that `config.grader` means; auto = reasoning_gym for such a source, else math."""
+    """The grader that `config.grader` means; auto = the one that the kind of source has."""
     if config.grader == "auto":
-        return "reasoning_gym" if config.source.startswith("reasoning_gym:") else "math"
+        return config.kind.grader
     return config.grader
 
 

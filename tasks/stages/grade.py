@@ -16,7 +16,7 @@ from opsd_core.selection.grading import Graded, grade_rollouts
 from tasks.context import local, produce, prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, PromptSet, Ref, ShardRef
 from tasks.runtime.retries import STAGE
-from tasks.stages.curriculum import known_counts
+from tasks.stages.prompts import known_counts
 from tasks.stages.teacher import prompts_of, solvers
 
 

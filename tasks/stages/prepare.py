@@ -17,8 +17,9 @@ from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
+from opsd_core.data import source_content as data_content
 from opsd_core.digest import digest, file_digest
-from opsd_core.errors import ModelError, ServiceError
+from opsd_core.errors import DataError, ModelError, ServiceError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.models import tiny
 from opsd_core.models.policy import (
@@ -152,7 +153,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
     tokenizer = shared_tokenizer(initial)
     identity = {
         "data": config.data.model_dump(exclude={"grader"}),
-        "content": source_content(config.data.source),
+        "content": data_content(config.data),
         "tokenizer": tokenizer_digest(tokenizer),
         "lengths": budgets_identity(tokenizer, config),
     }
@@ -163,6 +164,8 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
 def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
     with scratch() as downloads:
         data = load_examples(config.data, fetch=lambda uri: download_file(uri, downloads))
+    for line in data.report.lines():
+        get_run_logger().info(line)
     check_gradable([e for e in data.train + data.validation + data.test if e.answer], grader_name(config.data))
     report, too_long = data.report.as_dict(), []
     builder = PromptBuilder.of(tokenizer, config)
@@ -177,14 +180,21 @@ def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folde
         too_long += dropped
     report["prompts_too_long"] = too_long
     (folder / "report.json").write_text(json.dumps(report, indent=1))
-    return {name: report[name] for name in ("sizes", "digests", "reasons")} | {"prompts_too_long": len(too_long)}
+    if too_long:
+        get_run_logger().warning("%d prompts are too long and dropped (prompts.overflow=drop)", len(too_long))
+    counts = [name for name in report if name.startswith("num_")]
+    return {name: report[name] for name in ("sizes", "digests", "reasons", *counts)} | {"prompts_too_long": len(too_long)}
 
 
 def download_file(uri: str, folder: Path) -> Path:
-    """One object of any bucket as a file in `folder`."""
+    """One object of any bucket as a file in `folder`. DataError when there is no such object."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    path = folder / key.rpartition("/")[2]
-    open_store(f"s3://{bucket}", settings()).download(key, path)
+    name = key.rpartition("/")[2]
+    remote = open_store(f"s3://{bucket}", settings()) if bucket and name else None
+    if remote is None or remote.head(key) is None:
+        raise DataError(f"data.source={uri} does not exist. Write s3://bucket/folder/file.jsonl, the address of one object.")
+    path = folder / name
+    remote.download(key, path)
     return path
 
 

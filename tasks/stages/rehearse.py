@@ -7,7 +7,7 @@ from typing import Any
 from prefect import task
 
 from opsd_core.config import CampaignConfig, DataConfig
-from opsd_core.data import load_examples
+from opsd_core.data import load_examples, source_content
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.models.policy import tokenizer_digest
@@ -19,7 +19,7 @@ from tasks.context import produce, scratch, shared_policy
 from tasks.refs import Campaign, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
-from tasks.stages.prepare import download_file, source_content
+from tasks.stages.prepare import download_file
 from tasks.stages.rollout import engine
 
 
@@ -34,7 +34,7 @@ def rehearse(campaign: Campaign) -> Campaign:
     builder = PromptBuilder(policy.tokenizer, rehearsal.prompts, config.teacher, config.model.chat_template)
     identity = {
         "initial": campaign.initial.digest,
-        "sources": [[data.model_dump(mode="json"), source_content(data.source)] for data in rehearsal.data],
+        "sources": [[data.model_dump(mode="json"), source_content(data)] for data in rehearsal.data],
         "num_prompts": rehearsal.num_prompts,
         "template": builder.student_digest,
         "prompts": rehearsal.prompts.model_dump(include={"max_prompt_length", "overflow"}),

@@ -21,13 +21,12 @@ from tasks.context import local, produce, rollouts_of, store, tidy_cache, tracke
 from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
 from tasks.runtime.peak_memory import peak_bytes, reset_peak
 from tasks.runtime.retries import STAGE
-from tasks.stages.choose import choose_prompts
-from tasks.stages.curriculum import advance_curriculum
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import prepare_teachers
+from tasks.stages.prompts import advance_curriculum, choose_prompts
 from tasks.stages.rehearse import rehearse
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard

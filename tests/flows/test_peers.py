@@ -14,9 +14,9 @@ from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
 from tasks.champion.moves import promote_version
 from tasks.context import local, store, tracker
-from tasks.stages.choose import choose_prompts
 from tasks.stages.peers import meet_peers, refresh_peers
 from tasks.stages.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
+from tasks.stages.prompts import choose_prompts
 from tasks.stages.report import open_iteration
 from tasks.storage.artifacts import describe
 

@@ -7,6 +7,7 @@ from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.sources import SOURCE_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.schedules import stages
 
@@ -70,11 +71,14 @@ def _context(words: str, property_: str) -> Condition:
     return Condition(f"a teacher.context {words}", lambda config: getattr(config.teacher.kind, property_))
 
 
+def _source(setting: str) -> Condition:
+    examples = [kind.example for kind in SOURCE_KINDS.values() if setting in kind.reads]
+    return Condition(f"a data.source such as {', or '.join(examples)}", lambda config: setting in config.data.kind.reads)
+
+
 _TEACHER = Condition("a distillation.divergence that has a teacher", lambda config: not config.distillation.teacher_free)
 _RECORDED = _all(_TEACHER, _one_of("distillation.targets", "recorded"))
 _ONLINE = _all(_TEACHER, _one_of("distillation.targets", "online"))
-_HUB = Condition("a hub id as data.source", lambda config: not config.data.source.startswith(_NO_HUB))
-_NO_HUB = ("reasoning_gym:", "tiny:", "s3://", "https://", "/", ".")
 _CONTEXT = _all(_TEACHER, _other_than("teacher.context", "none"))
 _REFERENCES = Condition(
     "rollout.on_policy_fraction below 1, or distillation.gold_share above 0", lambda config: config.uses_references
@@ -88,8 +92,10 @@ _RECOVERS = Condition(
 READ_WHEN: dict[str, Condition] = {
     "model.lora.alpha": _above("model.lora.rank", 0),
     "model.lora.target_modules": _above("model.lora.rank", 0),
-    "data.subset": _HUB,
-    "data.options": Condition("data.source=reasoning_gym:...", lambda c: c.data.source.startswith("reasoning_gym:")),
+    "data.subset": _source("subset"),
+    "data.split": _source("split"),
+    "data.encoding": _source("encoding"),
+    "data.options": _source("options"),
     "rollout.reference_completion": _REFERENCES,
     "filter.min_gain": _one_of("filter.teacher_probe", "gain"),
     "token_weights.position_floor": _other_than("token_weights.position", "uniform"),

@@ -40,7 +40,7 @@ def _gates_need_labels(config: CampaignSettings) -> str | None:
         "filter.teacher_probe": gate.teacher_probe != "off",
         "curriculum.sampling": config.curriculum.sampling != "uniform",
     }
-    generated = ":" in config.data.source and not config.data.source.startswith("s3://")
+    generated = config.data.kind.generated
     used = [name for name, on in needing.items() if on]
     if used and not generated and not config.data.columns.answer:
         return (

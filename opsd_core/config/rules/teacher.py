@@ -10,7 +10,7 @@ from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 
 def generated_source(config: CampaignSettings) -> bool:
     """True for data sets that are made here and bring question and answer of their own."""
-    return config.data.source.startswith(("reasoning_gym:", "tiny:"))
+    return config.data.kind.generated
 
 
 def null_configuration(config: CampaignSettings) -> str | None:

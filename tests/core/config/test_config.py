@@ -6,11 +6,31 @@ from pydantic import BaseModel
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
 from opsd_core.errors import ConfigError
 
+OWN = {"model": {"source": "some/model"}, "data": {"source": "rows.jsonl"}}
+
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))
 def test_every_recipe_is_complete_and_survives_json(recipe):
-    config = resolve(recipe)
+    config = resolve(recipe, OWN if recipe == "base" else {})
     assert CampaignConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_own_model_or_data_never_gets_what_was_tuned_for_the_demo():
+    demo, base = resolve("demo"), resolve("base", OWN)
+    assert base.model.lora.rank and base.optimizer.learning_rate <= 1e-5 and base.distillation.bound != "none"
+    for own in ({"model": OWN["model"]}, {"data": OWN["data"]}, OWN):
+        config = resolve("demo", own)
+        for section in ("rollout", "optimizer", "evaluation", "execution"):
+            assert getattr(config, section) == getattr(base, section) != getattr(demo, section)
+    assert resolve("demo", {"data": OWN["data"]}).model.source == "smollm2"
+    assert resolve("demo", {"model": OWN["model"]}).data == demo.data
+    assert resolve("demo", {"model": {"source": "smollm2", "lora": {"rank": 8}}}).optimizer == demo.optimizer
+
+
+@pytest.mark.parametrize("missing", ["model", "data"])
+def test_a_recipe_for_ones_own_asks_for_model_and_data_by_name(missing):
+    with pytest.raises(ConfigError, match=f"has no {missing} of its own. Give {missing}.source"):
+        resolve("base", {name: value for name, value in OWN.items() if name != missing})
 
 
 def test_one_nested_override_leaves_its_siblings_alone():
@@ -30,7 +50,7 @@ def test_another_data_source_does_not_inherit_the_arguments_of_the_recipes_task(
 def test_another_data_set_is_not_asked_in_the_words_of_the_recipes_own_task():
     own = {"data": {"source": "train.jsonl"}}
     assert resolve("demo").prompts.student != "{{ question }}"
-    assert resolve("demo", own).prompts == resolve("tiny").prompts, "a question of two paragraphs would lose the first"
+    assert resolve("demo", own).prompts == resolve("base", OWN).prompts, "two paragraphs would lose one"
     assert resolve("demo", own, {"prompts": {"system": "Think."}}).prompts.system == "Think."
 
 

@@ -32,7 +32,7 @@ def test_with_another_model_a_recipe_has_the_papers_settings(name):
     assert config.model.source == "some/model" and config.name == name
     assert config.rollout.max_completion_length >= 1024 and "boxed" in config.prompts.student
     assert not list(settings_without_effect(config))
-    with pytest.raises(ConfigError, match="data: Field required"):
+    with pytest.raises(ConfigError, match="has no data of its own"):
         resolve(name, {"model": {"source": "some/model"}})
 
 
@@ -60,7 +60,7 @@ def rollouts(config, policy, builder, pool):
     return made, correct
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"demo"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"demo", "base"}))
 def test_a_recipe_takes_two_steps(name):
     config = resolve(name, SHORT)
     initial, pool = small_policy(0), addition_examples(20)

@@ -12,7 +12,7 @@ import pytest
 from opsd_core.config import ColumnMapping, DataConfig
 from opsd_core.data import load_examples
 from opsd_core.data.clean import clean_rows
-from opsd_core.data.files import MAX_JSON_BYTES
+from opsd_core.data.formats.json_file import MAX_JSON_BYTES
 from opsd_core.data.records import RawRow
 from opsd_core.errors import DataError
 
@@ -83,7 +83,7 @@ def test_pages_larger_than_the_footer_says_are_refused(tmp_path, monkeypatch):
     assert pyarrow.parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size == 4000
     assert pyarrow.parquet.read_table(path).num_rows == 260  # pyarrow believes the pages
 
-    monkeypatch.setattr("opsd_core.data.parquet.MAX_READING_BYTES", 192 * MEBI)
+    monkeypatch.setattr("opsd_core.data.formats.parquet.MAX_READING_BYTES", 192 * MEBI)
     before = pyarrow.total_allocated_bytes()
     with pytest.raises(DataError, match=r"takes more than 201,326,592 bytes of memory to read, which its footer does not say"):
         load(path)
@@ -97,7 +97,7 @@ def test_an_encoding_that_repeats_long_prefixes_is_refused(tmp_path, monkeypatch
     path = tmp_path / "d.parquet"
     pyarrow.parquet.write_table(table, path, use_dictionary=False, column_encoding=encodings)
     assert pyarrow.parquet.read_metadata(path).row_group(0).column(0).total_uncompressed_size < 10 * MEBI
-    monkeypatch.setattr("opsd_core.data.parquet.MAX_READING_BYTES", 192 * MEBI)
+    monkeypatch.setattr("opsd_core.data.formats.parquet.MAX_READING_BYTES", 192 * MEBI)
     with pytest.raises(DataError, match=r"takes more than 201,326,592 bytes"):
         load(path)
 

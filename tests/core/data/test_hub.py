@@ -73,8 +73,8 @@ def test_a_hub_dataset_is_loaded_with_its_columns(tmp_path):
     shutil.copy(made, cached_as / "sums-train.arrow")
     described = json.loads((made.parent / "dataset_info.json").read_text()) | {"dataset_name": "sums", "config_name": "default"}
     (cached_as / "dataset_info.json").write_text(json.dumps(described))
-    asked = [("acme/sums", {"question": "problem"}), ("acme/sums", {}), ("acme/other", {})]
-    whole, column, absent = loaded(tmp_path, DATA, *asked)
-    assert whole == {row["problem"]: row["answer"] for row in rows}
+    asked = [("acme/sums", {"question": "problem"}), ("acme/sums", {}), ("acme/sums", {"preset": "none"}), ("acme/other", {})]
+    whole, recognised, column, absent = loaded(tmp_path, DATA, *asked)
+    assert whole == recognised == {row["problem"]: row["answer"] for row in rows}
     assert "question" in column and "problem" in column
     assert "data.source=acme/other" in absent and "Hugging Face hub" in absent

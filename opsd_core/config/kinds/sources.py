@@ -1,0 +1,104 @@
+"""The kinds of data source and the file formats: tables that the configuration's rules and the readers share.
+
+A reader is named as text, "module.function" of `opsd_core.data`, because the configuration stands below the data.
+
+    source reader   read(asked: Asked) -> Opened
+    format reader   read(file: Path, asked: Asked) -> Opened
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+
+class SourceKind(NamedTuple):
+    """One kind of `data.source`."""
+
+    reader: str
+    """"module.function" of opsd_core.data."""
+    matches: Callable[[str], bool]
+    """Whether a source is of this kind; the first kind of the table that says so is taken."""
+    example: str
+    """How a source of this kind is written."""
+    generated: bool = False
+    """Made here: it brings question and answer of its own, reads no columns, and `data.size` is how many are made."""
+    grader: str = "math"
+    """What data.grader=auto means for it."""
+    reads: tuple[str, ...] = ()
+    """Settings of `data` that this kind reads and others do not."""
+
+
+class FileFormat(NamedTuple):
+    """One kind of file."""
+
+    reader: str
+    """"module.function" of opsd_core.data."""
+    packed: bool = True
+    """May be compressed as a whole: .gz or .zst after the format's own suffix."""
+
+
+FILE_FORMATS: dict[str, FileFormat] = {
+    ".jsonl": FileFormat("formats.json_lines.read"),
+    ".ndjson": FileFormat("formats.json_lines.read"),
+    ".json": FileFormat("formats.json_file.read"),
+    ".csv": FileFormat("formats.delimited.read"),
+    ".tsv": FileFormat("formats.delimited.read"),
+    ".parquet": FileFormat("formats.parquet.read", packed=False),
+}
+PACKED = (".gz", ".zst")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def _begins(prefix: str) -> Callable[[str], bool]:
+    return lambda source: source.startswith(prefix)
+
+
+def file_suffix(name: str) -> str:
+    """The suffixes that say how a file is read, in lower case: `.jsonl`, `.csv.gz`; "" for none."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes[-2:]]
+    return "".join(suffixes if suffixes[-1:] and suffixes[-1] in PACKED else suffixes[-1:])
+
+
+def known_file(name: str) -> bool:
+    """Whether the name ends as a file that is read."""
+    suffix = file_suffix(name)
+    known = FILE_FORMATS.get("." + suffix.split(".")[1]) if suffix else None
+    return known is not None and (known.packed or suffix in FILE_FORMATS)
+
+
+def _local(source: str) -> bool:
+    if _SCHEME.match(source):
+        return False
+    has_glob = any(character in source for character in "*?[")
+    try:
+        exists = Path(source).exists()
+    except (OSError, ValueError):
+        exists = False
+    return known_file(source) or has_glob or exists or source.startswith((".", "/", "~"))
+
+
+_FILE = ("columns", "encoding")
+SOURCE_KINDS: dict[str, SourceKind] = {
+    "addition": SourceKind("generated.addition", _begins("tiny:"), "tiny:addition", generated=True),
+    "reasoning_gym": SourceKind(
+        "generated.reasoning_gym",
+        _begins("reasoning_gym:"),
+        "reasoning_gym:<task>",
+        generated=True,
+        grader="reasoning_gym",
+        reads=("options",),
+    ),
+    "s3": SourceKind("remote.stored_object", _begins("s3://"), "s3://bucket/file.jsonl", reads=_FILE),
+    "https": SourceKind("remote.web_file", _begins("https://"), "https://host/file.jsonl", reads=_FILE),
+    "files": SourceKind("files.local_files", _local, "folder, shards/*.parquet or file.csv", reads=_FILE),
+    "hub": SourceKind(
+        "hub.hub_dataset", lambda source: not _SCHEME.match(source), "owner/name", reads=("columns", "subset", "split")
+    ),
+    "unknown": SourceKind("remote.unknown", lambda source: True, ""),
+}
+
+
+def source_kind(source: str) -> SourceKind:
+    """The first kind of the table that `source` is of."""
+    return next(kind for kind in SOURCE_KINDS.values() if kind.matches(source))
