@@ -76,7 +76,7 @@ def _recipes() -> list[str]:
         lines += [
             "",
             f"### {name}\n",
-            *_by_section({path: value for path, value in _flat(RECIPES[name]).items() if path != "name"}),
+            *_by_section({path: value for path, value in _flat(RECIPES[name]).items() if _is_changed(path, value)}),
         ]
     lines += ["", "### Published methods and controls\n", _PAPERS_HEAD, "", *_by_section(common)]
     for name, paper in sorted(PAPERS.items()):
@@ -167,6 +167,15 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         nested = isinstance(value, dict) and key not in ("options", "schedules")
         flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat
+
+
+def _is_changed(path: str, value: Any) -> bool:
+    """Whether a recipe's value is another than the default; its name is no change."""
+    model: type[BaseModel] = CampaignConfig
+    *sections, leaf = path.split(".")
+    for name in sections:
+        model = _section(model.model_fields[name]) or model
+    return path != "name" and _json(model.model_fields[leaf].get_default(call_default_factory=True)) != _json(value)
 
 
 def _by_section(settings: dict[str, Any]) -> list[str]:

@@ -27,8 +27,8 @@ from opsd_core.study import StudyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("opsd_core", "tasks", "flows", "infra")
-NOT_OURS = {"AwaitingRetry", "Late", "Running", "Suspended", "InternalError", "train.jsonl"}
-"""States of Prefect, answers of S3 servers, a user's file: right in the docs although the code does not spell them."""
+NOT_OURS = {"AwaitingRetry", "Late", "Running", "Suspended", "InternalError", "sep=;"}
+"""States of Prefect, answers of S3 servers, what programs write: right in the docs although the code does not spell them."""
 GONE = {"trunc_rate"}
 """Names of the past, which only a history may tell of; settings that moved are in opsd_core.config.moved."""
 NO_NAMES = {"code", "alpha", "weights_N", "context|question", "alpha / N", "mix", "a.b", "kl/mean,p50,p99"}
@@ -44,9 +44,9 @@ def stale(text: str, history: bool = False) -> list[str]:
         re.findall(r"\w+", " ".join(re.findall(r"^```(?!bash|sh).*?^```", text, flags=re.DOTALL | re.MULTILINE)))
     )
     for span in spans(text):
-        if span in shown:  # the page itself defines it, in a block of code
+        if span in shown or re.search(r"\.(jsonl|ndjson|csv|tsv)$", span):  # defined on the page itself; a user's file
             continue
-        if span not in NO_NAMES and not (history and span in GONE):
+        if span not in NO_NAMES | NOT_OURS and not (history and span in GONE):
             found += _span(span, history)
     for name in re.findall(r"\b(?:OPSD|PREFECT|MLFLOW|AWS)_[A-Z0-9_]*[A-Z0-9]\b", text):
         found += [] if _is_written(name) else [f"{name} is read nowhere"]
@@ -240,8 +240,6 @@ def _is_module(name: str) -> bool:
 
 def _is_dotted(name: str) -> bool:
     """A file, a tag, a teacher as WEIGHTS.CONTEXT, or attributes of what the code names."""
-    if name in NOT_OURS:
-        return True
     weights, _, context = name.partition(".")
     teacher = _settings()["teacher.weights"], _settings()["teacher.context"]
     both = zip(teacher, (weights, context), strict=True)
