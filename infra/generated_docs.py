@@ -175,7 +175,8 @@ def _is_changed(path: str, value: Any) -> bool:
     *sections, leaf = path.split(".")
     for name in sections:
         model = _section(model.model_fields[name]) or model
-    return path != "name" and _json(model.model_fields[leaf].get_default(call_default_factory=True)) != _json(value)
+    field = model.model_fields[leaf]
+    return path != "name" and (field.is_required() or field.get_default(call_default_factory=True) != value)
 
 
 def _by_section(settings: dict[str, Any]) -> list[str]:
