@@ -64,7 +64,11 @@ def real_campaigns(policy: Policy, campaigns: int, promotion: PromotionConfig) -
             [
                 o
                 for o in evaluate_policy(
-                    policy, items, builder, judge, settings.model_copy(update={"seed": (config.iterations + 1) * campaign + side})
+                    policy,
+                    items,
+                    builder,
+                    judge,
+                    settings.model_copy(update={"seed": (config.iterations + 1) * campaign + side}),
                 )
                 if o.mode == "sampled"
             ]
@@ -98,14 +102,18 @@ def main() -> None:
     promotion = PromotionConfig(test="bootstrap")
     error = math.sqrt(promotion.alpha * (1 - promotion.alpha) / given.campaigns)
     print(f"alpha = {promotion.alpha}; {given.campaigns} campaigns, up to {promotion.alpha + 2 * error:.3f} is noise\n")
-    print("| campaigns | items | iterations | test | promote when equal | promote at +5 points | one decision's power |")
+    print(
+        "| campaigns | items | iterations | test | promote when equal | promote at +5 points | one decision's power |"
+    )
     print("|---|---|---|---|---|---|---|")
     for recipe in ("tiny", "demo"):
         config = resolve(recipe)
         size, iterations = config.evaluation.num_items, config.iterations
         for test in ("mcnemar", "bootstrap"):
             rules = PromotionConfig(test=test)
-            of = partial(simulated_campaigns, rules, given.campaigns, size, accuracy=ACCURACY, churn=CHURN, iterations=iterations)
+            of = partial(
+                simulated_campaigns, rules, given.campaigns, size, accuracy=ACCURACY, churn=CHURN, iterations=iterations
+            )
             equal, better = (promoting(of(gain=gain))[0] for gain in (0.0, 0.05))
             power = mcnemar_power(size, 0.05, CHURN / 2, level(rules, iterations))
             print(f"| simulated, churn {CHURN} | {size} | {iterations} | {test} | {equal} | {better} | {power:.3f} |")

@@ -119,7 +119,9 @@ def main() -> None:
     lengths = sorted(map(len, prompts))
     of = f"{lengths[0]} to {lengths[-1]} tokens, at most {options.length} new ones ({cut} cut)"
     print(f"\n{len(prompts)} prompts of {of}, greedy,")
-    print(f"{torch.get_num_threads()} threads, {policy.causal_lm.dtype}; {same} of {len(prompts)} completions identical\n")
+    print(
+        f"{torch.get_num_threads()} threads, {policy.causal_lm.dtype}; {same} of {len(prompts)} completions identical\n"
+    )
     print("| | seconds | completion tokens | tokens/s | ratio |\n|---|---|---|---|---|")
     for name, (seconds, outputs) in results.items():
         ratio = speed[name] / speed[best]

@@ -21,6 +21,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout, read_rollouts
 from opsd_core.training import checkpoint
 from tasks.refs import Ref
+from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.storage.base import local_disk
@@ -78,10 +79,11 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
         return found, 0.0
     with scratch() as folder:
         started = time.perf_counter()
-        with local_disk(folder):
+        with local_disk(folder), measured_peak() as peak:
             summary = make(folder)
         seconds = time.perf_counter() - started
-        return publish(store(), kind, identity, folder, summary | {"seconds": seconds}, cache=settings().cache), seconds
+        summary |= {"seconds": seconds, "peak_bytes": peak.bytes}
+        return publish(store(), kind, identity, folder, summary, cache=settings().cache), seconds
 
 
 def tidy_cache() -> int:

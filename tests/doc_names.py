@@ -151,7 +151,7 @@ def _span(span: str, history: bool) -> Iterator[str]:
         yield from [] if _is_path_or_metric(span) else [f"{span} is no file, deployment or metric"]
     else:
         words = re.findall(
-            r"\b(?:[a-z0-9]+_[a-z0-9_]+|[A-Z][a-z]+[A-Z]\w+)\b", re.sub(r'"[^"]*"|\S*/\S*|--\S+', "", span)
+            r"\b(?:[a-z][a-z0-9]*_[a-z0-9_]+|[A-Z][a-z]+[A-Z]\w+)\b", re.sub(r'"[^"]*"|\S*/\S*|--\S+', "", span)
         )
         yield from (f"{word} (in {span}) is the name of nothing" for word in words if not _is_word(word))
 

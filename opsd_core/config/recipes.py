@@ -101,7 +101,8 @@ def _on_the_tiny_task(name: str) -> dict[str, Any]:
     return values
 
 
-RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": TINY} | {name: _on_the_tiny_task(name) for name in PAPERS}
+RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": TINY}
+RECIPES |= {name: _on_the_tiny_task(name) for name in PAPERS}
 
 
 def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -111,8 +112,7 @@ def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     with what is left of the demo: its task, or its model.
     """
     recipe_values = RECIPES[recipe]
-    other_model = _named(overrides, "model") not in (None, _named(recipe_values, "model"))
-    other_data = _named(overrides, "data") not in (None, _named(recipe_values, "data"))
+    other_model, other_data = (_replaced(recipe_values, overrides, section) for section in ("model", "data"))
     if recipe in PAPERS and other_model:
         return deep_merge(deep_merge(PAPERS[recipe].full, PAPERS[recipe].method), {"name": recipe})
     if recipe == "demo" and (other_model or other_data):
@@ -120,6 +120,11 @@ def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
         task = {} if other_data else {"data": DEMO["data"], "prompts": DEMO["prompts"]}
         return deep_merge(BASE, kept | task)
     return without_task(recipe_values) if other_data else recipe_values
+
+
+def _replaced(values: dict[str, Any], overrides: dict[str, Any], section: str) -> bool:
+    """True when a source that the recipe has gives way to another one."""
+    return _named(values, section) is not None and _named(overrides, section) not in (None, _named(values, section))
 
 
 def _named(values: dict[str, Any], section: str) -> str | None:

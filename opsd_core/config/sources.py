@@ -6,12 +6,13 @@ from pydantic import Field, field_validator, model_validator
 
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.config.kinds.sources import SourceKind, source_kind
 
 DEFAULT_GENERATED = 2000
 """Items that a generated source makes when data.size says nothing."""
 
-GraderName = Literal["auto", "math", "numeric", "exact", "choice", "reasoning_gym"]
+GraderName = Literal["auto", *GRADER_KINDS]
 
 
 class LoraConfig(Section):

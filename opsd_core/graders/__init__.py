@@ -1,24 +1,23 @@
 """Graders: is a completion's final answer right?
 
-A grader is a module with `grade(example, text) -> Grade` and `refuses(example) -> reason or ""`, and one line below.
+A grader is a module with `grade(example, text) -> Grade` and `refuses(example) -> reason or ""`, and one line in
+`opsd_core.config.kinds.graders`.
 """
 
 from collections.abc import Iterable
+from importlib import import_module
 from types import ModuleType
 
 from opsd_core.config import DataConfig
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.errors import ConfigError, DataError
-from opsd_core.graders import choice, exact, math, numeric, reasoning_gym
 from opsd_core.graders.types import Grade, Grader
 from opsd_core.records.examples import Example
 
-GRADERS: dict[str, ModuleType] = {
-    "choice": choice,
-    "exact": exact,
-    "math": math,
-    "numeric": numeric,
-    "reasoning_gym": reasoning_gym,
-}
+VERSION = 2
+"""Raised whenever a verdict or a vote can change. Part of the identity of everything that grades decide."""
+
+GRADERS: dict[str, ModuleType] = {name: import_module(kind.module) for name, kind in GRADER_KINDS.items()}
 
 
 def grader_name(config: DataConfig) -> str:
@@ -26,6 +25,11 @@ def grader_name(config: DataConfig) -> str:
     if config.grader == "auto":
         return config.kind.grader
     return config.grader
+
+
+def grader_identity(config: DataConfig) -> str:
+    """What stored verdicts and votes depend on beside the texts: the grader's name and the graders' version."""
+    return f"{grader_name(config)}@{VERSION}"
 
 
 def get_grader(name: str) -> Grader:
@@ -53,4 +57,13 @@ def _module(name: str) -> ModuleType:
     return GRADERS[name]
 
 
-__all__ = ["GRADERS", "Grade", "Grader", "check_gradable", "get_grader", "grader_name"]
+__all__ = [
+    "GRADERS",
+    "VERSION",
+    "Grade",
+    "Grader",
+    "check_gradable",
+    "get_grader",
+    "grader_identity",
+    "grader_name",
+]

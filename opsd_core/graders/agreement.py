@@ -4,8 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from opsd_core.graders.extraction import find_answer, normalised
-from opsd_core.graders.numbers import canonical_number, parse_number
+from opsd_core.graders.canonical import canonical_answer
+from opsd_core.graders.extraction import answer_text, find_answer
+from opsd_core.graders.numbers import canonical_number, last_number, read_number
 
 
 class Agreement(NamedTuple):
@@ -22,8 +23,10 @@ def final_answer(text: str) -> str | None:
     answer = find_answer(text)
     if answer is None:
         return None
-    value = parse_number(answer.text)
-    return canonical_number(value) if value is not None else normalised(answer.text) or None
+    if not answer.marked and (number := last_number(answer_text(text).strip().rpartition("\n")[2])):
+        value = read_number(number)
+        return canonical_number(value) if value is not None else None
+    return canonical_answer(answer.text) or None
 
 
 def agreements(example_ids: Sequence[str], answers: Sequence[str | None]) -> list[Agreement]:

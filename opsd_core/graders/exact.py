@@ -1,6 +1,6 @@
 """`exact`: the whole completion, or the answer it marks, equals the gold answer after normalisation."""
 
-from opsd_core.graders.extraction import marked_answer, normalised
+from opsd_core.graders.extraction import answer_text, marked_answer, normalised
 from opsd_core.graders.types import Grade
 from opsd_core.records.examples import Example
 
@@ -11,7 +11,8 @@ def refuses(example: Example) -> str:
 
 
 def grade(example: Example, text: str) -> Grade:
-    """Case, white space, wrapping quotes and a final period do not count."""
+    """Case, white space, wrapping quotes and a final period do not count; what stands inside <think> neither."""
+    text = answer_text(text)
     gold, whole = normalised(example.answer), normalised(text)
     if not whole:
         return Grade(False, None, 0.0)

@@ -1,7 +1,7 @@
 """`numeric`: the number that the text marks as its answer, else the last number."""
 
-from opsd_core.graders.extraction import find_answer, pick_number
-from opsd_core.graders.numbers import canonical_number, find_numbers, parse_number, read_number, same_number
+from opsd_core.graders.extraction import find_answer
+from opsd_core.graders.numbers import canonical_number, parse_number, pick_number, read_number, same_number
 from opsd_core.graders.types import Grade
 from opsd_core.records.examples import Example
 
@@ -23,11 +23,9 @@ def grade(example: Example, text: str) -> Grade:
 
 
 def final_number(text: str) -> str | None:
-    """The number meant by the marked answer; the last number when nothing is marked or the mark holds none."""
+    """The number meant by the marked answer, the last number when nothing is marked; None when none is meant.
+
+    An expression, a list or a choice between numbers means none: "2^3", "1, 2, 3", "3 or 4".
+    """
     answer = find_answer(text, numeric=True)
-    if answer is None:
-        return None
-    if number := pick_number(answer.text):
-        return number
-    numbers = find_numbers(text[-20_000:])
-    return numbers[-1] if numbers else None
+    return pick_number(answer.text) if answer else None

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import resource
 import sys
 from functools import lru_cache
@@ -12,20 +13,49 @@ _MEMORY_BYTES = 8 << 30
 """Address space of the child; a verifier that needs more is ended by MemoryError instead of the machine swapping."""
 
 
-def verify_math(gold: str, answer: str, marked: bool) -> bool | None:
-    """math-verify's judgement, gold first; None when it cannot read one of the two.
+def verify_math(gold: str, answer: str) -> bool | None:
+    """Whether two LaTeX formulas mean the same, gold first; None when one of them cannot be read.
 
-    Its time limits are off because they need the main thread's signals; the parent ends this process instead.
+    Numbers are compared to 30 digits (to a millionth of the larger where one is a decimal), everything else by
+    math-verify. Its time limits are off because they need the main thread's signals; the parent ends this process.
     """
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from math_verify import verify
 
-    targets = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
-    gold_parsed = parse(f"${gold.strip('$')}$", extraction_config=targets, parsing_timeout=None)
-    shown = f"$\\boxed{{{answer.strip('$')}}}$" if marked else answer
-    answer_parsed = parse(shown, extraction_config=targets, parsing_timeout=None)
-    if not gold_parsed or not answer_parsed:
+    gold_parsed, answer_parsed = _read_formula(gold), _read_formula(answer)
+    if gold_parsed is None or answer_parsed is None:
         return None
-    return bool(verify(gold_parsed, answer_parsed, timeout_seconds=None))
+    if _is_number(gold_parsed) and _is_number(answer_parsed):
+        return _same_number(gold_parsed, answer_parsed)
+    gold_parsed, answer_parsed = _read_formula(_exact(gold)), _read_formula(_exact(answer))  # no decimal is rounded
+    return bool(verify(gold_parsed, answer_parsed, timeout_seconds=None, allow_set_relation_comp=True))
+
+
+def _exact(formula: str) -> str:
+    return re.sub(r"(\d*)\.(\d{1,200})", lambda m: f"\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}", formula)
+
+
+def _read_formula(formula: str) -> Any:
+    from math_verify import LatexExtractionConfig, parse
+
+    config = [LatexExtractionConfig(boxed_match_priority=-1)]
+    parsed = parse(f"${formula}$", extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
+    return parsed[0] if parsed else None
+
+
+def _is_number(value: Any) -> bool:
+    from sympy import Expr
+
+    return isinstance(value, Expr) and bool(value.is_number)
+
+
+def _same_number(gold: Any, answer: Any) -> bool:
+    from sympy import Abs, Float, N
+
+    if gold == answer or (gold.is_Rational and answer.is_Rational) or not (gold.is_finite and answer.is_finite):
+        return bool(gold == answer)
+    difference, sizes = N(Abs(gold - answer), 60), (N(Abs(gold), 60), N(Abs(answer), 60))
+    tolerance = Float("1e-6" if gold.has(Float) or answer.has(Float) else "1e-40")
+    return any(bool(difference <= tolerance * size) for size in sizes)
 
 
 def score_reasoning_gym(task: str, options: dict[str, Any], entry: dict[str, Any], answer: str) -> float:
@@ -41,7 +71,7 @@ def _task(task: str, options: str) -> Any:
 
 
 def _load_math() -> None:
-    verify_math("1", "1", True)
+    verify_math("x", "y")
 
 
 def _load_reasoning_gym() -> None:

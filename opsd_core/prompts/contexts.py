@@ -14,6 +14,7 @@ from typing import Any
 from opsd_core.config import TeacherConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
+from opsd_core.graders import VERSION
 from opsd_core.prompts.context_inputs import Attempt, Context, ContextInputs, Variables
 from opsd_core.records.examples import Example
 
@@ -136,7 +137,8 @@ def context_identity(config: TeacherConfig) -> dict[str, Any]:
     names = ["context", "reference", "context_fraction", "instruction", *config.kind.reads]
     if config.kind.rollouts:
         names += ["min_agreement", "only_unsuccessful", "missing_context"]
-    return config.model_dump(include=set(names))
+    votes = {"graders": VERSION} if config.kind.rollouts or config.kind.peers else {}
+    return config.model_dump(include=set(names)) | votes
 
 
 _UNITS = {"sentence": re.compile(r"(?<=[.!?])\s+|\n+"), "word": re.compile(r"\s+")}

@@ -10,7 +10,7 @@ from prefect import task
 from opsd_core.config import CampaignConfig
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
-from opsd_core.graders import Grade, get_grader, grader_name
+from opsd_core.graders import Grade, get_grader, grader_identity, grader_name
 from opsd_core.graders.agreement import final_answer
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.judgement.metrics import answer_diversity, constant_accuracy, summarise
@@ -39,7 +39,7 @@ def evaluate(
         "template": builder.student_digest,
         "tokenizer": tokenizer_digest(builder.tokenizer),
         "evaluation": config.evaluation.model_dump(exclude={"num_items"}),
-        "grader": config.data.grader,
+        "grader": grader_identity(config.data),
         "source": config.data.source,
         "seed": config.seed,
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 from prefect import task
 
+from opsd_core.graders import grader_identity
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.prompts.teacher import Key
 from opsd_core.records.examples import Example, read_examples
@@ -26,7 +27,7 @@ def grade(iteration: Iteration, prompts: PromptSet, shards: list[ShardRef]) -> G
     config, curriculum = iteration.config, iteration.curriculum
     identity = {
         "rollouts": [shard.digest for shard in shards],
-        "grader": config.data.grader,
+        "grader": grader_identity(config.data),
         "filter": config.filter.model_dump(),
     }
     if config.context_from_rollouts:  # a completion may be left out because there is nothing to show the teacher

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config.teacher import MOVING
 from opsd_core.digest import derive_seed
-from opsd_core.graders import get_grader, grader_name
+from opsd_core.graders import get_grader, grader_identity, grader_name
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
 from tasks.context import local, produce, prompt_builder, shared_policy
@@ -75,7 +75,7 @@ def solve_prompts(iteration: Iteration, prompts: PromptSet) -> Ref:
         "template": prompt_builder(iteration.campaign.initial, config).student_digest,
         "sampling": asdict(_greedy(iteration)),
         "seeds": _SEEDS,
-        "grader": config.data.grader,
+        "grader": grader_identity(config.data),
         "dtype": config.model.dtype,
     }
     artifact, _ = produce("solved", identity, partial(_solve, iteration, prompts))

@@ -19,7 +19,7 @@ from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.study import find_arm
 from tasks.context import local, produce, rollouts_of, store, tidy_cache, tracker
 from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
-from tasks.runtime.peak_memory import peak_bytes, reset_peak
+from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.retries import STAGE
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
@@ -63,17 +63,17 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
 
 
 def _train(study: Study, campaign: Campaign, arm: str, folder: Path) -> dict[str, Any]:
-    reset_peak()
     points, failed = [], ""
     try:
-        for point in _iterations(study, campaign):
-            points.append(point)
+        with measured_peak() as peak:
+            for point in _iterations(study, campaign):
+                points.append(point)
     except (AlarmError, TrainingError, DataError) as error:  # an arm that cannot be trained is a result
         failed = str(error)
         get_run_logger().warning("arm %s ends after %d iterations: %s", arm, len(points), failed)
     text = json.dumps({"checkpoints": [point.model_dump() for point in points], "failed": failed}, indent=1)
     (folder / "training.json").write_text(text)
-    return {"costs": _costs(points, campaign.config) | {"peak_bytes": float(peak_bytes())}}
+    return {"costs": _costs(points, campaign.config) | {"peak_bytes": float(peak.bytes)}}
 
 
 def _iterations(study: Study, campaign: Campaign) -> Iterator[Checkpoint]:

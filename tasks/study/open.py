@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig
 from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
-from opsd_core.graders import get_grader
+from opsd_core.graders import VERSION, get_grader
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
@@ -96,7 +96,7 @@ def _measure_set(study: Study, policy: PolicyRef, name: str) -> tuple[Ref, float
     identity = {
         "policy": policy.digest,
         "items": split_digest(examples),
-        "score": [chosen.score, chosen.grader, chosen.max_completion_length],
+        "score": [chosen.score, chosen.grader, VERSION, chosen.max_completion_length],
         "template": prompt_builder(policy, config).student_digest,
         "dtype": study.base.model.dtype,
     }

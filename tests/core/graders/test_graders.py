@@ -11,6 +11,7 @@ from opsd_core.config import DataConfig
 from opsd_core.data import load_examples, make_example
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders import GRADERS, Grade, check_gradable, get_grader, grader_name
+from opsd_core.graders.agreement import final_answer
 from opsd_core.graders.extraction import find_answer, last_boxed, pick_number
 from opsd_core.graders.numbers import find_numbers, parse_number, same_number
 
@@ -154,16 +155,73 @@ def test_text_that_never_ends_in_sympy_is_wrong_within_seconds_and_the_next_is_r
     assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
 
 
-@pytest.mark.parametrize("name", ["math", "numeric", "exact", "choice"])
+@pytest.mark.parametrize("name", ["math", "numeric", "exact", "choice", "vote"])
 @pytest.mark.parametrize(
     "unit",
-    ["answer ", "answer is ", r"\boxed{", "<answer>", "1,", "1 ", "1/", "-", "9", "#### ", "(A", "\ud800", "\x00", "="],
+    [
+        "\\(",
+        "$",
+        "$x$ ",
+        "\\text{",
+        "\\frac{",
+        "*a",
+        "**",
+        "A is ",
+        "not A ",
+        "A, ",
+        "A or ",
+        "<think>",
+        "</think>",
+        "1 and ",
+        "x=1,",
+        "x = ",
+        "10^",
+        "2 x 10^{",
+        "^{",
+        "{",
+        "}",
+        "####\n",
+        "√",
+        "½",
+        "²",
+        "1:",
+        "5 feet ",
+        "minus ",
+        "\\boxed{1}, ",
+        "9^",
+        "1,000",
+        "\\sqrt{",
+        "\\left(",
+        "answer not ",
+        "is ",
+        "\n",
+        "#### 1\n$$\n",
+        "answer ",
+        "answer is ",
+        r"\boxed{",
+        "<answer>",
+        "1,",
+        "1 ",
+        "1/",
+        "-",
+        "9",
+        "#### ",
+        "(A",
+        "\ud800",
+        "\x00",
+        "=",
+    ],
 )
 def test_long_hostile_text_is_judged_quickly(name, unit):
+    text = unit * (200_000 // len(unit))
+    if name == "math":
+        grade("math", "x", r"\boxed{x + 1}")  # the verifier's process starts once; that is not the text's time
     start = time.monotonic()
-    gold = "B" if name == "choice" else "17"
-    assert not grade(name, gold, unit * (200_000 // len(unit))).correct
-    assert time.monotonic() - start < 20
+    if name == "vote":
+        final_answer(text)
+    else:
+        assert not grade(name, "J" if name == "choice" else "17", text).correct
+    assert time.monotonic() - start < (20 if name == "math" else 6)
 
 
 def gym_examples(task: str, size: int = 12, **options):

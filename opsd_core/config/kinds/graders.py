@@ -1,0 +1,24 @@
+"""The graders' names and files: data that the configuration and the graders' registry share.
+
+Each module has `grade(example, text) -> Grade` and `refuses(example) -> reason or ""`; see `opsd_core.graders`.
+"""
+
+from typing import NamedTuple
+
+
+class GraderKind(NamedTuple):
+    """One kind of grader: where it stands and what it judges."""
+
+    module: str
+    """Dotted name of its file; imported by `opsd_core.graders`, not by the configuration."""
+    judges: str
+    """What makes a completion right, for the documentation and error messages."""
+
+
+GRADER_KINDS: dict[str, GraderKind] = {
+    "math": GraderKind("opsd_core.graders.math", "a number or expression of the same value"),
+    "numeric": GraderKind("opsd_core.graders.numeric", "the same number"),
+    "exact": GraderKind("opsd_core.graders.exact", "the same text"),
+    "choice": GraderKind("opsd_core.graders.choice", "the same letter A to J"),
+    "reasoning_gym": GraderKind("opsd_core.graders.reasoning_gym", "the task's own verifier"),
+}
