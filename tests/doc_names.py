@@ -141,6 +141,10 @@ def _span(span: str, history: bool) -> Iterator[str]:
         yield from _setting(key, value if equals else None)
     elif equals and re.fullmatch(r"[a-z_0-9]+", key):
         yield from _bare_setting(key, value)
+    elif called := re.match(r"([A-Za-z_][\w.]{3,})\(.", span):
+        yield from _span(called[1], history)
+    elif span.startswith("-p "):
+        yield from _parameter(shlex.split(span)[1])
     elif re.fullmatch(r"[A-Za-z_]\w*(\(\))?", span):
         yield from [] if _is_word(span.removesuffix("()")) else [f"{span} is the name of nothing"]
     elif re.match(rf"({'|'.join(PACKAGES)})\.", span):
@@ -154,6 +158,14 @@ def _span(span: str, history: bool) -> Iterator[str]:
             r"\b(?:[a-z][a-z0-9]*_[a-z0-9_]+|[A-Z][a-z]+[A-Z]\w+)\b", re.sub(r'"[^"]*"|\S*/\S*|--\S+', "", span)
         )
         yield from (f"{word} (in {span}) is the name of nothing" for word in words if not _is_word(word))
+
+
+def _parameter(given: str) -> Iterator[str]:
+    """A parameter that no deployment has, or a value that none of them takes."""
+    key, _, value = given.partition("=")
+    kinds = [parameters[key].annotation for parameters in _deployments().values() if key in parameters]
+    if not any(_is_valid(kind, value) for kind in kinds):
+        yield f"no deployment has the parameter {key} with the value {value}"
 
 
 def _setting(path: str, value: str | None) -> Iterator[str]:
@@ -294,6 +306,9 @@ def _command(words: list[str]) -> Iterator[str]:
             yield f"{following} does not exist"
         if word == "make" and re.fullmatch(r"[a-z-]+", following) and f"\n{following}:" not in _everything():
             yield f"make {following} does not exist"
+    for word in words:
+        if word.startswith("RECIPE=") and "make" in words:
+            yield from _deployment_run("opsd/study", ["-p", word.replace("RECIPE", "recipe")])
     if words[:3] == ["prefect", "deployment", "run"] and words[3:]:
         yield from _deployment_run(words[3], words[4:])
 
