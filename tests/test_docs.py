@@ -79,6 +79,11 @@ def test_names_in_prose_are_names_of_the_code(page):
     assert stale(page.read_text(), history=page.name == "CHANGELOG.md") == []
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page != PAGE], ids=lambda page: page.name)
+def test_pages_spell_the_terms_of_the_glossary_in_one_way(page):
+    assert "artefact" not in page.read_text().replace(render_tree(), "").lower()
+
+
 STALE = [
     "`teacher.warmth` decides",
     "`weights.position` and `rollout.batch_size` had other names",
