@@ -1,4 +1,4 @@
-"""The MLmodel file beside a folder of weights, which lets `mlflow.pyfunc.load_model` read the folder.
+"""The MLmodel file in a folder of weights, which lets `mlflow.pyfunc.load_model` read the folder.
 
 It holds no date, random id or library version, so that a folder's digest depends on its weights alone.
 """

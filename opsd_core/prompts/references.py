@@ -1,4 +1,4 @@
-"""Reference completions: the data set's own text where the policy's sample would stand.
+"""Reference completions: the data set's own text in place of the policy's sample.
 
     y = reference text + end-of-sequence   with probability 1 - lambda per prompt, lambda = rollout.on_policy_fraction
     y ~ pi(. | x)                          otherwise

@@ -3,7 +3,7 @@
 N = completion tokens, K = entries kept
 
 Recorded targets hold the K most likely tokens, normalised over the full vocabulary, and the tail's log-mass. They are
-computed once by a teacher that does not change during the iteration and are stored beside the rollouts.
+computed once by a teacher that does not change during the iteration and are stored next to the rollouts.
 """
 
 from collections.abc import Callable, Mapping, Sequence

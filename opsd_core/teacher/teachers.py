@@ -48,7 +48,7 @@ class TeacherWeights(Protocol):
         """Called after each optimiser step that was applied."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold to go on bit for bit; the same names and shapes at every step."""
+        """What a checkpoint must hold to resume bit for bit; the same names and shapes at every step."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
@@ -67,7 +67,7 @@ class FixedTeacher:
 
     @classmethod
     def identity(cls, settings: TeacherConfig) -> dict[str, Any]:
-        """What decides, beside its models, what it says. Kinds whose models say it all have nothing to add."""
+        """What decides its output besides its models. Kinds whose models say it all have nothing to add."""
         if cls is FixedTeacher:
             return {}
         return {"kind": {name: getattr(settings, name) for name in ("weights", *settings.weights_kind.reads)}}

@@ -1,4 +1,4 @@
-"""Everything a trainer needs to go on bit for bit, in safetensors and JSON.
+"""Everything a trainer needs to resume bit for bit, in safetensors and JSON.
 
 trainable.safetensors   trained parameters (adapters under LoRA), float32
 optimizer.safetensors   AdamW moments and step counts, per parameter
@@ -59,7 +59,7 @@ def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimi
     if meta["schema_version"] != SCHEMA_VERSION:
         raise IntegrityError(
             f"trainer state {folder.name} has schema version {meta['schema_version']}, this version of opsd reads "
-            f"{SCHEMA_VERSION}. Start the campaign anew or use the version that wrote it."
+            f"{SCHEMA_VERSION}. Start the campaign again or use the version that wrote it."
         )
     load_trainable(folder, student)
     _load_moments(_tensors(folder, "optimizer.safetensors"), trainable_parameters(student), optimizer, folder.name)
