@@ -4,7 +4,7 @@ B = completions decoded together, C = completions, T = tokens of a completion, V
 
 What makes it fast on mixed-length prompts: prompts are sorted by length and prefilled in groups of like length, the prefix
 that all or many of them share (system message, a task's own words) is computed once, as is a prompt of which several
-completions are sampled, and the next prompts take the places of completions that have ended, so a decoding step is seldom
+completions are sampled, and the next prompts take the places of completions that have ended, so a decoding step is rarely
 spent on a few stragglers.
 What makes it reproducible: each completion draws from its own generator, seeded by name, so neither order nor neighbours
 decide what is drawn.
@@ -166,7 +166,7 @@ class _Prefix:
 
 
 def _prefixes(policy: Policy, prompts: Sequence[Sequence[int]]) -> list[_Prefix]:
-    """Of each prompt the prefix that it shares with all others, or with the many that go on as it does."""
+    """Of each prompt the prefix that it shares with all others, or with the many that continue as it does."""
     whole = _Prefix(0, new_cache(policy.causal_lm.config)).longer(policy, prompts)
     found = [whole] * len(prompts)
     if not can_join(whole.cache):

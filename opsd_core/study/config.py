@@ -145,7 +145,7 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
     Raises ConfigError naming what is wrong; every arm's configuration is resolved, so that none fails hours later.
     """
     if recipe not in STUDIES:
-        raise ConfigError(f"recipe={recipe!r} is no study. Available: {', '.join(sorted(STUDIES))}.")
+        raise ConfigError(f"recipe={recipe!r} is not a study. Available: {', '.join(sorted(STUDIES))}.")
     values = STUDIES[recipe] | {name: value for name, value in knobs.items() if value is not None}
     start = values.get("overrides", {})
     if "source" in overrides.get("data", {}):

@@ -31,6 +31,7 @@ from opsd_core.models.policy import (
     tokenizer_digest,
 )
 from opsd_core.models.smollm2 import smollm2_gguf
+from opsd_core.models.storage.adapter_folders import local_base
 from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
@@ -103,14 +104,17 @@ def _stored_weights(config: CampaignConfig) -> PolicyRef:
 
 
 def _identity(model: ModelConfig) -> dict[str, Any]:
-    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    given = {"chat_template": model.chat_template} if model.chat_template else {}  # is written into the stored tokenizer
+    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code} | given
 
 
 def source_content(source: str) -> dict[str, str]:
     """Digest of every local file that a source names; empty for what its name alone decides."""
     path = Path(tiny.__file__ if source in tiny.SIZES else source)  # a tiny model is what its code makes of it
     files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
-    return {file.name: file_digest(file) for file in files}
+    contents = {file.name: file_digest(file) for file in files}
+    base = local_base(path)  # of an adapter folder
+    return contents | ({f"base/{name}": value for name, value in source_content(base).items()} if base else {})
 
 
 def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """One arm of a study: the campaign's own stages without gate and registry.
 
 The stages are called as plain functions inside one Prefect task per arm and seed: their results are artefacts, so a killed
-arm goes on where it was, and hundreds of task runs of a second each would cost more than the work.
+arm resumes where it stopped, and hundreds of task runs of a second each would cost more than the work.
 """
 
 import json
@@ -175,4 +175,4 @@ def _log(training: Training, *, reused: bool) -> None:
     tags = {"opsd.arm": training.arm, "opsd.seed": str(training.seed), "opsd.failed": training.failed[:500]}
     experiment.log_tags(training.run_id, tags | {"opsd.reused": str(reused).lower()})
     experiment.end_run(training.run_id, "FAILED" if training.failed else "FINISHED")
-    experiment.flush()  # a process of a pool ends without the farewells of a main process
+    experiment.flush()  # a pool's process skips the clean-up at exit of a main process

@@ -152,9 +152,14 @@ class Registry(Connection):
         """The version behind `models:/name@alias` or `models:/name/3`; raises ConfigError when there is none."""
         match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
         if match is None:
-            raise ConfigError(f"{uri!r} is not models:/name@alias or models:/name/version.")
+            raise ConfigError(f"{uri!r} is not models:/name@alias or models:/name/version. Correct model.source.")
         name, alias, number = match.groups()
-        found = self.aliased(name, alias) if alias else self.get_version(name, int(number))
+        try:
+            found = self.aliased(name, alias) if alias else self.get_version(name, int(number))
+        except ServiceError as error:
+            if getattr(error.__cause__, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise ConfigError(f"{uri}: there is no such version at {self.public_uri}. Correct model.source.") from error
+            raise
         if found is None:
             raise ConfigError(f"{uri}: model {name!r} has no version with the alias {alias!r} at {self.public_uri}.")
         return found
