@@ -142,7 +142,8 @@ def tiny_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, sca
                 _spread(model, scale)
         except Exception as error:  # whatever a family's constructor raises, it means the same here
             reason = (str(error).strip().splitlines() or ["no message"])[-1]
-            raise ModelError(f"no tiny {name} can be built: {type(error).__name__}: {reason[:200]}") from error
+            kind = "" if "Error: " in reason else f"{type(error).__name__}: "  # validators name the cause in their message
+            raise ModelError(f"no tiny {name} can be built: {kind}{reason[:200]}") from error
     return model.to(dtype).eval()
 
 
