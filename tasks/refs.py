@@ -44,6 +44,8 @@ class PolicyRef(Ref):
     """Final trainer state of the iteration that made it; None for the initial policy."""
     version: int | None = None
     """Version in the MLflow registry, once registered."""
+    acceptance: str = ""
+    """JSON of `opsd_core.acceptance.Acceptance`: on which paths its architecture is sampled and scored. Empty: the usual ones."""
 
 
 class Campaign(Record):
