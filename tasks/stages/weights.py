@@ -58,7 +58,7 @@ def warm_start(config: CampaignConfig, source: PolicyRef) -> CampaignConfig:
 
 
 def stored_weights(config: CampaignConfig) -> PolicyRef:
-    """The weights that model.source names, as a safetensors folder in the store, accepted. ModelError when they cannot be used."""
+    """The weights that model.source names, as a folder in the store, accepted. ModelError when they cannot be used."""
     source = config.model.source
     if source.startswith("models:/"):
         source = tracker().source_of(source)
