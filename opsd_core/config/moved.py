@@ -10,6 +10,7 @@ MOVED = {
     "optimizer.microbatch_tokens": "execution.microbatch_tokens",
     "optimizer.checkpoint_every": "execution.checkpoint_every",
     "weights": "token_weights",
+    "teacher.peer_gate": "teacher.peer_filter",
 }
 """Old path -> new path, of settings and of whole sections."""
 

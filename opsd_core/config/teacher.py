@@ -40,7 +40,7 @@ class TeacherConfig(Section):
         description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed. peer_success, "
         "peer_failure: one or more models whose greedy answers are shown, whatever the weights (external: its source's).",
     )
-    peer_gate: Literal["off", "solved"] = Field(
+    peer_filter: Literal["off", "solved"] = Field(
         "off",
         description="external, peers: solved = at each prompt those models teach whose greedy answer to the student's prompt "
         "is right; completions of prompts that none solves are left out.",

@@ -102,7 +102,7 @@ def _routed_away(completion: GradedCompletion, config: FilterConfig) -> str:
     return "" if completion.correct else "incorrect"
 
 
-GATES: tuple[Callable[[GradedCompletion, FilterConfig], str], ...] = (
+FILTERS: tuple[Callable[[GradedCompletion, FilterConfig], str], ...] = (
     _empty,
     _truncated,
     _repetitive,
@@ -147,7 +147,7 @@ def count_reasons(decisions: Iterable[Decision]) -> dict[str, int]:
 
 
 def _decide(completion: GradedCompletion, config: FilterConfig) -> Decision:
-    for gate in GATES:
-        if reason := gate(completion, config):
+    for check in FILTERS:
+        if reason := check(completion, config):
             return Decision(keep=False, reason=reason)
     return Decision(keep=True, reason="", weight=routing_weight(completion, config))

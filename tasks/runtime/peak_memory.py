@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 
-@dataclass
+@dataclass(eq=False)
 class Peak:
     """Bytes at the highest point so far, in blocks inside this one too."""
 

@@ -36,7 +36,7 @@ def meet_peers(iteration: Iteration, prompts: PromptSet) -> Iteration:
     scheduled = any(path.startswith("teacher.") for path in config.curriculum.schedules)
     if scheduled or any(source.startswith(MOVING) for source in teacher.sources):
         iteration = iteration.model_copy(update={"teachers": refresh_peers(iteration)})
-    if teacher.peer_gate == "solved" or teacher.kind.peers:
+    if teacher.peer_filter == "solved" or teacher.kind.peers:
         iteration = iteration.model_copy(update={"solved": solve_prompts(iteration, prompts)})
     return iteration
 

@@ -93,7 +93,7 @@ def peers_answers(iteration: Iteration) -> dict[str, list[Attempt]]:
 
 def solvers(iteration: Iteration) -> dict[str, tuple[int, ...]] | None:
     """Per prompt the other models that solve it; None where all of them teach everywhere."""
-    if iteration.solved is None or iteration.config.teacher.peer_gate == "off":
+    if iteration.solved is None or iteration.config.teacher.peer_filter == "off":
         return None
     answers = peers_answers(iteration)
     return {example_id: tuple(a.sample_index for a in row if a.correct) for example_id, row in answers.items()}

@@ -51,7 +51,7 @@ def run(name, overrides):
 
 def test_a_peer_teaches_only_where_its_own_answer_is_right(stack, sums):
     run("ann", settings(sums))
-    tags = run("bob", settings(sums, weights="external", source="opsd:ann@champion", peer_gate="solved"))
+    tags = run("bob", settings(sums, weights="external", source="opsd:ann@champion", peer_filter="solved"))
     champion = tracker().aliased("ann", "champion").tags["opsd.model_digest"]
     assert [[name, short] for name, _, short in json.loads(tags["opsd.teachers"])] == [["opsd:ann@champion", champion[:16]]]
     grades = {grade.key: grade for grade in read_grades(local(tags["opsd.grades"]) / "grades.parquet")}
@@ -148,9 +148,12 @@ def late(config):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"teacher": {"peer_gate": "solved"}}, r"asks other models"),
+        ({"teacher": {"peer_filter": "solved"}}, r"asks other models"),
         (
-            {"teacher": {"weights": "external", "source": "tiny", "peer_gate": "solved"}, "distillation": {"targets": "online"}},
+            {
+                "teacher": {"weights": "external", "source": "tiny", "peer_filter": "solved"},
+                "distillation": {"targets": "online"},
+            },
             r"settled when targets are recorded",
         ),
     ],

@@ -29,3 +29,11 @@ def test_what_was_held_before_a_block_began_and_freed_is_not_its_own():
     with measured_peak() as again:
         use(600)
     assert again.bytes > peak.bytes + 500 * MEBI
+
+
+def test_nested_blocks_of_the_same_height_end_in_order():
+    with measured_peak() as outer, measured_peak() as middle:
+        with measured_peak() as inner:
+            use(300)
+        use(1)
+    assert outer.bytes >= middle.bytes >= inner.bytes > 0

@@ -110,7 +110,7 @@ READ_WHEN: dict[str, Condition] = {
     **{path: _all(_TEACHER, condition) for path, condition in _reading("teacher.context", CONTEXT_KINDS).items()},
     "teacher.source": _all(_TEACHER, _taught_by("source")),
     "teacher.peers": _all(_TEACHER, _any(_taught_by("peers"), _context("that shows peers", "peers"))),
-    "teacher.peer_gate": _all(_TEACHER, _taught_by("source", "peers")),
+    "teacher.peer_filter": _all(_TEACHER, _taught_by("source", "peers")),
     "teacher.reference": _any(_all(_TEACHER, _context("that shows a reference", "reference")), _REFERENCES),
     "teacher.only_unsuccessful": _all(_TEACHER, _context("made from rollouts", "rollouts")),
     "teacher.missing_context": _all(_TEACHER, _context("made from rollouts", "rollouts")),

@@ -11,17 +11,17 @@ Rule = Callable[[CampaignSettings], str | None]
 
 def _own_samples_need_a_selection(config: CampaignSettings) -> str | None:
     """E_{y ~ S}[grad log S(y)] = 0: cross-entropy on one's own samples has no direction unless something selects."""
-    rollout, gate, kind = config.rollout, config.filter, config.distillation.kind
+    rollout, chosen, kind = config.rollout, config.filter, config.distillation.kind
     if not kind.teacher_free or kind.advantages or rollout.on_policy_fraction == 0.0 or config.control:
         return None
     divergence = f"distillation.divergence={config.distillation.divergence}"
-    if gate.route == "incorrect_only" or gate.majority_route == "disagreeing":
+    if chosen.route == "incorrect_only" or chosen.majority_route == "disagreeing":
         return (
-            f"{divergence} with filter.route={gate.route}, filter.majority_route="
-            f"{gate.majority_route}: it would raise the likelihood of the completions that are wrong. Use correct_only or "
+            f"{divergence} with filter.route={chosen.route}, filter.majority_route="
+            f"{chosen.majority_route}: it would raise the likelihood of the completions that are wrong. Use correct_only or "
             "agreeing, a teacher, or control=true."
         )
-    selected = gate.route == "correct_only" or (gate.min_score or 0.0) > 0.0 or gate.majority_route == "agreeing"
+    selected = chosen.route == "correct_only" or (chosen.min_score or 0.0) > 0.0 or chosen.majority_route == "agreeing"
     reshaped = rollout.temperature != config.distillation.temperature or rollout.top_p < 1.0 or rollout.top_k > 0
     if selected or reshaped or rollout.on_policy_fraction < 1.0:
         return None

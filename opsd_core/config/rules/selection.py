@@ -21,11 +21,11 @@ def _teacher_entropy_was_recorded(config: CampaignSettings) -> str | None:
 
 
 def _votes_need_several_completions(config: CampaignSettings) -> str | None:
-    gate = config.filter
-    votes = gate.min_agreement > 0 or gate.majority_route != "all"
+    chosen = config.filter
+    votes = chosen.min_agreement > 0 or chosen.majority_route != "all"
     if votes and config.rollout.group_size < 2:
         return (
-            f"filter.min_agreement={gate.min_agreement}, filter.majority_route={gate.majority_route} with "
+            f"filter.min_agreement={chosen.min_agreement}, filter.majority_route={chosen.majority_route} with "
             f"rollout.group_size={config.rollout.group_size}: one completion always agrees with itself. "
             "Use rollout.group_size >= 2 (8 is sensible)."
         )
@@ -33,11 +33,11 @@ def _votes_need_several_completions(config: CampaignSettings) -> str | None:
 
 
 def _gates_need_labels(config: CampaignSettings) -> str | None:
-    gate = config.filter
+    chosen = config.filter
     needing = {
-        "filter.route": gate.route != "all",
-        "filter.min_score": gate.min_score is not None,
-        "filter.teacher_probe": gate.teacher_probe != "off",
+        "filter.route": chosen.route != "all",
+        "filter.min_score": chosen.min_score is not None,
+        "filter.teacher_probe": chosen.teacher_probe != "off",
         "curriculum.sampling": config.curriculum.sampling != "uniform",
     }
     generated = config.data.kind.generated

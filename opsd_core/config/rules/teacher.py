@@ -147,17 +147,17 @@ def _peers_answers_need_peers(config: CampaignSettings) -> str | None:
 
 def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
     teacher = config.teacher
-    if teacher.peer_gate == "off":
+    if teacher.peer_filter == "off":
         return None
     if not teacher.weights_kind.other_models:
-        return f"teacher.peer_gate=solved asks other models, but teacher.weights={teacher.weights}. Set external or peers."
+        return f"teacher.peer_filter=solved asks other models, but teacher.weights={teacher.weights}. Set external or peers."
     if config.distillation.targets == "online":
         return (
-            "teacher.peer_gate=solved with distillation.targets=online: who teaches differs from prompt to prompt, which is "
+            "teacher.peer_filter=solved with distillation.targets=online: who teaches differs from prompt to prompt, which is "
             "settled when targets are recorded. Set distillation.targets=recorded."
         )
     if not config.data.columns.answer and not generated_source(config):
-        return "teacher.peer_gate=solved needs right answers, but data.columns.answer is empty. Name the column or set it off."
+        return "teacher.peer_filter=solved needs right answers, but data.columns.answer is empty. Name the column or set it off."
     return None
 
 
