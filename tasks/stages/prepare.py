@@ -19,7 +19,7 @@ from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
 from opsd_core.data import source_content as data_content
 from opsd_core.digest import digest, file_digest
-from opsd_core.errors import DataError, ModelError, ServiceError
+from opsd_core.errors import ModelError, ServiceError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.models import tiny
 from opsd_core.models.policy import (
@@ -39,8 +39,7 @@ from tasks.context import local, produce, scratch, settings, shared_policy, shar
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
-from tasks.storage.artifacts import describe
-from tasks.storage.s3 import open_store
+from tasks.sources import download_file, download_folder, model_address, stored_model
 
 _MIN_FREE_BYTES = 2 << 30
 """Free space under which a campaign is refused: a model, its optimiser state and their staged copies have to fit."""
@@ -83,19 +82,16 @@ def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
     for name in config.teacher.sources:
         source = f"models:/{name.removeprefix(MOVING)}" if name.startswith(MOVING) else name
         other = config.model.model_copy(update={"source": source, "revision": None})
-        ref = _stored_weights(config.model_copy(update={"model": other}))
+        ref = _stored_weights(config.model_copy(update={"model": other}), f"teacher's model {name!r}")
         sides = shared_policy(initial, config.model), shared_policy(ref, config.model)
         check_same_vocabulary(*sides, f"teacher {source!r}")
         refs.append(ref)
     return refs
 
 
-def _stored_weights(config: CampaignConfig) -> PolicyRef:
-    source = config.model.source
-    if source.startswith("models:/"):
-        source = tracker().source_of(source)
-    if source.startswith(store().uri("models") + "/"):
-        artifact = describe(store(), source)
+def _stored_weights(config: CampaignConfig, field: str = "model.source") -> PolicyRef:
+    source = model_address(config.model.source, field)
+    if artifact := stored_model(source, field):
         return PolicyRef(uri=artifact.uri, digest=artifact.digest)
     identity = {"source": source, "model": _identity(config.model), "content": source_content(source)}
     artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
@@ -122,29 +118,13 @@ def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str,
         save_policy(load_gguf(Path(source)), folder)
     elif source.startswith("s3://"):
         with scratch() as copy:
-            _download_folder(source, copy)
+            download_folder(source, copy)
             save_policy(load_policy(copy, config.model, dtype=None), folder)
     else:
         save_policy(load_policy(source, config.model), folder)
     tracker().write_mlmodel(folder)
     commit = hub_commit(config.model)
     return {"source": source} | ({"commit": commit} if commit else {})
-
-
-def _download_folder(source: str, folder: Path) -> None:
-    bucket, _, prefix = source.removeprefix("s3://").partition("/")
-    remote = open_store(f"s3://{bucket}", settings())
-    objects = [
-        info
-        for info in remote.list(prefix.rstrip("/") + "/")
-        if info.key.count("/") == prefix.rstrip("/").count("/") + 1
-    ]
-    if not objects:
-        raise ModelError(
-            f"model.source={source!r} holds no objects. Give the folder with config.json and model.safetensors."
-        )
-    for info in objects:
-        remote.download(info.key, folder / info.key.rpartition("/")[2])
 
 
 @task(name="prepare-data", **STAGE)
@@ -184,18 +164,6 @@ def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folde
         get_run_logger().warning("%d prompts are too long and dropped (prompts.overflow=drop)", len(too_long))
     counts = [name for name in report if name.startswith("num_")]
     return {name: report[name] for name in ("sizes", "digests", "reasons", *counts)} | {"prompts_too_long": len(too_long)}
-
-
-def download_file(uri: str, folder: Path) -> Path:
-    """One object of any bucket as a file in `folder`. DataError when there is no such object."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    name = key.rpartition("/")[2]
-    remote = open_store(f"s3://{bucket}", settings()) if bucket and name else None
-    if remote is None or remote.head(key) is None:
-        raise DataError(f"data.source={uri} does not exist. Write s3://bucket/folder/file.jsonl, the address of one object.")
-    path = folder / name
-    remote.download(key, path)
-    return path
 
 
 @task(name="start-campaign", **STAGE)

@@ -7,7 +7,7 @@ from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.refusals import shown
 from opsd_core.config.teacher import MOVING
 
-_VERSION = re.compile(r"models:/[^/@]+(?:@[^/@]+|/[1-9][0-9]{0,9})")
+_VERSION = re.compile(r"models:/[^/@]+(?:@[^/@]+|/[1-9][0-9]{0,8})")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}")
 _MAX_CHARS, _MAX_KEY_BYTES = 4096, 900
 _EXAMPLE = "models:/name@champion or models:/name/3"
