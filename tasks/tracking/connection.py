@@ -89,6 +89,8 @@ class Connection:
         if http_status(error) in (401, 403):
             return self._refused(http_status(error))
         code = getattr(error, "error_code", type(error).__name__)
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            code = "there is none; check its name and number, and MLFLOW_TRACKING_URI"
         return RefusedError(
             f"MLflow at {self.public_uri} refused to {action}: {code}: {self.settings.redact(str(error))}"
         )

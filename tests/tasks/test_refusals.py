@@ -2,17 +2,22 @@
 
 import time
 import uuid
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from mlflow import MlflowClient
 from prefect.states import Failed
 
 from opsd_core.config import resolve
-from opsd_core.errors import ConfigError, DataError, ModelError, OpsdError, RefusedError, ServiceError
+from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, OpsdError, RefusedError, ServiceError
 from tasks.context import settings as own_settings
 from tasks.context import store as own_store
+from tasks.refs import Ref
 from tasks.runtime.retries import STAGE, transient
 from tasks.sources import download_file, download_folder, model_address, stored_model
+from tasks.stages.replay import ReplaySource, replay_config
+from tasks.storage.artifacts import publish
 from tasks.storage.s3 import open_store
 from tasks.tracking import Tracker
 
@@ -77,8 +82,9 @@ def test_a_version_of_another_tool_is_refused_as_such(stack, model):
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://absent-bucket/x/file.jsonl", "s3://opsd/data/typo.jsonl", "s3://opsd", "s3:///data/x.jsonl", "s3://", "s3://b?/x",
-            "s3://Not_A_Bucket!/x.jsonl", "s3://opsd/a//b.jsonl", "s3://opsd/../x.jsonl", "s3://opsd/" + "k" * 2000, "s3://a b/c.jsonl"]
+    "uri", ["s3://absent-bucket/x/file.jsonl", "s3://opsd/data/typo.jsonl", "s3://opsd", "s3:///data/x.jsonl", "s3://",
+            "s3://b?/x", "s3://Not_A_Bucket!/x.jsonl", "s3://opsd/a//b.jsonl", "s3://opsd/../x.jsonl",
+            "s3://opsd/" + "k" * 2000, "s3://a b/c.jsonl"]
 )  # fmt: skip
 def test_a_typo_in_the_address_of_data_names_the_setting_at_once(bucket, tmp_path, uri):
     begun = time.monotonic()
@@ -90,8 +96,8 @@ def test_a_typo_in_the_address_of_data_names_the_setting_at_once(bucket, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://absent-bucket/x", "s3://absent-bucket", "s3://opsd/models-typo/x/", "s3://", "s3:///x", "s3://b?/x", "s3://a b/c",
-            "s3://opsd/models/0000/0000", "s3://opsd/models//x", "s3://opsd/models/../x"]
+    "uri", ["s3://absent-bucket/x", "s3://absent-bucket", "s3://opsd/models-typo/x/", "s3://", "s3:///x", "s3://b?/x",
+            "s3://a b/c", "s3://opsd/models/0000/0000", "s3://opsd/models//x", "s3://opsd/models/../x"]
 )  # fmt: skip
 def test_a_typo_in_the_address_of_a_model_names_the_setting_at_once(bucket, tmp_path, uri):
     begun = time.monotonic()
@@ -116,7 +122,8 @@ def retried(error: Exception) -> bool:
 def test_outages_are_tried_again_and_refusals_are_not(tracker, bucket):
     assert STAGE["retry_condition_fn"] is transient
     assert retried(ServiceError("down")) and retried(TimeoutError()) and retried(ConnectionError())
-    for call in (lambda: tracker.get_version("absent", 1), lambda: tracker.versions("absent"), lambda: tracker.set_alias("absent", "a", 1)):
+    absent = (lambda: tracker.get_version("absent", 1), lambda: tracker.versions("absent"))
+    for call in (*absent, lambda: tracker.set_alias("absent", "a", 1)):
         with pytest.raises(RefusedError, match="refused to") as caught:
             call()
         assert not retried(caught.value)
@@ -131,3 +138,26 @@ def test_outages_are_tried_again_and_refusals_are_not(tracker, bucket):
 def test_what_can_be_no_address_is_refused_before_a_server_is_asked(source):
     with pytest.raises(ConfigError, match=r"model\.source="):
         resolve("tiny", {"model": {"source": source}})
+
+
+@pytest.mark.parametrize("overrides", [None, [], "x", {"model": {}}, {"teacher": None}, {"teacher": []}, {"filter": {"x": 1}}])
+def test_a_replay_of_anything_else_is_refused_with_the_field(bucket, overrides):
+    config = resolve("tiny").model_dump_json().encode()
+    source = ReplaySource(name="tests", campaign="c", record=record(config), data=Ref(uri="s3://opsd/x"), iterations=[])
+    with pytest.raises(ConfigError, match=r"overrides=|cannot change 'model'|teacher: must be an object|filter\.x: unknown key"):
+        replay_config(source, overrides)
+
+
+@pytest.mark.parametrize("stored", [b"null", b"[]", b"{", b"\xff", b"[" * 100_000, b'{"model": null}', b"{}"])
+def test_a_stored_configuration_that_is_none_is_refused_as_such(bucket, stored):
+    source = ReplaySource(name="tests", campaign="c", record=record(stored), data=Ref(uri="s3://opsd/x"), iterations=[])
+    with pytest.raises((ConfigError, IntegrityError), match=r"config\.json|the replay of tests is refused: "):
+        replay_config(source, {})
+
+
+def record(content: bytes) -> Ref:
+    """A stored campaign's record that holds these bytes."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_bytes(content)
+        made = publish(own_store(), "campaigns", {"content": content.hex()[:200], "tests": uuid.uuid4().hex}, Path(folder), {})
+    return Ref(uri=made.uri)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from opsd_core.config import RECIPES, CampaignConfig, resolve, supervised
+from opsd_core.config.moved import with_present_names
 from opsd_core.errors import ConfigError
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
 
@@ -87,6 +88,15 @@ def test_any_study_gives_a_configuration_or_a_config_error(recipe, overrides, kn
     holds(any_study, recipe, overrides, knob, value)
 
 
+@FEW
+@given(OVERRIDES, OVERRIDES)
+def test_any_stored_configuration_is_read_under_todays_names_or_refused(stored, overrides):
+    if isinstance(stored, dict):
+        renamed = with_present_names(stored)
+        holds(resolve, "tiny", renamed, overrides)
+        assert "weights" not in renamed and (stored.keys() - {"weights"}) <= renamed.keys()
+
+
 @pytest.mark.slow
 @MANY
 @given(st.sampled_from(sorted(RECIPES)), OVERRIDES, OVERRIDES)
@@ -155,7 +165,7 @@ def test_wrong_nesting_and_types_are_named_with_value_and_rule(overrides, messag
 @pytest.mark.parametrize("recipe", [None, [], {}, 3, "tinny", "\x00"])
 def test_a_recipe_that_is_none_names_those_that_are(recipe):
     for call in (lambda: resolve(recipe), lambda: resolve_study(recipe, {}, {})):
-        with pytest.raises(ConfigError, match="recipe=.*Available: .*tiny"):
+        with pytest.raises(ConfigError, match=r"recipe=.*Available: .*tiny"):
             call()
 
 
