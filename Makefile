@@ -58,7 +58,7 @@ $(STAMP): pyproject.toml constraints.txt infra/setup.sh
 	@sh infra/setup.sh $(VENV)
 	@touch $@
 
-constraints: venv ## resolve constraints.txt anew, keeping the versions that still fit
+constraints: venv ## resolve constraints.txt again, keeping the versions that still fit
 	$(BIN)/uv pip compile pyproject.toml --extra stack --extra dev --universal --no-annotate --quiet \
 		--custom-compile-command "make constraints" --output-file constraints.txt
 

@@ -4,7 +4,7 @@
 
 Campaigns have as many iterations as their recipe, and promote when one of them does. Simulated: independent items at the
 sizes that the recipes ship. Real: a tiny model that solves about half of the sums is champion and every candidate at once;
-all answer the same items, drawn anew for every campaign, with sampled completions of different seeds, so that they differ
+all answer the same items, drawn afresh for every campaign, with sampled completions of different seeds, so that they differ
 by noise alone. Without --model the tiny model is first trained on 1,600
 references for 300 steps of cross-entropy. Prints Markdown.
 """

@@ -6,7 +6,7 @@
 
 Every arm runs in its own process. Extra memory is the peak resident size during one forward + backward, less the
 resident size just before it (inputs loaded, libraries warm); the gradients of hidden states and head are part of it.
-Time is the best of --repeats; CPU time is reported beside wall time because it barely changes when other programs run.
+Time is the best of --repeats; CPU time is reported next to wall time because it barely changes when other programs run.
 With a CUDA device it then compares bfloat16 at 4,096 hidden x 128,256 entries with the bare matrix products and, when
 installed, Liger's fused JSD; without one it says so and stops.
 

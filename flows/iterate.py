@@ -29,8 +29,8 @@ from tasks.stages.report import IterationSummary, close_campaign, open_iteration
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
 from tasks.stages.teacher_probe import probe_teacher
-from tasks.stages.warm_start import warm_start
 from tasks.stages.watch import recover, watch
+from tasks.stages.weights import warm_start
 
 RecipeName = Literal[*sorted(RECIPES)]
 

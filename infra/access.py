@@ -1,4 +1,4 @@
-"""Who may use Prefect and MLflow: on loopback every user of this machine, elsewhere only who has the generated passwords."""
+"""Who may use Prefect and MLflow: on loopback every user of this machine, elsewhere only holders of the generated passwords."""
 
 import socket
 from collections.abc import Mapping

@@ -2,7 +2,7 @@
 
     work pool `opsd`     type process; queue `default` for promotions, queue `models` for jobs that hold a model in memory
     dead-run automation  a run whose heartbeats stop is set to Crashed, so that its slot is free again
-    continue automation  a campaign or study that crashed after it had begun is scheduled again and goes on where it was
+    continue automation  a campaign or study that crashed after it had begun is scheduled again and resumes where it stopped
 """
 
 import argparse
@@ -23,7 +23,7 @@ from infra.state import MODEL_QUEUE, POOL
 
 DEAD_RUNS, CONTINUE = "opsd-dead-runs", "opsd-continue-crashed"
 CONTINUED = ("iterate", "pretrain", "replay", "study")
-"""Deployments whose crashed runs go on by themselves: they find their finished work again."""
+"""Deployments whose crashed runs are resumed automatically: they find their finished work again."""
 MAX_STARTS = 5
 """How often one run may start; the crash of the last one stays."""
 _COUNTS = [str(starts) for starts in range(MAX_STARTS)]
@@ -41,7 +41,7 @@ def dead_run_automation() -> AutomationCore:
     """
     return AutomationCore(
         name=DEAD_RUNS,
-        description="A run whose process died without a word is set to Crashed, which frees its slot.",
+        description="A run whose process died without reporting it is set to Crashed, which frees its slot.",
         trigger=EventTrigger(
             after={_HEARTBEAT},
             expect={_HEARTBEAT, *(f"prefect.flow-run.{ending}" for ending in _ENDINGS)},
@@ -59,12 +59,12 @@ def dead_run_automation() -> AutomationCore:
 def continue_automation() -> AutomationCore:
     """Schedule a crashed run of one of CONTINUED again, as the same run with the same parameters.
 
-    At most MAX_STARTS starts, and once per start: a run that did not come to `Running` since it was scheduled stays as it
+    At most MAX_STARTS starts, and once per start: a run that has not reached `Running` since it was scheduled stays as it
     is, so neither a process that dies again and again nor a worker that cannot start one makes a loop.
     """
     return AutomationCore(
         name=CONTINUE,
-        description="A campaign or study whose process died goes on from its last finished stage or checkpoint.",
+        description="A campaign or study whose process died resumes from its last finished stage or checkpoint.",
         trigger=EventTrigger(
             after={"prefect.flow-run.Running"},
             expect={"prefect.flow-run.Crashed"},

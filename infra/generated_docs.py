@@ -1,22 +1,26 @@
 """Generated pages: docs/configuration.md from the configuration, README's file tree from module docstrings.
 
-    python -m infra.generated_docs           write both
-    python -m infra.generated_docs --check   exit status 1 when one differs from the code
+python -m infra.generated_docs           write both
+python -m infra.generated_docs --check   exit status 1 when one differs from the code
 """
 
 import argparse
 import ast
-import re
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from statistics import mode
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from opsd_core.config import RECIPES, CampaignConfig
+from opsd_core.config import RECIPES, CampaignConfig, resolve
+from opsd_core.config.recipes_papers import PAPERS
+from opsd_core.config.rules.effects import READ_WHEN
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
@@ -34,49 +38,77 @@ A campaign is configured by a *recipe* (a partial configuration with a name), th
 prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides={"teacher": {"temperature": 0.8}}'
 ```
 
-Unknown keys are refused by name; combinations that cannot work are refused with the reason before any work is done.
+Unknown keys are refused by name. Combinations that cannot work are refused with the reason, before any work is done. Values
+below are written as in `overrides`, i.e. as JSON. A setting with an entry under *read only with* has no effect otherwise; a
+campaign that sets it in vain says so in a warning when it starts.
 """
+_PAPERS_HEAD = """[recipes.md](recipes.md) says what the papers do. By themselves these recipes run on the tiny model
+and its task: the recipe tiny with the changes below. When `overrides` names another model, they
+start from the defaults instead, keep the method, and set the following unless their own list says
+otherwise:"""
+_TINY, _FULL = "on the tiny task", "with another model"
+_OPENED = {"flows", "examples", "tasks/context.py", "tasks/refs.py", "opsd_core/errors.py", "infra/stack.py"}
+"""Folders and files of which README's tree names each file; of all others it names the folder."""
+_LONGEST = 90
 
 
 def render() -> str:
     """The whole page."""
-    parts = [_HEAD, "## Recipes\n", "| recipe | what it sets |", "|---|---|"]
-    parts += [f"| `{name}` | {_flat(recipe)} |" for name, recipe in sorted(RECIPES.items())]
-    parts += ["", "## Top level\n", *_table("", CampaignConfig, nested=False)]
+    parts = [_HEAD, *_recipes(), "", "## Top level\n", *_table("", CampaignConfig, nested=False)]
     for name, field in CampaignConfig.model_fields.items():
         if section := _section(field):
-            parts += [
-                "",
-                f"## {name}\n",
-                f"{(section.__doc__ or '').strip().splitlines()[0]}\n",
-                *_table(name, section),
-            ]
+            parts += ["", f"## {name}\n", f"{_first_line(section.__doc__)}\n", *_table(name, section)]
     return "\n".join(parts) + "\n"
 
 
+def _recipes() -> list[str]:
+    """What every recipe sets: starting points against the defaults, published methods against the recipe tiny."""
+    fulls = [_flat(paper.full) for paper in PAPERS.values()]
+    usual = {
+        path: mode([_json(full.get(path)) for full in fulls])
+        for path in fulls[0]
+        if all(path in full for full in fulls)
+    }
+    common = {path: next(full[path] for full in fulls if _json(full[path]) == text) for path, text in usual.items()}
+    tiny = _flat(resolve("tiny").model_dump(mode="json"))
+    lines = ["## Recipes\n", "Starting points, and what they set besides the defaults:"]
+    for name in sorted(RECIPES.keys() - PAPERS.keys()):
+        lines += [
+            "",
+            f"### {name}\n",
+            *_by_section({path: value for path, value in _flat(RECIPES[name]).items() if _is_changed(path, value)}),
+        ]
+    lines += ["", "### Published methods and controls\n", _PAPERS_HEAD, "", *_by_section(common)]
+    for name, paper in sorted(PAPERS.items()):
+        own = {path: value for path, value in _flat(paper.full).items() if common.get(path) != value}
+        method = {path: value for path, value in _flat(paper.method).items() if tiny.get(path) != value}
+        lines += ["", f"#### {name}\n", *_by_section(method)]
+        lines += [
+            f"- {words}: {_listed(values)}" for words, values in ((_TINY, _flat(paper.tiny)), (_FULL, own)) if values
+        ]
+    return lines
+
+
 def render_tree() -> str:
-    """Every module of the product with the first line of its docstring."""
+    """Every folder of the product, and the files that one opens first, with the first paragraph of their docstrings."""
     lines = []
-    for folder in ("flows", "tasks", "opsd_core", "infra"):
+    for folder in ("flows", "tasks", "opsd_core", "infra", "examples"):
         lines.append(f"{folder}/  {_purpose(ROOT / folder / '__init__.py')}".rstrip())
         for path in sorted((ROOT / folder).iterdir(), key=lambda p: (p.is_dir(), p.name)):
-            package = path / "__init__.py"
-            if path.suffix == ".py" and path.name != "__init__.py":
+            if (path / "__init__.py").exists():
+                lines.append(f"  {path.name + '/':20} {_purpose(path / '__init__.py')}")
+            elif path.suffix == ".py" and path.stem != "__init__" and {folder, f"{folder}/{path.name}"} & _OPENED:
                 lines.append(f"  {path.name:20} {_purpose(path)}")
-            elif package.exists():
-                names = [p.stem for p in sorted(path.glob("*.py")) if p != package]
-                names += [f"{p.parent.name}/" for p in sorted(path.glob("*/__init__.py"))]
-                lines.append(f"  {path.name + '/':20} {_purpose(package)} ({', '.join(names)})")
     return "\n".join(lines) + "\n"
 
 
 def _purpose(path: Path) -> str:
-    docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+    docstring = (ast.get_docstring(ast.parse(path.read_text())) or "") if path.exists() else ""
     return docstring.split("\n\n")[0].replace("\n", " ").strip()
 
 
 def readme_with_tree() -> str:
-    """README.md with its file tree made anew."""
+    """README.md with its file tree written again."""
     before, rest = README.read_text().split(_TREE[0])
     return before + _TREE[0] + render_tree() + _TREE[1] + rest.split(_TREE[1])[1]
 
@@ -87,12 +119,15 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _table(prefix: str, model: type[BaseModel], nested: bool = True) -> list[str]:
-    rows = ["| field | default | allowed | meaning |", "|---|---|---|---|"] if prefix.count(".") == 0 else []
+    head = ["| field | default | allowed | meaning | read only with |", "|---|---|---|---|---|"]
+    rows = head if prefix.count(".") == 0 else []
     for name, field in model.model_fields.items():
         path = f"{prefix}.{name}".strip(".")
         section = _section(field)
         if section is None:
-            rows.append(f"| `{path}` | {_default(field)} | {_allowed(field)} | {_escape(field.description or '')} |")
+            words = READ_WHEN[path].words if path in READ_WHEN else ""
+            cells = (f"`{path}`", _default(field), _allowed(field), field.description or "", words)
+            rows.append(f"| {' | '.join(_escape(cell) for cell in cells)} |")
         elif nested:
             rows += _table(path, section)
     return rows
@@ -101,29 +136,74 @@ def _table(prefix: str, model: type[BaseModel], nested: bool = True) -> list[str
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
         return "required" if field.default_factory is None else "computed"
-    return f"`{_escape(str(field.default))}`" if field.default != "" else "empty"
+    return f"`{_json(field.default)}`" if field.default != "" else "empty"
 
 
 def _allowed(field: FieldInfo) -> str:
-    kind = field.annotation
-    if choices := [choice for choice in get_args(kind) if isinstance(choice, str)]:
+    if choices := [choice for choice in get_args(field.annotation) if isinstance(choice, str)]:
         return ", ".join(f"`{choice}`" for choice in choices)
     signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
     bounds = [
         f"{sign} {getattr(part, key)}" for part in field.metadata for key, sign in signs.items() if hasattr(part, key)
     ]
-    label = getattr(kind, "__name__", str(kind)).replace("NoneType", "null")
-    if get_args(kind):
-        label = re.sub(r"\bopsd_core\.[\w.]+\.", "", str(kind)).replace("NoneType", "null")
-    return _escape(" ".join([label, ", ".join(bounds)]).strip())
+    return " ".join([_kind(field.annotation), ", ".join(bounds)]).strip()
 
 
-def _flat(recipe: dict[str, Any], prefix: str = "") -> str:
-    items = []
-    for key, value in recipe.items():
-        nested = isinstance(value, dict) and key != "options"
-        items.append(_flat(value, f"{prefix}{key}.") if nested else f"`{prefix}{key}={_escape(str(value))}`")
-    return " ".join(items)
+def _kind(annotation: Any) -> str:
+    """A type in words: `list of str`, `float or null`, `object`."""
+    inner = [_kind(part) for part in get_args(annotation) if part is not Ellipsis]
+    if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
+        return " or ".join(inner)
+    if get_origin(annotation) in (tuple, list):
+        return f"list of {inner[0]}"
+    names = {dict: "object", type(None): "null", Any: "anything"}
+    return names.get(get_origin(annotation) or annotation) or getattr(annotation, "__name__", str(annotation))
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their paths."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and key not in ("options", "schedules")
+        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def _is_changed(path: str, value: Any) -> bool:
+    """Whether a recipe's value is another than the default; its name is no change."""
+    model: type[BaseModel] = CampaignConfig
+    *sections, leaf = path.split(".")
+    for name in sections:
+        model = _section(model.model_fields[name]) or model
+    field = model.model_fields[leaf]
+    return path != "name" and (field.is_required() or field.get_default(call_default_factory=True) != value)
+
+
+def _by_section(settings: dict[str, Any]) -> list[str]:
+    """One line for every section that is set."""
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in settings.items():
+        sections.setdefault(path.split(".")[0] if "." in path else "", {})[path] = value
+    return [f"- {_listed(values)}" for values in sections.values()]
+
+
+def _listed(settings: dict[str, Any]) -> str:
+    return ", ".join(f"`{path}={_short(_json(value))}`" for path, value in settings.items())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
+
+def _json(value: Any) -> str:
+    """A value as it stands in `overrides`; texts without their quotation marks."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, default=list, ensure_ascii=False).strip('"').replace("\\\\", "\\")
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().splitlines()[0]
 
 
 def _escape(text: str) -> str:

@@ -166,7 +166,7 @@ def open_state(root: Path, home: Path | None = None) -> State:
         known |= {name: secrets.token_hex(20) for name in fresh}
         write_private(root / "server.env", _as_lines(known))
     if missing := [name for name in names if not known.get(name)]:
-        raise ConfigError(f"{root / 'server.env'} lacks {', '.join(missing)}. Restore it, or remove {root} to begin anew.")
+        raise ConfigError(f"{root / 'server.env'} lacks {', '.join(missing)}. Restore it, or remove {root} to start afresh.")
     return State(
         root=root,
         home=home or project_home(),

@@ -1,4 +1,4 @@
-"""What the newest run of a deployment came to, and where to look at it: `python -m infra.summary [opsd/iterate]`.
+"""The outcome of a deployment's newest run, and where to look at it: `python -m infra.summary [opsd/iterate]`.
 
 The exit status is 0 when the run completed, 1 when it did not.
 """

@@ -2,7 +2,7 @@
 
 Prefect's own process worker reports a process that died twice: at once, and when the run's crash hooks have ended. By then
 the automation of `infra.bootstrap` has scheduled the run again, so the second report sets its next start to Crashed while it
-runs, and a third begins beside it.
+runs, and a third begins alongside it.
 """
 
 import sys

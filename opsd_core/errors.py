@@ -8,8 +8,8 @@
     ├── ServiceError   (ConnectionError) Prefect, MLflow or the object store does not answer or refuses
     │   ├── BusyError                    another run holds what this one needs
     │   └── RefusedError                 it answers and says no, so that asking again is no use
-    └── TrainingError  (RuntimeError)    training must not go on (non-finite loss, no signal)
-        └── AlarmError                   a monitor passed its limit; the campaign may go on with a remedy
+    └── TrainingError  (RuntimeError)    training cannot continue (non-finite loss, no signal)
+        └── AlarmError                   a monitor passed its limit; the campaign may continue with a remedy
 
 A message says what is wrong, the value, the rule, the likely cause, and the field to change.
 """
@@ -48,7 +48,7 @@ class BusyError(ServiceError):
 
 
 class TrainingError(OpsdError, RuntimeError):
-    """Training must not go on: non-finite numbers or no signal."""
+    """Training cannot continue: non-finite numbers or no signal."""
 
 
 class AlarmError(TrainingError):

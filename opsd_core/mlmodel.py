@@ -1,4 +1,4 @@
-"""The MLmodel file beside a folder of weights, which lets `mlflow.pyfunc.load_model` read the folder.
+"""The MLmodel file in a folder of weights, which lets `mlflow.pyfunc.load_model` read the folder.
 
 It holds no date, random id or library version, so that a folder's digest depends on its weights alone.
 """
@@ -17,9 +17,13 @@ _TYPES = {int: "long", float: "double"}
 
 
 def write_mlmodel(folder: Path) -> None:
-    """Write `MLmodel` into a folder with config.json, tokenizer and safetensors; the same bytes every time."""
+    """Write `MLmodel` into a folder with config.json, tokenizer and safetensors; the same bytes every time.
+
+    The default length of an answer is that of generation_config.json where it names one.
+    """
+    defaults = DEFAULTS | _judged_length(folder / "generation_config.json")
     params = [
-        {"name": name, "type": _TYPES[type(value)], "default": value, "shape": None} for name, value in DEFAULTS.items()
+        {"name": name, "type": _TYPES[type(value)], "default": value, "shape": None} for name, value in defaults.items()
     ]
     record = {
         "flavors": {"python_function": {"loader_module": LOADER_MODULE}},
@@ -30,3 +34,8 @@ def write_mlmodel(folder: Path) -> None:
         },
     }
     (folder / MLMODEL_NAME).write_text(yaml.safe_dump(record, sort_keys=True))
+
+
+def _judged_length(path: Path) -> dict[str, int]:
+    longest = json.loads(path.read_text()).get("max_new_tokens") if path.is_file() else None
+    return {"max_completion_length": int(longest)} if longest else {}

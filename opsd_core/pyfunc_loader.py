@@ -9,37 +9,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from opsd_core.config import ModelConfig
 from opsd_core.errors import DataError, ModelError
 from opsd_core.mlmodel import DEFAULTS
+from opsd_core.models.chat import as_messages, chat_text
+from opsd_core.models.plain_text import encode, shielded
+from opsd_core.models.policy import load_policy
+from opsd_core.models.storage.files import read_json
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
 class TextGenerator:
-    """Completions of prompts; a tokenizer with a chat template gets each prompt as the user's message."""
+    """Completions of prompts; a tokenizer with a chat template gets each prompt as the user's message.
+
+    Template, system message, end tokens and dtype are the folder's own, which are those that the policy was judged with.
+    """
 
     def __init__(self, folder: Path) -> None:
         refuse_pickles(folder)
-        try:
-            options = {"local_files_only": True, "trust_remote_code": False}
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
-            model = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True, dtype="auto", **options)
-        except (OSError, ValueError, KeyError) as error:
-            raise ModelError(
-                f"{folder} holds no causal language model with tokenizer and safetensors: {error}"
-            ) from error
-        self.model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        if self.tokenizer.pad_token_id is None:
-            self.tokenizer.pad_token_id = _first(self.model.generation_config.eos_token_id)
+        if not folder.is_dir():
+            raise ModelError(f"{folder} holds no causal language model: it is no folder. Give the folder that opsd stored.")
+        config = ModelConfig(source=str(folder), dtype=_stored_dtype(folder))
+        policy = load_policy(folder, config)
+        self.policy, self.tokenizer, self.model = policy, policy.tokenizer, policy.model
+        pad = self.tokenizer.pad_token_id
+        self.pad_id = policy.eos_ids[0] if pad is None else pad
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> list[str]:
         """Completions in the order of the prompts: a list of strings, or a table with a column `prompt` (or just one).
 
-        `params`: see `opsd_core.mlmodel.DEFAULTS`. Raises DataError for anything else.
+        `params`: see `opsd_core.mlmodel.DEFAULTS`; max_completion_length is by default that of generation_config.json. Raises
+        DataError for anything else.
         """
-        options = DEFAULTS | dict(params or {})
+        longest = self.model.generation_config.max_new_tokens
+        options = DEFAULTS | ({"max_completion_length": longest} if longest else {}) | dict(params or {})
         if unknown := options.keys() - DEFAULTS.keys():
             raise DataError(f"predict has no parameter {min(unknown)!r}; it has {', '.join(DEFAULTS)}.")
         prompts, completions = _prompts(model_input), []
@@ -51,28 +56,39 @@ class TextGenerator:
 
     @torch.inference_mode()
     def _complete(self, prompts: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-        chat = self.tokenizer.chat_template is not None
-        texts = [self._render(prompt) for prompt in prompts] if chat else list(prompts)
-        batch = self.tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=not chat)
-        batch = batch.to(self.model.device)
+        rows = [self._ids(prompt) for prompt in prompts]
+        width = max(len(ids) for ids in rows)
+        ids_BP = torch.tensor([[self.pad_id] * (width - len(ids)) + ids for ids in rows], device=self.model.device)
+        mask_BP = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in rows], device=self.model.device)
         temperature = float(options["temperature"])
-        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature > 0 else {"do_sample": False}
         ids_BT = self.model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
+            input_ids=ids_BP,
+            attention_mask=mask_BP,
             max_new_tokens=int(options["max_completion_length"]),
-            pad_token_id=self.tokenizer.pad_token_id,
+            pad_token_id=self.pad_id,
+            eos_token_id=list(self.policy.eos_ids),
             **sampling,
         )
-        completion_ids_BT = ids_BT[:, batch["input_ids"].shape[1] :]
-        return self.tokenizer.batch_decode(completion_ids_BT, skip_special_tokens=True)
+        return self.tokenizer.batch_decode(ids_BT[:, width:], skip_special_tokens=True)
 
-    def _render(self, prompt: str) -> str:
-        messages = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def _ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt; names of control tokens inside it stay text."""
+        template = self.tokenizer.chat_template
+        if template is None:
+            return list(self.tokenizer(prompt)["input_ids"])
+        messages = as_messages(self.tokenizer, template, shielded(self.tokenizer, prompt, template), None)
+        return encode(self.tokenizer, chat_text(self.tokenizer, template, messages))
 
     def _devices(self) -> list[torch.device]:
         return [self.model.device] if self.model.device.type == "cuda" else []
+
+
+def _stored_dtype(folder: Path) -> str:
+    """The dtype that config.json names, in which the policy was judged; float32 where it names none that opsd computes in."""
+    path = folder / "config.json"
+    named = read_json(path).get("dtype") if path.is_file() else None
+    return named if named in ("float32", "bfloat16") else "float32"
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -98,7 +114,3 @@ def _prompts(model_input: Any) -> list[str]:
         if not isinstance(prompt, str):
             raise DataError(f"predict needs strings; got {type(prompt).__name__}. Give a list, or a column 'prompt'.")
     return prompts
-
-
-def _first(value: int | Sequence[int] | None) -> int | None:
-    return value[0] if isinstance(value, Sequence) else value

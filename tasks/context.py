@@ -1,5 +1,6 @@
 """What every stage needs: the store, the tracker, a scratch folder, loaded policies."""
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 from prefect.logging import get_run_logger
 from transformers import PreTrainedTokenizerBase
 
+from opsd_core.acceptance import Acceptance, with_paths
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, load_policy, load_tokenizer
@@ -20,7 +22,8 @@ from opsd_core.records import examples, grades, outcomes, rollouts, targets
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout, read_rollouts
 from opsd_core.training import checkpoint
-from tasks.refs import Ref
+from tasks.refs import PolicyRef, Ref
+from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.storage.base import local_disk
@@ -78,10 +81,11 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
         return found, 0.0
     with scratch() as folder:
         started = time.perf_counter()
-        with local_disk(folder):
+        with local_disk(folder), measured_peak() as peak:
             summary = make(folder)
         seconds = time.perf_counter() - started
-        return publish(store(), kind, identity, folder, summary | {"seconds": seconds}, cache=settings().cache), seconds
+        summary |= {"seconds": seconds, "peak_bytes": peak.bytes}
+        return publish(store(), kind, identity, folder, summary, cache=settings().cache), seconds
 
 
 def tidy_cache() -> int:
@@ -94,19 +98,24 @@ def local(ref: Ref | str) -> Path:
     return fetch(store(), ref if isinstance(ref, str) else ref.uri, settings().cache)
 
 
-def load(policy: Ref, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:
-    """A fresh policy from a stored folder; the caller may change it."""
-    return load_policy(local(policy), config, dtype)
+def load(policy: PolicyRef, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:
+    """A fresh policy from a stored folder, on the paths that its acceptance chose; the caller may change it."""
+    return _on_its_paths(load_policy(local(policy), config, dtype), policy.acceptance)
 
 
-def shared_policy(policy: Ref, config: ModelConfig) -> Policy:
+def _on_its_paths(policy: Policy, acceptance: str) -> Policy:
+    return with_paths(policy, Acceptance.from_json(json.loads(acceptance))) if acceptance else policy
+
+
+def shared_policy(policy: PolicyRef, config: ModelConfig) -> Policy:
     """A policy for sampling and scoring, kept in memory between the stages of an iteration. Never change it."""
-    return _shared(policy.uri, config.model_dump_json())
+    return _shared(policy.uri, config.model_dump_json(), policy.acceptance)
 
 
 @lru_cache(maxsize=2)
-def _shared(uri: str, config_json: str) -> Policy:
-    return packed(load(Ref(uri=uri), ModelConfig.model_validate_json(config_json)))
+def _shared(uri: str, config_json: str, acceptance: str) -> Policy:
+    loaded = load_policy(local(uri), ModelConfig.model_validate_json(config_json))
+    return packed(_on_its_paths(loaded, acceptance))
 
 
 def shared_tokenizer(policy: Ref) -> PreTrainedTokenizerBase:

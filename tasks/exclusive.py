@@ -3,7 +3,7 @@
     leases/campaign/<name>   held by a campaign from its first to its last iteration
     leases/champion/<name>   held for the seconds in which the alias is compared and moved
 
-Two leases, so that a person can roll back while a long campaign goes on. Both are renewed while their holder lives and
+Two leases, so that a person can roll back while a long campaign is running. Both are renewed while their holder lives and
 end by themselves when it dies (`tasks.storage.lease`). Campaigns of different models never wait for each other.
 """
 
@@ -48,7 +48,7 @@ def running_campaigns() -> list[str]:
 
 
 def wait_seconds() -> float:
-    """Seconds that a second campaign of the same model waits. ConfigError when OPSD_LEASE_WAIT_S is no such number."""
+    """Seconds that a second campaign of the same model waits. ConfigError when OPSD_LEASE_WAIT_S is not such a number."""
     text = os.environ.get("OPSD_LEASE_WAIT_S", "")
     try:
         seconds = float(text) if text else _DEFAULT_WAIT_S

@@ -6,7 +6,7 @@ Every record is a frozen pydantic model, so that Prefect can show it and a resul
     Campaign     what stays the same during a campaign
     Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
     Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
-    Outcome      what an iteration came to: candidate, both evaluations, verdict
+    Outcome      the result of an iteration: candidate, both evaluations, verdict
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,6 +44,8 @@ class PolicyRef(Ref):
     """Final trainer state of the iteration that made it; None for the initial policy."""
     version: int | None = None
     """Version in the MLflow registry, once registered."""
+    acceptance: str = ""
+    """JSON of `opsd_core.acceptance.Acceptance`: on which paths its architecture is sampled and scored. Empty: the usual ones."""
 
 
 class Campaign(Record):
@@ -196,7 +198,7 @@ class VerdictRef(Ref):
 
 
 class Outcome(Record):
-    """What an iteration came to."""
+    """The result of an iteration."""
 
     sampled: Sampled
     distilled: DistilRef

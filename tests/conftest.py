@@ -61,10 +61,10 @@ def tiny_model(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFac
     import transformers
 
     from opsd_core.digest import digest, file_digest
-    from opsd_core.models import policy as models
     from opsd_core.models import tiny
+    from opsd_core.models.storage import saving
 
-    code = [file_digest(Path(module.__file__)) for module in (tiny, models)]
+    code = [file_digest(Path(module.__file__)) for module in (tiny, saving)]
     name = digest([code, torch.__version__, transformers.__version__])[:16]
     folder = Path(pytestconfig.cache.mkdir("tiny-model")) / name
     with FileLock(f"{folder}.lock"):

@@ -19,4 +19,9 @@ class ExecutionConfig(Section):
     microbatch_tokens: int = Field(
         8192, ge=16, description="Most padded tokens (prompt + completion) in one forward pass of scoring and training."
     )
+    gradient_checkpointing: bool | None = Field(
+        None,
+        description="Compute activations again in the backward pass instead of keeping them: the same gradients for about a "
+        "third more time. null = where the estimate says that they do not fit.",
+    )
     checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")

@@ -82,7 +82,7 @@ class DistillationConfig(Section):
         description="Share of every optimiser step's completions that are references, trained with cross-entropy; 0 = none.",
     )
     gold_coefficient: float = Field(
-        1.0, gt=0, le=100, description="gold_share: factor of the references' mean cross-entropy beside the objective's mean."
+        1.0, gt=0, le=100, description="gold_share: factor of the references' mean cross-entropy, added to the objective's mean."
     )
     initial_kl: float = Field(
         0.0,

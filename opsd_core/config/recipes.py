@@ -39,7 +39,7 @@ TINY: dict[str, Any] = {
     "execution": {"rollout_batch_size": 512, "evaluation_batch_size": 512, "checkpoint_every": 25},
 }
 
-# Pick the largest or smallest of two or three numbers. No two answers are alike, so a gain is none of habit.
+# Pick the largest or smallest of two or three numbers. No two answers are alike, so no gain comes from a common answer.
 DEMO: dict[str, Any] = {
     "name": "demo",
     "iterations": 1,

@@ -1,4 +1,4 @@
-"""What the policy should keep: prompts of other tasks, to which it is held as it was."""
+"""What the policy should keep: prompts of other tasks, at which it should answer as it did at the start."""
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ class RehearsalConfig(Section):
         0.0, ge=0, le=0.9, description="Share of every optimiser step's completions that are rehearsed; 0 = none."
     )
     coefficient: float = Field(
-        1.0, gt=0, le=100, description="Factor of their mean KL(initial policy || student) beside the objective's mean."
+        1.0, gt=0, le=100, description="Factor of their mean KL(initial policy || student), added to the objective's mean."
     )
     data: tuple[DataConfig, ...] = Field(
         (), description="Where their prompts come from, each as the section data, in equal parts; answers are not read."

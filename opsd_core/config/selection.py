@@ -37,7 +37,7 @@ class FilterConfig(Section):
         "0 = phrases alone.",
     )
     min_score: float | None = Field(
-        None, ge=0, le=1, description="Leave out completions with a lower grader score; null = no reward gate."
+        None, ge=0, le=1, description="Leave out completions with a lower grader score; null = no reward filter."
     )
     min_agreement: float = Field(
         0.0, ge=0, le=1, description="Leave out prompts whose most frequent answer has a smaller share of the completions."

@@ -1,5 +1,6 @@
 """Where the model, the data and the prompts come from."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -8,6 +9,8 @@ from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
 from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.config.kinds.sources import SourceKind, source_kind
+
+_TEMPLATE_FILES = (".jinja", ".jinja2", ".j2")
 
 DEFAULT_GENERATED = 2000
 """Items that a generated source makes when data.size says nothing."""
@@ -48,8 +51,29 @@ class ModelConfig(Section):
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto = cuda when there is one.")
     lora: LoraConfig = Field(LoraConfig(), description="Adapter settings; rank 0 = full fine-tuning.")
-    chat_template: str | None = Field(None, description="Jinja chat template to use instead of the tokenizer's own.")
+    chat_template: str | None = Field(
+        None,
+        description="Jinja chat template to use instead of the tokenizer's own: its text, the path of a file that holds it (read "
+        "once, so the campaign records the text), or the name of one of the tokenizer's templates.",
+    )
     trust_remote_code: bool = Field(False, description="Run Python code shipped with the model. Shown in the lineage.")
+
+    @field_validator("chat_template")
+    @classmethod
+    def _text_of_file(cls, value: str | None) -> str | None:
+        """A path becomes what the file holds."""
+        if value is None or "{" in value or "\n" in value:
+            return value
+        path = Path(value).expanduser()
+        try:
+            if path.suffix not in _TEMPLATE_FILES and not path.is_file():
+                return value  # a name, or nothing: said when the tokenizer is known
+            return path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the template file {value!r:.200} cannot be read ({type(error).__name__}). Paths are relative to the folder "
+                "that opsd is started in; give the template's text or an existing file."
+            ) from error
 
 
 class ColumnMapping(Section):

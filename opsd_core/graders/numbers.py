@@ -44,7 +44,7 @@ _BASE = re.compile(r"\b(?:in\s+)?(?:base|radix)\b", re.IGNORECASE)
 _EQUALS = re.compile(r"(?<![<>!:=])[=≈](?!=)")
 _ASSIGNED = re.compile(r"(?:[,;]|\band\b|\bor\b)\s*[A-Za-z](?:_\w+)?\s*$")
 _MAX_CHARS = 200
-"""Longer digit strings are no answer; Python refuses to convert more than 4,300 digits."""
+"""Longer digit strings are not answers; Python refuses to convert more than 4,300 digits."""
 _MAX_SEGMENT_CHARS = 2000
 _MAX_EXPONENT = 300
 """1e999999999 as an exact fraction would fill the memory."""

@@ -31,7 +31,7 @@ def majority_credit(outcomes: Sequence[ItemOutcome]) -> float:
 
     Completions are clustered by their extracted answer. The largest cluster wins and gives the share of its members
     that are correct; clusters of equal size share the win (the mean of their credits). Completions without an answer
-    are no cluster: they win, with no credit, only when there is nothing else.
+    form no cluster: they win, without credit, only when there is nothing else.
     """
     clusters: dict[str, list[bool]] = defaultdict(list)
     for outcome in outcomes:

@@ -4,9 +4,12 @@ torch rearranges a bfloat16 weight at every product; at the few rows of a decodi
 the weights are read once more. Rearranged once, they give the same bits.
 """
 
+import re
+
 import torch
 from torch import Tensor, nn
 
+from opsd_core.models.attention import modeling_sources
 from opsd_core.models.policy import Policy
 
 
@@ -28,11 +31,17 @@ def packed(policy: Policy) -> Policy:
     if policy.device.type != "cpu" or not _can_pack():
         return policy
     head = policy.causal_lm.get_output_embeddings()
+    read = _weights_read(policy.causal_lm)
     for module in list(policy.causal_lm.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear and child is not head and child.weight.dtype == torch.bfloat16:
+            if type(child) is nn.Linear and child is not head and name not in read and child.weight.dtype == torch.bfloat16:
                 setattr(module, name, PackedLinear(child))
     return policy
+
+
+def _weights_read(model: nn.Module) -> set[str]:
+    """Names of layers whose `weight` the model's code reads itself, as state spaces do: it must have values."""
+    return {name for source in modeling_sources(model) for name in re.findall(r"self\.(\w+)\.weight\b", source)}
 
 
 def _can_pack() -> bool:

@@ -50,7 +50,7 @@ def distillation_loss(
         loss_sum = sum_n weights_n * bound(D(s_n, t_n))
                  = sum_n weights_n * -A_n s_n(y_n)                             without a teacher (`SampledTokens`)
 
-    Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is no part of that
+    Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is not part of that
     sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
     they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input), also inside
     an autocast region.

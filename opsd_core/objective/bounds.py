@@ -37,7 +37,7 @@ def ratio_clip(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor, thresho
 
 
 def entry_clip(entries: Entries, threshold: float) -> Entries:
-    """min(l_v, tau) per vocabulary entry; the sum is no divergence, may be negative, and its gradient may reverse.
+    """min(l_v, tau) per vocabulary entry; the sum is not a divergence, may be negative, and its gradient may reverse.
 
     With U the unclipped entries, forward KL's gradient is S_v T(U) - T_v 1[v in U]: a clipped entry, which is where
     the teacher wants most more mass, is pushed down.

@@ -78,6 +78,9 @@ def fused_loss(
     Raises RuntimeError when differentiated twice: the first backward gives its gradient buffers away.
     """
     tiles = tiles or default_tiles(len(head.weight_VH), student_hidden_NH.device)
+    student_hidden_NH, head = head.unscaled(student_hidden_NH)
+    if isinstance(targets, HiddenTargets):
+        targets = HiddenTargets(*targets.head.unscaled(targets.hidden_NH), targets.temperature)
     leaves = (student_hidden_NH, head.weight_VH, head.bias_V)
     wanted = _Wanted(*(torch.is_grad_enabled() and leaf is not None and leaf.requires_grad for leaf in leaves))
     call = _Call(head.softcap, targets, token_ids_N, weights_N, config, tiles, wanted)

@@ -32,6 +32,7 @@ def working_dtype(hidden_NH: Tensor) -> torch.dtype:
 
 def project(hidden_NH: Tensor, head: Head, temperature: float) -> Tensor:
     """Full-vocabulary log-probabilities of hidden states, in the working dtype; -inf becomes LOG_ZERO."""
+    hidden_NH, head = head.unscaled(hidden_NH)
     dtype = working_dtype(hidden_NH)
     bias_V = None if head.bias_V is None else head.bias_V.to(dtype)
     logits_NV = functional.linear(hidden_NH.to(dtype), head.weight_VH.to(dtype), bias_V)

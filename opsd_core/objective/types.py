@@ -6,6 +6,7 @@ N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entri
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 LOG_ZERO = -1e30
@@ -20,11 +21,23 @@ class Entries(NamedTuple):
 
 
 class Head(NamedTuple):
-    """An output projection: logits = cap(hidden @ weight^T + bias), cap(x) = softcap * tanh(x / softcap)."""
+    """An output projection: logits = cap(scale (hidden @ weight^T + bias)), cap(x) = softcap * tanh(x / softcap)."""
 
     weight_VH: Tensor
     bias_V: Tensor | None = None
     softcap: float | None = None
+    scale: float = 1.0
+
+    def unscaled(self, hidden_NH: Tensor) -> tuple[Tensor, "Head"]:
+        """Hidden states and a head of scale 1 that give the same logits: scale (h W^T + b) = (scale h) W^T + scale b.
+
+        float32 at least, because the product is rounded; gradients pass through both.
+        """
+        if self.scale == 1.0:
+            return hidden_NH, self
+        wide = hidden_NH if hidden_NH.dtype == torch.float64 else hidden_NH.float()
+        bias_V = None if self.bias_V is None else self.bias_V.to(wide.dtype) * self.scale
+        return wide * self.scale, Head(self.weight_VH, bias_V, self.softcap)
 
 
 @dataclass

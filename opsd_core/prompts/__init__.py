@@ -1,1 +1,1 @@
-"""What the student sees, and what the teacher sees besides."""
+"""What the student sees, and what only the teacher sees."""

@@ -1,7 +1,8 @@
 """Prompts of the two sides: what the student sees, and what the teacher sees on top.
 
 Templates are data. User text (questions, answers, solutions) is a template's *value*, never a template, and the
-environment is sandboxed, so a data set cannot run template code.
+environment is sandboxed, so a data set cannot run template code. Nor can it speak for the chat template: a control token's
+name inside it is encoded as text (`opsd_core.models.plain_text`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +10,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
 from opsd_core.config import CampaignConfig, PromptConfig, TeacherConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, DataError, ModelError
+from opsd_core.models.chat import DATE, as_messages, bounded, chat_template, chat_text, check_template, date_line
+from opsd_core.models.plain_text import encode, shielded_values
 from opsd_core.records.examples import Example
 
 _ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
@@ -52,7 +55,8 @@ class PromptBuilder:
         """
         if context is None:
             return self.student_ids(example)
-        variables = example_variables(example) | {"student_prompt": self._student_text(example)} | dict(context)
+        variables = self._values(example_variables(example) | dict(context))
+        variables = {"student_prompt": self._student_text(example)} | variables
         system = self.prompts.system
         if self.teacher.system_template:
             system = render("teacher.system", self.teacher.system_template, variables)
@@ -62,10 +66,15 @@ class PromptBuilder:
         return _within_budget(ids, limit, "prompts.max_teacher_prompt_length", "teacher", example)
 
     @property
+    def template(self) -> str:
+        """The chat template that counts. ModelError when there is none."""
+        return chat_template(self.tokenizer, self.chat_template)
+
+    @property
     def student_digest(self) -> str:
         """Identity of how an example becomes the student's text."""
         sides = {"system": self.prompts.system, "user": self.prompts.student, "thinking": self.prompts.student_thinking}
-        return digest(sides | {"chat": self.chat_template or self.tokenizer.chat_template})
+        return digest(sides | {"chat": self._shown_template} | self._date)
 
     @property
     def teacher_digest(self) -> str:
@@ -75,27 +84,31 @@ class PromptBuilder:
             "user": self.teacher.user_template,
             "thinking": self.prompts.teacher_thinking,
         }
-        return digest(
-            sides | {"chat": self.chat_template or self.tokenizer.chat_template, "student": self.student_digest}
-        )
+        return digest(sides | {"chat": self._shown_template, "student": self.student_digest})
+
+    @property
+    def _shown_template(self) -> str | None:
+        try:
+            return self.template
+        except ModelError:
+            return None  # said when a prompt is built
+
+    @property
+    def _date(self) -> dict[str, str]:
+        """The date on which a template that asks for it runs."""
+        return {"date": DATE.date().isoformat()} if date_line(self._shown_template or "") else {}
+
+    def _values(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        return shielded_values(self.tokenizer, variables, self.template)
 
     def _student_text(self, example: Example) -> str:
-        return render("prompts.student", self.prompts.student, example_variables(example))
+        return render("prompts.student", self.prompts.student, self._values(example_variables(example)))
 
     def _encode(self, text: str, system: str | None, thinking: bool) -> list[int]:
-        messages = [{"role": "user", "content": text}]
-        if system is not None:
-            messages.insert(0, {"role": "system", "content": system})
-        template = self.chat_template or self.tokenizer.chat_template
-        if template is None:
-            raise ModelError(
-                "the tokenizer has no chat template, so a prompt cannot be built. It is probably a base model: "
-                "set model.chat_template to the template of its instruct version."
-            )
-        encoded = self.tokenizer.apply_chat_template(
-            messages, chat_template=template, add_generation_prompt=True, enable_thinking=thinking, return_dict=True
-        )
-        return list(encoded["input_ids"])
+        template = self.template
+        check_template(self.tokenizer, template, system is not None, thinking)
+        messages = as_messages(self.tokenizer, template, text, system)
+        return encode(self.tokenizer, chat_text(self.tokenizer, template, messages, enable_thinking=thinking))
 
 
 def example_variables(example: Example) -> dict[str, Any]:
@@ -106,11 +119,20 @@ def example_variables(example: Example) -> dict[str, Any]:
 def render(field: str, template: str, variables: dict[str, Any]) -> str:
     """The template's text; ConfigError naming `field` when it cannot be rendered."""
     try:
-        return _compiled(template).render(variables)
-    except TemplateError as error:
+        if template in _RENDERED:
+            return _compiled(template).render(variables)
+        text = bounded(lambda: _compiled(template).render(variables), field)
+        _RENDERED.add(template)
+        return text
+    except Exception as error:  # a template can raise anything
+        why = str(error) or type(error).__name__
         raise ConfigError(
-            f"{field}={template!r:.120} cannot be rendered: {error}. Variables that exist: {', '.join(sorted(variables))}."
+            f"{field}={template!r:.120} cannot be rendered: {why}. Variables that exist: {', '.join(sorted(variables))}."
         ) from error
+
+
+_RENDERED: set[str] = set()
+"""Templates that have been rendered once, in bounded time; after that the thread for it is saved."""
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Reference completions: the data set's own text where the policy's sample would stand.
+"""Reference completions: the data set's own text in place of the policy's sample.
 
     y = reference text + end-of-sequence   with probability 1 - lambda per prompt, lambda = rollout.on_policy_fraction
     y ~ pi(. | x)                          otherwise
@@ -14,6 +14,8 @@ from transformers import PreTrainedTokenizerBase
 from opsd_core.config import CampaignConfig
 from opsd_core.config.rules.teacher import generated_source
 from opsd_core.errors import DataError
+from opsd_core.models.chat import turn_end
+from opsd_core.models.plain_text import plain_ids
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import example_variables, render
 from opsd_core.records.examples import Example
@@ -34,13 +36,15 @@ def reference_ids(
     example: Example, config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, eos_id: int
 ) -> list[int]:
     """Token ids of the reference text and an end-of-sequence token."""
-    return [*tokenizer.encode(reference_text(example, config), add_special_tokens=False), eos_id]
+    return [*plain_ids(tokenizer, reference_text(example, config)), eos_id]
 
 
 def end_token(policy: Policy) -> int:
-    """The token that ends a reference: the tokenizer's, else the model's first."""
-    token = policy.tokenizer.eos_token_id
-    return policy.eos_ids[0] if token is None else token
+    """The token that ends a reference: what the chat template ends a turn with, else the tokenizer's, else the model's first."""
+    for token in (turn_end(policy.tokenizer), policy.tokenizer.eos_token_id):
+        if token is not None:
+            return token
+    return policy.eos_ids[0]
 
 
 def fitting_references(
@@ -58,7 +62,7 @@ def fitting_references(
             f"rollout.on_policy_fraction or distillation.gold_share asks for them: fill data.columns.solution or .answer, or "
             "set rollout.reference_completion."
         )
-    lengths = [len(tokenizer.encode(text, add_special_tokens=False)) + 1 for text in texts]
+    lengths = [len(plain_ids(tokenizer, text)) + 1 for text in texts]
     too_long = [example.id for example, length in zip(examples, lengths, strict=True) if length > limit]
     if too_long and config.prompts.overflow == "error":
         raise DataError(

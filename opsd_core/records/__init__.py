@@ -1,1 +1,1 @@
-"""What an iteration leaves on disk: one file per table. Records know nobody but each other."""
+"""What an iteration leaves on disk: one file per table. Records import only each other."""

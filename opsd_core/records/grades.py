@@ -30,7 +30,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class GradedRollout:
-    """One rollout's grade and the sample gate's decision."""
+    """One rollout's grade and the filters' decision."""
 
     example_id: str
     sample_index: int

@@ -4,7 +4,7 @@ B = completions decoded together, C = completions, T = tokens of a completion, V
 
 What makes it fast on mixed-length prompts: prompts are sorted by length and prefilled in groups of like length, the prefix
 that all or many of them share (system message, a task's own words) is computed once, as is a prompt of which several
-completions are sampled, and the next prompts take the places of completions that have ended, so a decoding step is seldom
+completions are sampled, and the next prompts take the places of completions that have ended, so a decoding step is rarely
 spent on a few stragglers.
 What makes it reproducible: each completion draws from its own generator, seeded by name, so neither order nor neighbours
 decide what is drawn.
@@ -20,8 +20,10 @@ from transformers import DynamicCache
 
 from opsd_core.errors import DataError
 from opsd_core.models.forward import shared_prefix
+from opsd_core.models.paths import accepts
 from opsd_core.models.policy import Policy
-from opsd_core.rollout.kv_cache import can_join, join, like_lengths, pad_left
+from opsd_core.rollout.kv_cache import can_join, join, like_lengths, new_cache, pad_left
+from opsd_core.rollout.plain import generate_plain
 from opsd_core.rollout.sampling import Completion, Sampling, sample_and_record, uniform_draws
 
 _MIN_LONGER, _MIN_FAMILY = 4, 16
@@ -47,10 +49,12 @@ def generate(
     _check_lengths(policy, prompts, sampling)
     if not prompts:
         return []
+    draws_CT = uniform_draws(seeds, sampling.max_completion_length).to(policy.device)
+    if policy.paths.sampling not in ("fast", "aligned"):
+        return generate_plain(policy, prompts, draws_CT, sampling, batch_size, on_progress)
     completions = [Completion() for _ in prompts]
     order = sorted(range(len(prompts)), key=lambda index: (len(prompts[index]), list(prompts[index]), index))
     prefixes = _prefixes(policy, prompts)
-    draws_CT = uniform_draws(seeds, sampling.max_completion_length).to(policy.device)
     eos_E = torch.tensor(policy.eos_ids, device=policy.device)
     batch, taken = None, 0
     while batch is not None or taken < len(order):
@@ -133,7 +137,7 @@ def _decode(
         output = policy.causal_lm(
             input_ids=tokens_B[:, None],
             attention_mask=batch.mask_BP,
-            position_ids=batch.positions_B[:, None],
+            **_positions(policy, batch.positions_B[:, None]),
             past_key_values=batch.cache,
             use_cache=True,
         )
@@ -162,8 +166,8 @@ class _Prefix:
 
 
 def _prefixes(policy: Policy, prompts: Sequence[Sequence[int]]) -> list[_Prefix]:
-    """Of each prompt the prefix that it shares with all others, or with the many that go on as it does."""
-    whole = _Prefix(0, DynamicCache(config=policy.causal_lm.config)).longer(policy, prompts)
+    """Of each prompt the prefix that it shares with all others, or with the many that continue as it does."""
+    whole = _Prefix(0, new_cache(policy.causal_lm.config)).longer(policy, prompts)
     found = [whole] * len(prompts)
     if not can_join(whole.cache):
         return found
@@ -182,10 +186,13 @@ def _prefill(
     policy: Policy, rows: Sequence[int], prompts: Sequence[Sequence[int]], prefixes: Sequence[_Prefix], sampling: Sampling
 ) -> _Batch:
     """The prompts of `rows`, which are sorted by length, up to their last token."""
+    aligned = policy.paths.sampling == "aligned"  # no padding between the prefix and the rest of a prompt
     groups: list[list[int]] = []
     for prefix in dict.fromkeys(prefixes[row] for row in rows):
         family = [row for row in rows if prefixes[row] is prefix]
-        groups += [family[part] for part in like_lengths([len(prompts[row]) - prefix.length for row in family])]
+        lengths = [len(prompts[row]) - prefix.length for row in family]
+        limits = {"max_padding": 0.0, "min_tokens": 0} if aligned and prefix.length else {}
+        groups += [family[part] for part in like_lengths(lengths, **limits)]
     if not can_join(prefixes[rows[0]].cache):
         groups = [list(rows)]
     parts = [_prefill_group(policy, [prompts[row] for row in group], prefixes[group[0]]) for group in groups]
@@ -220,7 +227,7 @@ def _prefill_group(
     output = policy.causal_lm(
         input_ids=ids_BP,
         attention_mask=mask_BP,
-        position_ids=positions_BP,
+        **_positions(policy, positions_BP),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
@@ -231,6 +238,11 @@ def _prefill_group(
         cache.batch_select_indices(rows)
         logits_BV, mask_BP, next_B = logits_BV[rows], mask_BP[rows], next_B[rows]
     return logits_BV, cache, mask_BP, next_B
+
+
+def _positions(policy: Policy, positions_BP: Tensor) -> dict[str, Tensor]:
+    """As an argument, where the model takes it; one that does not counts the mask."""
+    return {"position_ids": positions_BP} if accepts(policy.causal_lm, "position_ids") else {}
 
 
 def _distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], list[int]]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 
 class RoomyLayer(DynamicLayer):
@@ -59,9 +59,17 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = self._all_keys[:, :, :length], self._all_values[:, :, :length]
 
 
+def new_cache(config: PretrainedConfig) -> DynamicCache:
+    """An empty cache that keeps all positions, also where a layer's window needs only the last: rows of several lengths can
+    join it, and the mask hides what is outside the window."""
+    cache = DynamicCache(config=config)
+    cache.layers = [DynamicLayer() if type(layer) is DynamicSlidingWindowLayer else layer for layer in cache.layers]
+    return cache
+
+
 def can_join(cache: DynamicCache) -> bool:
-    """Whether every layer holds plain keys and values of all positions (a sliding window does not)."""
-    return all(type(layer) in (DynamicLayer, RoomyLayer) for layer in cache.layers)
+    """Whether every layer holds plain keys and values of all positions, or none of its own."""
+    return all(type(layer) in (DynamicLayer, RoomyLayer, DummyLayer) for layer in cache.layers)
 
 
 def join(parts: Sequence[DynamicCache], room: int, unused: int = 0) -> DynamicCache:
@@ -72,6 +80,9 @@ def join(parts: Sequence[DynamicCache], room: int, unused: int = 0) -> DynamicCa
     """
     joined = DynamicCache()
     for layers in zip(*(part.layers for part in parts), strict=True):
+        if isinstance(layers[0], DummyLayer):
+            joined.layers.append(layers[0])
+            continue
         keys, values = ([getattr(part, name) for part in layers] for name in ("keys", "values"))
         layer = RoomyLayer(room)
         layer.take([keys[0][:, :, unused:], *keys[1:]], [values[0][:, :, unused:], *values[1:]])

@@ -1,4 +1,4 @@
-"""References as rollouts: the data set's own text where the policy's sample would stand."""
+"""References as rollouts: the data set's own text in place of the policy's sample."""
 
 from collections.abc import Sequence
 from dataclasses import replace

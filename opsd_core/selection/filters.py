@@ -1,7 +1,7 @@
-"""Sample gates: which graded completions are trained on, each drop with its reason.
+"""Filters: which graded completions are trained on, each drop with its reason.
 
 Order: empty -> truncated -> repetitive -> leak -> low_score -> no_majority, (dis)agrees -> route -> teacher probe. The
-first gate that closes gives the reason; nothing is deleted. The teacher probe comes last because it costs a forward pass.
+first filter that a completion fails gives the reason; nothing is deleted. The teacher probe is last: it costs a forward pass.
 """
 
 import zlib
@@ -18,7 +18,7 @@ REPETITION_WINDOW = 10_000
 
 @dataclass(frozen=True)
 class GradedCompletion:
-    """What the gates look at."""
+    """What the filters look at."""
 
     text: str
     num_tokens: int
@@ -124,7 +124,7 @@ def routing_weight(completion: GradedCompletion, config: FilterConfig) -> float:
 
 
 def teacher_probe_reason(gain: float, answers_itself: bool, config: FilterConfig) -> str:
-    """The last gate, per prompt: why the teacher is not trusted with it, or "".
+    """The last filter, per prompt: why the teacher is not trusted with it, or "".
 
     gain = mean over the reference answer's tokens of log T(token | teacher's prompt) - log S(token | student's prompt), in
     nats; answers_itself: each of these tokens is the teacher's most likely one. Source: TGOPD, arXiv:2609.02998.

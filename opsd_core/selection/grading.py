@@ -116,7 +116,7 @@ def _completions(
 
 
 def _leaks(example: Example, text: str, config: CampaignConfig) -> bool:
-    """Whether a completion repeats the worked solution, or says that it saw one. The answer alone is no secret."""
+    """Whether a completion repeats the worked solution, or says that it saw one. The answer alone is not a secret."""
     public = f"{example.question} {example.answer}"
     return leaks_text(text, example.solution, public, config.filter.leak_words, config.filter.leak_phrases)
 

@@ -20,7 +20,7 @@ def copied_positions(
 ) -> np.ndarray:
     """Mask (T,) of the completion's positions inside a run of `length` items that is in `private` and in no `public`.
 
-    The final answer and the student's own prompt are public: repeating them is no leak.
+    The final answer and the student's own prompt are public: repeating them is not a leak.
     """
     leaked = _grams(private, length)
     for sequence in public:

@@ -48,7 +48,7 @@ def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_r
 def target_metrics(kept: Sequence[bool]) -> Metrics:
     """self_distillation/empty_target_batch: 1 when no completion of the iteration is left to train on, else 0.
 
-    `kept` has one entry per completion: it passed the gates, and a teacher that is shown a context has one to see.
+    `kept` has one entry per completion: it passed the filters, and a teacher that is shown a context has one to see.
     Source: SDPO's metric of the same name.
     """
     return {"self_distillation/empty_target_batch": float(not any(kept))}

@@ -5,7 +5,7 @@ The weight of token t of a completion is  w_t = prod_f f_t >= 0,  and a step min
     normaliser=token      sum_n w_n D_n / sum_n w_n      n over all tokens of the optimiser step
     normaliser=sequence   sum_s v_s (sum_t w_st D_st / sum_t w_st) / sum_s v_s     s over completions with any weight
 
-with v_s the completion's own weight (1, times the gate's and the truncation's). Numerator and denominator are summed
+with v_s the completion's own weight (1, times the filter's and the truncation's). Numerator and denominator are summed
 over the whole step before dividing, so any split into microbatches gives the same gradient. Neither the bound's factor
 nor the importance ratio is part of a denominator: if every token is held down, the step becomes smaller and is not
 scaled back up.
@@ -33,7 +33,7 @@ class WeightInputs:
     prompt_ids: Sequence[int] = ()
     teacher_prompt_ids: Sequence[int] = ()
     answer_ids: Sequence[Sequence[int]] = ()
-    """Encodings of the reference answer; repeating it is no leak."""
+    """Encodings of the reference answer; repeating it is not a leak."""
     special_ids: frozenset[int] = frozenset()
     """Special tokens without those that end a sequence."""
     truncated: bool = False
@@ -42,7 +42,7 @@ class WeightInputs:
     teacher_entropy_T: np.ndarray | None = None
     """Nats, of the recorded target."""
     sample_weight: float = 1.0
-    """Of the whole completion, from the sample gates."""
+    """Of the whole completion, from the filters."""
 
 
 Factor = Callable[[WeightInputs, CampaignConfig], np.ndarray]

@@ -131,7 +131,7 @@ def _interval(differences_SP: np.ndarray, seed: int, num_resamples: int, confide
         )
         means.append(((drawn_RS @ stretched_SP) * drawn_RP).sum(1))
     low, high = np.quantile(np.concatenate(means), [tail / 2.0, 1.0 - tail / 2.0])
-    return round(float(low), 12) + 0.0, round(float(high), 12) + 0.0  # rounding of sums is no difference
+    return round(float(low), 12) + 0.0, round(float(high), 12) + 0.0  # rounding of sums is not a difference
 
 
 def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, bool]:

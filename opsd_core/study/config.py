@@ -145,7 +145,7 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
 
     Raises ConfigError naming what is wrong; every arm's configuration is resolved, so that none fails hours later.
     """
-    known_name(recipe, STUDIES, "recipe", "is no study")
+    known_name(recipe, STUDIES, "recipe", "is not a study")
     as_settings(overrides)
     values = STUDIES[recipe] | {name: value for name, value in knobs.items() if value is not None}
     start = as_settings(values.get("overrides", {}))

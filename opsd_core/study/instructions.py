@@ -1,4 +1,4 @@
-"""Instructions whose observance a program can check: does a model still do what it is told, in the format it is told?
+"""Instructions that a program can check: does a model still do what it is told, in the format it is told?
 
 In the manner of IFEval (arXiv:2311.07911), small: a subject times a demand. Nothing here is about the answer's truth.
 """

@@ -53,7 +53,7 @@ def teacher_before_training(parts: Parts[Handle]) -> TeacherWeights:
 
 
 def teacher_identity(config: CampaignConfig) -> dict[str, Any]:
-    """What decides, beside the models and the prompts, what `teacher_before_training` says: a part of its targets' identity."""
+    """What decides the output of `teacher_before_training` besides models and prompts: a part of its targets' identity."""
     if config.distillation.teacher_free or not config.teacher.weights_kind.recordable:
         return {}
     return TEACHERS[config.teacher.weights].identity(config.teacher)

@@ -3,7 +3,7 @@
 N = completion tokens, K = entries kept
 
 Recorded targets hold the K most likely tokens, normalised over the full vocabulary, and the tail's log-mass. They are
-computed once by a teacher that does not change during the iteration and are stored beside the rollouts.
+computed once by a teacher that does not change during the iteration and are stored next to the rollouts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +108,9 @@ def online_targets(
     `transform.temperature` includes the loss temperature.
     """
     if len(members_NH) == 1 and not transform.truncates:
-        return HiddenTargets(members_NH[0], teacher.policy.head, transform.temperature / loss_temperature)
+        with teacher.scoring():  # an adapter on the head is off there too
+            head = teacher.policy.head
+        return HiddenTargets(members_NH[0], head, transform.temperature / loss_temperature)
     return FullTargets(teacher_logprobs(teacher, members_NH, transform))
 
 
@@ -116,10 +118,11 @@ def teacher_logprobs(
     teacher: TeacherWeights, members_NH: Sequence[torch.Tensor], transform: Transform
 ) -> torch.Tensor:
     """Log-probabilities (N, V) of the teacher: truncate(mix(log_softmax(logits_i / temperature))), float32."""
-    members = [
-        project(hidden_NH, policy.head, transform.temperature)
-        for hidden_NH, policy in zip(members_NH, teacher.policies, strict=True)
-    ]
+    with teacher.scoring():  # an adapter on the head is off there too
+        members = [
+            project(hidden_NH, policy.head, transform.temperature)
+            for hidden_NH, policy in zip(members_NH, teacher.policies, strict=True)
+        ]
     return truncate(teacher.mix(members), transform.top_p, transform.top_k)
 
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from opsd_core.config import TeacherConfig
 from opsd_core.errors import ConfigError, ModelError
-from opsd_core.models.policy import Policy, effective_weights, tokenizer_digest
+from opsd_core.models.adapters import effective_weights, splits_tie, untie
+from opsd_core.models.policy import Policy, tokenizer_digest
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
 from opsd_core.teacher.parts import Handle, Parts
 
@@ -47,7 +48,7 @@ class TeacherWeights(Protocol):
         """Called after each optimiser step that was applied."""
 
     def state(self) -> Mapping[str, Tensor]:
-        """What a checkpoint must hold to go on bit for bit; the same names and shapes at every step."""
+        """What a checkpoint must hold to resume bit for bit; the same names and shapes at every step."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave."""
@@ -66,7 +67,7 @@ class FixedTeacher:
 
     @classmethod
     def identity(cls, settings: TeacherConfig) -> dict[str, Any]:
-        """What decides, beside its models, what it says. Kinds whose models say it all have nothing to add."""
+        """What decides its output besides its models. Kinds whose models say it all have nothing to add."""
         if cls is FixedTeacher:
             return {}
         return {"kind": {name: getattr(settings, name) for name in ("weights", *settings.weights_kind.reads)}}
@@ -179,7 +180,7 @@ class EmaTeacher(FixedTeacher):
     """
 
     def __init__(self, shadow: Policy, decay: float) -> None:
-        super().__init__(Policy(shadow.model.float(), shadow.tokenizer))
+        super().__init__(Policy(shadow.model.float(), shadow.tokenizer, shadow.chosen_paths))
         self.decay = decay
 
     @classmethod
@@ -190,6 +191,8 @@ class EmaTeacher(FixedTeacher):
     @torch.no_grad()
     def update(self, student: Policy) -> None:
         """One step of the average over floating-point weights; buffers and tied copies follow by name."""
+        if splits_tie(student.model):
+            untie(self.policy.causal_lm)
         shadow = self.policy.causal_lm.state_dict()
         seen: set[int] = set()
         for name, value in effective_weights(student.model):
@@ -202,6 +205,15 @@ class EmaTeacher(FixedTeacher):
     def state(self) -> Mapping[str, Tensor]:
         """The whole shadow, by parameter name."""
         return self.policy.causal_lm.state_dict()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Copy into the shadow; where it has one matrix for two that differ in `state`, it gets two."""
+        names: dict[int, str] = {}
+        for name, tensor in self.state().items():
+            first = names.setdefault(tensor.data_ptr(), name)
+            if not torch.equal(state[first], state[name]):
+                untie(self.policy.causal_lm)
+        super().load_state(state)
 
 
 def check_same_vocabulary(student: Policy, other: Policy, name: str) -> None:

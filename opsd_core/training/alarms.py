@@ -1,4 +1,4 @@
-"""Signs that a campaign goes wrong, and what is changed then. Pure functions: metrics in, names and messages out.
+"""Signs that a campaign is going wrong, and what is changed then. Pure functions: metrics in, names and messages out.
 
 `history` holds one dictionary of metrics per iteration, the campaign's first one at the front, the current one at the
 end; for the stage `step` it holds the current iteration's optimiser steps instead. A check whose metrics are missing

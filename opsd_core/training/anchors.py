@@ -1,4 +1,4 @@
-"""What holds the student beside its objective: the policy it started from, references, and what it said elsewhere.
+"""Extra loss terms that keep the student close to the policy it started from, to references, and to what it said elsewhere.
 
     initial   beta KL(S_n || S_0n) on every counted token of the student's own completions and prompts, full vocabulary
     gold      c * mean(-log S(y_g)) over the tokens of references, gold_share of every optimiser step's completions
@@ -35,7 +35,7 @@ _REVERSE_KL = DistillationConfig(divergence="reverse_kl", targets="online", boun
 
 @dataclass(frozen=True)
 class Held:
-    """Completions that an optimiser step trains on beside its objective: coefficient * mean over their tokens."""
+    """Completions that an optimiser step trains on besides those of its objective: coefficient * mean over their tokens."""
 
     metric: str
     """Name under which the mean is logged, nats per token."""
@@ -55,7 +55,7 @@ class Anchors:
     """Those of the step that `of_step` chose."""
 
     def of_step(self, step: int) -> "Anchors":
-        """What holds the student in this step of the iteration."""
+        """The extra terms in this step of the iteration."""
         return Anchors(self.initial, (), self.by_step[step] if self.by_step else ())
 
 

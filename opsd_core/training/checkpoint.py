@@ -1,4 +1,4 @@
-"""Everything a trainer needs to go on bit for bit, in safetensors and JSON.
+"""Everything a trainer needs to resume bit for bit, in safetensors and JSON.
 
 trainable.safetensors   trained parameters (adapters under LoRA), float32
 optimizer.safetensors   AdamW moments and step counts, per parameter
@@ -9,15 +9,19 @@ trainer.json            schema version, optimiser steps done
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from opsd_core.errors import IntegrityError
 from opsd_core.models.policy import Policy
 from opsd_core.teacher.teachers import TeacherWeights
 
 SCHEMA_VERSION = 1
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def trainable_parameters(policy: Policy) -> dict[str, torch.nn.Parameter]:
@@ -51,50 +55,95 @@ def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimi
 
     IntegrityError when the state belongs to another model, adapter, teacher or schema.
     """
-    meta = json.loads((folder / "trainer.json").read_text())
+    meta = _read_meta(folder)
     if meta["schema_version"] != SCHEMA_VERSION:
         raise IntegrityError(
             f"trainer state {folder.name} has schema version {meta['schema_version']}, this version of opsd reads "
-            f"{SCHEMA_VERSION}. Start the campaign anew or use the version that wrote it."
+            f"{SCHEMA_VERSION}. Start the campaign again or use the version that wrote it."
         )
     load_trainable(folder, student)
-    moments = load_file(folder / "optimizer.safetensors")
-    with torch.no_grad():
-        for name, parameter in trainable_parameters(student).items():
-            state = {
-                key: moments[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in moments
-            }
-            if state:
-                optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
-    _load_teacher(folder / "teacher.safetensors", teacher)
-    torch.set_rng_state(load_file(folder / "rng.safetensors")["torch"])
+    _load_moments(_tensors(folder, "optimizer.safetensors"), trainable_parameters(student), optimizer, folder.name)
+    _load_teacher(folder, teacher)
+    torch.set_rng_state(_tensors(folder, "rng.safetensors")["torch"])
     return int(meta["step"])
 
 
-def _load_teacher(path: Path, teacher: TeacherWeights) -> None:
+def _read_meta(folder: Path) -> dict[str, Any]:
+    try:
+        meta = json.loads((folder / "trainer.json").read_text())
+        return {name: meta[name] for name in ("schema_version", "step")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"trainer state {folder.name}: trainer.json cannot be read ({type(error).__name__}: {error}). The state is torn; "
+            "start the iteration anew."
+        ) from error
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_file(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise IntegrityError(
+            f"trainer state {folder.name}: {name} cannot be read ({error}). Start the campaign anew, or restore the file."
+        ) from error
+
+
+def _load_moments(
+    moments: dict[str, Tensor], parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer, state_name: str
+) -> None:
+    """Each parameter's AdamW state: all three of it with the right shapes, or none where it never had a gradient."""
+    stepped = [name for name in parameters if any(f"{key}/{name}" in moments for key in _MOMENTS)]
+    wanted = {f"{key}/{name}" for name in stepped for key in _MOMENTS}
+    if different := sorted(wanted ^ moments.keys()):
+        raise IntegrityError(
+            f"trainer state {state_name}: the optimiser's state and the trained parameters do not agree (first difference: "
+            f"{different[0]!r}). Was model.source or model.lora changed within a campaign?"
+        )
+    for name in stepped:
+        parameter = parameters[name]
+        state = {key: moments[f"{key}/{name}"] for key in _MOMENTS}
+        for key, value in state.items():
+            if (key != "step" and value.shape != parameter.shape) or not torch.isfinite(value).all():
+                raise IntegrityError(
+                    f"trainer state {state_name}: {key!r} of {name!r} has the shape {tuple(value.shape)} for a parameter of "
+                    f"{tuple(parameter.shape)}, or holds values that are not finite."
+                )
+        optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+
+
+def _load_teacher(folder: Path, teacher: TeacherWeights) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in teacher.state().items()}
     if not expected:
         return
-    saved = load_file(path) if path.exists() else {}
+    saved = _tensors(folder, "teacher.safetensors") if (folder / "teacher.safetensors").exists() else {}
     found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise IntegrityError(
-            f"trainer state {path.parent.name} holds {len(found)} tensors of a teacher that keeps {len(expected)} (first "
+            f"trainer state {folder.name} holds {len(found)} tensors of a teacher that keeps {len(expected)} (first "
             f"difference: {wrong[0]!r}). Was teacher.weights or model.source changed within a campaign?"
         )
+    for name, tensor in saved.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise IntegrityError(f"trainer state {folder.name}: the teacher's {name!r} holds values that are not finite.")
     teacher.load_state(saved)
 
 
 def load_trainable(folder: Path, student: Policy) -> None:
     """Put the saved parameters into `student`. IntegrityError when it trains other parameters."""
-    parameters, saved = trainable_parameters(student), load_file(folder / "trainable.safetensors")
+    parameters, saved = trainable_parameters(student), _tensors(folder, "trainable.safetensors")
     if parameters.keys() != saved.keys():
         different = sorted(parameters.keys() ^ saved.keys())
         raise IntegrityError(
             f"trainer state {folder.name} holds other parameters than this model trains (first difference: "
             f"{different[0]!r}). Was model.source or model.lora changed within a campaign?"
         )
+    for name, parameter in parameters.items():
+        if saved[name].shape != parameter.shape or not torch.isfinite(saved[name]).all():
+            raise IntegrityError(
+                f"trainer state {folder.name}: {name!r} has the shape {tuple(saved[name].shape)} for a parameter of "
+                f"{tuple(parameter.shape)}, or holds values that are not finite. Was model.lora.rank changed within a campaign?"
+            )
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(saved[name])

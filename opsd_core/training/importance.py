@@ -43,6 +43,8 @@ def old_logprobs(rollout: Rollout, config: RolloutConfig) -> np.ndarray:
 @torch.no_grad()
 def sampled_logprobs(hidden_NH: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
     """log pi (N,) of the sampled tokens, float32, a tile of positions at a time."""
+    hidden_NH, head = head.unscaled(hidden_NH)
+    head = head._replace(weight_VH=head.weight_VH.to(hidden_NH.dtype)) if head.weight_VH.dtype != hidden_NH.dtype else head
     parts = []
     for start in range(0, len(hidden_NH), _ROWS_PER_TILE):
         logits_NV = torch.nn.functional.linear(hidden_NH[start : start + _ROWS_PER_TILE], head.weight_VH, head.bias_V)

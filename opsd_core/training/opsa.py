@@ -1,4 +1,4 @@
-"""OPSA, the teacher-free control: the least likely sampled tokens become less likely, nothing else is said.
+"""OPSA, the teacher-free control: the least likely sampled tokens become less likely, and nothing else changes.
 
     selected   the ceil(fraction * N) counted tokens of an optimiser step with the smallest log pi_old(y_n)
     A_n        -1/2 - (H_n - H_min) / (2 (H_max - H_min))     in [-1, -1/2], H over the selected tokens; -1/2 if all agree

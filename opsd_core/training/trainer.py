@@ -74,8 +74,8 @@ def distil(
 ) -> Callable[[Path], None]:
     """Run the iteration's optimiser steps on `student`, in place; return a function that saves the final state.
 
-    `anchors` hold the student beside its objective. `start_from` is the final state of an earlier iteration (its optimiser
-    goes on), `resume_from` a state of this one (its steps are not repeated and `before_first_step()` is not called).
+    `anchors` add extra terms to the loss. `start_from` is the final state of an earlier iteration (its optimiser
+    continues), `resume_from` a state of this one (its steps are not repeated and `before_first_step()` is not called).
     `on_step(step, metrics)` gets the campaign-wide step; `on_checkpoint(step, save)` is called every
     execution.checkpoint_every steps. TrainingError when loss or gradient is not finite, or no token counts.
     """
@@ -125,7 +125,7 @@ def train_step(
 ) -> Metrics:
     """One optimiser step:  loss = sum_n w_n (r_n bound(D_n) + beta KL(S_n || S_0n)) / sum_n w_n + sum_h c_h mean_m D_hm.
 
-    r_n is the importance ratio, 1 without token_weights.importance_correction; beta = initial_kl; h over what is held beside:
+    r_n is the importance ratio, 1 without token_weights.importance_correction; beta = initial_kl; h over the anchors:
     references (D = -log S(y)) and rehearsed completions (D = KL(S_0 || S)), m over their tokens. The denominator is the
     batch's, not a microbatch's, so any split into microbatches gives the same gradient.
     """

@@ -1,20 +1,52 @@
-"""The most memory that this process held since a moment: resident memory, or the device's where there is one."""
+"""The most memory that this process held during a block: resident memory, or the device's where there is one."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 
-def reset_peak() -> None:
-    """Begin to watch anew; where the kernel offers no reset, the peak is the process's since its start."""
+@dataclass
+class Peak:
+    """Bytes at the highest point so far, in blocks inside this one too."""
+
+    bytes: int = 0
+
+    def note(self) -> None:
+        """Take what the process has reached since the last reset into account."""
+        self.bytes = max(self.bytes, _peak_bytes())
+
+
+_open: list[Peak] = []
+
+
+@contextmanager
+def measured_peak() -> Iterator[Peak]:
+    """Watch a block; `bytes` is final when it ends. Blocks may lie in each other."""
+    for outer in _open:
+        outer.note()
+    _reset()
+    peak = Peak()
+    _open.append(peak)
+    try:
+        yield peak
+    finally:
+        for watched in _open:
+            watched.note()
+        _open.remove(peak)
+
+
+def _reset() -> None:
+    """Begin to watch again; where the kernel offers no reset, the peak is the process's since its start."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
-def peak_bytes() -> int:
+def _peak_bytes() -> int:
     """Bytes at the highest point: of the CUDA allocator when it was used, else resident memory (VmHWM of proc(5))."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()

@@ -1,4 +1,4 @@
-"""When a stage is tried again: services may come back, bad input does not get better.
+"""When a stage is tried again: services may recover, bad input does not.
 
 The object store's client gives up within seconds of an outage, so what outlasts a restart of that server are these pauses.
 """

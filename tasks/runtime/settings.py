@@ -74,7 +74,7 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
     """Settings from `environ` (default: the process's), absent services filled in from `env` in the state folder.
 
     What the file supplies is also written into `environ`, because the Prefect, MLflow and S3 clients read it there.
-    Raises ConfigError when a line of the file is not NAME=VALUE, or when a number is none or out of bounds.
+    Raises ConfigError when a line of the file is not NAME=VALUE, or when a value is not a number or is out of bounds.
     """
     environ = os.environ if environ is None else environ
     home = Path(environ.get("OPSD_HOME") or Path.cwd()).resolve()

@@ -1,4 +1,4 @@
-"""Calls of one task after the other, or several at a time in processes of their own."""
+"""Run the calls of a task one after another, or several at a time, each in its own process."""
 
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ def side_by_side(width: int) -> Iterator[Run]:
 
 
 def _end_with_parent() -> None:
-    """Without it a pool outlives its killed parent: it works on beside the run that goes on, then waits for calls for ever."""
+    """Without it a pool outlives its killed parent: it keeps working while the run is resumed, then waits for calls forever."""
 
     def wait() -> None:
         multiprocessing.parent_process().join()

@@ -19,7 +19,7 @@ from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Samp
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
 from tasks.stages.teacher import teacher_ref
-from tasks.stages.warm_start import PRETRAINED_FROM
+from tasks.stages.weights import PRETRAINED_FROM
 
 
 @task(name="register", task_run_name="register-it{iteration.number}", **STAGE)
@@ -54,6 +54,7 @@ def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef, evaluati
         "opsd.data": campaign.data.uri,
         "opsd.evaluation": evaluation.uri,
         "opsd.git_revision": git_revision(),
+        "opsd.acceptance": campaign.initial.acceptance,
         "opsd.trust_remote_code": str(config.model.trust_remote_code),
         "prefect.flow_run_id": campaign.flow_run_id or "",
     }

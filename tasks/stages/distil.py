@@ -10,7 +10,10 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.digest import derive_seed
-from opsd_core.models.policy import Policy, add_lora, save_policy
+from opsd_core.models.checkpointing import checkpoint_gradients
+from opsd_core.models.memory import wants_checkpointing
+from opsd_core.models.policy import Policy, Serving, add_lora, save_policy, verify_stored
+from opsd_core.models.storage.serving import served_settings
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
@@ -44,9 +47,10 @@ def distil_candidate(iteration: Iteration, sampled: Sampled) -> DistilRef:
     trained: list[Policy] = []  # stays empty when the state is there already
     made, seconds = produce("states", identity, partial(_distil, iteration, sampled, identity, trained))
     state = Ref(uri=made.uri)
-    model, _ = produce("models", {"state": made.digest}, partial(_export, iteration, state, trained))
+    stored = {"state": made.digest, "served": served_settings(iteration.config)}
+    model, _ = produce("models", stored, partial(_export, iteration, state, trained))
     return DistilRef(
-        policy=PolicyRef(uri=model.uri, digest=model.digest, state=state),
+        policy=PolicyRef(uri=model.uri, digest=model.digest, state=state, acceptance=iteration.campaign.initial.acceptance),
         metrics=last_quarter(send_all(iteration, state)),
         probes=read_probes(local(state)),
         seconds=seconds,
@@ -84,6 +88,9 @@ def _distil(
     items, examples = _items(iteration, sampled, student)
     seed = derive_seed("distil", config.seed, iteration.number)
     steps = config.optimizer.num_steps
+    longest = max((item.num_tokens for item in items), default=0)
+    if wants_checkpointing(student, config, min(config.execution.microbatch_tokens, config.optimizer.batch_size * longest)):
+        checkpoint_gradients(student)
     title = f"distil-it{iteration.number}"
     with progress(title, "steps") as report, tracker().system_metrics(iteration.run_id):
         journal = Journal(iteration, identity, report)
@@ -149,6 +156,7 @@ def _export(iteration: Iteration, state: Ref, trained: list[Policy], folder: Pat
     else:
         student = _student(iteration)
         load_trainable(local(state), student)
-    save_policy(student, folder)
+    save_policy(student, folder, Serving.of(student, iteration.config))
+    verify_stored(student, folder)
     tracker().write_mlmodel(folder)
     return {"parameters": sum(p.numel() for p in student.causal_lm.parameters())}

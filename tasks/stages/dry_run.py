@@ -11,7 +11,7 @@ from opsd_core.models.policy import add_lora
 from opsd_core.teacher.parts import Models, Parts
 from tasks.context import load, scratch, shared_policy
 from tasks.refs import PolicyRef
-from tasks.runtime.peak_memory import peak_bytes, reset_peak
+from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.sources import download_file
@@ -20,18 +20,18 @@ from tasks.sources import download_file
 @task(name="dry-run", **STAGE)
 def try_campaign(config: CampaignConfig, initial: PolicyRef, teachers: list[PolicyRef]) -> str:
     """What both sides read, whether there is a signal, and how long an iteration will take: a report, as an artifact too."""
-    reset_peak()
-    student = load(initial, config.model, torch.float32)
-    student = add_lora(student, config.model.lora, seed=config.seed) if config.model.lora.rank else student
-    parts = Parts(
-        config=config,
-        models=Models(initial=initial, champion=initial, others=teachers, policy=initial),
-        load=lambda ref: shared_policy(ref, config.model),
-        load_copy=lambda ref: load(ref, config.model, torch.float32),
-        student=student,
-    )
-    found = dry_run(shared_policy(initial, config.model), student, parts, _data(config), config)
-    text = in_words(found, config) + f"\nPeak memory of this process: {peak_bytes() / 1e9:.1f} GB.\n"
+    with measured_peak() as peak:
+        student = load(initial, config.model, torch.float32)
+        student = add_lora(student, config.model.lora, seed=config.seed) if config.model.lora.rank else student
+        parts = Parts(
+            config=config,
+            models=Models(initial=initial, champion=initial, others=teachers, policy=initial),
+            load=lambda ref: shared_policy(ref, config.model),
+            load_copy=lambda ref: load(ref, config.model, torch.float32),
+            student=student,
+        )
+        found = dry_run(shared_policy(initial, config.model), student, parts, _data(config), config)
+    text = in_words(found, config) + f"\nPeak memory of this process: {peak.bytes / 1e9:.1f} GB.\n"
     description = f"{len(found.problems)} problems; about {sum(found.minutes.values()):.0f} minutes per iteration"
     create_markdown_artifact(text, key=f"opsd-{artifact_key(config.name)}-dry-run", description=description)
     return text

@@ -12,25 +12,19 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from transformers import PreTrainedTokenizerBase
 
-from opsd_core.config import CampaignConfig, ModelConfig
+from opsd_core.config import CampaignConfig
 from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
 from opsd_core.data import source_content as data_content
-from opsd_core.digest import digest, file_digest
+from opsd_core.digest import digest
 from opsd_core.errors import ModelError, ServiceError
 from opsd_core.graders import check_gradable, grader_name
-from opsd_core.models import tiny
 from opsd_core.models.policy import (
-    hub_commit,
-    load_gguf,
-    load_policy,
     resolve_device,
-    save_policy,
     tokenizer_digest,
 )
-from opsd_core.models.smollm2 import smollm2_gguf
 from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
@@ -39,7 +33,8 @@ from tasks.context import local, produce, scratch, settings, shared_policy, shar
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
-from tasks.sources import download_file, download_folder, model_address, stored_model
+from tasks.sources import download_file
+from tasks.stages.weights import accepted, stored_weights
 
 _MIN_FREE_BYTES = 2 << 30
 """Free space under which a campaign is refused: a model, its optimiser state and their staged copies have to fit."""
@@ -65,7 +60,7 @@ def preflight(config: CampaignConfig) -> None:
 @task(name="prepare-model", **STAGE)
 def prepare_model(config: CampaignConfig) -> PolicyRef:
     """The starting weights as a safetensors folder in the store."""
-    return _stored_weights(config)
+    return stored_weights(config)
 
 
 @task(name="prepare-teachers", **STAGE)
@@ -82,49 +77,11 @@ def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
     for name in config.teacher.sources:
         source = f"models:/{name.removeprefix(MOVING)}" if name.startswith(MOVING) else name
         other = config.model.model_copy(update={"source": source, "revision": None})
-        ref = _stored_weights(config.model_copy(update={"model": other}), f"teacher's model {name!r}")
+        ref = stored_weights(config.model_copy(update={"model": other}), f"teacher's model {name!r}")
         sides = shared_policy(initial, config.model), shared_policy(ref, config.model)
         check_same_vocabulary(*sides, f"teacher {source!r}")
         refs.append(ref)
     return refs
-
-
-def _stored_weights(config: CampaignConfig, field: str = "model.source") -> PolicyRef:
-    source = model_address(config.model.source, field)
-    if artifact := stored_model(source, field):
-        return PolicyRef(uri=artifact.uri, digest=artifact.digest)
-    identity = {"source": source, "model": _identity(config.model), "content": source_content(source)}
-    artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
-    return PolicyRef(uri=artifact.uri, digest=artifact.digest)
-
-
-def _identity(model: ModelConfig) -> dict[str, Any]:
-    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-
-
-def source_content(source: str) -> dict[str, str]:
-    """Digest of every local file that a source names; empty for what its name alone decides."""
-    path = Path(tiny.__file__ if source in tiny.SIZES else source)  # a tiny model is what its code makes of it
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
-    return {file.name: file_digest(file) for file in files}
-
-
-def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str, Any]:
-    if source in tiny.SIZES:
-        tiny.build_tiny(folder, seed=0, settings=tiny.SIZES[source])
-    elif source == "smollm2":
-        save_policy(load_gguf(smollm2_gguf(settings().cache / "downloads")), folder)
-    elif source.endswith(".gguf"):
-        save_policy(load_gguf(Path(source)), folder)
-    elif source.startswith("s3://"):
-        with scratch() as copy:
-            download_folder(source, copy)
-            save_policy(load_policy(copy, config.model, dtype=None), folder)
-    else:
-        save_policy(load_policy(source, config.model), folder)
-    tracker().write_mlmodel(folder)
-    commit = hub_commit(config.model)
-    return {"source": source} | ({"commit": commit} if commit else {})
 
 
 @task(name="prepare-data", **STAGE)
@@ -225,22 +182,23 @@ def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -
     """The registry's champion, or the starting weights registered as the first version."""
     registry = tracker()
     registry.ensure_model(config.name)
-    version = registry.version_by_alias(config.name, "champion")
-    if version is not None:
-        tags = registry.version_tags(config.name, version)
+    number = registry.version_by_alias(config.name, "champion")
+    if number is not None:
+        tags = registry.version_tags(config.name, number)
         if "opsd.model_uri" not in tags:
             raise ModelError(
-                f"models:/{config.name}@champion (version {version}) was not registered by opsd: tag opsd.model_uri is "
+                f"models:/{config.name}@champion (version {number}) was not registered by opsd: tag opsd.model_uri is "
                 f"missing. Choose another campaign name (name={config.name!r}) or remove the alias."
             )
         state = Ref(uri=tags["opsd.state_uri"]) if tags.get("opsd.state_uri") else None
-        return PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state=state, version=version)
+        champion = PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state=state, version=number)
+        return accepted(champion, config.model)
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
-    version = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
+    number = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
     registry.promote(
-        config.name, version, why="first version: the starting weights", who="opsd", expected_champion=None
+        config.name, number, why="first version: the starting weights", who="opsd", expected_champion=None
     )
-    return initial.model_copy(update={"version": version})
+    return initial.model_copy(update={"version": number})
 
 
 def _tags(initial: PolicyRef, data: Ref) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What the initial policy answers to prompts of other tasks, recorded once: what the student is held to while it learns."""
+"""What the initial policy answers to prompts of other tasks, recorded once; training keeps the student close to it."""
 
 from functools import partial
 from pathlib import Path

@@ -10,7 +10,7 @@ from pydantic import Field
 from opsd_core.config import CampaignConfig
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
-from tasks.context import local, rollouts_of, scratch, tidy_cache, tracker
+from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
 from tasks.refs import (
     Campaign,
     CurriculumRef,
@@ -25,6 +25,7 @@ from tasks.refs import (
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.stages.journal import read_steps
+from tasks.storage.artifacts import describe
 
 
 class IterationSummary(Record):
@@ -119,6 +120,20 @@ def _seconds(outcome: Outcome) -> dict[str, float]:
     }
 
 
+def _peaks(outcome: Outcome) -> dict[str, int]:
+    """The most memory that each stage's process held, in bytes, whenever it ran; 0 for a stage that made nothing."""
+    sampled, state = outcome.sampled, outcome.distilled.policy.state
+    made = {
+        "rollout": sampled.shards,
+        "grade": [sampled.graded],
+        "targets": sampled.targets,
+        "distil": [state],
+        "evaluate": [outcome.before, outcome.after],
+    }
+    peaks = {stage: [describe(store(), ref.uri).summary.get("peak_bytes", 0) for ref in refs] for stage, refs in made.items()}
+    return {stage: max(values, default=0) for stage, values in peaks.items()}
+
+
 def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float]) -> None:
     graded, targets = outcome.sampled.graded, outcome.sampled.targets
     metrics = {
@@ -131,6 +146,7 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         "rollout/references": float(graded.num_references),
         "gate/promoted": float(outcome.verdict.promote),
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
+        **{f"memory/{name}_gb": peak / 1e9 for name, peak in _peaks(outcome).items()},
     }
     of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))}
     tracker().log_metrics(iteration.run_id, [(iteration.number, metrics)])
@@ -151,7 +167,8 @@ def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary,
     before, after, sampled, name = outcome.before, outcome.after, outcome.sampled, iteration.name
     graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
     result = "promoted to champion" if summary.promoted else "refused"
-    times = "\n".join(f"| {stage} | {seconds:.1f} |" for stage, seconds in stages.items())
+    peaks = _peaks(outcome)
+    times = "\n".join(f"| {stage} | {seconds:.1f} | {peaks[stage] / 1e9:.2f} |" for stage, seconds in stages.items())
     lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
     return f"""# {name}: iteration {summary.iteration} — version {summary.version} {result}
@@ -171,8 +188,8 @@ Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean l
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
 Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
-| stage | seconds |
-|---|---|
+| stage | seconds | peak memory (GB) |
+|---|---|---|
 {times}
 
 [MLflow run]({tracker().run_url(iteration.run_id)}) · [model versions]({tracker().model_url(name, summary.version)})

@@ -12,6 +12,7 @@ from opsd_core.models.policy import resolve_device, resolve_dtype, tokenizer_dig
 from opsd_core.prompts.references import reference_template
 from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import write_rollouts
+from opsd_core.rollout.recorded import recorded_error
 from opsd_core.rollout.sample import sample_rollouts
 from tasks.context import local, produce, prompt_builder, shared_policy
 from tasks.refs import Iteration, PromptSet, ShardRef
@@ -59,6 +60,7 @@ def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) 
     examples = read_examples(local(prompts) / f"shard-{shard:04d}.parquet")
     with progress(f"rollout-it{iteration.number}-shard{shard}", "completions") as report:
         rollouts = sample_rollouts(policy, examples, iteration.number, config, report)
+    error = recorded_error(policy, rollouts)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     return {
         "num_rollouts": len(rollouts),
@@ -66,5 +68,6 @@ def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) 
         "num_tokens": sum(len(r.completion_ids) for r in rollouts),
         "truncated": sum(r.truncated for r in rollouts),
         "policy_version": iteration.policy.version,
+        "recorded_error": error,
         "computed": computed(config, config.execution.rollout_batch_size),
     }

@@ -1,4 +1,4 @@
-"""Score stored completions with the teacher: soft targets, computed once and kept beside the rollouts."""
+"""Score stored completions with the teacher: soft targets, computed once and kept next to the rollouts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Alarms: logged when they only warn, raised when they stop an iteration, and answered with the configured remedy."""
+"""Alarms: logged if they only warn, raised if they stop an iteration; then the configured remedy is applied."""
 
 from collections.abc import Sequence
 

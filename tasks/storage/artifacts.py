@@ -71,7 +71,7 @@ def publish(
 ) -> Artifact:
     """Upload every file below `folder`, then the manifest; returns the artefact that stands for this identity.
 
-    `summary` (row counts, timings) is stored but is no part of the digest. With `cache`, the files are also copied
+    `summary` (row counts, timings) is stored but is not part of the digest. With `cache`, the files are also copied
     into that cache so that a `fetch` on this machine downloads nothing. Raises IntegrityError when `reproducible` and
     another writer published different files.
     """
@@ -195,7 +195,7 @@ def _download(store: Store, artifact: Artifact, file: dict[str, Any], path: Path
             quarantine(store, artifact, file, actual)
             raise IntegrityError(
                 f"{artifact.uri}: {wrong}. The stored object is damaged; it is not used. Trigger the campaign again: "
-                "the stage that makes it runs anew."
+                "the stage that makes it runs again."
             )
         seen.add(actual)
     raise ServiceError(

@@ -112,7 +112,7 @@ def prune_cache(cache: Path, max_bytes: int, *, idle_s: float = 300.0) -> int:
     """Remove the least recently fetched copies until `max_bytes` remain; returns the bytes removed.
 
     Copies fetched within the last `idle_s` seconds stay (a process may be about to open them), and so does everything
-    in the folder that is no copy of an artefact, except temporary folders that a killed process left.
+    in the folder that is not a copy of an artefact, except temporary folders that a killed process left.
     """
     if not cache.is_dir():
         return 0

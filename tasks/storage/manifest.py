@@ -47,7 +47,7 @@ class Artifact:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts and figures about the content; no part of the digest."""
+        """Counts and figures about the content; not part of the digest."""
         return self.manifest["summary"]
 
     @property

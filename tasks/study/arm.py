@@ -1,7 +1,7 @@
 """One arm of a study: the campaign's own stages without gate and registry.
 
 The stages are called as plain functions inside one Prefect task per arm and seed: their results are artefacts, so a killed
-arm goes on where it was, and hundreds of task runs of a second each would cost more than the work.
+arm resumes where it stopped, and hundreds of task runs of a second each would cost more than the work.
 """
 
 import json
@@ -19,7 +19,7 @@ from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.study import find_arm
 from tasks.context import local, produce, rollouts_of, store, tidy_cache, tracker
 from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
-from tasks.runtime.peak_memory import peak_bytes, reset_peak
+from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.retries import STAGE
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
@@ -63,17 +63,17 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
 
 
 def _train(study: Study, campaign: Campaign, arm: str, folder: Path) -> dict[str, Any]:
-    reset_peak()
     points, failed = [], ""
     try:
-        for point in _iterations(study, campaign):
-            points.append(point)
+        with measured_peak() as peak:
+            for point in _iterations(study, campaign):
+                points.append(point)
     except (AlarmError, TrainingError, DataError) as error:  # an arm that cannot be trained is a result
         failed = str(error)
         get_run_logger().warning("arm %s ends after %d iterations: %s", arm, len(points), failed)
     text = json.dumps({"checkpoints": [point.model_dump() for point in points], "failed": failed}, indent=1)
     (folder / "training.json").write_text(text)
-    return {"costs": _costs(points, campaign.config) | {"peak_bytes": float(peak_bytes())}}
+    return {"costs": _costs(points, campaign.config) | {"peak_bytes": float(peak.bytes)}}
 
 
 def _iterations(study: Study, campaign: Campaign) -> Iterator[Checkpoint]:
@@ -175,4 +175,4 @@ def _log(training: Training, *, reused: bool) -> None:
     tags = {"opsd.arm": training.arm, "opsd.seed": str(training.seed), "opsd.failed": training.failed[:500]}
     experiment.log_tags(training.run_id, tags | {"opsd.reused": str(reused).lower()})
     experiment.end_run(training.run_id, "FAILED" if training.failed else "FINISHED")
-    experiment.flush()  # a process of a pool ends without the farewells of a main process
+    experiment.flush()  # a pool's process skips the clean-up at exit of a main process

@@ -21,7 +21,7 @@ Row = tuple[int, dict[str, float]]
 def sampling(send: Callable[[list[Row]], None], interval_s: float) -> Iterator[None]:
     """Sample every `interval_s` seconds inside the block and `send` rows a few at a time.
 
-    The step of a row is the clock in units of the interval, so that a resumed run goes on rising.
+    The step of a row is the clock in units of the interval, so that steps keep rising in a resumed run.
     """
     stop = threading.Event()
     thread = threading.Thread(target=_loop, args=(send, interval_s, stop), name="system metrics", daemon=True)

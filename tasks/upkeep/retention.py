@@ -25,6 +25,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "rehearsals": (),
     "grades": ("rollouts", "grades", "solved"),
     "peers": (),
+    "acceptances": (),
     "solved": ("peers", "prompts"),
     "targets": ("rollouts", "teacher", "data", "grades", "solved"),
     "checkpoints": (),

@@ -7,7 +7,16 @@ from opsd_core.objective import Head, HiddenTargets, TopKTargets
 
 
 def problem(
-    tokens=11, vocabulary=53, hidden=7, seed=0, dtype=torch.float32, bias=False, softcap=None, top_k=5, scale=1.0
+    tokens=11,
+    vocabulary=53,
+    hidden=7,
+    seed=0,
+    dtype=torch.float32,
+    bias=False,
+    softcap=None,
+    top_k=5,
+    scale=1.0,
+    head_scale=1.0,
 ) -> dict:
     """Hidden states, heads, both kinds of targets, and weights of which some are 0; `scale` sharpens the logits."""
     generator = torch.Generator().manual_seed(seed)
@@ -18,8 +27,9 @@ def problem(
     student = normal(tokens, hidden) * scale
     weight = normal(vocabulary, hidden)
     bias_V = normal(vocabulary) if bias else None
-    head = Head(weight.to(dtype), None if bias_V is None else bias_V.to(dtype), softcap)
-    teacher_head = Head((weight + 0.3 * normal(vocabulary, hidden)).to(dtype), head.bias_V, softcap)
+    head = Head(weight.to(dtype), None if bias_V is None else bias_V.to(dtype), softcap, head_scale)
+    teacher_scale = head_scale if head_scale == 1.0 else 1.3 * head_scale
+    teacher_head = Head((weight + 0.3 * normal(vocabulary, hidden)).to(dtype), head.bias_V, softcap, teacher_scale)
     teacher = (student + 0.5 * normal(tokens, hidden)).to(dtype)
     weights = torch.rand(tokens, generator=generator)
     weights[1::4] = 0.0
@@ -37,6 +47,7 @@ def probabilities(hidden: Tensor, head: Head, temperature: float) -> Tensor:
     logits = hidden.double() @ head.weight_VH.double().T
     if head.bias_V is not None:
         logits = logits + head.bias_V.double()
+    logits = logits * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     return torch.softmax(logits / temperature, dim=-1)
@@ -99,7 +110,7 @@ def oracle(case: dict, targets, config) -> dict:
     hidden = case["hidden"].double().requires_grad_()
     weight = case["head"].weight_VH.double().requires_grad_()
     bias = None if case["head"].bias_V is None else case["head"].bias_V.double().requires_grad_()
-    S_all = probabilities(hidden, Head(weight, bias, case["head"].softcap), config.temperature)
+    S_all = probabilities(hidden, case["head"]._replace(weight_VH=weight, bias_V=bias), config.temperature)
     loss, columns = torch.zeros((), dtype=torch.float64), []
     tau = config.bound_threshold
     for row, (S, w) in enumerate(zip(S_all, case["weights"].double(), strict=True)):
@@ -145,7 +156,7 @@ def evaluate(function, case: dict, targets, config, **options) -> tuple:
     hidden, weight = (tensor.clone().requires_grad_() for tensor in (case["hidden"], head.weight_VH))
     bias = None if head.bias_V is None else head.bias_V.clone().requires_grad_()
     result = function(
-        hidden, Head(weight, bias, head.softcap), targets, case["ids"], case["weights"], config, **options
+        hidden, head._replace(weight_VH=weight, bias_V=bias), targets, case["ids"], case["weights"], config, **options
     )
     result.loss_sum.backward()
     return result, [leaf.grad for leaf in (hidden, weight, bias) if leaf is not None]

@@ -17,7 +17,7 @@ _LINEAGE = re.compile(
 )
 _OWN = ("leases/", "probe/", "campaigns/", "verdicts/")
 """Kinds whose identity holds the campaign's name; the other ones must be the same objects, byte for byte."""
-_TIMED = ("system/", "time/")
+_TIMED = ("system/", "time/", "memory/")
 
 
 def outcome(arm: Arm) -> dict[str, Any]:

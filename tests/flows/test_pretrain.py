@@ -15,7 +15,7 @@ from opsd_core.records.rollouts import read_rollouts
 from tasks.champion.moves import promote_version, roll_back
 from tasks.context import local, tracker
 from tasks.stages.prepare import prepare_model
-from tasks.stages.warm_start import warm_start
+from tasks.stages.weights import warm_start
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -1,5 +1,6 @@
 """Versions, aliases, promotion and rollback in a real MLflow registry; every step may be repeated."""
 
+import re
 import threading
 import uuid
 
@@ -104,3 +105,13 @@ def test_promotions_and_rollbacks_are_kept_with_their_reasons(tracker, name, run
 def test_malformed_names_are_refused(tracker, name):
     with pytest.raises(ConfigError, match="cannot name a registered model"):
         tracker.ensure_model(name)
+
+
+def test_an_address_of_no_version_is_a_wrong_setting_not_an_outage(tracker, name):
+    absent = f"models:/absent-{uuid.uuid4().hex[:8]}"
+    for uri in (f"models:/{name}/7", f"models:/{name}@nobody", f"{absent}/1", f"{absent}@champion"):
+        with pytest.raises(ConfigError, match=re.escape(uri)):
+            tracker.source_of(uri)
+    for uri in (f"models:/{name}", "models:/", f"models:/{name}@a@b", f"models:/{name}/latest", "models:/a b/c/1"):
+        with pytest.raises(ConfigError, match=r"is not models:/name@alias.*model\.source"):
+            tracker.source_of(uri)

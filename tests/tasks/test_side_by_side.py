@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 
 def test_no_process_of_a_pool_outlives_a_killed_parent(stack, tmp_path):
-    """Else they would train on beside the run that goes on in their place, and keep their memory for ever."""
+    """Otherwise they would keep training alongside the run that replaces them, and never release their memory."""
     (tmp_path / "sleeper.py").write_text(PROGRAM)
     (tmp_path / "pids").mkdir()
     environ = os.environ | stack.env | {"PYTHONPATH": str(ROOT)}

@@ -1,4 +1,4 @@
-"""Rules of weights, sample gates and curriculum."""
+"""Rules of token weights, filters and curriculum."""
 
 from collections.abc import Callable
 

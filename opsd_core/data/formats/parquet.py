@@ -1,4 +1,4 @@
-"""Parquet files, which say themselves how much memory they take: nothing they say is believed.
+"""Parquet files. They state how much memory they take; the statement is never trusted.
 
 The footer refuses what is too large by its own account. Pages that hold more than the footer tells, or encodings that blow
 up, show only while they are decoded: a process with a memory limit reads the whole file first.
@@ -75,7 +75,7 @@ def _rehearse(path: Path, mapped: list[str]) -> str:
     else:
         what = f"crashes its reader ({done.stderr.strip()[-300:] or f'exit status {done.returncode}'})"
     raise DataError(
-        f"data.source={path} {what}. It is damaged or made to do so; write it anew from its source, with smaller row groups."
+        f"data.source={path} {what}. It is damaged or made to do so; write it again from its source, with smaller row groups."
     )
 
 

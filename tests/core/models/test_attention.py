@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from opsd_core.acceptance.families import tiny_policy
 from opsd_core.config import ModelConfig
-from opsd_core.models.attention import NAME, cpu_attention, use_cpu_attention
+from opsd_core.models.attention import NAME, _roomy, cpu_attention, modeling_sources, use_cpu_attention
 from opsd_core.models.packing import PackedLinear, packed
 from opsd_core.models.policy import load_policy, save_policy
+from opsd_core.rollout.generation import generate
+from opsd_core.rollout.sampling import Sampling
 from tests.core.small import small_policy
 
 IDS = torch.arange(2, 38).view(3, 12)
@@ -80,3 +83,46 @@ def test_loaded_models_use_it_on_a_cpu_and_stored_ones_do_not_name_it(tmp_path):
     assert loaded.model.config._attn_implementation == NAME
     save_policy(loaded, tmp_path / "b")
     assert NAME not in (tmp_path / "b" / "config.json").read_text()
+
+
+def test_a_bfloat16_step_reads_few_lengths_of_a_roomy_cache_and_gives_the_same_bits():
+    """A product of every new length would cost a kernel that stays."""
+    generator = torch.Generator().manual_seed(0)
+    room = [torch.randn(3, 2, 256, 16, generator=generator).bfloat16() for _ in range(2)]
+    query = torch.randn(3, 6, 1, 16, generator=generator).bfloat16()
+    for length in (1, 63, 64, 65, 130, 255, 256):
+        views = [states[:, :, :length] for states in room]
+        assert all(_roomy(view) == -(-length // 64) * 64 for view in views)
+        mask = torch.ones(3, 1, 1, length, dtype=torch.bool)
+        mask[0, ..., : length // 3] = False
+        exact = [view.clone() for view in views]
+        assert all(_roomy(copy) == length for copy in exact), "no memory behind its last position"
+        found, wanted = (
+            cpu_attention(torch.nn.Module(), query, *pair, mask, scaling=0.25)[0] for pair in (views, exact)
+        )
+        assert torch.equal(found, wanted)
+
+
+def test_values_may_be_narrower_than_keys():
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, 4, n, 12, generator=generator).bfloat16() for n in (1, 9))
+    value = torch.randn(2, 4, 9, 8, generator=generator).bfloat16()
+    found, _ = cpu_attention(torch.nn.Module(), query, key, value, None, scaling=0.3)
+    scores = torch.einsum("bhqd,bhpd->bhqp", query.double(), key.double()) * 0.3
+    exact = torch.einsum("bhqp,bhpe->bqhe", scores.softmax(-1), value.double())
+    torch.testing.assert_close(found.double(), exact, atol=0.03, rtol=0)
+
+
+def test_a_model_that_asks_for_the_attention_by_name_keeps_torchs():
+    """Sparse attention masks what it has not chosen only under names that it knows."""
+    assert tiny_policy("deepseek_v32").model.config._attn_implementation == "sdpa"
+    assert tiny_policy("llama").model.config._attn_implementation == NAME
+
+
+def test_a_layer_whose_weight_the_models_code_reads_itself_is_not_packed():
+    policy = tiny_policy("mamba", torch.bfloat16)
+    generate(packed(policy), [[5, 6, 7], [8, 9]], [0, 1], Sampling(max_completion_length=3, record_top_k=2), 2)
+    code = "".join(modeling_sources(policy.model))
+    for name, module in policy.model.named_modules():
+        if isinstance(module, PackedLinear):
+            assert f"self.{name.rpartition('.')[2]}.weight" not in code

@@ -77,6 +77,16 @@ def test_bias_and_soft_cap(divergence, support, bias, softcap):
     assert_matches(case, config, (plain_loss, fused_loss, distillation_loss))
 
 
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("support", ["recorded", "full", "union"])
+@pytest.mark.parametrize("head_scale", [0.125, 1.7])
+def test_scaled_heads(support, head_scale, bias, softcap):
+    """Granite, Cohere and Falcon-H1 multiply logits behind the projection; the teacher's factor is another."""
+    case = problem(tokens=6, bias=bias, softcap=softcap, seed=3, head_scale=head_scale)
+    assert_matches(case, config_for(support, divergence="jsd"), (plain_loss, fused_loss, distillation_loss))
+
+
 @pytest.mark.parametrize("path", [plain_loss, fused_loss])
 @pytest.mark.parametrize("support", SUPPORTS)
 def test_half_precision_inputs_are_computed_in_single(support, path):

@@ -107,7 +107,7 @@ def test_prompts_that_take_the_places_of_ended_ones_get_their_own_completions(mo
     for rows, length in shapes:
         joined += length == 1 and 0 < started < rows
         started = started + rows if length > 1 else 0
-    assert joined >= 3, "prompts start beside completions that go on"
+    assert joined >= 3, "prompts start while other completions continue"
     alone = [generate(policy, [p], [s], sampling, 1)[0] for p, s in zip(prompts, seeds, strict=True)]
     assert len({len(c.ids_T) for c in alone}) > 3, "some end early"
     assert [c.ids_T for c in together] == [c.ids_T for c in alone]

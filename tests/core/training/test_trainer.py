@@ -1,19 +1,22 @@
 """pytest tests/core/training/test_trainer.py — the loop: nulls, normalisation, alignment, exact resume, probes."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from opsd_core.config import resolve
-from opsd_core.errors import TrainingError
+from opsd_core.errors import IntegrityError, TrainingError
 from opsd_core.models.forward import completion_hidden, microbatches, shared_prefix
 from opsd_core.models.policy import Policy, add_lora, effective_weights
 from opsd_core.records.rollouts import Rollout
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
 from opsd_core.teacher.teachers import EmaTeacher, FixedTeacher, LiveTeacher
+from opsd_core.training.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from opsd_core.training.optim import build_optimizer, learning_rate
 from opsd_core.training.probes import run_probes
 from opsd_core.training.trainer import Schedule, TrainingItem, batch_order, distil, objective, train_step
@@ -298,3 +301,51 @@ def test_probes_refuse_a_context_that_lowers_the_answers_likelihood():
         ]
     with pytest.raises(TrainingError, match="require_privilege_gain=false"):
         run_probes(policy, FixedTeacher(teacher), batch, answers, settings)
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_state_that_does_not_fit_is_refused_with_the_name(tmp_path, lora):
+    settings = config(model={"lora": {"rank": lora}})
+
+
+    def make():
+        return add_lora(small_policy(0), settings.model.lora, 1) if lora else small_policy(0)
+
+    policy, teacher = make(), EmaTeacher(small_policy(1), 0.9)
+    optimizer = build_optimizer(trainable_parameters(policy).values(), settings.optimizer)
+    for parameter in trainable_parameters(policy).values():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    teacher.update(policy)
+    save_checkpoint(tmp_path, policy, optimizer, teacher, 3)
+
+    def load():
+        into = make()
+        fresh = build_optimizer(trainable_parameters(into).values(), settings.optimizer)
+        return load_checkpoint(tmp_path, into, fresh, EmaTeacher(small_policy(2), 0.9))
+
+    assert load() == 3
+    first = next(iter(trainable_parameters(policy)))
+    for file, change, pattern in (
+        ("trainable", lambda t: {k: v for k, v in t.items() if k != first}, "holds other parameters"),
+        ("trainable", lambda t: t | {first: t[first][:1].contiguous()}, f"{re.escape(first)}' has the shape"),
+        ("trainable", lambda t: t | {first: t[first] * torch.nan}, "not finite"),
+        ("optimizer", lambda t: {k: v for k, v in t.items() if k != f"exp_avg/{first}"}, "do not agree"),
+        ("optimizer", lambda t: t | {"exp_avg/other": t[f"exp_avg/{first}"].clone()}, "do not agree"),
+        ("teacher", lambda t: {k: v for k, v in t.items() if k != "model.norm.weight"}, r"difference: 'model\.norm\.weight'"),
+        ("teacher", lambda t: {f"module.{k}": v for k, v in t.items()}, "first difference"),
+        ("teacher", lambda t: t | {"model.norm.weight": t["model.norm.weight"] * torch.nan}, "not finite"),
+        ("teacher", lambda t: t | {"model.norm.weight": torch.ones(3)}, "first difference"),
+    ):
+        path = tmp_path / f"{file}.safetensors"
+        whole = path.read_bytes()
+        save_file(change(load_file(path)), path)
+        with pytest.raises(IntegrityError, match=pattern):
+            load()
+        path.write_bytes(whole[:50])
+        with pytest.raises(IntegrityError, match=rf"{file}\.safetensors cannot be read"):
+            load()
+        path.write_bytes(whole)
+    (tmp_path / "trainer.json").write_text("{")
+    with pytest.raises(IntegrityError, match=r"trainer\.json cannot be read"):
+        load()

@@ -1,0 +1,10 @@
+"""Policies on disk: what is read is checked tensor by tensor, what is written is what was trained.
+
+files.py             a folder's files: pointers, truncated weights, indices, quantised models
+loading.py           a folder, an adapter folder or a hub id in memory
+gguf.py              a GGUF file, dequantised
+saving.py            a plain safetensors folder
+adapter_folders.py   a peft adapter folder
+serving.py           what a policy was judged with, written into the folder's own files
+verify.py            the stored folder against the policy in memory
+"""
