@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from opsd_core.config import RECIPES, CampaignConfig, resolve, supervised
 from opsd_core.config.moved import with_present_names
 from opsd_core.errors import ConfigError
+from opsd_core.prompts.builder import render
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
 
 FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -172,7 +173,7 @@ def test_a_recipe_that_is_none_names_those_that_are(recipe):
 def test_pretraining_that_breaks_a_rule_is_refused_as_such():
     own = {"model": {"source": "some/model"}, "promotion": {"mode": "manual"}, "teacher": {"context": "concise"}}
     unlabelled = own | {"data": {"source": "rows.jsonl", "columns": {"answer": ""}}}
-    with pytest.raises(ConfigError, match="pretraining with this configuration is refused.*data.columns.answer"):
+    with pytest.raises(ConfigError, match=r"pretraining with this configuration is refused.*data.columns.answer"):
         supervised(resolve("base", unlabelled))
 
 
@@ -268,3 +269,9 @@ def test_a_chat_template_with_the_tags_of_transformers_passes():
 def test_any_text_is_a_template_or_a_config_error(field, template):
     holds(resolve, "tiny", setting(field, "{{" + template))
     holds(resolve, "tiny", setting("model.chat_template", "{%" + template))
+
+
+@FEW
+@given(st.text(alphabet="{}%#|()[].~'\" 019abquestion-+/\n", max_size=30))
+def test_any_template_renders_or_gives_a_config_error(template):
+    holds(render, "prompts.student", "{{" + template, {"question": "a\n\nb", "answer": "1", "solution": ""})
