@@ -37,6 +37,31 @@ def test_functions_are_short(path):
     assert not long_functions(path.read_text()), f"at most {_FUNCTION_LIMIT} lines each"
 
 
+_MANY = {
+    "a form: one parameter per field": {"iterate", "pretrain", "study", "promote", "replay"},
+    "a formula: one parameter per symbol": {
+        "dense_strip", "bucketed_strip", "likelihood_strip", "_tail_gradients", "fused_loss", "initial_divergence",
+    },
+    "what a loop joins: both sides, the data, the settings, and callbacks by keyword": {
+        "distil", "train_step", "training_items", "score_targets", "_decode", "publish", "decide", "simulated_campaigns",
+    },
+}  # fmt: skip
+"""Functions of more than six parameters, by their reason."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_parameters_are_few_and_every_one_has_a_type(path):
+    excused = set().union(*_MANY.values())
+    for function in ast.walk(ast.parse(path.read_text())):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            taken = function.args
+            named = [*taken.posonlyargs, *taken.args, *taken.kwonlyargs]
+            named = [parameter for parameter in named if parameter.arg not in ("self", "cls")]
+            assert len(named) <= 6 or function.name in excused, f"{function.name} has {len(named)} parameters"
+            others = [parameter for parameter in (taken.vararg, taken.kwarg) if parameter]
+            assert all(parameter.annotation for parameter in named + others), f"{function.name}: a parameter has no type"
+
+
 def test_the_rule_on_functions_sees_methods_coroutines_and_inner_ones():
     body = "\n".join(["        pass"] * 59)
     assert long_functions(f"class A:\n    def fits(self):\n{body}\n") == []

@@ -1,6 +1,7 @@
 """Tokenizers: load one, tell whether two are the same, and the tokens that end a completion."""
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -9,7 +10,7 @@ from opsd_core.errors import ModelError
 from opsd_core.models.chat import turn_end
 
 
-def load_tokenizer(folder: Path | str, **options) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path | str, **options: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or hub id; `options` as in transformers. ModelError when there is none or it is damaged."""
     try:
         return AutoTokenizer.from_pretrained(folder, **options)

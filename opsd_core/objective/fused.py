@@ -13,7 +13,7 @@ N = tokens, R = tokens of a strip, V = vocabulary, W = width of a tile, H = hidd
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ def fused_loss(
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, call: _Call):
+    def forward(ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, call: _Call):
         size, dtype = len(hidden_NH), working_dtype(hidden_NH)
         wanted = call.wanted
         gradients = [
@@ -121,7 +121,7 @@ class _FusedLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_loss, *_):
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor):
         if ctx.gradients is None:
             raise RuntimeError(
                 "The fused objective was differentiated a second time, but its gradient buffers were given away by the "

@@ -4,6 +4,7 @@ B = sequences, A = key/value heads, P = positions, D = head size
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class RoomyLayer(DynamicLayer):
         self._all_keys, self._all_values = self._with_room(keys), self._with_room(values)
         self._show(self._all_keys.shape[-2] - self._room)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Append positions; returns the keys and values so far."""
         if not self.is_initialized:
             self.take([key_states], [value_states])
