@@ -90,8 +90,9 @@ def replay_config(source: ReplaySource, overrides: dict[str, Any]) -> CampaignCo
     """
     other = sorted(set(as_settings(overrides)) - set(SECTIONS))
     if other:
+        names = ", ".join(name if name.isprintable() else shown(name) for name in other)
         raise ConfigError(
-            f"a replay cannot change {', '.join(name if name.isprintable() else shown(name) for name in other)[:300]}: its rollouts are already sampled. Sections of "
+            f"a replay cannot change {names[:300]}: its rollouts are already sampled. Sections of "
             f"overrides: {', '.join(SECTIONS)}. For anything else run opsd/iterate."
         )
     numbers = [stored.iteration for stored in source.iterations]
