@@ -6,9 +6,9 @@ prefect deployment run opsd/gc -p dry_run=false -p keep_candidates=5
 
 from typing import Annotated
 
-from prefect import flow
 from pydantic import Field
 
+from flows.parameters import flow
 from tasks.upkeep.deletion import delete_unneeded, plan_retention
 
 

@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.parameters import flow
 from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.exclusive import one_campaign

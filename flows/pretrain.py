@@ -6,11 +6,11 @@ prefect deployment run opsd/iterate -p recipe=tiny -p name=mine            # sta
 
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.iterate import RecipeName, nested, run_campaign
+from flows.parameters import flow
 from opsd_core.config import resolve, supervised
 from tasks.exclusive import one_campaign
 from tasks.stages.prepare import preflight

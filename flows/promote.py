@@ -7,10 +7,10 @@ python -m infra.approve demo approve --comment "read ten completions"     # answ
 
 from typing import Annotated
 
-from prefect import flow
 from prefect.flow_runs import suspend_flow_run
 from pydantic import Field
 
+from flows.parameters import flow
 from tasks.champion.approval import Approval, carry_out_answer, show_verdict
 from tasks.champion.moves import promote_version, roll_back
 

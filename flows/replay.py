@@ -7,9 +7,8 @@ prefect deployment run opsd/replay -p name=demo -p 'iterations=[0]' -p 'override
 import time
 from typing import Any
 
-from prefect import flow
-
 from flows.iterate import learn
+from flows.parameters import flow
 from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
 from tasks.exclusive import one_campaign

@@ -6,10 +6,10 @@ prefect deployment run opsd/study -p recipe=tiny -p 'arms=["base","opsd","null"]
 
 from typing import Annotated, Any, Literal
 
-from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.parameters import flow
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
 from tasks.exclusive import one_campaign
 from tasks.runtime.side_by_side import side_by_side

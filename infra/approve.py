@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"opsd: no promotion of {given.which!r} waits for an answer.", file=sys.stderr)
                 return 1
             refused = answer(client, runs[0], given.decision, given.comment, given.who)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         print(f"opsd: Prefect does not answer: {error!r}. Is PREFECT_API_URL right?", file=sys.stderr)
         return 1
     if refused:

@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m infra.summary", description=__doc__.splitlines()[0])
     parser.add_argument("deployment", nargs="?", default="opsd/iterate", help="flow/name (default: %(default)s)")
     deployment = parser.parse_args(arguments).deployment
+    if len(list(filter(None, deployment.split("/")))) != 2:
+        print(f"opsd: {deployment!r} is not flow/name, as in opsd/iterate.", file=sys.stderr)
+        return 1
     prefect_url = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
     mlflow_url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     try:
@@ -83,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ObjectNotFound:
         print(f"opsd: the deployment {deployment!r} is not registered. Run: make up", file=sys.stderr)
         return 1
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         print(f"opsd: Prefect does not answer ({error!r}). Run: make up", file=sys.stderr)
         return 1
     if run is None:

@@ -6,7 +6,8 @@
     ├── ModelError     (ValueError)      weights, tokenizer or template cannot be used
     ├── IntegrityError (OSError)         stored bytes are missing, torn or not what their manifest says
     ├── ServiceError   (ConnectionError) Prefect, MLflow or the object store does not answer or refuses
-    │   └── BusyError                    another run holds what this one needs
+    │   ├── BusyError                    another run holds what this one needs
+    │   └── RefusedError                 it answers and says no, so that asking again is no use
     └── TrainingError  (RuntimeError)    training cannot continue (non-finite loss, no signal)
         └── AlarmError                   a monitor passed its limit; the campaign may continue with a remedy
 
@@ -36,6 +37,10 @@ class IntegrityError(OpsdError, OSError):
 
 class ServiceError(OpsdError, ConnectionError):
     """Prefect, MLflow or the object store does not answer, or refuses the credentials."""
+
+
+class RefusedError(ServiceError):
+    """A service answers and says no to what is asked: an absent version, a malformed name. Never tried again."""
 
 
 class BusyError(ServiceError):

@@ -25,11 +25,12 @@ def with_present_names(values: dict[str, Any]) -> dict[str, Any]:
             section = section.get(parent) if isinstance(section, dict) else None
         if not isinstance(section, dict) or leaf not in section:
             continue
-        value, target = section.pop(leaf), values
-        *parents, leaf = new.split(".")
+        *parents, new_leaf = new.split(".")
+        target = values
         for parent in parents:
-            target = target.setdefault(parent, {})
-        target.setdefault(leaf, value)
+            target = target.setdefault(parent, {}) if isinstance(target, dict) else None
+        if isinstance(target, dict):  # else it is refused by its present name
+            target.setdefault(new_leaf, section.pop(leaf))
     return values
 
 

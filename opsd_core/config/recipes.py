@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from opsd_core.config.checked import CampaignConfig
-from opsd_core.config.moved import present_name
 from opsd_core.config.recipes_papers import PAPERS
+from opsd_core.config.refusals import as_settings, explained, known_name
 from opsd_core.config.rules.effects import unread
 from opsd_core.errors import ConfigError
 
@@ -142,11 +142,10 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
 
     Raises ConfigError naming the unknown recipe, the unknown key, or the rule that is broken.
     """
-    if recipe not in RECIPES:
-        raise ConfigError(f"recipe={recipe!r} does not exist. Available: {', '.join(sorted(RECIPES))}.")
+    known_name(recipe, RECIPES, "recipe", "does not exist")
     changes: dict[str, Any] = {}
     for override in overrides:
-        changes = deep_merge(changes, override)
+        changes = deep_merge(changes, as_settings(override))
     values = deep_merge(starting_values(recipe, changes), changes)
     for section in ("model", "data"):
         if _named(values, section) is None and isinstance(values.get(section, {}), dict):
@@ -156,18 +155,4 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     try:
         return CampaignConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(recipe, error)) from error
-
-
-def _explain(recipe: str, error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors(include_url=False):
-        field = ".".join(str(part) for part in problem["loc"])
-        value = problem.get("input")
-        shown = "" if problem["type"] in ("value_error", "missing") else f" (value: {value!r:.80})"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            new = present_name(field)
-            message = f"is now called {new}" if new else "unknown key; see docs/configuration.md for the names that exist"
-        lines.append(f"{field + ': ' if field else ''}{message}{shown}")
-    return f"configuration of recipe {recipe!r} is refused: " + "; ".join(lines)
+        raise ConfigError(f"configuration of recipe {recipe!r} is refused: {explained(error)}") from error

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.curriculum import FIXED_SETTINGS, SCHEDULED_SECTIONS
+from opsd_core.config.refusals import explained
 from opsd_core.errors import ConfigError
 
 Settings = TypeVar("Settings", bound=CampaignSettings)
@@ -68,6 +69,4 @@ def _changed(section: Any, name: str, changes: dict[str, Any]) -> Any:
     try:
         return type(section).model_validate(section.model_dump() | changes)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in (name, *problem["loc"]))
-        raise ConfigError(f"curriculum.schedules: {field}={problem['input']!r:.80}: {problem['msg']}.") from error
+        raise ConfigError(f"curriculum.schedules: {name}.{explained(error)}") from error

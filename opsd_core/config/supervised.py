@@ -1,7 +1,10 @@
 """A campaign's configuration made supervised: the same model, data and optimiser, references in place of a teacher."""
 
+from pydantic import ValidationError
+
 from opsd_core.config.checked import CampaignConfig
 from opsd_core.config.recipes import deep_merge
+from opsd_core.config.refusals import explained
 from opsd_core.errors import ConfigError
 
 _SUPERVISED = {
@@ -20,4 +23,7 @@ def supervised(config: CampaignConfig) -> CampaignConfig:
             f"curriculum.schedules of {', '.join(scheduled)}: pretraining has one objective and one kind of completion from "
             "beginning to end. Leave curriculum.schedules out, or schedule rollout.on_policy_fraction in opsd/iterate instead."
         )
-    return CampaignConfig.model_validate(deep_merge(config.model_dump(), _SUPERVISED))
+    try:
+        return CampaignConfig.model_validate(deep_merge(config.model_dump(), _SUPERVISED))
+    except ValidationError as error:
+        raise ConfigError(f"pretraining with this configuration is refused: {explained(error)}") from error

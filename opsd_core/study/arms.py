@@ -131,6 +131,6 @@ def find_arm(name: str) -> Arm | None:
     entry = teacher_arm(weights, context) if dot else ARMS.get(kind)
     if entry is None or not colon:
         return entry
-    if not (entry.trains and number.isdigit() and int(number) > 0):
+    if not (entry.trains and number.isascii() and number.isdigit() and len(number) < 10 and int(number) > 0):
         return None
     return entry._replace(title=f"{entry.title}, {number} labelled examples", num_labels=int(number))

@@ -8,6 +8,7 @@ from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve, witho
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
+from opsd_core.config.refusals import as_settings, explained, known_name
 from opsd_core.errors import ConfigError
 from opsd_core.study.arms import ARMS, find_arm, other_models
 from opsd_core.study.sets import SETS
@@ -144,21 +145,18 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
 
     Raises ConfigError naming what is wrong; every arm's configuration is resolved, so that none fails hours later.
     """
-    if recipe not in STUDIES:
-        raise ConfigError(f"recipe={recipe!r} is not a study. Available: {', '.join(sorted(STUDIES))}.")
+    known_name(recipe, STUDIES, "recipe", "is not a study")
+    as_settings(overrides)
     values = STUDIES[recipe] | {name: value for name, value in knobs.items() if value is not None}
-    start = values.get("overrides", {})
-    if "source" in overrides.get("data", {}):
+    start = as_settings(values.get("overrides", {}))
+    if isinstance(overrides.get("data"), dict) and "source" in overrides["data"]:
         start = without_task(start)
     values["overrides"] = deep_merge(start, overrides)
     try:
         study = StudyConfig.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, p['loc'])) or 'study'}: {p['msg'].removeprefix('Value error, ')}"
-            for p in error.errors(include_url=False)
-        )
-        raise ConfigError(f"study {recipe!r} is refused: {problems}") from error
+        raise ConfigError(f"study {recipe!r} is refused: {explained(error)}") from error
+    _ = study.base  # refused as the campaign that it is, before any arm changes it
     for arm in study.trained_arms:
         resolve_arm(study, arm, study.seeds[0])
     return study

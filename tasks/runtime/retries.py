@@ -9,13 +9,13 @@ from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from opsd_core.errors import ServiceError
+from opsd_core.errors import RefusedError, ServiceError
 
 
 def transient(task: Task, task_run: TaskRun, state: State) -> bool:
-    """True for outages of a service; errors in configuration, data, model or training fail at once."""
+    """True for outages of a service; what it refuses, and errors in configuration, data, model or training fail at once."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, ServiceError | ConnectionError | TimeoutError)
+    return isinstance(error, ServiceError | ConnectionError | TimeoutError) and not isinstance(error, RefusedError)
 
 
 STAGE: dict[str, Any] = {

@@ -118,7 +118,11 @@ def read_env_file(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     variables: dict[str, str] = {}
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as text ({type(error).__name__}): repair or delete it.") from error
+    for number, line in enumerate(lines, start=1):
         try:
             words = shlex.split(line, comments=True)
         except ValueError:
@@ -128,7 +132,7 @@ def read_env_file(path: Path) -> dict[str, str]:
         if not words:
             continue
         name, sign, value = words[0].partition("=")
-        if len(words) != 1 or not sign or not name.isidentifier():
+        if len(words) != 1 or not sign or not name.isidentifier() or "\0" in value:
             raise ConfigError(f"{path}:{number}: the line is not NAME=VALUE (values with spaces need quotes).")
         variables[name] = value
     return variables

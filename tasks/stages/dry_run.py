@@ -14,7 +14,7 @@ from tasks.refs import PolicyRef
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
-from tasks.stages.prepare import download_file
+from tasks.sources import download_file
 
 
 @task(name="dry-run", **STAGE)

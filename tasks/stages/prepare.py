@@ -19,7 +19,7 @@ from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
 from opsd_core.data import source_content as data_content
 from opsd_core.digest import digest
-from opsd_core.errors import DataError, ModelError, ServiceError
+from opsd_core.errors import ModelError, ServiceError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.models.policy import (
     resolve_device,
@@ -33,8 +33,8 @@ from tasks.context import local, produce, scratch, settings, shared_policy, shar
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
+from tasks.sources import download_file
 from tasks.stages.weights import accepted, stored_weights
-from tasks.storage.s3 import open_store
 
 _MIN_FREE_BYTES = 2 << 30
 """Free space under which a campaign is refused: a model, its optimiser state and their staged copies have to fit."""
@@ -77,7 +77,7 @@ def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
     for name in config.teacher.sources:
         source = f"models:/{name.removeprefix(MOVING)}" if name.startswith(MOVING) else name
         other = config.model.model_copy(update={"source": source, "revision": None})
-        ref = stored_weights(config.model_copy(update={"model": other}))
+        ref = stored_weights(config.model_copy(update={"model": other}), f"teacher's model {name!r}")
         sides = shared_policy(initial, config.model), shared_policy(ref, config.model)
         check_same_vocabulary(*sides, f"teacher {source!r}")
         refs.append(ref)
@@ -121,18 +121,6 @@ def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folde
         get_run_logger().warning("%d prompts are too long and dropped (prompts.overflow=drop)", len(too_long))
     counts = [name for name in report if name.startswith("num_")]
     return {name: report[name] for name in ("sizes", "digests", "reasons", *counts)} | {"prompts_too_long": len(too_long)}
-
-
-def download_file(uri: str, folder: Path) -> Path:
-    """One object of any bucket as a file in `folder`. DataError when there is no such object."""
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
-    name = key.rpartition("/")[2]
-    remote = open_store(f"s3://{bucket}", settings()) if bucket and name else None
-    if remote is None or remote.head(key) is None:
-        raise DataError(f"data.source={uri} does not exist. Write s3://bucket/folder/file.jsonl, the address of one object.")
-    path = folder / name
-    remote.download(key, path)
-    return path
 
 
 @task(name="start-campaign", **STAGE)

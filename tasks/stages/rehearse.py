@@ -19,7 +19,7 @@ from tasks.context import produce, scratch, shared_policy
 from tasks.refs import Campaign, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
-from tasks.stages.prepare import download_file
+from tasks.sources import download_file
 from tasks.stages.rollout import engine
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from opsd_core.config import CampaignConfig, deep_merge
 from opsd_core.config.moved import with_present_names
+from opsd_core.config.refusals import as_settings, explained, shown
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, IntegrityError
 from tasks.context import local, store, tracker
@@ -87,22 +88,30 @@ def replay_config(source: ReplaySource, overrides: dict[str, Any]) -> CampaignCo
 
     Raises ConfigError when `overrides` touches what decided the rollouts, or is refused as a configuration.
     """
-    other = sorted(set(overrides) - set(SECTIONS))
+    other = sorted(set(as_settings(overrides)) - set(SECTIONS))
     if other:
+        names = ", ".join(name if name.isprintable() else shown(name) for name in other)
         raise ConfigError(
-            f"a replay cannot change {', '.join(other)}: its rollouts are already sampled. Sections of overrides: "
-            f"{', '.join(SECTIONS)}. For anything else run opsd/iterate."
+            f"a replay cannot change {names[:300]}: its rollouts are already sampled. Sections of "
+            f"overrides: {', '.join(SECTIONS)}. For anything else run opsd/iterate."
         )
     numbers = [stored.iteration for stored in source.iterations]
     mark = digest({"campaign": source.campaign, "iterations": numbers, "overrides": overrides})[:8]
-    stored = with_present_names(json.loads((local(source.record) / "config.json").read_text()))
-    values = deep_merge(stored, overrides)
-    values |= {"name": f"{source.name[:40]}-replay-{mark}", "iterations": len(numbers)}
-    values["promotion"]["mode"] = "manual"
+    own = {"name": f"{source.name[:40]}-replay-{mark}", "iterations": len(numbers), "promotion": {"mode": "manual"}}
     try:
-        return CampaignConfig.model_validate(values)
+        stored = with_present_names(stored_settings((local(source.record) / "config.json").read_bytes()))
+        return CampaignConfig.model_validate(deep_merge(deep_merge(stored, overrides), own))
     except ValidationError as error:
-        raise ConfigError(f"the replay of {source.name} is refused: {error}") from error
+        raise ConfigError(f"the replay of {source.name} is refused: {explained(error)}") from error
+
+
+def stored_settings(content: bytes) -> dict[str, Any]:
+    """The settings that a campaign stored. IntegrityError when the bytes are no object of JSON."""
+    try:
+        return as_settings(json.loads(content), "the stored config.json")
+    except (ValueError, RecursionError) as error:
+        why = f"config.json of the stored campaign cannot be read: {error!s:.300}"
+        raise IntegrityError(f"{why} Name another campaign.") from error
 
 
 def check_start(source: ReplaySource, initial: PolicyRef) -> None:

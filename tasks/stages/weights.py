@@ -11,7 +11,6 @@ from prefect.logging import get_run_logger
 from opsd_core.acceptance import accept
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.digest import file_digest
-from opsd_core.errors import ModelError
 from opsd_core.models import tiny
 from opsd_core.models.policy import (
     hub_commit,
@@ -22,11 +21,10 @@ from opsd_core.models.policy import (
 )
 from opsd_core.models.smollm2 import smollm2_gguf
 from opsd_core.models.storage.adapter_folders import local_base
-from tasks.context import local, produce, scratch, settings, store, tracker
+from tasks.context import local, produce, scratch, settings, tracker
 from tasks.refs import PolicyRef
 from tasks.runtime.retries import STAGE
-from tasks.storage.artifacts import describe
-from tasks.storage.s3 import open_store
+from tasks.sources import download_folder, model_address, stored_model
 
 PRETRAINED_FROM = "opsd.pretrained_from"
 """Tag of a version that opsd/pretrain made: digest of the weights that it started from."""
@@ -57,13 +55,13 @@ def warm_start(config: CampaignConfig, source: PolicyRef) -> CampaignConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"source": version.tags["opsd.model_uri"]})})
 
 
-def stored_weights(config: CampaignConfig) -> PolicyRef:
-    """The weights that model.source names, as a folder in the store, accepted. ModelError when they cannot be used."""
-    source = config.model.source
-    if source.startswith("models:/"):
-        source = tracker().source_of(source)
-    if source.startswith(store().uri("models") + "/"):
-        artifact = describe(store(), source)
+def stored_weights(config: CampaignConfig, field: str = "model.source") -> PolicyRef:
+    """The weights that model.source names, as a folder in the store, accepted. ModelError when they cannot be used.
+
+    `field` is the setting to name when there are none at that address.
+    """
+    source = model_address(config.model.source, field)
+    if artifact := stored_model(source, field):
         return accepted(PolicyRef(uri=artifact.uri, digest=artifact.digest), config.model)
     identity = {"source": source, "model": _identity(config.model), "content": source_content(source)}
     artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
@@ -112,26 +110,10 @@ def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str,
         save_policy(load_gguf(Path(source)), folder)
     elif source.startswith("s3://"):
         with scratch() as copy:
-            _download_folder(source, copy)
+            download_folder(source, copy)
             save_policy(load_policy(copy, config.model, dtype=None), folder)
     else:
         save_policy(load_policy(source, config.model), folder)
     tracker().write_mlmodel(folder)
     commit = hub_commit(config.model)
     return {"source": source} | ({"commit": commit} if commit else {})
-
-
-def _download_folder(source: str, folder: Path) -> None:
-    bucket, _, prefix = source.removeprefix("s3://").partition("/")
-    remote = open_store(f"s3://{bucket}", settings())
-    objects = [
-        info
-        for info in remote.list(prefix.rstrip("/") + "/")
-        if info.key.count("/") == prefix.rstrip("/").count("/") + 1
-    ]
-    if not objects:
-        raise ModelError(
-            f"model.source={source!r} holds no objects. Give the folder with config.json and model.safetensors."
-        )
-    for info in objects:
-        remote.download(info.key, folder / info.key.rpartition("/")[2])

@@ -38,7 +38,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as BrokenStream
 
-from opsd_core.errors import ConfigError, OpsdError, ServiceError
+from opsd_core.errors import ConfigError, OpsdError, RefusedError, ServiceError
 from tasks.runtime.settings import Settings, load_settings, public_url
 from tasks.storage.base import ObjectInfo, Store, check_key, local_disk, missing, too_long
 from tasks.storage.files import FileStore
@@ -49,6 +49,7 @@ _MULTIPART_BYTES = 32 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=16 << 20, max_concurrency=4)
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _CHANGED = {"412", "PreconditionFailed"}
+_MALFORMED = {"InvalidBucketName", "ParamValidationError", "KeyTooLongError", "InvalidURI"}
 _DAMAGED = {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"}
 _REFUSED = {"403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
 # The last one comes from the body of an error answer, which botocore reads unguarded.
@@ -237,16 +238,20 @@ class S3Store(Store):
     def _explain(self, error: Exception, place: str, target: str) -> ServiceError:
         cause = error if isinstance(error, ClientError) else error.__context__ or error.__cause__
         code = _code(cause) if isinstance(cause, ClientError) else type(error).__name__
+        kind: type[ServiceError] = ServiceError
         detail = self.settings.redact(str(error))
         if code in _REFUSED:
             why = "refuses the credentials: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
         elif code == "NoSuchBucket":
             why = f"has no bucket {self.bucket!r}: create it (make up does) or correct OPSD_STORE"
+            kind = RefusedError
+        elif code in _MALFORMED:
+            why, kind = f"takes {self.bucket!r} for no bucket's name, or the object's for none: correct the address", RefusedError
         elif code in _DAMAGED:
             why = "receives other bytes than are sent: the network or a proxy damages them, nothing was stored"
         else:
             why = "failed after bounded retries: see its log (full disk, restart, overload)"
-        return ServiceError(f"{place} {why}. Object {target}; it answered {code}: {detail}")
+        return kind(f"{place} {why}. Object {target}; it answered {code}: {detail}")
 
 
 @lru_cache(maxsize=8)

@@ -6,17 +6,19 @@ spool.py           what could not be sent, kept on disk and sent later
 runs.py            campaign and iteration runs; metrics, parameters, datasets, files
 system_metrics.py  CPU, memory and GPU figures of a run, sampled in the background
 registry.py        versions, aliases, promotion and rollback
+addresses.py       models:/name@alias: the version behind it
 mlmodel.py         the MLmodel file that lets MLflow load a folder of weights
 """
 
 from pathlib import Path
 
 from opsd_core.mlmodel import write_mlmodel
-from tasks.tracking.registry import Move, Registry, Version
+from tasks.tracking.addresses import Addresses
+from tasks.tracking.registry import Move, Version
 from tasks.tracking.runs import RunLog
 
 
-class Tracker(RunLog, Registry):
+class Tracker(RunLog, Addresses):
     """Everything opsd asks of MLflow, over one explicit client; no global run is ever opened."""
 
     @staticmethod

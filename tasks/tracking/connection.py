@@ -9,7 +9,7 @@ import requests
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from opsd_core.errors import ConfigError, ServiceError
+from opsd_core.errors import ConfigError, RefusedError, ServiceError
 from tasks.runtime.settings import Settings, load_settings, public_url
 
 _T = TypeVar("_T")
@@ -68,7 +68,7 @@ class Connection:
     def _call(self, action: str, function: Callable[[], _T]) -> _T:
         """`function()`, repeated through an outage for up to `patience_s`; it must be safe to repeat.
 
-        Raises ServiceError when the outage outlasts that, or when the server refuses.
+        Raises ServiceError when the outage outlasts that, RefusedError when the server says no to what is asked.
         """
         deadline = time.monotonic() + self.patience_s
         for attempt in range(10_000):
@@ -89,7 +89,9 @@ class Connection:
         if http_status(error) in (401, 403):
             return self._refused(http_status(error))
         code = getattr(error, "error_code", type(error).__name__)
-        return ServiceError(
+        if code == "RESOURCE_DOES_NOT_EXIST":
+            code = "there is none; check its name and number, and MLFLOW_TRACKING_URI"
+        return RefusedError(
             f"MLflow at {self.public_uri} refused to {action}: {code}: {self.settings.redact(str(error))}"
         )
 

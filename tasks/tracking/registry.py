@@ -24,6 +24,8 @@ ANY: Any = object()
 """For `expected_champion`: do not look."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,199}")
+ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""What the server answers when there is no such model, version or alias."""
 _MOVE_TAG = "opsd.move."
 _REPLACED_TAG = "opsd.replaced_champion"
 _TAG_CHARS, _WHY_CHARS = 5000, 2000
@@ -124,7 +126,7 @@ class Registry(Connection):
         return self._call("list the registered models", read)
 
     def get_version(self, name: str, version: int) -> Version:
-        """One version; raises ServiceError when it does not exist."""
+        """One version; raises RefusedError when it does not exist."""
         return _version(
             self._call(f"read {name} version {version}", lambda: self.client.get_model_version(name, str(version)))
         )
@@ -141,32 +143,12 @@ class Registry(Connection):
             try:
                 return _version(self.client.get_model_version_by_alias(name, alias))
             except MlflowException as error:
-                absent = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+                absent = error.error_code in ABSENT
                 if absent and "not found" in str(error):
                     return None
                 raise
 
         return self._call(f"read {name}@{alias}", look_up)
-
-    def resolve(self, uri: str) -> Version:
-        """The version behind `models:/name@alias` or `models:/name/3`; raises ConfigError when there is none."""
-        match = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
-        if match is None:
-            raise ConfigError(f"{uri!r} is not models:/name@alias or models:/name/version. Correct model.source.")
-        name, alias, number = match.groups()
-        try:
-            found = self.aliased(name, alias) if alias else self.get_version(name, int(number))
-        except ServiceError as error:
-            if getattr(error.__cause__, "error_code", "") in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise ConfigError(f"{uri}: there is no such version at {self.public_uri}. Correct model.source.") from error
-            raise
-        if found is None:
-            raise ConfigError(f"{uri}: model {name!r} has no version with the alias {alias!r} at {self.public_uri}.")
-        return found
-
-    def source_of(self, uri: str) -> str:
-        """Address of the folder of weights behind a `models:/` URI."""
-        return self.resolve(uri).source
 
     def set_alias(self, name: str, alias: str, version: int) -> None:
         """Move `alias` to `version` and read it back."""

@@ -7,7 +7,7 @@ import pytest
 from opsd_core.config import DataConfig
 from opsd_core.data import source_content
 from opsd_core.errors import DataError
-from tasks.stages.prepare import download_file
+from tasks.sources import download_file
 from tasks.storage.s3 import open_store
 
 

@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.choices import ENTRY_BOUNDS
+from opsd_core.config.rules.addresses import ADDRESS_RULES
 from opsd_core.config.rules.objective import OBJECTIVE_RULES
 from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration
+from opsd_core.config.rules.templates import TEMPLATE_RULES
 
 
 def _recorded_entries_suffice(config: CampaignSettings) -> str | None:
@@ -69,6 +71,8 @@ def _sampled_token_has_no_entries(config: CampaignSettings) -> str | None:
 
 
 RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
+    *ADDRESS_RULES,
+    *TEMPLATE_RULES,
     *TEACHER_RULES,
     _recorded_entries_suffice,
     _near_limit_beta,

@@ -1,0 +1,40 @@
+"""Flows whose parameters are refused as settings are: by name, in words, before anything is asked for.
+
+A flow of this project is declared with `flow` from here; it is Prefect's own, except for what a wrong parameter raises.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from prefect import Flow
+from prefect.exceptions import ParameterBindError, ParameterTypeError
+from pydantic import ValidationError
+
+from opsd_core.config.refusals import explained, shown
+from opsd_core.errors import ConfigError
+
+
+class CheckedFlow(Flow):
+    """Prefect's flow; a ConfigError where its parameters do not fit."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except ParameterBindError as error:
+            names = ", ".join(self.parameters.properties)
+            why = str(error).splitlines()[0][:200]
+            raise ConfigError(f"opsd/{self.fn.__name__} does not take these parameters: {why} It has {names}.") from error
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters with their types. ConfigError for those that have none."""
+        try:
+            return super().validate_parameters(parameters)
+        except (ParameterTypeError, AttributeError, TypeError, RecursionError) as error:  # odd {"$ref": ...} too
+            cause = error.__context__
+            why = explained(cause) if isinstance(cause, ValidationError) else f"{error!s:.300} (given: {shown(parameters)})"
+            raise ConfigError(f"parameters of opsd/{self.fn.__name__} are refused: {why}") from error
+
+
+def flow(**options: Any) -> Callable[[Callable[..., Any]], CheckedFlow]:
+    """Declare a flow, with the options of `prefect.flow`."""
+    return lambda function: CheckedFlow(function, **options)

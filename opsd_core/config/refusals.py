@@ -1,0 +1,122 @@
+"""What a user reads when a configuration is refused: the field, the rule in plain words, the value that was given."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from opsd_core.config.moved import present_name
+from opsd_core.errors import ConfigError
+
+MAX_DEPTH = 50
+"""Levels of nesting; the deepest setting has four."""
+_MAX_PROBLEMS, _MAX_VALUE, _MAX_TEXT = 12, 80, 1500
+_UNKNOWN = "unknown key; see docs/configuration.md for the names that exist"
+_RULES = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object of names and values",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number, and not a huge one",
+    "int_type": "must be a whole number",
+    "list_type": "must be a list",
+    "missing": "is required",
+    "model_attributes_type": 'must be an object of settings, such as {"name": value}',
+    "model_type": 'must be an object of settings, such as {"name": value}',
+    "string_sub_type": "must be text",
+    "string_type": "must be text",
+    "string_unicode": "must be text without half characters (surrogates)",
+    "tuple_type": "must be a list",
+}
+"""Where pydantic's own sentence speaks of Python; the others are kept."""
+
+
+def as_settings(values: Any, what: str = "overrides") -> dict[str, Any]:
+    """`values` when it is a nest of objects with names as keys; ConfigError saying where it is not."""
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f'{what}={shown(values)} must be an object of settings, nested as in docs/configuration.md: {{"rollout": '
+            '{"temperature": 0.8}}. Leave it out, or give {}, to change nothing.'
+        )
+    todo: list[tuple[str, Any, int]] = [(what, values, 0)]
+    while todo:
+        path, value, depth = todo.pop()
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{path:.{_MAX_VALUE}}... is nested more than {MAX_DEPTH} levels deep; settings have four.")
+        if isinstance(value, list | tuple):
+            todo += [(path, item, depth + 1) for item in value]
+        elif isinstance(value, dict):
+            if wrong := [key for key in value if not isinstance(key, str)]:
+                raise ConfigError(f"{path} has the key {shown(wrong[0])}, which is no name: keys of settings are text.")
+            todo += [(f"{path}.{key:.{_MAX_VALUE}}", item, depth + 1) for key, item in value.items()]
+    return values
+
+
+def known_name(value: Any, known: Iterable[str], what: str, kind: str) -> str:
+    """`value` when it is one of `known`; ConfigError with those otherwise."""
+    if not isinstance(value, str) or value not in known:
+        raise ConfigError(f"{what}={shown(value)} {kind}. Available: {', '.join(sorted(known))}.")
+    return value
+
+
+def explained(error: ValidationError) -> str:
+    """Every problem in one line: `field: rule (value: ...)`, joined by semicolons; the rest is counted."""
+    lines = list(dict.fromkeys(map(_line, error.errors(include_url=False, include_context=False))))
+    more = len(lines) - _MAX_PROBLEMS
+    return "; ".join(lines[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
+
+
+def shown(value: Any) -> str:
+    """A value as a user writes it, cut to a line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested without end, or a number of more digits than Python prints
+        text = f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + "..."
+
+
+def _line(problem: Mapping[str, Any]) -> str:
+    kind, loc = problem["type"], list(problem["loc"])
+    if loc[-1:] and loc[-1] in ("int", "float", "str", "bool"):  # one line for all members of a union
+        loc, message = loc[:-1], "must be a number, text, true or false"
+    else:
+        message = _RULES.get(kind) or problem["msg"].removeprefix("Value error, ")
+        message = message.replace("Input should be ", "must be ").replace("after validation, not", "but has")
+        for noun in ("String", "Tuple", "List", "Dictionary"):
+            message = message.replace(f"{noun} should ", "must ")
+    field = ".".join(_part(part) for part in loc if part != "[key]")
+    if kind == "extra_forbidden":
+        message = _unknown(field)
+    value = "" if kind in ("value_error", "missing") else f" (value: {shown(problem.get('input'))})"
+    return f"{field + ': ' if field else ''}{_cut(message)}{value}"
+
+
+def _unknown(field: str) -> str:
+    if new := present_name(field):
+        return f"is now called {new}"
+    *parents, leaf = field.split(".")
+    if parents and all(part.isidentifier() for part in (*parents, leaf)):
+        nested = f'"{leaf}": ...'
+        for parent in reversed(parents):
+            nested = f'"{parent}": {{{nested}}}'
+        return f"{_UNKNOWN}. Settings are nested, as in {{{nested}}}" if len(nested) < _MAX_VALUE else _UNKNOWN
+    return _UNKNOWN
+
+
+def _part(part: Any) -> str:
+    text = str(part)
+    return _cut(text if text.isprintable() and text else repr(text), _MAX_VALUE)
+
+
+def _cut(text: str, most: int = _MAX_TEXT) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"

@@ -1,0 +1,43 @@
+"""`models:/name@alias` and `models:/name/3`: the version that a setting names, or what there is instead."""
+
+import re
+
+from opsd_core.errors import ConfigError, RefusedError
+from tasks.tracking.registry import ABSENT, Registry, Version
+
+_ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([1-9][0-9]{0,8}))")
+
+
+class Addresses(Registry):
+    """Registered versions by the addresses that users write."""
+
+    def resolve(self, uri: str, field: str = "model.source") -> Version:
+        """The version behind `models:/name@alias` or `models:/name/3`.
+
+        Raises ConfigError naming `field`, what there is instead, and the server, when there is none.
+        """
+        match = _ADDRESS.fullmatch(uri)
+        if match is None:
+            raise ConfigError(f"{field}={uri!r:.200} is not models:/name@alias or models:/name/version. Correct {field}.")
+        name, alias, number = match.groups()
+        found = None
+        try:
+            found = self.aliased(name, alias) if alias else self.get_version(name, int(number))
+        except RefusedError as error:
+            if getattr(error.__cause__, "error_code", "") not in ABSENT:
+                raise
+        if found is None:
+            raise ConfigError(f"{field}={uri}: {self._instead(name)} at {self.public_uri}. Correct {field}.")
+        return found
+
+    def source_of(self, uri: str, field: str = "model.source") -> str:
+        """Address of the folder of weights behind a `models:/` URI; `field` is the setting that names it."""
+        return self.resolve(uri, field).source
+
+    def _instead(self, name: str) -> str:
+        """What is registered where something else was asked for."""
+        names = self.model_names()
+        if name not in names:
+            return f"there is no registered model {name!r} (there are {', '.join(names[:10]) or 'none'})"
+        versions = [f"{v.version}{''.join(f' @{alias}' for alias in v.aliases)}" for v in self.versions(name)[-10:]]
+        return f"model {name!r} has no such version or alias (it has {', '.join(versions) or 'no version'})"
