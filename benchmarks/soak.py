@@ -1,4 +1,4 @@
-"""100 tiny iterations in one process against the real servers: memory, descriptors, disk and artefacts per iteration.
+"""100 tiny iterations in one process against the real servers: memory, descriptors, disk and artifacts per iteration.
 
 python benchmarks/soak.py [--iterations 100] [--every 10] [--csv soak.csv]
 """
@@ -100,7 +100,7 @@ def sample(state, store) -> dict[str, float]:
         "children": len(me.children(recursive=True)),
         "cache_mb": _bytes_below(state.root / "cache") / 1e6,
         "cache_entries": len(list((state.root / "cache").iterdir())),
-        "artefacts": sum(info.key.endswith("/MANIFEST.json") for info in objects),
+        "artifacts": sum(info.key.endswith("/MANIFEST.json") for info in objects),
         "store_mb": sum(info.size for info in objects) / 1e6,
     }
     for server in ("prefect", "mlflow", "s3"):

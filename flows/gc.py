@@ -28,7 +28,7 @@ def gc(
     found = plan_retention(keep_candidates, min_age_hours)
     text = (
         f"kept {found.num_kept}, protected {found.num_protected}, "
-        f"to delete {found.num_deletable} artefacts with {found.deletable_bytes} bytes"
+        f"to delete {found.num_deletable} artifacts with {found.deletable_bytes} bytes"
     )
     if not dry_run:
         done = delete_unneeded(keep_candidates, min_age_hours)

@@ -71,7 +71,7 @@ _SCHEMAS = {
 
 
 def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, float]:
-    """The artefact of this identity and the seconds spent on making it: 0 when a finished one was found.
+    """The artifact of this identity and the seconds spent on making it: 0 when a finished one was found.
 
     `make(folder)` writes the files and returns the summary.
     """
@@ -94,7 +94,7 @@ def tidy_cache() -> int:
 
 
 def local(ref: Ref | str) -> Path:
-    """A verified local copy of the artefact at `ref`, or at this address."""
+    """A verified local copy of the artifact at `ref`, or at this address."""
     return fetch(store(), ref if isinstance(ref, str) else ref.uri, settings().cache)
 
 

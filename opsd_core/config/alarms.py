@@ -14,7 +14,7 @@ class AlarmConfig(Section):
 
     remedy: Remedy = Field(
         "warn",
-        description="warn = report and continue; otherwise the iteration stops, keeps its artefacts, and the campaign continues "
+        description="warn = report and continue; otherwise the iteration stops, keeps its artifacts, and the campaign continues "
         "from the champion with the champion as teacher, a higher sampling temperature or a lower learning rate, or ends.",
     )
     max_recoveries: int = Field(3, ge=0, le=1000, description="Stopped iterations after which the campaign ends anyway.")

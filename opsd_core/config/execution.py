@@ -8,7 +8,7 @@ from opsd_core.config.base import Section
 class ExecutionConfig(Section):
     """How the work is computed. No setting is part of any identity: a changed one continues the same work.
 
-    A kernel may round differently at another batch size, in the last bits. What was used stands in each artefact's summary.
+    A kernel may round differently at another batch size, in the last bits. What was used stands in each artifact's summary.
     """
 
     num_shards: int = Field(

@@ -1,6 +1,6 @@
 """Running pass rates and what they decide: which prompts are drawn, and how long completions may become.
 
-The state after an iteration is a function of the state before it and of the iteration's grades, so it is an artefact
+The state after an iteration is a function of the state before it and of the iteration's grades, so it is an artifact
 like any other and an interrupted campaign finds the same one again.
 """
 

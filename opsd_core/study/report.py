@@ -101,7 +101,7 @@ def _costs(numbers: Mapping[str, Any]) -> Part:
         if arm["costs"]
     ]
     note = (
-        "Mean per seed, as if the arm had run alone: shared artefacts count for every arm that uses "
+        "Mean per seed, as if the arm had run alone: shared artifacts count for every arm that uses "
         "them. Peak memory is the whole process's, libraries included."
     )
     return Part("Costs", [note], table=Table(["arm", *(title for _, title, _ in names)], rows))

@@ -24,4 +24,4 @@ STAGE: dict[str, Any] = {
     "retry_condition_fn": transient,
     "cache_policy": NO_CACHE,
 }
-"""Decorator arguments of every stage. Results are artefacts, so Prefect's own cache stays off."""
+"""Decorator arguments of every stage. Results are artifacts, so Prefect's own cache stays off."""

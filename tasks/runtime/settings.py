@@ -45,11 +45,11 @@ class Settings(BaseModel):
     state: Path
     """The embedded stack's folder, and that of metrics not yet sent: OPSD_STATE, else `.opsd` in the project folder."""
     cache: Path
-    """Local folder for verified copies of artefacts."""
+    """Local folder for verified copies of artifacts."""
     cache_gb: float = Field(default=50.0, gt=0)
     """Size in 10^9 bytes to which every iteration prunes the cache, least recently used first (OPSD_CACHE_GB)."""
     store: str = DEFAULT_STORE
-    """Root of all artefacts: `s3://bucket[/prefix]` or `file:///folder`."""
+    """Root of all artifacts: `s3://bucket[/prefix]` or `file:///folder`."""
     s3_endpoint: str | None = None
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr | None = None

@@ -86,7 +86,7 @@ def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
 
 @task(name="prepare-data", **STAGE)
 def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
-    """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artefact."""
+    """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artifact."""
     tokenizer = shared_tokenizer(initial)
     identity = {
         "data": config.data.model_dump(exclude={"grader"}),

@@ -1,1 +1,1 @@
-"""Durable, checksummed artefacts in an object store or a folder, and leases between processes."""
+"""Durable, checksummed artifacts in an object store or a folder, and leases between processes."""

@@ -1,4 +1,4 @@
-"""Content-addressed artefacts: find what exists, publish what is new, fetch only what verifies.
+"""Content-addressed artifacts: find what exists, publish what is new, fetch only what verifies.
 
 Two writers of one identity: the first manifest stands, whatever the second made. A second writer with equal files just
 agrees; one with different files (an engine that is not bit for bit reproducible) drops its own and adopts the first,
@@ -36,7 +36,7 @@ _READS = 4
 
 
 def find(store: Store, kind: str, identity: dict[str, Any]) -> Artifact | None:
-    """The finished artefact of this identity, or None when there is none that can be used.
+    """The finished artifact of this identity, or None when there is none that can be used.
 
     The manifest must verify, name this very identity, and all its objects must be there with their lengths;
     contents are verified by `fetch`.
@@ -47,7 +47,7 @@ def find(store: Store, kind: str, identity: dict[str, Any]) -> Artifact | None:
 
 
 def describe(store: Store, uri: str) -> Artifact:
-    """The artefact at `uri` (its folder of files, or its key's address); raises IntegrityError when it is not whole."""
+    """The artifact at `uri` (its folder of files, or its key's address); raises IntegrityError when it is not whole."""
     parts = store.key_of(uri.rstrip("/")).split("/")
     key = "/".join(parts[:2])
     artifact = _artifact(store, key, parse_manifest(store.get(f"{key}/{MANIFEST_NAME}"), uri))
@@ -69,7 +69,7 @@ def publish(
     reproducible: bool = False,
     cache: Path | None = None,
 ) -> Artifact:
-    """Upload every file below `folder`, then the manifest; returns the artefact that stands for this identity.
+    """Upload every file below `folder`, then the manifest; returns the artifact that stands for this identity.
 
     `summary` (row counts, timings) is stored but is not part of the digest. With `cache`, the files are also copied
     into that cache so that a `fetch` on this machine downloads nothing. Raises IntegrityError when `reproducible` and
@@ -95,9 +95,9 @@ def publish(
 
 
 def fetch(store: Store, artifact: Artifact | str, cache: Path) -> Path:
-    """A local folder with the artefact's files, each verified by length and sha256, downloaded only when needed.
+    """A local folder with the artifact's files, each verified by length and sha256, downloaded only when needed.
 
-    A damaged copy in the cache is replaced. When the stored bytes themselves are wrong, the artefact is quarantined
+    A damaged copy in the cache is replaced. When the stored bytes themselves are wrong, the artifact is quarantined
     (`tasks.storage.quarantine`) and an IntegrityError names file, expected and actual. Raises ServiceError when every read
     gives other bytes, or when the disk cannot hold them.
     """
@@ -123,7 +123,7 @@ def fetch(store: Store, artifact: Artifact | str, cache: Path) -> Path:
 
 
 def discard(store: Store, key: str) -> int:
-    """Delete an artefact, manifest first so that nobody finds it half gone; returns the bytes freed."""
+    """Delete an artifact, manifest first so that nobody finds it half gone; returns the bytes freed."""
     objects = store.list(f"{key}/")
     store.delete(f"{key}/{MANIFEST_NAME}")
     for info in objects:
@@ -136,7 +136,7 @@ def _artifact(store: Store, key: str, manifest: dict[str, Any]) -> Artifact:
 
 
 def _usable(store: Store, key: str, data: bytes, identity: dict[str, Any]) -> Artifact | None:
-    """The artefact of these manifest bytes if it is readable, the right one and complete; None (logged) otherwise."""
+    """The artifact of these manifest bytes if it is readable, the right one and complete; None (logged) otherwise."""
     where = f"{store.root}/{key}"
     try:
         artifact = _artifact(store, key, parse_manifest(data, where))
@@ -154,7 +154,7 @@ def _usable(store: Store, key: str, data: bytes, identity: dict[str, Any]) -> Ar
 
 
 def _commit(store: Store, mine: Artifact, identity: dict[str, Any]) -> Artifact:
-    """Write the manifest unless a usable one stands; the artefact that stands in the end."""
+    """Write the manifest unless a usable one stands; the artifact that stands in the end."""
     name, data = f"{mine.key}/{MANIFEST_NAME}", canonical_json(mine.manifest).encode()
     while not store.put_if_absent(name, data):
         found = store.read(name)

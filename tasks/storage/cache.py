@@ -1,4 +1,4 @@
-"""Verified copies of artefacts on the local disk: `<cache>/<digest>/<files>`, each complete or absent."""
+"""Verified copies of artifacts on the local disk: `<cache>/<digest>/<files>`, each complete or absent."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def _state(path: Path, sha256: str) -> tuple[str, int, int, int]:
 
 
 def need_space(cache: Path, artifact: Artifact) -> None:
-    """Raises ServiceError when the disk of the cache cannot hold the artefact's files."""
+    """Raises ServiceError when the disk of the cache cannot hold the artifact's files."""
     with local_disk(cache):
         cache.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(cache).free
@@ -112,7 +112,7 @@ def prune_cache(cache: Path, max_bytes: int, *, idle_s: float = 300.0) -> int:
     """Remove the least recently fetched copies until `max_bytes` remain; returns the bytes removed.
 
     Copies fetched within the last `idle_s` seconds stay (a process may be about to open them), and so does everything
-    in the folder that is not a copy of an artefact, except temporary folders that a killed process left.
+    in the folder that is not a copy of an artifact, except temporary folders that a killed process left.
     """
     if not cache.is_dir():
         return 0

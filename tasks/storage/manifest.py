@@ -1,6 +1,6 @@
-"""What an artefact is: a manifest that says who it is, what made it, and every file's length and sha256.
+"""What an artifact is: a manifest that says who it is, what made it, and every file's length and sha256.
 
-    <kind>/<identity digest, 32 hex>/MANIFEST.json            written last, by conditional put: makes the artefact visible
+    <kind>/<identity digest, 32 hex>/MANIFEST.json            written last, by conditional put: makes the artifact visible
     <kind>/<identity digest, 32 hex>/<files digest, 16 hex>/  the files
 
 The identity is the recipe (inputs, configuration), known before the work; the files digest is the outcome. Because the
@@ -20,7 +20,7 @@ from tasks.storage.base import check_key
 MANIFEST_NAME = "MANIFEST.json"
 MAX_MANIFEST_BYTES = 16 << 20
 QUARANTINED = "quarantined"
-"""The entry of a record that stands in a damaged artefact's manifest's place (`tasks.storage.quarantine`)."""
+"""The entry of a record that stands in a damaged artifact's manifest's place (`tasks.storage.quarantine`)."""
 SCHEMA_VERSION = 1
 """Raised when stored formats or their meaning change: every identity then changes too."""
 
@@ -30,7 +30,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published artefact; JSON-able, fit to travel between tasks."""
+    """A published artifact; JSON-able, fit to travel between tasks."""
 
     uri: str
     """Folder of the files, loadable by anything that reads the store."""
@@ -61,7 +61,7 @@ class Artifact:
 
     @staticmethod
     def from_dict(record: dict[str, Any]) -> "Artifact":
-        """The artefact that `to_dict` described; raises IntegrityError when manifest and digest disagree."""
+        """The artifact that `to_dict` described; raises IntegrityError when manifest and digest disagree."""
         artifact = Artifact(**record)
         check_manifest(artifact.manifest, artifact.uri)
         if artifact.digest != content_digest(artifact.manifest):
@@ -72,7 +72,7 @@ class Artifact:
 def artifact_key(kind: str, identity: dict[str, Any]) -> str:
     """`<kind>/<32 hex digits>` from the recipe and the schema version; raises ConfigError for a malformed kind."""
     if not _KIND.fullmatch(kind):
-        raise ConfigError(f"{kind!r} is no artefact kind: lowercase letters, digits, '-' and '_', a letter first.")
+        raise ConfigError(f"{kind!r} is no artifact kind: lowercase letters, digits, '-' and '_', a letter first.")
     return f"{kind}/{digest({'schema': SCHEMA_VERSION, 'kind': kind, 'identity': identity})[:32]}"
 
 
@@ -94,7 +94,7 @@ def describe_folder(kind: str, identity: dict[str, Any], folder: Path, summary: 
     files = []
     for path in paths:
         if path.is_symlink() or not path.is_file():
-            raise IntegrityError(f"{path} is a link or special file; artefacts hold regular files only.")
+            raise IntegrityError(f"{path} is a link or special file; artifacts hold regular files only.")
         name = check_key(path.relative_to(folder).as_posix())
         files.append({"name": name, "size": path.stat().st_size, "sha256": file_digest(path)})
     manifest = {

@@ -1,4 +1,4 @@
-"""A stored artefact whose bytes are wrong is marked, so that nobody finds it and the stage that makes it runs again.
+"""A stored artifact whose bytes are wrong is marked, so that nobody finds it and the stage that makes it runs again.
 
     <kind>/<identity digest>/MANIFEST.json           replaced by a record of the damage, which no reader accepts
     quarantine/<kind>/<identity digest>/<…>.json     the same record, kept for good: their number is the count
@@ -46,7 +46,7 @@ def quarantine(store: Store, artifact: Artifact, file: dict[str, Any], actual: s
     if marked:
         store.put_if_absent(f"{PREFIX}/{artifact.uri[len(store.root) + 1 :]}/{actual[:16]}.json", data)
         _LOG.error(
-            "%s is quarantined: %s. %d artefacts were so far (%s/%s). Run the stage that makes it again.",
+            "%s is quarantined: %s. %d artifacts were so far (%s/%s). Run the stage that makes it again.",
             artifact.uri, record[QUARANTINED], len(store.list(PREFIX + "/")), store.root, PREFIX,
         )  # fmt: skip
     return marked

@@ -1,6 +1,6 @@
 """One arm of a study: the campaign's own stages without gate and registry.
 
-The stages are called as plain functions inside one Prefect task per arm and seed: their results are artefacts, so a killed
+The stages are called as plain functions inside one Prefect task per arm and seed: their results are artifacts, so a killed
 arm resumes where it stopped, and hundreds of task runs of a second each would cost more than the work.
 """
 
@@ -136,7 +136,7 @@ def _iteration(
 
 
 def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]:
-    """What the arm would have cost alone: recorded when each artefact was made, whoever made it."""
+    """What the arm would have cost alone: recorded when each artifact was made, whoever made it."""
     kinds = {
         "rollout": [ref for point in points for ref in (*point.shards, point.rehearsal) if ref],
         "teach": [ref for point in points for ref in point.targets],

@@ -94,5 +94,5 @@ class Measured(Record):
     metrics: dict[str, float]
     """Of the test split."""
     sets: dict[str, Ref] = Field({})
-    """Name of the set -> artefact with a value per item."""
+    """Name of the set -> artifact with a value per item."""
     seconds: float = 0.0

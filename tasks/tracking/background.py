@@ -14,7 +14,7 @@ class Background:
     """`put` returns at once; `drain` waits until everything put before it was handed to `send`.
 
     What is waiting is sent when the process ends in any orderly way. What a killed process had not sent is logged again
-    by the run that continues its work: stages log from stored artefacts.
+    by the run that continues its work: stages log from stored artifacts.
     """
 
     def __init__(self, send: Callable[[dict[str, Any]], None]) -> None:

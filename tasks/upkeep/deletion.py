@@ -42,11 +42,11 @@ def delete_unneeded(keep_candidates: int, min_age_hours: float) -> Retention:
             if number % 50 == 0:
                 lease.check()
                 if set(running_campaigns()) - set(running):
-                    raise BusyError("a campaign started while old artefacts were deleted; the rest stays. Run again later.")
+                    raise BusyError("a campaign started while old artifacts were deleted; the rest stays. Run again later.")
             freed += discard(store(), key)
             gone.add(key)
         _mark_versions(gone)
-    get_run_logger().info("deleted %d artefacts, %d bytes", len(gone), freed)
+    get_run_logger().info("deleted %d artifacts, %d bytes", len(gone), freed)
     return _report(plan, freed, "deleted")
 
 
@@ -72,7 +72,7 @@ def _mark_versions(gone: set[str]) -> None:
 
 
 def _report(plan: Plan, freed: int, what: str) -> Retention:
-    create_table_artifact(plan.rows(), key="opsd-retention", description=f"Artefacts by kind; the last columns are {what}.")
+    create_table_artifact(plan.rows(), key="opsd-retention", description=f"Artifacts by kind; the last columns are {what}.")
     total = plan.rows()[-1]
     return Retention(
         num_kept=total["kept"],

@@ -52,14 +52,14 @@ PINNED = "opsd.pinned"
 
 @dataclass
 class Stored:
-    """One artefact as it lies in the store, finished or not."""
+    """One artifact as it lies in the store, finished or not."""
 
     key: str
     num_bytes: int = 0
     modified: float = 0.0
     identity: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
-    """Every way in which another artefact may name it: digest, address, identity digest, files digest."""
+    """Every way in which another artifact may name it: digest, address, identity digest, files digest."""
 
     @property
     def kind(self) -> str:
@@ -95,7 +95,7 @@ class Plan:
 
 
 def survey(store: Store) -> dict[str, Stored]:
-    """Every artefact of a known kind by its key; those without a usable manifest name nothing and are named by nobody."""
+    """Every artifact of a known kind by its key; those without a usable manifest name nothing and are named by nobody."""
     found: dict[str, Stored] = {}
     for kind in FOLLOWED:
         for info in store.list(kind + "/"):
@@ -119,7 +119,7 @@ def survey(store: Store) -> dict[str, Stored]:
 
 
 def kept_versions(versions: Iterable[Version], keep_candidates: int, running: bool) -> list[Version]:
-    """Versions of one model whose artefacts stay: aliased, pinned, the newest candidates; all while its campaign runs."""
+    """Versions of one model whose artifacts stay: aliased, pinned, the newest candidates; all while its campaign runs."""
     versions = list(versions)
     if running:
         return versions
@@ -171,7 +171,7 @@ def make_plan(
     min_age_s: float,
     running: Iterable[str] = (),
 ) -> Plan:
-    """Which artefacts go; `versions` are all versions of every registered model, `running` the models with a campaign.
+    """Which artifacts go; `versions` are all versions of every registered model, `running` the models with a campaign.
 
     While any campaign runs, nothing that belongs to no version goes either: it may be an iteration in the making.
     """

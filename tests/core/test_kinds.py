@@ -202,7 +202,7 @@ def test_a_teacher_whose_part_is_missing_says_which():
 def test_two_teachers_of_the_same_models_have_different_identities_unless_they_say_the_same():
     found = {weights: teacher_identity(settings(weights)) for weights in TEACHER_KINDS}
     assert found.pop("peers") == {"mixture": ["arithmetic", "uniform"]}
-    assert not any(found.values())  # the models' digests say it all, and so it stands in stored artefacts
+    assert not any(found.values())  # the models' digests say it all, and so it stands in stored artifacts
 
     class Sharper(FixedTeacher):
         """Another teacher of the same model, recorded beforehand."""

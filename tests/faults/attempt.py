@@ -34,7 +34,7 @@ class Arm:
         return open_store(self.root, load_settings())
 
     def manifests(self) -> int:
-        """Finished artefacts so far; each one is the end of a stage, or of a part of one."""
+        """Finished artifacts so far; each one is the end of a stage, or of a part of one."""
         return sum(info.key.endswith("/" + MANIFEST_NAME) for info in self.store().list(""))
 
     def attempt(self, stop: Callable[[], bool] | None = None, timeout_s: float = 300.0) -> int:

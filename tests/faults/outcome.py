@@ -38,7 +38,7 @@ def outcome(arm: Arm) -> dict[str, Any]:
         "weights": [describe(store, source).manifest["files"] for source in sources],
         "rollouts": _rollouts(arm),
         "runs": _metrics(arm.name),
-        "artefacts": dict(kinds),
+        "artifacts": dict(kinds),
         "objects": sorted(
             info.key for info in store.list("") if not info.key.startswith(_OWN) and "MANIFEST" not in info.key
         ),

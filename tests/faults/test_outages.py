@@ -44,7 +44,7 @@ def expected(campaign):
 
 
 def outcome(arm):
-    """Aliases and weights of every version, every metric step once, every artefact but those that hold the name."""
+    """Aliases and weights of every version, every metric step once, every artifact but those that hold the name."""
     versions, client, metrics = tracker().versions(arm.name), mlflow.MlflowClient(), {}
     for run in client.search_runs([client.get_experiment_by_name(arm.name).experiment_id]):
         for name in run.data.metrics:

@@ -12,7 +12,7 @@ from tasks.storage.quarantine import quarantined
 from tasks.storage.s3 import open_store
 from tests.faults.proxy import FAULTS, FaultProxy
 
-NUM_ARTEFACTS = 4
+NUM_ARTIFACTS = 4
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def behind(stack, tmp_path):
 def made(tmp_path):
     """Folders of three files each, the same for every test."""
     folders = []
-    for number in range(NUM_ARTEFACTS):
+    for number in range(NUM_ARTIFACTS):
         folder = tmp_path / f"made{number}"
         folder.mkdir()
         for file in range(3):
@@ -60,7 +60,7 @@ EACH = [pytest.param({fault: 0.2}, id=fault, marks=pytest.mark.slow) for fault i
 
 
 @pytest.mark.parametrize("rates", [*EACH, pytest.param({"all": 0.1}, id="all")])
-def test_the_same_artefacts_in_the_end(stack, behind, made, tmp_path, rates):
+def test_the_same_artifacts_in_the_end(stack, behind, made, tmp_path, rates):
     if "all" in rates:
         rates = dict.fromkeys(FAULTS, rates["all"] / len(FAULTS)) | {"error": 0.05, "torn": 0.05}
     url, name = stack.env["AWS_ENDPOINT_URL_S3"], uuid.uuid4().hex

@@ -39,11 +39,11 @@ def stored(kind):
 
 
 def folders(kind, before):
-    """Local copies of the artefacts that were published since."""
+    """Local copies of the artifacts that were published since."""
     return [local(describe(store(), store().uri(key)).uri) for key in sorted(stored(kind) - before)]
 
 
-def test_a_stopped_iteration_keeps_its_artefacts_and_the_next_one_goes_on_with_the_remedy(stack):
+def test_a_stopped_iteration_keeps_its_artifacts_and_the_next_one_goes_on_with_the_remedy(stack):
     """Iteration 0 samples single tokens, all cut: the alarm comes before training. Iteration 1 runs at half the rate."""
     before = stored("grades")
     text = campaign(

@@ -32,7 +32,7 @@ def _counts(kind):
     return {info.key for info in store().list(kind + "/")}
 
 
-def _artefacts():
+def _artifacts():
     return {info.key for info in store().list("") if not info.key.startswith("leases/")}
 
 
@@ -66,11 +66,11 @@ def test_replay_says_what_it_cannot_do(source):
 
 
 def test_retention_is_dry_by_default_and_then_leaves_every_kept_version_whole(source):
-    before = _artefacts()
+    before = _artifacts()
     assert "to delete" in gc(keep_candidates=1, min_age_hours=0)
-    assert _artefacts() == before
+    assert _artifacts() == before
     gc(dry_run=False, keep_candidates=1, min_age_hours=0)
-    after = _artefacts()
+    after = _artifacts()
     assert after < before and not any(key.startswith("checkpoints/") for key in after)
     for name in tracker().model_names():
         for version in tracker().versions(name):

@@ -1,4 +1,4 @@
-"""Artefacts on a real S3 server and in a folder: found, published once, and never read when damaged."""
+"""Artifacts on a real S3 server and in a folder: found, published once, and never read when damaged."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def test_identity_decides_the_key_and_order_does_not():
     assert artifact_key("rollouts", {**IDENTITY, "seed": 8}) != artifact_key("rollouts", IDENTITY)
     assert artifact_key("targets", IDENTITY)[-32:] != artifact_key("rollouts", IDENTITY)[-32:]
     for kind in ("", "../x", "a/b", "Rollouts", "x" * 64):
-        with pytest.raises(ConfigError, match="no artefact kind"):
+        with pytest.raises(ConfigError, match="no artifact kind"):
             artifact_key(kind, IDENTITY)
 
 
@@ -114,7 +114,7 @@ def test_wrong_stored_bytes_are_quarantined_counted_and_healed_by_running_again(
     store.put(data_key(store, published, "part-0.parquet"), b"else" * 50)
     with pytest.raises(IntegrityError, match=r"The stored object is damaged; it is not used"):
         fetch(store, published, tmp_path / "cache")
-    assert "1 artefacts were so far" in caplog.text
+    assert "1 artifacts were so far" in caplog.text
     assert store.get(data_key(store, published, "part-0.parquet")) == b"else" * 50  # nothing is deleted
     for read in (lambda: fetch(store, published.uri, tmp_path / "cache"), lambda: describe(store, published.uri)):
         with pytest.raises(IntegrityError, match=r"is quarantined .*part-0.parquet: expected 200 bytes"):
@@ -127,7 +127,7 @@ def test_wrong_stored_bytes_are_quarantined_counted_and_healed_by_running_again(
     assert record["uri"] == published.uri and record["manifest"] == published.manifest
 
 
-def test_only_the_artefact_that_was_read_is_quarantined(store, published, tmp_path):
+def test_only_the_artifact_that_was_read_is_quarantined(store, published, tmp_path):
     store.delete(f"{published.key}/MANIFEST.json")
     other = publish(store, "rollouts", IDENTITY, folder_with(tmp_path / "other", {"new": b"1"}), {})
     assert not quarantine(store, published, published.manifest["files"][0], "0" * 64)

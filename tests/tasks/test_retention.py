@@ -19,7 +19,7 @@ DAY = 24 * 3600.0
 
 
 class Line:
-    """A campaign's artefacts as the stages make them, with contents of known length."""
+    """A campaign's artifacts as the stages make them, with contents of known length."""
 
     def __init__(self, store, folder):
         self.store, self.folder = store, folder
@@ -38,7 +38,7 @@ class Line:
         return Version("line", number, model.uri, "run", {"opsd.model_uri": model.uri} | tags, tuple(aliases), "")
 
     def iteration(self, number, before):
-        """One iteration's artefacts; `before` are those of the iteration it starts from."""
+        """One iteration's artifacts; `before` are those of the iteration it starts from."""
         prompts = self.made("prompts", {"iteration": number}, 50)
         files = prompts.uri.rsplit("/", 1)[-1]
         policy = before["model"].digest if before else self.initial.digest
@@ -134,7 +134,7 @@ def test_aliased_and_pinned_versions_stay(line, aliases, tags):
     assert keys(line.turns[1], "model", "state") <= gone
 
 
-def test_young_artefacts_and_running_campaigns_are_left_alone(line):
+def test_young_artifacts_and_running_campaigns_are_left_alone(line):
     assert line.plan(min_age_s=DAY).deletable == []
     assert line.plan(min_age_s=DAY).rows()[-1]["protected"] == 17
     orphan = line.made("rollouts", {"prompts": "0" * 16, "iteration": 3}, 500)

@@ -166,7 +166,7 @@ def test_an_arm_may_be_any_teacher_by_weights_and_context():
     for arm in taught.values():
         alone = arm.teacher.context == "none" and arm.teacher.weights not in ("external", "peers")
         assert arm.control == (alone or arm.teacher.context == "shuffled_reference")
-    assert taught["initial.reference"] == resolve_arm(config, "opsd", 0), "the same artefacts serve both names"
+    assert taught["initial.reference"] == resolve_arm(config, "opsd", 0), "the same artifacts serve both names"
     with pytest.raises(ConfigError, match=r"arms has initial.nothing, mine.reference"):
         resolve_study("tiny", {}, {"arms": ["initial.nothing", "mine.reference"]})
 
