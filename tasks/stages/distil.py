@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.digest import derive_seed
 from opsd_core.models.checkpointing import checkpoint_gradients
-from opsd_core.models.memory import wants_checkpointing
+from opsd_core.models.memory import memory_estimate, wants_checkpointing
 from opsd_core.models.policy import Policy, Serving, add_lora, save_policy, verify_stored
 from opsd_core.models.storage.serving import served_settings
 from opsd_core.records.examples import Example
@@ -89,7 +89,8 @@ def _distil(
     seed = derive_seed("distil", config.seed, iteration.number)
     steps = config.optimizer.num_steps
     longest = max((item.num_tokens for item in items), default=0)
-    if wants_checkpointing(student, config, min(config.execution.microbatch_tokens, config.optimizer.batch_size * longest)):
+    largest = min(config.execution.microbatch_tokens, config.optimizer.batch_size * longest)
+    if wants_checkpointing(student, config, largest):
         checkpoint_gradients(student)
     title = f"distil-it{iteration.number}"
     with progress(title, "steps") as report, tracker().system_metrics(iteration.run_id):
@@ -110,7 +111,7 @@ def _distil(
     save(folder)
     journal.write(folder)
     trained.append(student)
-    how = computed(config, config.execution.microbatch_tokens)
+    how = computed(config, config.execution.microbatch_tokens, memory_estimate(student, config, tokens=largest)["distil"])
     return {"num_steps": len(journal.steps), "num_items": len(items), "computed": how}
 
 

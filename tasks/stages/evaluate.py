@@ -14,6 +14,7 @@ from opsd_core.graders import Grade, get_grader, grader_identity, grader_name
 from opsd_core.graders.agreement import final_answer
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.judgement.metrics import answer_diversity, constant_accuracy, summarise
+from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import tokenizer_digest
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
@@ -69,8 +70,8 @@ def _evaluate(
         metrics["eval/constant_accuracy"] = constant_accuracy(examples)
     else:
         metrics = {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
-    batch = config.execution.evaluation_batch_size
-    return {"metrics": metrics, "num_items": len(examples), "computed": computed(config, batch)}
+    how = computed(config, config.execution.evaluation_batch_size, memory_estimate(loaded, config)["evaluate"])
+    return {"metrics": metrics, "num_items": len(examples), "computed": how}
 
 
 _NEED_LABELS = ("eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score")

@@ -35,6 +35,7 @@ from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.sources import download_file
 from tasks.stages.weights import accepted, stored_weights
+from tasks.storage.artifacts import describe
 
 _MIN_FREE_BYTES = 2 << 30
 """Free space under which a campaign is refused: a model, its optimiser state and their staged copies have to fit."""
@@ -149,6 +150,7 @@ def start_campaign(
     campaign_id = digest(identity)[:16]
     experiment = tracker()
     run_id = experiment.campaign_run(config.name, campaign_id, identity["config"], _tags(initial, data))
+    _log_data(run_id, data)
     champion = _current_champion(config, initial, run_id)
     if champion.digest == initial.digest:  # its weights are the start; its optimiser and adapters are another campaign's
         champion = champion.model_copy(update={"state": None})
@@ -176,6 +178,14 @@ def start_campaign(
         flow_run_id=flow_run.get_id(),
         git_revision=git_revision(),
     )
+
+
+def _log_data(run_id: str, data: Ref) -> None:
+    """What became of every row of the data set, as metrics and as the whole report."""
+    summary = describe(store(), data.uri).summary
+    counts = {f"data/{name.removeprefix('num_')}": float(summary[name]) for name in summary if name.startswith("num_")}
+    tracker().log_metrics(run_id, [(0, counts)])
+    tracker().log_text(run_id, (local(data) / "report.json").read_text(), "data.json")
 
 
 def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -> PolicyRef:

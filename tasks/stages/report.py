@@ -120,8 +120,8 @@ def _seconds(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def _peaks(outcome: Outcome) -> dict[str, int]:
-    """The most memory that each stage's process held, in bytes, whenever it ran; 0 for a stage that made nothing."""
+def _peaks(outcome: Outcome) -> dict[str, tuple[int, int]]:
+    """Stage -> (most bytes that its process held, bytes expected), whenever it ran; 0 where nothing is known."""
     sampled, state = outcome.sampled, outcome.distilled.policy.state
     made = {
         "rollout": sampled.shards,
@@ -130,8 +130,12 @@ def _peaks(outcome: Outcome) -> dict[str, int]:
         "distil": [state],
         "evaluate": [outcome.before, outcome.after],
     }
-    peaks = {stage: [describe(store(), ref.uri).summary.get("peak_bytes", 0) for ref in refs] for stage, refs in made.items()}
-    return {stage: max(values, default=0) for stage, values in peaks.items()}
+    peaks = {}
+    for stage, refs in made.items():
+        found = [describe(store(), ref.uri).summary for ref in refs]
+        expected = [summary.get("computed", {}).get("expected_bytes", 0) for summary in found]
+        peaks[stage] = max((s.get("peak_bytes", 0) for s in found), default=0), max(expected, default=0)
+    return peaks
 
 
 def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float]) -> None:
@@ -146,7 +150,7 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         "rollout/references": float(graded.num_references),
         "gate/promoted": float(outcome.verdict.promote),
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
-        **{f"memory/{name}_gb": peak / 1e9 for name, peak in _peaks(outcome).items()},
+        **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in _peaks(outcome).items()},
     }
     of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))}
     tracker().log_metrics(iteration.run_id, [(iteration.number, metrics)])
@@ -168,7 +172,10 @@ def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary,
     graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
     result = "promoted to champion" if summary.promoted else "refused"
     peaks = _peaks(outcome)
-    times = "\n".join(f"| {stage} | {seconds:.1f} | {peaks[stage] / 1e9:.2f} |" for stage, seconds in stages.items())
+    times = "\n".join(
+        f"| {stage} | {seconds:.1f} | {peaks[stage][0] / 1e9:.2f} | {peaks[stage][1] / 1e9 or 0:.2f} |"
+        for stage, seconds in stages.items()
+    )
     lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
     return f"""# {name}: iteration {summary.iteration} — version {summary.version} {result}
@@ -186,10 +193,11 @@ def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary,
 Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean length {lengths};
 {sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)};
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
+Data: {_data(iteration)}.
 Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
-| stage | seconds | peak memory (GB) |
-|---|---|---|
+| stage | seconds | peak memory (GB) | estimated at most |
+|---|---|---|---|
 {times}
 
 [MLflow run]({tracker().run_url(iteration.run_id)}) · [model versions]({tracker().model_url(name, summary.version)})
@@ -202,6 +210,14 @@ def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
     accuracy = graded.metrics.get("rollout/accuracy")
     known = "unknown (no labels)" if accuracy is None else f"{accuracy:.3f}"
     return f"{graded.metrics['rollout/tokens']:.0f} sampled tokens, accuracy of the rollouts {known}"
+
+
+def _data(iteration: Iteration) -> str:
+    """What became of the data set's rows."""
+    summary = describe(store(), iteration.campaign.data.uri).summary
+    counts = {name.removeprefix("num_").replace("_", " "): summary[name] for name in summary if name.startswith("num_")}
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.get("reasons", {}).items())
+    return ", ".join(f"{count} {name}" for name, count in counts.items()) + (f" ({reasons})" if reasons else "")
 
 
 def _references(graded: GradedRef) -> str:

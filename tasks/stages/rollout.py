@@ -8,6 +8,7 @@ import torch
 from prefect import task
 
 from opsd_core.config import CampaignConfig
+from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import resolve_device, resolve_dtype, tokenizer_digest
 from opsd_core.prompts.references import reference_template
 from opsd_core.records.examples import read_examples
@@ -49,10 +50,16 @@ def engine(config: CampaignConfig) -> dict[str, Any]:
     return {"name": "transformers", "dtype": str(resolve_dtype(config.model)).removeprefix("torch.")}
 
 
-def computed(config: CampaignConfig, batch: int) -> dict[str, Any]:
-    """How it was computed, where another batch size or device may round the last bits differently."""
+def computed(config: CampaignConfig, batch: int, expected_bytes: int = 0) -> dict[str, Any]:
+    """How it was computed, where another batch size or device may round the last bits differently; and the memory expected."""
     device = resolve_device(config.model).type
-    return {"device": device, "batch": batch, "threads": torch.get_num_threads(), "bitwise_reproducible": device == "cpu"}
+    return {
+        "device": device,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        "bitwise_reproducible": device == "cpu",
+        "expected_bytes": expected_bytes,
+    }
 
 
 def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) -> dict[str, Any]:
@@ -69,5 +76,5 @@ def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) 
         "truncated": sum(r.truncated for r in rollouts),
         "policy_version": iteration.policy.version,
         "recorded_error": error,
-        "computed": computed(config, config.execution.rollout_batch_size),
+        "computed": computed(config, config.execution.rollout_batch_size, memory_estimate(policy, config)["rollout"]),
     }
