@@ -17,8 +17,7 @@ from opsd_core.records.rollouts import Rollout
 from opsd_core.selection.filters import teacher_probe_reason
 from opsd_core.selection.grading import Graded, Key
 from opsd_core.selection.monitors import target_metrics
-from opsd_core.teacher.mixtures import Transform
-from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
+from opsd_core.teacher.scoring import answer_logprobs
 from opsd_core.teacher.teachers import FixedTeacher, TeacherWeights
 
 
@@ -83,15 +82,11 @@ def probe_answers(
     for rows in microbatches(lengths, max_tokens):
         chosen = [answers[row] for row in rows]
         tokens_A1 = torch.tensor([token for answer in chosen for token in answer], device=student.device)[:, None]
-        teachers_AV = _logprobs(teacher, [teacher_prompts[row] for row in rows], chosen)
-        students_AV = _logprobs(FixedTeacher(student), [student_prompts[row] for row in rows], chosen)
+        teachers_AV = answer_logprobs(teacher, [teacher_prompts[row] for row in rows], chosen)
+        students_AV = answer_logprobs(FixedTeacher(student), [student_prompts[row] for row in rows], chosen)
         gain_A = (teachers_AV.gather(1, tokens_A1) - students_AV.gather(1, tokens_A1)).squeeze(1)
         right_A = teachers_AV.argmax(-1) == tokens_A1.squeeze(1)
         sizes = [len(answer) for answer in chosen]
         for row, gain, right in zip(rows, gain_A.split(sizes), right_A.split(sizes), strict=True):
             probed[row] = ProbedAnswer(gain.mean().item(), bool(right.all()))
     return probed
-
-
-def _logprobs(scorer: TeacherWeights, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> torch.Tensor:
-    return teacher_logprobs(scorer, members_hidden(scorer, prompts, answers), Transform())

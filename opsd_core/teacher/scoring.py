@@ -126,6 +126,13 @@ def teacher_logprobs(
     return truncate(teacher.mix(members), transform.top_p, transform.top_k)
 
 
+def answer_logprobs(
+    scorer: TeacherWeights, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    """Log-probabilities (N, V) at every token of each answer after its prompt; neither temperature nor truncation."""
+    return teacher_logprobs(scorer, members_hidden(scorer, prompts, answers), Transform())
+
+
 def members_hidden(
     teacher: TeacherWeights, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> list[torch.Tensor]:

@@ -17,8 +17,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.errors import ModelError, TrainingError
 from opsd_core.models.forward import check_head
 from opsd_core.models.policy import Policy
-from opsd_core.teacher.mixtures import Transform
-from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
+from opsd_core.teacher.scoring import answer_logprobs
 from opsd_core.teacher.teachers import LiveTeacher, TeacherWeights
 from opsd_core.training.trainer import Metrics, TrainingItem, objective
 
@@ -34,9 +33,9 @@ def answer_logprob(
     scorer: TeacherWeights, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]
 ) -> torch.Tensor:
     """Log-probability of each answer token after its prompt, flattened (N,); neither temperature nor truncation."""
-    members_NH = members_hidden(scorer, prompts, answers)
-    tokens_N1 = torch.tensor([token for answer in answers for token in answer], device=members_NH[0].device)[:, None]
-    return teacher_logprobs(scorer, members_NH, Transform()).gather(1, tokens_N1).squeeze(1)
+    logprobs_NV = answer_logprobs(scorer, prompts, answers)
+    tokens_N1 = torch.tensor([token for answer in answers for token in answer], device=logprobs_NV.device)[:, None]
+    return logprobs_NV.gather(1, tokens_N1).squeeze(1)
 
 
 def _full_sequence_logprob(policy: Policy, item: TrainingItem) -> torch.Tensor:
