@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
 from opsd_core.config.method import DistillationConfig
+from opsd_core.named import named
 from opsd_core.objective.types import Entries
 
 
@@ -147,15 +149,18 @@ def _forward_share_of(config: DistillationConfig, teacher_entropy_N: Tensor) -> 
     return {"forward_share_N1": share_N[:, None]}
 
 
-DIVERGENCES: dict[str, Divergence] = {
-    "forward_kl": Divergence(forward_kl),
-    "reverse_kl": Divergence(reverse_kl),
-    "jsd": Divergence(jsd, lambda config, _: {"beta": config.beta, "normalise": config.normalise_beta}),
-    "skew_kl": Divergence(skew_kl, lambda config, _: {"skew": config.skew}),
-    "entropy_mix": Divergence(entropy_mix, _forward_share_of),
-    "sampled_token": Divergence(sampled_token),
-}
-"""One entry per name in `opsd_core.config.kinds.divergences` that compares with a teacher."""
+JSD = Divergence(jsd, lambda config, _: {"beta": config.beta, "normalise": config.normalise_beta})
+SKEW_KL = Divergence(skew_kl, lambda config, _: {"skew": config.skew})
+ENTROPY_MIX = Divergence(entropy_mix, _forward_share_of)
+
+
+def _divergence(place: str) -> Divergence:
+    found = named(place)
+    return found if isinstance(found, Divergence) else Divergence(found)
+
+
+DIVERGENCES = {name: _divergence(kind.function) for name, kind in DIVERGENCE_KINDS.items() if kind.function}
+"""Those of `opsd_core.config.kinds.divergences` that compare with a teacher."""
 
 
 def configured(config: DistillationConfig, teacher_entropy_N: Tensor) -> Callable[[Tensor, Tensor], Entries]:

@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from opsd_core.config import TeacherConfig
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.graders import VERSION
+from opsd_core.named import named
 from opsd_core.prompts.context_inputs import Attempt, Context, ContextInputs, Variables
 from opsd_core.records.examples import Example
 
@@ -109,22 +111,7 @@ def instruction(inputs: ContextInputs) -> Variables:
     return {"privileged_context": inputs.config.instruction or inputs.config.kind.instruction}
 
 
-CONTEXTS: dict[str, Context] = {
-    "none": none,
-    "reference": reference,
-    "shuffled_reference": shuffled_reference,
-    "demo": reference,
-    "other_problem": other_problem,
-    "hint": hint,
-    "partial": partial,
-    "sibling_success": sibling_success,
-    "majority": majority,
-    "feedback": feedback,
-    "peer_success": peer_success,
-    "peer_failure": peer_failure,
-    "concise": instruction,
-    "instruction": instruction,
-}
+CONTEXTS: dict[str, Context] = {name: named(kind.function) for name, kind in CONTEXT_KINDS.items()}
 
 
 def build_context(inputs: ContextInputs) -> Variables | None:

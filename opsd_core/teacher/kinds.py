@@ -1,34 +1,18 @@
-"""The table of teachers: one class per kind of weights, and the teacher of an iteration before and in training.
+"""The teacher of an iteration, before and in training: one class per kind of weights.
 
-A new kind is a class (how it is made: `build`; what it keeps: `state`), a line here, and a line in
-`opsd_core.config.kinds.teachers` with what the configuration must know of it. docs/extending.md shows one.
+A new kind is a class (how it is made: `build`; what it keeps: `state`) and a line in `opsd_core.config.kinds.teachers` that
+names it, with what the configuration must know of it. docs/extending.md shows one.
 """
 
 from typing import Any
 
 from opsd_core.config import CampaignConfig
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
+from opsd_core.named import named
 from opsd_core.teacher.parts import Handle, Parts
-from opsd_core.teacher.teachers import (
-    AdapterOffTeacher,
-    EmaTeacher,
-    FixedTeacher,
-    LiveTeacher,
-    NoTeacher,
-    PeersTeacher,
-    TeacherWeights,
-    TrustRegionTeacher,
-)
+from opsd_core.teacher.teachers import FixedTeacher, NoTeacher, TeacherWeights
 
-TEACHERS: dict[str, type[FixedTeacher]] = {
-    "initial": FixedTeacher,
-    "previous": FixedTeacher,
-    "ema": EmaTeacher,
-    "live": LiveTeacher,
-    "adapter_off": AdapterOffTeacher,
-    "trust_region": TrustRegionTeacher,
-    "external": FixedTeacher,
-    "peers": PeersTeacher,
-}
+TEACHERS: dict[str, type[FixedTeacher]] = {name: named(kind.teacher) for name, kind in TEACHER_KINDS.items()}
 
 
 def teacher_in_training(parts: Parts[Handle]) -> TeacherWeights:

@@ -1,6 +1,6 @@
 """The privileged contexts' names, default templates and needs: data that configuration rules and prompts share.
 
-`opsd_core.prompts.contexts` has one function per name. Template variables: question, answer, solution, student_prompt (the user
+Template variables: question, answer, solution, student_prompt (the user
 message that the student sees), privileged_context, and a kind's own `variables`.
 """
 
@@ -10,6 +10,8 @@ from typing import NamedTuple
 class ContextKind(NamedTuple):
     """One kind of context: its default texts and what it needs."""
 
+    function: str
+    """What makes it, below `opsd_core`: from an item and what is known of it to template variables."""
     template: str
     """The teacher's user message."""
     system: str = ""
@@ -39,28 +41,32 @@ class ContextKind(NamedTuple):
 _REFERENCE = "{{ student_prompt }}\n\n(The correct final answer is {{ privileged_context }}.)"
 
 CONTEXT_KINDS: dict[str, ContextKind] = {
-    "none": ContextKind(""),
-    "reference": ContextKind(_REFERENCE, reference=True, own_reference=True),
-    "shuffled_reference": ContextKind(_REFERENCE, reference=True, control=True),
+    "none": ContextKind("prompts.contexts.none", ""),
+    "reference": ContextKind("prompts.contexts.reference", _REFERENCE, reference=True, own_reference=True),
+    "shuffled_reference": ContextKind("prompts.contexts.shuffled_reference", _REFERENCE, reference=True, control=True),
     "demo": ContextKind(
+        "prompts.contexts.reference",
         "{{ student_prompt }}\nThis is an example for a response to the question:\n{{ privileged_context }}\n"
         "Now answer with a response of your own, including the thinking process:",
         reference=True,
         own_reference=True,
     ),
     "other_problem": ContextKind(
+        "prompts.contexts.other_problem",
         "Here is another problem with its solution.\n\nProblem: {{ other_question }}\n\nSolution: "
         "{{ privileged_context }}\n\nUse what it shows and solve this problem:\n\n{{ student_prompt }}",
         reference=True,
         variables=("other_question",),
     ),
     "hint": ContextKind(
+        "prompts.contexts.hint",
         "{{ student_prompt }}\n\nHint, the first step of a solution: {{ privileged_context }}",
         reference=True,
         own_reference=True,
         reads=("context_fraction",),
     ),
     "partial": ContextKind(
+        "prompts.contexts.partial",
         "{{ student_prompt }}\n\nHere is the beginning of a reference solution:\n{{ privileged_context }}\n\n"
         "With its help, solve the problem in your own words.",
         reference=True,
@@ -68,12 +74,14 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         reads=("context_fraction",),
     ),
     "sibling_success": ContextKind(
+        "prompts.contexts.sibling_success",
         "{{ student_prompt }}\n\nCorrect solution:\n\n{{ privileged_context }}\n\nCorrectly solve the original question.",
         rollouts=True,
         siblings=True,
         grades=True,
     ),
     "majority": ContextKind(
+        "prompts.contexts.majority",
         "{{ student_prompt }}\n\nHere is a solution whose answer most attempts agree on:\n\n{{ privileged_context }}\n\n"
         "With its help, solve the problem in your own words.",
         rollouts=True,
@@ -82,6 +90,7 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         reads=("min_agreement",),
     ),
     "feedback": ContextKind(
+        "prompts.contexts.feedback",
         "{{ student_prompt }}\n\nYour earlier attempt:\n\n{{ attempt }}\n\nThe following is feedback on it:\n\n"
         "{{ privileged_context }}\n\nCorrectly solve the original question.",
         rollouts=True,
@@ -89,6 +98,7 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         grades=True,
     ),
     "peer_success": ContextKind(
+        "prompts.contexts.peer_success",
         "{{ student_prompt }}\n\nAnother model's correct solution:\n\n{{ privileged_context }}\n\n"
         "Correctly solve the original question.",
         rollouts=True,
@@ -96,6 +106,7 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         peers=True,
     ),
     "peer_failure": ContextKind(
+        "prompts.contexts.peer_failure",
         "{{ student_prompt }}\n\nAnother model's attempt, which is wrong:\n\n{{ attempt }}\n\nThe following is feedback on it:"
         "\n\n{{ privileged_context }}\n\nCorrectly solve the original question.",
         rollouts=True,
@@ -104,9 +115,15 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         peers=True,
     ),
     "concise": ContextKind(
+        "prompts.contexts.instruction",
         "{{ privileged_context }}\n\n{{ student_prompt }}",
         instruction="Solve the following problem concisely: only the steps that are needed, no remarks, no repetition.",
         reads=("instruction",),
     ),
-    "instruction": ContextKind("{{ student_prompt }}", system="{{ privileged_context }}", reads=("instruction",)),
+    "instruction": ContextKind(
+        "prompts.contexts.instruction",
+        "{{ student_prompt }}",
+        system="{{ privileged_context }}",
+        reads=("instruction",),
+    ),
 }

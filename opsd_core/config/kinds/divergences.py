@@ -1,8 +1,4 @@
-"""The divergences' names and properties: data that configuration rules and the objective share.
-
-`opsd_core.objective.divergences` has one function per name that compares with a teacher. Those without a teacher are
-likelihoods of the completion's own tokens (`opsd_core.objective.likelihood`).
-"""
+"""The divergences' names, functions and properties: data that configuration rules and the objective share."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -11,6 +7,8 @@ from typing import NamedTuple
 class DivergenceKind(NamedTuple):
     """One divergence: what it is, and which settings it does not go with."""
 
+    function: str
+    """Where it is computed, below `opsd_core`; empty without a teacher (`opsd_core.objective.likelihood`)."""
     meaning: str
     """The equation in a few words."""
     teacher_free: bool = False
@@ -32,24 +30,37 @@ class DivergenceKind(NamedTuple):
 
 
 DIVERGENCE_KINDS: dict[str, DivergenceKind] = {
-    "forward_kl": DivergenceKind("KL(teacher||student)"),
-    "reverse_kl": DivergenceKind("KL(student||teacher)", infinite_at_zero=True, least_top_k=8),
+    "forward_kl": DivergenceKind("objective.divergences.forward_kl", "KL(teacher||student)"),
+    "reverse_kl": DivergenceKind(
+        "objective.divergences.reverse_kl", "KL(student||teacher)", infinite_at_zero=True, least_top_k=8
+    ),
     "jsd": DivergenceKind(
+        "objective.divergences.JSD",
         "generalised Jensen-Shannon",
         weak_near_limits=True,
         reads=("beta", "normalise_beta"),
         at_beta={0.0: "forward_kl", 1.0: "reverse_kl"},
     ),
-    "skew_kl": DivergenceKind("KL(teacher||mixture)", reads=("skew",)),
+    "skew_kl": DivergenceKind("objective.divergences.SKEW_KL", "KL(teacher||mixture)", reads=("skew",)),
     "entropy_mix": DivergenceKind(
+        "objective.divergences.ENTROPY_MIX",
         "forward KL where the teacher hesitates, reverse KL where it is sure",
         infinite_at_zero=True,
         reads=("entropy_threshold", "entropy_width"),
     ),
-    "sampled_token": DivergenceKind("policy gradient on the sampled token", sampled_only=True, infinite_at_zero=True),
-    "cross_entropy": DivergenceKind("-log p(completion)", teacher_free=True),
+    "sampled_token": DivergenceKind(
+        "objective.divergences.sampled_token",
+        "policy gradient on the sampled token",
+        sampled_only=True,
+        infinite_at_zero=True,
+    ),
+    "cross_entropy": DivergenceKind("", "-log p(completion)", teacher_free=True),
     "opsa": DivergenceKind(
-        "unlikelihood of the least likely sampled tokens", teacher_free=True, advantages=True, reads=("opsa_fraction",)
+        "",
+        "unlikelihood of the least likely sampled tokens",
+        teacher_free=True,
+        advantages=True,
+        reads=("opsa_fraction",),
     ),
 }
 TEACHER_FREE = tuple(name for name, kind in DIVERGENCE_KINDS.items() if kind.teacher_free)

@@ -1,7 +1,4 @@
-"""The kinds of teacher weights and what each needs: data that configuration rules and teachers share.
-
-`opsd_core.teacher.kinds` has one class per name, which says how the teacher is made and what state it keeps.
-"""
+"""The kinds of teacher weights, the class of each and what it needs: data that configuration rules and teachers share."""
 
 from typing import Literal, NamedTuple
 
@@ -9,6 +6,8 @@ from typing import Literal, NamedTuple
 class TeacherKind(NamedTuple):
     """One kind of teacher weights: whose they are, and what it needs."""
 
+    teacher: str
+    """Its class, below `opsd_core`: how it is made, and what state it keeps."""
     meaning: str
     """What teaches, in a few words."""
     models: Literal["initial", "champion", "source", "peers"] = "initial"
@@ -46,17 +45,36 @@ class TeacherKind(NamedTuple):
 
 
 TEACHER_KINDS: dict[str, TeacherKind] = {
-    "initial": TeacherKind("the campaign's first policy", is_initial=True),
-    "previous": TeacherKind("the last promoted one", models="champion"),
-    "ema": TeacherKind("an average of the student", moves=True, keeps="the average", reads=("ema_decay",)),
+    "initial": TeacherKind("teacher.teachers.FixedTeacher", "the campaign's first policy", is_initial=True),
+    "previous": TeacherKind("teacher.teachers.FixedTeacher", "the last promoted one", models="champion"),
+    "ema": TeacherKind(
+        "teacher.teachers.EmaTeacher",
+        "an average of the student",
+        moves=True,
+        keeps="the average",
+        reads=("ema_decay",),
+    ),
     "live": TeacherKind(
+        "teacher.teachers.LiveTeacher",
         "the student itself",
         moves=True,
         is_student=True,
         warning="it moves with the student and often diverges; prefer initial or ema.",
     ),
-    "adapter_off": TeacherKind("the student without its adapters", adapters=True, is_initial=True),
-    "trust_region": TeacherKind("a mix of the first policy and the student", moves=True, reads=("trust_region_lambda",)),
-    "external": TeacherKind("another model", models="source"),
-    "peers": TeacherKind("several other models, mixed", models="peers", reads=("mixture", "mixture_weights")),
+    "adapter_off": TeacherKind(
+        "teacher.teachers.AdapterOffTeacher", "the student without its adapters", adapters=True, is_initial=True
+    ),
+    "trust_region": TeacherKind(
+        "teacher.teachers.TrustRegionTeacher",
+        "a mix of the first policy and the student",
+        moves=True,
+        reads=("trust_region_lambda",),
+    ),
+    "external": TeacherKind("teacher.teachers.FixedTeacher", "another model", models="source"),
+    "peers": TeacherKind(
+        "teacher.teachers.PeersTeacher",
+        "several other models, mixed",
+        models="peers",
+        reads=("mixture", "mixture_weights"),
+    ),
 }
