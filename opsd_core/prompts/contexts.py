@@ -1,8 +1,8 @@
 """Privileged contexts: what only the teacher gets to see.
 
-A context is one function `ContextInputs -> dict of template variables | None` and one line in `opsd_core.config.kinds.contexts`. The dict always
-has `privileged_context`; None means that there is no context, and the teacher sees the student's prompt or the
-completion is left out (teacher.missing_context). Default templates and needs: `opsd_core.config.kinds.contexts`.
+A context is one function `ContextInputs -> dict of template variables | None` and one line, with its default template and its
+needs, in `opsd_core.config.kinds.contexts`. The dict always has `privileged_context`; None means that there is no context, and
+the teacher sees the student's prompt or the completion is left out (teacher.missing_context).
 """
 
 import math
