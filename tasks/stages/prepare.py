@@ -202,8 +202,10 @@ def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -
             )
         state = Ref(uri=tags["opsd.state_uri"]) if tags.get("opsd.state_uri") else None
         champion = PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state=state, version=number)
-        return accepted(champion, config.model)
+        known = tags.get("opsd.acceptance")
+        return champion.model_copy(update={"acceptance": known}) if known else accepted(champion, config.model)
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
+    tags["opsd.acceptance"] = initial.acceptance
     number = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
     registry.promote(
         config.name, number, why="first version: the starting weights", who="opsd", expected_champion=None
