@@ -11,11 +11,12 @@ from opsd_core.config import CampaignConfig
 from opsd_core.data import LoadedData
 from opsd_core.errors import ModelError, TrainingError
 from opsd_core.graders import get_grader, grader_name
+from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.prompts.teacher import Key, teacher_prompts
+from opsd_core.prompts.teacher import teacher_prompts
 from opsd_core.records.examples import Example
-from opsd_core.records.rollouts import Rollout, write_rollouts
+from opsd_core.records.rollouts import Key, Rollout, write_rollouts
 from opsd_core.records.targets import Target, write_targets
 from opsd_core.rollout.sample import sample_rollouts
 from opsd_core.selection.choice import choose_prompts
@@ -57,6 +58,8 @@ class DryRun:
     """Stage -> minutes per iteration."""
     gigabytes: dict[str, float] = field(default_factory=dict)
     """Stored per iteration, by kind."""
+    memory: dict[str, int] = field(default_factory=dict)
+    """Stage -> bytes at its peak, estimated from the sizes of model and settings."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -93,6 +96,8 @@ def dry_run(policy: Policy, student: Policy, parts: Parts, data: LoadedData, con
     }
     found.minutes = _minutes(clock.seconds, len(rollouts), len(batch), config)
     found.gigabytes = _gigabytes(rollouts, targets, student, config)
+    largest = min(config.execution.microbatch_tokens, len(batch) * max(item.num_tokens for item in batch))
+    found.memory = memory_estimate(student, config, tokens=largest)
     return found
 
 
@@ -217,8 +222,8 @@ def in_words(found: DryRun, config: CampaignConfig) -> str:
     lines += [f"| {name} | {value:.4g} |" for name, value in sorted((found.signal | found.speed).items())]
     minutes, stored = sum(found.minutes.values()), sum(found.gigabytes.values())
     lines += ["", f"An iteration takes about {minutes:.1f} minutes and stores {stored:.2f} GB.", ""]
-    lines += ["| stage | minutes |", "|---|---|"]
-    lines += [f"| {stage} | {value:.2f} |" for stage, value in found.minutes.items()]
+    lines += ["| stage | minutes | peak memory at most (GB) |", "|---|---|---|"]
+    lines += [f"| {stage} | {value:.2f} | {found.memory[stage] / 1e9:.1f} |" for stage, value in found.minutes.items()]
     for number, (student, teacher, completion) in enumerate(found.prompts, 1):
         sides = (("student reads", student), ("teacher reads", teacher), ("student writes", completion))
         lines += ["", f"## Prompt {number}"]

@@ -10,9 +10,7 @@ from opsd_core.prompts.builder import PromptBuilder, PromptTooLongError
 from opsd_core.prompts.context_inputs import Attempt, ContextInputs, Variables
 from opsd_core.prompts.contexts import build_context
 from opsd_core.records.examples import Example
-from opsd_core.records.rollouts import Rollout
-
-Key = tuple[str, int]
+from opsd_core.records.rollouts import Key, Rollout
 
 NO_CONTEXT = "no_context"
 TOO_LONG = "teacher_prompt_too_long"

@@ -36,6 +36,9 @@ _SCHEMA = pa.schema(
     metadata={"opsd.schema": "rollouts", "opsd.schema_version": str(SCHEMA_VERSION)},
 )
 
+Key = tuple[str, int]
+"""A completion within an iteration: example id and sample index."""
+
 
 @dataclass(frozen=True)
 class Rollout:

@@ -10,13 +10,12 @@ from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.graders.agreement import agreements, final_answer
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import GradedRollout
-from opsd_core.records.rollouts import Rollout
+from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.selection.curriculum import Counts, add_grades, pass_rate
 from opsd_core.selection.filters import Decision, GradedCompletion, filter_rollouts
 from opsd_core.selection.leaks import leaks_text
 from opsd_core.selection.monitors import completion_metrics, target_metrics
 
-Key = tuple[str, int]
 Withheld = Callable[[Mapping[Key, bool | None]], Mapping[Key, str]]
 """Of the grades so far: the completions that the teacher cannot be shown a context for, with the reason."""
 _UNSOLVED = Decision(keep=False, reason="no_peer_solved")

@@ -13,9 +13,9 @@ from opsd_core.config import CampaignConfig, FilterConfig
 from opsd_core.models.forward import microbatches
 from opsd_core.models.policy import Policy
 from opsd_core.records.grades import GradedRollout
-from opsd_core.records.rollouts import Rollout
+from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.selection.filters import teacher_probe_reason
-from opsd_core.selection.grading import Graded, Key
+from opsd_core.selection.grading import Graded
 from opsd_core.selection.monitors import target_metrics
 from opsd_core.teacher.scoring import answer_logprobs
 from opsd_core.teacher.teachers import FixedTeacher, TeacherWeights

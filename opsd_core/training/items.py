@@ -10,12 +10,10 @@ from opsd_core.config import CampaignConfig
 from opsd_core.models.policy import Policy
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import GradedRollout
-from opsd_core.records.rollouts import Rollout
+from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.targets import Target
 from opsd_core.selection.token_weights import WeightInputs, token_weights
 from opsd_core.training.importance import old_logprobs
-
-Key = tuple[str, int]
 
 
 @dataclass(frozen=True)

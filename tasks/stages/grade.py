@@ -9,10 +9,9 @@ from prefect import task
 
 from opsd_core.graders import grader_identity
 from opsd_core.prompts.contexts import context_identity
-from opsd_core.prompts.teacher import Key
 from opsd_core.records.examples import Example, read_examples
 from opsd_core.records.grades import write_grades
-from opsd_core.records.rollouts import Rollout
+from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.selection.grading import Graded, grade_rollouts
 from tasks.context import local, produce, prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, PromptSet, Ref, ShardRef

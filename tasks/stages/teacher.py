@@ -10,9 +10,9 @@ from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.context_inputs import Attempt
-from opsd_core.prompts.teacher import Key, TeacherPrompts, teacher_prompts
+from opsd_core.prompts.teacher import TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
-from opsd_core.records.rollouts import Rollout
+from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.teacher.parts import Models, Parts, models_that_teach
 from tasks.context import load, local, prompt_builder, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PolicyRef

@@ -34,6 +34,7 @@ def test_a_campaign_with_a_signal_has_no_problem_and_shows_both_sides(tried):
     assert len(found.prompts) == 10 and student.removeprefix("<s>") in teacher and teacher != student
     assert found.signal["teacher/divergence"] > 0 and found.signal["teacher/privilege_gain"] > 0
     assert all(value > 0 for value in found.minutes.values()) and found.gigabytes["rollouts"] > 0
+    assert found.memory.keys() == found.minutes.keys() and all(value > 1e8 for value in found.memory.values())
     assert found.lengths["completion"][2] == config.rollout.max_completion_length
     text = in_words(found, config)
     assert "No problem found" in text and teacher in text and "minutes" in text
