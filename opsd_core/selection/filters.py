@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from opsd_core.config import FilterConfig
 from opsd_core.graders.agreement import Agreement
+from opsd_core.records.grades import GradedRollout
 
 REPETITION_WINDOW = 10_000
 """Characters at the end of a completion that are compressed."""
@@ -141,7 +142,7 @@ def filter_rollouts(completions: Iterable[GradedCompletion], config: FilterConfi
     return [_decide(completion, config) for completion in completions]
 
 
-def count_reasons(decisions: Iterable[Decision]) -> dict[str, int]:
+def count_reasons(decisions: Iterable[Decision | GradedRollout]) -> dict[str, int]:
     """How often each reason occurs; kept completions are counted under "kept"."""
     return dict(Counter(decision.reason or "kept" for decision in decisions))
 

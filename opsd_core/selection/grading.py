@@ -1,6 +1,5 @@
 """Grade an iteration's completions and decide which are trained on; nothing is deleted, every drop has its reason."""
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
@@ -12,7 +11,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.grades import GradedRollout
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.selection.curriculum import Counts, add_grades, pass_rate
-from opsd_core.selection.filters import Decision, GradedCompletion, filter_rollouts
+from opsd_core.selection.filters import Decision, GradedCompletion, count_reasons, filter_rollouts
 from opsd_core.selection.leaks import leaks_text
 from opsd_core.selection.monitors import completion_metrics, target_metrics
 
@@ -36,7 +35,7 @@ class Graded(NamedTuple):
     @property
     def reasons(self) -> dict[str, int]:
         """How often each reason was given; "kept" for those that stay."""
-        return dict(Counter(row.reason or "kept" for row in self.rows))
+        return count_reasons(self.rows)
 
 
 def grade_rollouts(

@@ -27,6 +27,9 @@ from tasks.runtime.retries import STAGE
 from tasks.stages.journal import read_steps
 from tasks.storage.artifacts import describe
 
+Peaks = dict[str, tuple[int, int]]
+"""Stage -> (most bytes that its process held, bytes expected)."""
+
 
 class IterationSummary(Record):
     """The numbers of one iteration that the campaign's summary needs."""
@@ -78,8 +81,8 @@ def open_iteration(
 @task(name="report", task_run_name="report-it{iteration.number}", **STAGE)
 def report_iteration(iteration: Iteration, outcome: Outcome) -> IterationSummary:
     """Metrics and plots to MLflow, a markdown and a table artifact to Prefect."""
-    stages, experiment = _seconds(outcome), tracker()
-    _log_metrics(iteration, outcome, stages)
+    stages, peaks, experiment = _seconds(outcome), _peaks(outcome), tracker()
+    _log_metrics(iteration, outcome, stages, peaks)
     for shard in outcome.sampled.shards:
         name = f"rollouts-it{iteration.number}-shard{shard.shard}"
         experiment.log_dataset(iteration.run_id, name, shard.uri, shard.digest, shard.num_rollouts, "rollouts")
@@ -101,7 +104,7 @@ def report_iteration(iteration: Iteration, outcome: Outcome) -> IterationSummary
         compute_seconds=sum(stages.values()),
     )
     create_markdown_artifact(
-        _markdown(iteration, outcome, summary, stages),
+        _markdown(iteration, outcome, summary, stages, peaks),
         key=f"opsd-{artifact_key(iteration.name)}-it{iteration.number}",
         description=f"Version {summary.version} {'promoted' if summary.promoted else 'not promoted'}; "
         f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
@@ -120,8 +123,8 @@ def _seconds(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def _peaks(outcome: Outcome) -> dict[str, tuple[int, int]]:
-    """Stage -> (most bytes that its process held, bytes expected), whenever it ran; 0 where nothing is known."""
+def _peaks(outcome: Outcome) -> Peaks:
+    """Of every stage, whenever it ran; 0 where nothing is known."""
     sampled, state = outcome.sampled, outcome.distilled.policy.state
     made = {
         "rollout": sampled.shards,
@@ -138,7 +141,7 @@ def _peaks(outcome: Outcome) -> dict[str, tuple[int, int]]:
     return peaks
 
 
-def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float]) -> None:
+def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float], peaks: Peaks) -> None:
     graded, targets = outcome.sampled.graded, outcome.sampled.targets
     metrics = {
         **outcome.after.metrics,
@@ -150,7 +153,7 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         "rollout/references": float(graded.num_references),
         "gate/promoted": float(outcome.verdict.promote),
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
-        **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in _peaks(outcome).items()},
+        **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in peaks.items()},
     }
     of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))}
     tracker().log_metrics(iteration.run_id, [(iteration.number, metrics)])
@@ -167,13 +170,14 @@ def _plots(iteration: Iteration, outcome: Outcome) -> None:
             tracker().log_figure(iteration.run_id, folder / name, f"plots/{name}")
 
 
-def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary, stages: dict[str, float]) -> str:
+def _markdown(
+    iteration: Iteration, outcome: Outcome, summary: IterationSummary, stages: dict[str, float], peaks: Peaks
+) -> str:
     before, after, sampled, name = outcome.before, outcome.after, outcome.sampled, iteration.name
     graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
     result = "promoted to champion" if summary.promoted else "refused"
-    peaks = _peaks(outcome)
     times = "\n".join(
-        f"| {stage} | {seconds:.1f} | {peaks[stage][0] / 1e9:.2f} | {peaks[stage][1] / 1e9 or 0:.2f} |"
+        f"| {stage} | {seconds:.1f} | {peaks[stage][0] / 1e9:.2f} | {peaks[stage][1] / 1e9:.2f} |"
         for stage, seconds in stages.items()
     )
     lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"

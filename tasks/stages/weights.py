@@ -1,7 +1,7 @@
 """Where a campaign starts: weights in the store, tested against themselves, those that opsd/pretrain promoted first."""
 
 import json
-from importlib.metadata import version
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
 
     A model is tested once for each dtype and version of the libraries that compute it.
     """
-    libraries = {name: version(name) for name in ("torch", "transformers")}
+    libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
     identity = {"model": policy.digest, "dtype": str(resolve_dtype(model)), "libraries": libraries}
 
     def write(folder: Path) -> dict[str, Any]:
