@@ -34,7 +34,7 @@ from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.sources import download_file
-from tasks.stages.weights import accepted, stored_weights
+from tasks.stages.weights import accepted, served, stored_weights
 from tasks.storage.artifacts import describe
 
 _MIN_FREE_BYTES = 2 << 30
@@ -206,7 +206,8 @@ def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -
         return champion.model_copy(update={"acceptance": known}) if known else accepted(champion, config.model)
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
     tags["opsd.acceptance"] = initial.acceptance
-    number = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
+    source = served(initial, config).uri
+    number = registry.register(config.name, source, run_id, tags, "Starting weights of the first campaign.")
     registry.promote(
         config.name, number, why="first version: the starting weights", who="opsd", expected_champion=None
     )

@@ -1,6 +1,7 @@
 """Where a campaign starts: weights in the store, tested against themselves, those that opsd/pretrain promoted first."""
 
 import json
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,12 @@ from opsd_core.acceptance import accept
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.digest import file_digest
 from opsd_core.models import tiny
-from opsd_core.models.policy import (
-    hub_commit,
-    load_gguf,
-    load_policy,
-    resolve_dtype,
-    save_policy,
-)
+from opsd_core.models.policy import Serving, hub_commit, load_gguf, load_policy, resolve_dtype, save_policy
 from opsd_core.models.smollm2 import smollm2_gguf
 from opsd_core.models.storage.adapter_folders import local_base
-from tasks.context import local, produce, scratch, settings, tracker
-from tasks.refs import PolicyRef
+from opsd_core.models.storage.serving import served_settings, write_serving
+from tasks.context import load, local, produce, scratch, settings, tracker
+from tasks.refs import PolicyRef, Ref
 from tasks.runtime.retries import STAGE
 from tasks.sources import download_folder, model_address, stored_model
 
@@ -85,6 +81,20 @@ def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
     for sentence in artifact.summary["switched_off"]:
         get_run_logger().warning(sentence)
     return policy.model_copy(update={"acceptance": (local(artifact.uri) / "acceptance.json").read_text()})
+
+
+def served(policy: PolicyRef, config: CampaignConfig) -> Ref:
+    """The folder of the starting weights as the gate of this campaign judges them: what the first version gives to others."""
+    identity = {"weights": policy.digest, "served": served_settings(config)}
+
+    def write(folder: Path) -> dict[str, Any]:
+        shutil.copytree(local(policy), folder, dirs_exist_ok=True)
+        loaded = load(policy, config.model)
+        write_serving(Serving.of(loaded, config), loaded, folder)
+        tracker().write_mlmodel(folder)
+        return {"weights": policy.uri}
+
+    return Ref(uri=produce("models", identity, write)[0].uri)
 
 
 def _identity(model: ModelConfig) -> dict[str, Any]:

@@ -31,8 +31,12 @@ class Addresses(Registry):
         return found
 
     def source_of(self, uri: str, field: str = "model.source") -> str:
-        """Address of the folder of weights behind a `models:/` URI; `field` is the setting that names it."""
-        return self.resolve(uri, field).source
+        """Address of the folder of weights behind a `models:/` URI; `field` is the setting that names it.
+
+        Of a first version those that its campaign started from, not the copy that is served.
+        """
+        found = self.resolve(uri, field)
+        return found.tags.get("opsd.model_uri", found.source)
 
     def _instead(self, name: str) -> str:
         """What is registered where something else was asked for."""

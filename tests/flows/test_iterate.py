@@ -14,12 +14,16 @@ from prefect.deployments import run_deployment
 from flows.iterate import iterate, nested
 from flows.promote import promote, rollback
 from opsd_core.config import resolve
+from opsd_core.digest import file_digest
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.models.policy import load_policy
+from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
+from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import read_rollouts
 from tasks.context import local, store, tracker
-from tasks.refs import PolicyRef
+from tasks.refs import PolicyRef, Ref
+from tasks.stages.evaluate import evaluate
 from tasks.stages.prepare import prepare_model
 from tasks.storage.artifacts import describe
 
@@ -72,6 +76,21 @@ def test_version_loads_with_transformers_and_with_mlflow(learned, tmp_path):
     assert policy.causal_lm.num_parameters() < 2_000_000
     answers = mlflow.pyfunc.load_model("models:/learns@champion").predict(["12+34="])
     assert len(answers) == 1 and answers[0][:1].isdigit()
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # mlflow's own classes
+def test_the_first_version_is_served_as_it_was_judged_too(learned, tmp_path):
+    first = tracker().get_version("learns", 1)
+    folder = Path(download_artifacts(artifact_uri="models:/learns/1", dst_path=str(tmp_path)))
+    weights = local(first.tags["opsd.model_uri"]) / "model.safetensors"
+    assert first.source != first.tags["opsd.model_uri"] and file_digest(folder / "model.safetensors") == file_digest(weights)
+    config, data = resolve("tiny", {"name": "learns"}), Ref(uri=tracker().aliased("learns", "champion").tags["opsd.data"])
+    start = PolicyRef(uri=first.tags["opsd.model_uri"], digest=first.tags["opsd.model_digest"])
+    judged = flow(lambda: evaluate(config, data, start, "again"), name="judged")()
+    outcomes = [o for o in read_outcomes(local(judged) / "outcomes.parquet") if o.mode == "greedy"][:20]
+    questions = {example.id: example.question for example in read_examples(local(data) / "validation.parquet")}
+    answers = mlflow.pyfunc.load_model("models:/learns/1").predict([questions[o.example_id] for o in outcomes])
+    assert judged.seconds == 0 and answers == [o.text for o in outcomes]
 
 
 def test_one_mlflow_run_per_iteration_below_the_campaigns(learned):
