@@ -12,30 +12,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from opsd_core.acceptance.checks import CHECKS, TOLERANCE, gradients_flow, largest, refuse
+from opsd_core.acceptance.errors import sampling_error, scoring_error
+from opsd_core.acceptance.kept import saved_and_loaded, with_adapters
 from opsd_core.acceptance.probe import Probe, make_probe, plain_logprobs
-from opsd_core.errors import ModelError
+from opsd_core.config import LoraConfig
+from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.attention import NAME, use_own_attention
-from opsd_core.models.forward import completion_hidden, head_logits
 from opsd_core.models.paths import SAMPLING, SCORING, Paths, usual_paths
 from opsd_core.models.policy import Policy
-from opsd_core.rollout.generation import generate
-from opsd_core.rollout.sampling import Sampling
 
 _ROUNDING = 0.1
 """Nats: largest mean error in fewer bits. bfloat16 rounds a logit of 20 by 0.06, and every layer before it."""
+Found = TypeVar("Found")
 _HALF = (torch.bfloat16, torch.float16)
-_SAMPLING = Sampling(max_completion_length=6, record_top_k=4)
-_ENDS = 1 << 18
-"""Entries of the largest vocabularies."""
-_PLACES = 3
-"""Fewer than prompts, so that some join others that go on."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +65,13 @@ def with_paths(policy: Policy, record: Acceptance) -> Policy:
 
 
 @torch.no_grad()
-def accept(policy: Policy) -> Acceptance:
+def accept(policy: Policy, lora: LoraConfig | None = None, scratch: Path | None = None) -> Acceptance:
     """Test the policy and choose its ways. ModelError when a plain check fails, with the reason and what to change.
 
     Ways are compared in float32, where rounding cannot hide a difference; the chosen ones run once more in the model's dtype.
-    The policy is as before afterwards, but for its attention. Its weights must not be packed yet.
+    `lora`: the adapters that will be trained, None or of rank 0 where all weights are; they are tried last and stay in the
+    policy's model. `scratch`: a folder for a copy of the weights, which is read back; None: not tried. Otherwise the policy is
+    as before afterwards, but for its attention. Its weights must not be packed yet.
     """
     model, dtype, probe = policy.causal_lm, policy.causal_lm.dtype, make_probe(policy)
     with _float32(model):
@@ -81,27 +79,38 @@ def accept(policy: Policy) -> Acceptance:
         errors["attention"], attention, said = _choose_attention(policy, probe)
         policy = with_paths(policy, Acceptance("alone", "alone", attention, {}))
         usual, chosen = usual_paths(model), {}
-        ladders = {"sampling": (SAMPLING, usual.sampling, sampling_error), "scoring": (SCORING, usual.scoring, scoring_error)}
+        ladders = {"sampling": (SAMPLING, usual.sampling, _sampled), "scoring": (SCORING, usual.scoring, _scored)}
         for what, (ways, first, measure) in ladders.items():
             ways = ways[ways.index(first) :]
-            chosen[what], errors[what], more = _choose(what, ways, policy, partial(_measured, measure, probe))
+            chosen[what], errors[what], more = _choose(what, ways, policy, partial(measure, probe))
             said += more
-        errors["gradients"] = _plain(gradients_flow, replace(policy, chosen_paths=Paths(**chosen)), probe)
-    record = Acceptance(**chosen, attention=attention, errors=errors, switched_off=said)
-    if dtype == torch.float32:
-        return record
-    return replace(record, errors=errors | {"rounding": _plain(_rounding, with_paths(policy, record), probe)})
+        policy = replace(policy, chosen_paths=Paths(**chosen))
+        errors["gradients"] = _plain(gradients_flow, policy, probe)
+        if scratch is not None:
+            errors["stored"] = _plain(lambda it, _: saved_and_loaded(it, scratch), policy, probe)
+    if dtype != torch.float32:
+        errors["rounding"] = _plain(_rounding, policy, probe)
+    if lora is not None and lora.rank:
+        with _float32(model):
+            errors |= _plain(lambda it, _: with_adapters(it, lora, probe, scratch), policy, probe)
+    return Acceptance(**chosen, attention=attention, errors=errors, switched_off=said)
 
 
-def _measured(measure: Callable[[Policy, Probe], Tensor], probe: Probe, policy: Policy) -> float:
-    return largest(measure(policy, probe))
+def _sampled(probe: Probe, policy: Policy) -> float:
+    return largest(sampling_error(policy, probe))
 
 
-def _plain(check: Callable[[Policy, Probe], float], policy: Policy, probe: Probe) -> float:
-    """The check's error; whatever else the model's own code raises on plain tokens is a reason to refuse it."""
+def _scored(probe: Probe, policy: Policy) -> float:
+    """A way that scores right but through which no gradient comes is none."""
+    gradients_flow(policy, probe)
+    return largest(scoring_error(policy, probe))
+
+
+def _plain(check: Callable[[Policy, Probe], Found], policy: Policy, probe: Probe) -> Found:
+    """What the check finds; whatever else the model's own code raises on plain tokens is a reason to refuse it."""
     try:
         return check(policy, probe)
-    except ModelError:
+    except (ModelError, ConfigError):
         raise
     except Exception as error:
         raise refuse(policy, f"a plain forward pass raises {type(error).__name__}: {_line(error)}.") from error
@@ -152,45 +161,10 @@ def _choose(
             return way, error, tuple(said)
         said.append(f"{what}={way} is off for {type(policy.causal_lm).__name__}: it {reason}.")
     raise ModelError(
-        f"{type(policy.causal_lm).__name__} cannot be used: token by token it does not give what one forward pass over the "
-        f"same tokens gives ({said[-1]}) The architecture is not a causal language model, or its code is broken. "
+        f"{type(policy.causal_lm).__name__} cannot be used: no way of {what} gives what one forward pass over the same tokens "
+        f"gives ({said[-1]}) The architecture is not a causal language model, or its code is broken. "
         "Choose another model.source."
     )
-
-
-@torch.inference_mode()
-def sampling_error(policy: Policy, probe: Probe) -> Tensor:
-    """Differences between log-probabilities recorded while sampling and plain ones of the same tokens, in nats."""
-    prompts = [*probe.prompts, probe.prompts[1]]
-    with _ending_early(policy.causal_lm.generation_config):
-        completions = generate(policy, prompts, list(range(len(prompts))), _SAMPLING, _PLACES)
-    differences = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        plain_TV = plain_logprobs(policy, prompt, completion.ids_T)
-        plain_T = plain_TV.gather(1, torch.tensor(completion.ids_T, device=policy.device)[:, None])[:, 0].cpu()
-        differences.append(plain_T - torch.tensor(completion.logprobs_T))
-    return torch.cat(differences)
-
-
-@contextmanager
-def _ending_early(settings: GenerationConfig) -> Iterator[None]:
-    """Every fourth token ends a completion, so that rows leave the batch and others take their places."""
-    kept = settings.eos_token_id
-    settings.eos_token_id = list(range(0, _ENDS, 4))
-    try:
-        yield
-    finally:
-        settings.eos_token_id = kept
-
-
-@torch.inference_mode()
-def scoring_error(policy: Policy, probe: Probe) -> Tensor:
-    """Differences between log-probabilities from `completion_hidden` and plain ones, at the probe's tokens, in nats."""
-    hidden_NH = completion_hidden(policy, probe.prompts, probe.completions)
-    found_NV = torch.log_softmax(head_logits(hidden_NH, policy.head), dim=-1)
-    plain_NV = torch.cat([plain_logprobs(policy, *pair) for pair in zip(probe.prompts, probe.completions, strict=True)])
-    tokens_N1 = torch.tensor([[token] for ids in probe.completions for token in ids], device=policy.device)
-    return (found_NV - plain_NV).gather(1, tokens_N1)[:, 0]
 
 
 def _choose_attention(policy: Policy, probe: Probe) -> tuple[float, str, tuple[str, ...]]:

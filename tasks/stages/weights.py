@@ -67,13 +67,16 @@ def stored_weights(config: CampaignConfig, field: str = "model.source") -> Polic
 def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
     """The policy with the paths that its architecture can be sampled and scored on. ModelError when it differs from itself.
 
-    A model is tested once for each dtype and version of the libraries that compute it.
+    A model is tested once for each dtype, kind of adapters and version of the libraries that compute it.
     """
-    libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
+    libraries = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
     identity = {"model": policy.digest, "dtype": str(resolve_dtype(model)), "libraries": libraries}
+    if model.lora.rank:
+        identity["lora"] = model.lora.model_dump()
 
     def write(folder: Path) -> dict[str, Any]:
-        record = accept(load_policy(local(policy), model))
+        with scratch() as copies:
+            record = accept(load_policy(local(policy), model), model.lora, copies)
         (folder / "acceptance.json").write_text(json.dumps(record.to_json(), sort_keys=True))
         return {"switched_off": list(record.switched_off)}
 

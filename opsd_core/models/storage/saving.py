@@ -47,7 +47,7 @@ def _tied_names(model: PreTrainedModel, weights: dict[str, Tensor]) -> set[str]:
 def _config(model: PreTrainedModel, tied: bool) -> PretrainedConfig:
     """The model's configuration; it says that input and output embeddings are one only where they are."""
     config = model.config
-    if config.get_text_config().tie_word_embeddings and not tied:
+    if getattr(config.get_text_config(), "tie_word_embeddings", False) and not tied:
         config = copy.deepcopy(config)
         for part in {id(c): c for c in (config, config.get_text_config())}.values():
             part.tie_word_embeddings = False

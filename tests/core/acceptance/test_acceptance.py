@@ -15,7 +15,7 @@ from opsd_core.acceptance.compare import (
 from opsd_core.acceptance.families import names, tiny_policy
 from opsd_core.acceptance.probe import make_probe
 from opsd_core.config import LoraConfig
-from opsd_core.errors import ModelError
+from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, add_lora
 from opsd_core.rollout.sampling import Sampling
@@ -112,6 +112,43 @@ def test_so_do_adapters_of_every_architecture(name):
         check_adapters(name)
     except ModelError as error:
         pytest.skip(str(error))
+
+
+KEPT = ["llama", "qwen3_moe", "gpt_oss", "qwen3_5", "mamba", "falcon", "longcat_flash"]
+"""Plain; experts in one tensor and in several; hybrids; weights that layers read past an adapter; linear layers of their own."""
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_saved_loaded_and_adapted_it_is_the_same_model(name, tmp_path):
+    errors = accept(tiny_policy(name), LoraConfig(rank=4), tmp_path).errors
+    assert errors["stored"] == 0.0 and errors["adapters/stored"] < 1e-3
+    assert errors["adapters/scoring"] < 1e-4 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(names()) - set(KEPT)))
+def test_so_is_every_other_that_is_not_refused(name, tmp_path):
+    try:
+        errors = accept(tiny_policy(name), LoraConfig(rank=4), tmp_path).errors
+    except ModelError as error:
+        pytest.skip(str(error))
+    assert errors["adapters/stored"] < 1e-2
+
+
+def test_a_model_that_cannot_be_stored_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(ModelError, match=r"saved and loaded again it is another model: .*Unrecognized configuration class"):
+        accept(tiny_policy("emu3"), scratch=tmp_path)
+
+
+def test_an_adapter_that_does_nothing_until_it_is_merged_is_refused(tmp_path):
+    for targets, reason in {"dt_proj": "get no gradient", "dt_proj,x_proj": "saved and loaded again"}.items():
+        with pytest.raises(ModelError, match=f"(?s){reason}.*model.lora.target_modules"):
+            accept(tiny_policy("mamba"), LoraConfig(rank=4, target_modules=targets), tmp_path)
+
+
+def test_adapter_targets_that_match_nothing_are_refused_by_their_field(tmp_path):
+    with pytest.raises(ConfigError, match=r"model\.lora\.target_modules='nowhere' does not fit"):
+        accept(tiny_policy("llama"), LoraConfig(rank=4, target_modules="nowhere"), tmp_path)
 
 
 def test_the_result_of_acceptance_is_stored_as_json_and_applied_elsewhere():
