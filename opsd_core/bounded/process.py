@@ -8,15 +8,26 @@ import json
 import os
 import select
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, Any
 
 MAX_ANSWER_BYTES = 1 << 28
 """Longest answer that is read."""
 _GRACE_SECONDS = 5.0
+_KEPT = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PATH", "HOME", "TMPDIR", "SYSTEMROOT", "LANG", "LC_ALL")
+_ADDED = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def bare_environment() -> dict[str, str]:
+    """What Python needs to find the packages of this process, and no password: a child that reads what others wrote has no use
+    for one."""
+    paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
+    return {name: os.environ[name] for name in _KEPT if name in os.environ} | {"PYTHONPATH": paths} | _ADDED
 
 
 class EndedError(Exception):
@@ -34,8 +45,8 @@ class EndedError(Exception):
 class Child:
     """A lazily started child of this process; for one thread at a time. A forked process starts its own."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._command, self._environment = list(command), dict(environment)
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], max_answer: int = MAX_ANSWER_BYTES) -> None:
+        self._command, self._environment, self._max_answer = list(command), dict(environment), max_answer
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0
         self._errors: IO[bytes] | None = None
@@ -67,12 +78,16 @@ class Child:
             try:
                 process.stdin.write(request.encode() + b"\n")
                 process.stdin.flush()
-                line = _read_line(process.stdout.fileno(), seconds)
+                line = _read_line(process.stdout.fileno(), seconds, self._max_answer)
             except OSError:
                 line = b""
             if line is not None and line.endswith(b"\n"):
                 return json.loads(line)
-            raise self._ended(process, f"no result after {seconds:.0f} s" if line is None else "its process ended", line)
+            if line is None:
+                raise EndedError(f"no result after {seconds:.0f} s")
+            if len(line) > self._max_answer:
+                raise EndedError(f"its answer is longer than {self._max_answer:,} bytes")
+            raise self._ended(process)
         except BaseException:
             self.close()
             raise
@@ -98,18 +113,16 @@ class Child:
         self._errors.seek(max(0, self._errors.seek(0, os.SEEK_END) - 2000))
         return self._errors.read().decode(errors="replace").strip()[-500:]
 
-    def _ended(self, process: "subprocess.Popen[bytes]", what: str, line: bytes | None) -> EndedError:
-        if line is None:
-            return EndedError(what)
+    def _ended(self, process: "subprocess.Popen[bytes]") -> EndedError:
         try:
             status = process.wait(_GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            return EndedError("its answer is longer than is read" if line else what)
+        except subprocess.TimeoutExpired:  # it closed its stdout and lives
+            return EndedError("it answers no more")
         said = self.messages()
-        return EndedError(f"{what} (status {status}{f': {said}' if said else ''})", status)
+        return EndedError(f"its process ended (status {status}{f': {said}' if said else ''})", status)
 
 
-def _read_line(descriptor: int, seconds: float) -> bytes | None:
+def _read_line(descriptor: int, seconds: float, most: int) -> bytes | None:
     """The next line; a line without its end when the other side closed or wrote too much; None after `seconds`."""
     deadline, data = time.monotonic() + seconds, bytearray()
     waiting = select.poll()
@@ -118,7 +131,7 @@ def _read_line(descriptor: int, seconds: float) -> bytes | None:
         if not waiting.poll(max(0.0, deadline - time.monotonic()) * 1000):
             return None
         chunk = os.read(descriptor, 1 << 20)
-        if not chunk or len(data) > MAX_ANSWER_BYTES:
-            break
         data += chunk
+        if not chunk or len(data) > most:
+            break
     return bytes(data)

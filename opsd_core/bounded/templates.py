@@ -5,7 +5,6 @@ Template and data decide together how long a rendering takes, so each one is bou
 
 import atexit
 import json
-import os
 import signal
 import sys
 import threading
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from opsd_core.bounded import template_worker
-from opsd_core.bounded.process import Child, EndedError
+from opsd_core.bounded.process import Child, EndedError, bare_environment
 
 DATE = datetime(2024, 7, 26)
 """What `strftime_now` says: the date that Llama 3's own template falls back to. A prompt must not change overnight."""
-SECONDS = 3
+SECONDS = 2
 """Processor time of one rendering; a usual one takes a ten-thousandth of a second."""
 MAX_BYTES = 1 << 30
 """Address space of the child, which has 40 MB when it starts."""
@@ -53,7 +52,7 @@ class Renderer:
     def __init__(self) -> None:
         limits = {"bytes": MAX_BYTES, "seconds": SECONDS, "characters": MAX_TEXT, "date": DATE.isoformat()}
         self._child = Child(
-            [sys.executable, "-P", str(Path(template_worker.__file__)), json.dumps(limits)], _environment()
+            [sys.executable, "-P", str(Path(template_worker.__file__)), json.dumps(limits)], bare_environment()
         )
         self._lock = threading.Lock()
         self._numbers: dict[tuple[str, str], int] = {}
@@ -111,13 +110,6 @@ def _why(error: EndedError) -> str:
     if error.status == template_worker.OUT_OF_MEMORY:
         return f"it took more than {MAX_BYTES >> 20:,} MiB of memory: something in it grows from step to step"
     return f"{error}"
-
-
-def _environment() -> dict[str, str]:
-    """What Python needs to find jinja2, and no more: a template's process has no use for a password."""
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "SYSTEMROOT") if name in os.environ}
-    paths = os.pathsep.join(str(Path(path).absolute()) for path in sys.path if path)
-    return {"PYTHONPATH": paths, "PYTHONHASHSEED": "0", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1", **kept}
 
 
 _RENDERER = Renderer()

@@ -7,12 +7,11 @@ thread; the next call starts another.
 
 import atexit
 import json
-import os
 import sys
 import threading
 from typing import Any
 
-from opsd_core.bounded.process import Child, EndedError
+from opsd_core.bounded.process import Child, EndedError, bare_environment
 from opsd_core.errors import ConfigError
 
 CALL_SECONDS = 5.0
@@ -55,8 +54,8 @@ class IsolatedVerifiers:
 
     def _running(self) -> Child:
         if self._child is None:
-            environment = {**os.environ, **_SINGLE_THREAD}
-            self._child = Child([sys.executable, "-m", "opsd_core.graders.worker"], environment)
+            environment = bare_environment() | _SINGLE_THREAD
+            self._child = Child([sys.executable, "-P", "-m", "opsd_core.graders.worker"], environment)
         if not self._child.alive:
             self._loaded.clear()
             self._child.start()

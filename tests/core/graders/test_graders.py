@@ -155,6 +155,24 @@ def test_text_that_never_ends_in_sympy_is_wrong_within_seconds_and_the_next_is_r
     assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
 
 
+def test_a_verdict_that_an_interrupt_left_unread_goes_to_no_other_completion():
+    assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
+    main = threading.main_thread()
+    threading.Timer(0.5, lambda: signal.pthread_kill(main.ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        grade("math", "7", r"\boxed{9^{9^{9^{9^{9}}}}}")
+    for _ in range(3):
+        assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
+        assert not grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{7}}").correct
+
+
+def test_the_verifiers_process_knows_no_password():
+    assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
+    process = VERIFIERS._child._process
+    names = {entry.split(b"=")[0] for entry in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0") if entry}
+    assert not [name for name in names if b"KEY" in name or b"TOKEN" in name or b"URI" in name or b"OPSD" in name]
+
+
 @pytest.mark.parametrize("name", ["math", "numeric", "exact", "choice", "vote"])
 @pytest.mark.parametrize(
     "unit",
