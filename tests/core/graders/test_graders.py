@@ -1,9 +1,11 @@
 """Graders: what a model writes is judged fairly, in any thread, and hostile text costs seconds at most."""
 
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders import GRADERS, Grade, check_gradable, get_grader, grader_name
 from opsd_core.graders.agreement import final_answer
 from opsd_core.graders.extraction import find_answer, last_boxed, pick_number
+from opsd_core.graders.isolation import IsolatedVerifiers
 from opsd_core.graders.numbers import find_numbers, parse_number, same_number
 
 
@@ -166,11 +169,12 @@ def test_a_verdict_that_an_interrupt_left_unread_goes_to_no_other_completion():
         assert not grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{7}}").correct
 
 
-def test_the_verifiers_process_knows_no_password():
-    assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
-    process = VERIFIERS._child._process
-    names = {entry.split(b"=")[0] for entry in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0") if entry}
-    assert not [name for name in names if b"KEY" in name or b"TOKEN" in name or b"URI" in name or b"OPSD" in name]
+def test_the_verifiers_process_knows_no_password(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
+    verifiers = IsolatedVerifiers()
+    assert verifiers.call("verify_math", gold=r"2\sqrt{2}", answer=r"\sqrt{8}")
+    assert b"planted" not in Path(f"/proc/{verifiers._child._process.pid}/environ").read_bytes()
+    verifiers.close()
 
 
 @pytest.mark.parametrize("name", ["math", "numeric", "exact", "choice", "vote"])
