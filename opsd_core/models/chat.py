@@ -28,7 +28,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, chosen: str | None = None)
     """
     own = tokenizer.chat_template
     if isinstance(own, list):
-        own = {entry["name"]: entry["template"] for entry in own}
+        entries = [entry for entry in own if isinstance(entry, dict) and {"name", "template"} <= entry.keys()]
+        own = {entry["name"]: entry["template"] for entry in entries}
     named = own if isinstance(own, dict) else {}
     template = own if chosen is None and not named else named.get(chosen or "default", chosen)
     if template is None and named:
@@ -40,6 +41,11 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, chosen: str | None = None)
         raise ModelError(
             "the tokenizer has no chat template, so a prompt cannot be built. It is probably a base model: "
             "set model.chat_template to the template of its instruct version."
+        )
+    if not isinstance(template, str):
+        raise ModelError(
+            f"the tokenizer's chat template is no text but a {type(template).__name__}: {template!r:.80}. tokenizer_config.json "
+            "of model.source is damaged; set model.chat_template to the template."
         )
     if "{" not in template:
         names = f"the tokenizer's templates are {', '.join(sorted(named))}" if named else "the tokenizer has no named templates"
