@@ -1,6 +1,7 @@
 """pytest tests/core/prompts/test_templates.py — chat templates of all kinds, end tokens, and users' text that names them."""
 
 import json
+import os
 from datetime import datetime
 from io import BytesIO
 
@@ -149,6 +150,19 @@ def test_a_template_may_be_a_file_and_the_campaign_records_its_text(tmp_path):
         resolve("tiny", {"model": {"chat_template": "absent.jinja"}})
     with pytest.raises(ModelError, match=r"model\.chat_template='chatml' is no template.*no name"):
         ids_of(byte_level(), "12", ModelConfig(source="x", chat_template="chatml").chat_template)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large", "latin", "nobody"])
+def test_a_template_file_that_is_none_is_refused_at_once(tmp_path, kind):
+    path = tmp_path / "mine.jinja"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind != "nobody":
+        path.write_bytes(b"{{ 1 }}" * 10**6 if kind == "large" else b"\xff\xfe{{")
+    with pytest.raises(ConfigError, match=r"chat_template.*cannot be read"):
+        resolve("tiny", {"model": {"chat_template": "~nobody-of-this-name/a.jinja" if kind == "nobody" else str(path)}})
 
 
 @pytest.mark.parametrize(
