@@ -16,7 +16,7 @@ from opsd_core.mlmodel import DEFAULTS
 from opsd_core.models.chat import as_messages, chat_text
 from opsd_core.models.plain_text import encode, shielded
 from opsd_core.models.policy import load_policy
-from opsd_core.models.storage.files import read_json
+from opsd_core.models.storage.files import read_object
 
 _PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib")
 
@@ -87,7 +87,7 @@ class TextGenerator:
 def _stored_dtype(folder: Path) -> str:
     """The dtype that config.json names, in which the policy was judged; float32 where it names none that opsd computes in."""
     path = folder / "config.json"
-    named = read_json(path).get("dtype") if path.is_file() else None
+    named = read_object(path).get("dtype") if path.is_file() else None
     return named if named in ("float32", "bfloat16") else "float32"
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from opsd_core.bounded.templates import MAX_TEMPLATE
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
 from opsd_core.config.kinds.graders import GRADER_KINDS
@@ -64,15 +65,21 @@ class ModelConfig(Section):
         """A path becomes what the file holds."""
         if value is None or "{" in value or "\n" in value:
             return value
-        path = Path(value).expanduser()
         try:
-            if path.suffix not in _TEMPLATE_FILES and not path.is_file():
-                return value  # a name, or nothing: said when the tokenizer is known
-            return path.read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
+            path = Path(value).expanduser()
+            if not path.is_file():
+                if path.suffix not in _TEMPLATE_FILES:
+                    return value  # a name, or nothing: said when the tokenizer is known
+                raise FileNotFoundError(value)  # pipes and devices too
+            with path.open(encoding="utf-8") as file:
+                text = file.read(MAX_TEMPLATE + 1)
+            if len(text) > MAX_TEMPLATE:
+                raise ValueError(f"more than {MAX_TEMPLATE:,} characters")
+            return text
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
             raise ValueError(
-                f"the template file {value!r:.200} cannot be read ({type(error).__name__}). Paths are relative to the folder "
-                "that opsd is started in; give the template's text or an existing file."
+                f"the template file {value!r:.200} cannot be read ({type(error).__name__}: {str(error)[:120]}). "
+                "Paths are relative to the folder that opsd is started in; give the template's text or an existing file."
             ) from error
 
 

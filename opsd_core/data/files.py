@@ -57,16 +57,16 @@ def source_files(source: str) -> list[Path]:
 
     DataError for a folder or glob without files that are read, or with files of several formats, which may be one data set twice.
     """
-    path = Path(source).expanduser()
     try:
+        path = Path(source).expanduser()
         if path.is_dir():
             found = [file for file in path.iterdir() if file.is_file()]
         elif path.exists() or not any(character in source for character in "*?["):
             return [path]
         else:
             found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207 absolute patterns too
-    except (OSError, ValueError) as error:
-        raise DataError(f"data.source={source!r:.200} is no path: {error}.") from error
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
+        raise DataError(f"data.source={source!r:.200} is no path: {str(error)[:200]}.") from error
     files = sorted(file for file in found if known_file(file.name) and not file.name.startswith("."))
     what = "is a folder" if path.is_dir() else "is a glob"
     if not files:

@@ -30,7 +30,7 @@ def evaluate_policy(
     common random numbers.
     """
     settings = config.evaluation
-    prompts = [builder.student_ids(example) for example in examples]
+    prompts = builder.all_student_ids(examples)
     outcomes: list[ItemOutcome] = []
     for mode, samples in (("greedy", 1), ("sampled", settings.num_samples)):
         pairs = [(row, sample) for row in range(len(examples)) for sample in range(samples)]

@@ -1,30 +1,23 @@
 """Chat templates: which one counts, what text it makes of messages, and the token that ends a turn.
 
-A template is code that somebody else wrote: it runs in transformers' sandbox, on a fixed date, for a bounded time when it is
-first used, and whatever it raises becomes a ModelError.
+A template is code that somebody else wrote: it runs in a sandbox in a process of its own, on a fixed date, each time with a limit
+of time and memory (`opsd_core.bounded.templates`), and whatever it raises becomes a ModelError.
 """
 
-import ctypes
 import json
 import re
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from opsd_core.bounded.templates import DATE, MAX_TEMPLATE, RenderError, rendered
 from opsd_core.errors import ModelError
 
 Message = Mapping[str, Any]
-Made = TypeVar("Made")
 
-DATE = datetime(2024, 7, 26)
-"""What `strftime_now` says: the date that Llama 3's own template falls back to. A prompt must not change overnight."""
 BAKED_BEGIN, BAKED_END = "{#- opsd: what the model was judged with #}\n", "{#- opsd: end #}\n"
-SECONDS = 5.0
-"""Time that the first rendering of a template may take; a usual one takes a thousandth of a second."""
 _QUESTION, _OTHER, _ANSWER, _SYSTEM = "opsdprobeone", "opsdprobetwo", "opsdprobeanswer", "opsdprobesystem"
 
 
@@ -35,7 +28,8 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, chosen: str | None = None)
     """
     own = tokenizer.chat_template
     if isinstance(own, list):
-        own = {entry["name"]: entry["template"] for entry in own}
+        entries = [entry for entry in own if isinstance(entry, dict) and {"name", "template"} <= entry.keys()]
+        own = {entry["name"]: entry["template"] for entry in entries}
     named = own if isinstance(own, dict) else {}
     template = own if chosen is None and not named else named.get(chosen or "default", chosen)
     if template is None and named:
@@ -48,11 +42,22 @@ def chat_template(tokenizer: PreTrainedTokenizerBase, chosen: str | None = None)
             "the tokenizer has no chat template, so a prompt cannot be built. It is probably a base model: "
             "set model.chat_template to the template of its instruct version."
         )
+    if not isinstance(template, str):
+        raise ModelError(
+            f"the tokenizer's chat template is no text but a {type(template).__name__}: {template!r:.80}. tokenizer_config.json "
+            "of model.source is damaged; set model.chat_template to the template."
+        )
     if "{" not in template:
         names = f"the tokenizer's templates are {', '.join(sorted(named))}" if named else "the tokenizer has no named templates"
         raise ModelError(
             f"model.chat_template={template!r:.120} is no template (nothing in it would be replaced by a message), no file that "
             f"exists and no name: {names}. Give Jinja text, the path of a .jinja file or a name."
+        )
+    if len(template) > MAX_TEMPLATE:
+        raise ModelError(
+            f"the chat template has {len(template):,} characters, more than {MAX_TEMPLATE:,}; a usual one has some thousands. "
+            "tokenizer_config.json or chat_template.jinja of model.source is damaged or made to do harm: set model.chat_template "
+            "to a right one."
         )
     return without_baked(template)
 
@@ -67,25 +72,43 @@ def without_baked(template: str) -> str:
 def chat_text(
     tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Message], *, reply: bool = True, **arguments: Any
 ) -> str:
-    """The text that the template makes of the messages; with `reply`, up to where the assistant begins.
+    """The text that the template makes of the messages, as `chat_texts`."""
+    return chat_texts(tokenizer, template, [messages], reply=reply, **arguments)[0]
 
-    `arguments` are the template's own, such as enable_thinking. ModelError when the template fails or writes nothing.
+
+def chat_texts(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    chats: Sequence[Sequence[Message]],
+    *,
+    reply: bool = True,
+    **arguments: Any,
+) -> list[str]:
+    """The text that the template makes of each chat; with `reply`, up to where the assistant begins.
+
+    Byte for byte what the tokenizer's `apply_chat_template` makes. `arguments` are the template's own, such as enable_thinking.
+    ModelError when the template fails or passes a limit.
     """
+    given = {"tools": None, "documents": None, "add_generation_prompt": reply, **tokenizer.special_tokens_map, **arguments}
+    variables = [{"messages": [_without_none(message) for message in messages], **given} for messages in chats]
     try:
-        return tokenizer.apply_chat_template(
-            list(messages),
-            chat_template=date_line(template) + template,
-            tokenize=False,
-            add_generation_prompt=reply,
-            **arguments,
-        )
-    except Exception as error:  # a template can raise anything
-        roles = ", ".join(message["role"] for message in messages)
+        return rendered("chat", date_line(template) + template, variables)
+    except RenderError as error:
+        roles = ", ".join(dict.fromkeys(message["role"] for messages in chats for message in messages))
         raise ModelError(
-            f"the chat template {template!r:.120} cannot be rendered for messages of the roles {roles}: "
-            f"{type(error).__name__}: {str(error) or 'no reason given'}. Correct it, or set model.chat_template to one that works"
+            f"the chat template {template!r:.120} cannot be rendered for messages of the roles {roles}: {error}. Correct it, or "
+            "set model.chat_template to one that works"
             f"{'; a template without a system role needs prompts.system=null' if 'system' in roles else ''}."
         ) from error
+
+
+def _without_none(message: Message) -> dict[str, Any]:
+    return {name: value for name, value in message.items() if value is not None}
+
+
+def _is_limit(error: ModelError) -> bool:
+    """Whether a template ran into a limit, and would again."""
+    return isinstance(error.__cause__, RenderError) and error.__cause__.limit
 
 
 def as_messages(tokenizer: PreTrainedTokenizerBase, template: str, user: str, system: str | None) -> list[dict[str, Any]]:
@@ -103,10 +126,10 @@ def _wants_parts(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
 
     def shows(content: Any) -> bool:
         try:
-            return _QUESTION in bounded(
-                lambda: chat_text(tokenizer, template, [{"role": "user", "content": content}]), "the chat template"
-            )
-        except ModelError:
+            return _QUESTION in chat_text(tokenizer, template, [{"role": "user", "content": content}])
+        except ModelError as error:
+            if _is_limit(error):
+                raise
             return False
 
     return not shows(_QUESTION) and shows([{"type": "text", "text": _QUESTION}])
@@ -119,11 +142,9 @@ def check_template(tokenizer: PreTrainedTokenizerBase, template: str, system: bo
     `system`: whether a system message will be given.
     """
 
-    def made(question: str) -> str:
-        messages = as_messages(tokenizer, template, question, _SYSTEM if system else None)
-        return chat_text(tokenizer, template, messages, enable_thinking=thinking)
-
-    one, again, other = (bounded(lambda text=text: made(text), "the chat template") for text in (_QUESTION, _QUESTION, _OTHER))
+    questions = (_QUESTION, _QUESTION, _OTHER)
+    chats = [as_messages(tokenizer, template, question, _SYSTEM if system else None) for question in questions]
+    one, again, other = chat_texts(tokenizer, template, chats, enable_thinking=thinking)
     if one != again:
         raise ModelError(
             f"the chat template {template!r:.120} makes another text of the same message each time, so prompts could not be made "
@@ -147,10 +168,12 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase, template: str, size: int) -> i
     try:
         question = as_messages(tokenizer, template, _QUESTION, None)
         answer = [{**question[-1], "role": "user"}, {**_with_text(question[-1], _ANSWER), "role": "assistant"}]
-        text = bounded(lambda: chat_text(tokenizer, template, answer, reply=False), "the chat template")
+        text = chat_text(tokenizer, template, answer, reply=False)
         before, found, after = text.rpartition(_ANSWER)
         ids = tokenizer.encode(after.strip(), add_special_tokens=False) if found and after.strip() else []
-    except ModelError:
+    except ModelError as error:
+        if _is_limit(error):
+            raise
         return None
     added = tokenizer.added_tokens_decoder
     if not ids or (ids[0] not in added and ids[0] not in tokenizer.all_special_ids):
@@ -171,36 +194,6 @@ def turn_end(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def _with_text(message: Message, text: str) -> dict[str, Any]:
     parts = isinstance(message["content"], list)
     return {**message, "content": [{"type": "text", "text": text}] if parts else text}
-
-
-class _TooLongError(BaseException):
-    """Raised inside a thread that has run out of time; no template can catch it."""
-
-
-def bounded(work: Callable[[], Made], what: str, seconds: float = SECONDS) -> Made:
-    """`work()`, stopped with a ModelError that names `what` when it takes longer than `seconds`."""
-    result: list[Made] = []
-    failure: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            result.append(work())
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(_TooLongError))
-        thread.join(seconds)
-        raise ModelError(
-            f"{what} was not rendered within {seconds:g} s: it loops without end, or nearly. Correct it; a usual template takes "
-            "a thousandth of a second."
-        )
-    if failure:
-        raise failure[0]
-    return result[0]
 
 
 def date_line(template: str) -> str:

@@ -1,27 +1,27 @@
 """Prompts of the two sides: what the student sees, and what the teacher sees on top.
 
-Templates are data. User text (questions, answers, solutions) is a template's *value*, never a template, and the
-environment is sandboxed, so a data set cannot run template code. Nor can it speak for the chat template: a control token's
-name inside it is encoded as text (`opsd_core.models.plain_text`).
+Templates are data. User text (questions, answers, solutions) is a template's *value*, never a template, and templates run in a
+process of their own with limits of time and memory, so neither a data set nor a template can do harm. Nor can a text speak for
+the chat template: a control token's name inside it is encoded as text (`opsd_core.models.plain_text`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
-from jinja2 import StrictUndefined, Template
-from jinja2.sandbox import SandboxedEnvironment
 from transformers import PreTrainedTokenizerBase
 
+from opsd_core.bounded.templates import RenderError, rendered
 from opsd_core.config import CampaignConfig, PromptConfig, TeacherConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, DataError, ModelError
-from opsd_core.models.chat import DATE, as_messages, bounded, chat_template, chat_text, check_template, date_line
+from opsd_core.models.chat import DATE, as_messages, chat_template, chat_texts, check_template, date_line
 from opsd_core.models.plain_text import encode, shielded_values
 from opsd_core.records.examples import Example
 
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+Item, Made = TypeVar("Item"), TypeVar("Made")
+_TOGETHER = 256
+"""Prompts that are made at once where they are only measured."""
 
 
 class PromptTooLongError(DataError):
@@ -44,8 +44,11 @@ class PromptBuilder:
 
     def student_ids(self, example: Example) -> list[int]:
         """Token ids of the student's prompt. DataError when it exceeds prompts.max_prompt_length."""
-        ids = self._encode(self._student_text(example), self.prompts.system, self.prompts.student_thinking)
-        return _within_budget(ids, self.prompts.max_prompt_length, "prompts.max_prompt_length", "student", example)
+        return self.all_student_ids([example])[0]
+
+    def all_student_ids(self, examples: Sequence[Example]) -> list[list[int]]:
+        """As `student_ids`, of many examples at once; DataError for the first that has none."""
+        return [_or_raise(ids) for ids in self.students(examples)]
 
     def teacher_ids(self, example: Example, context: Mapping[str, str] | None) -> list[int]:
         """Token ids of the teacher's prompt; without a context it is the student's, id for id.
@@ -53,17 +56,48 @@ class PromptBuilder:
         `context` holds the template variables that only the teacher sees. DataError when the prompt exceeds
         prompts.max_teacher_prompt_length: a cut reference would silently remove the signal.
         """
-        if context is None:
-            return self.student_ids(example)
-        variables = self._values(example_variables(example) | dict(context))
-        variables = {"student_prompt": self._student_text(example)} | variables
-        system = self.prompts.system
-        if self.teacher.system_template:
-            system = render("teacher.system", self.teacher.system_template, variables)
-        text = render("teacher.template", self.teacher.user_template, variables)
-        ids = self._encode(text, system, self.prompts.teacher_thinking)
+        return _or_raise(self.teachers([(example, context)])[0])
+
+    def students(self, examples: Sequence[Example]) -> list[list[int] | DataError]:
+        """Token ids of each student's prompt, or why it has none."""
+        texts = self._student_texts(examples)
+        system, thinking, limit = self.prompts.system, self.prompts.student_thinking, self.prompts.max_prompt_length
+        encoded = _of_each(lambda texts: self._encoded([(text, system) for text in texts], thinking), texts)
+        return [
+            _within_budget(ids, limit, "prompts.max_prompt_length", "student", example)
+            for ids, example in zip(encoded, examples, strict=True)
+        ]
+
+    def teachers(
+        self, shown: Sequence[tuple[Example, Mapping[str, str] | None]]
+    ) -> list[list[int] | DataError]:
+        """Token ids of the teacher's prompt of each (example, context) as `teacher_ids`, or why it has none."""
+        informed = [(example, context) for example, context in shown if context is not None]
+        students = iter(self.students([example for example, context in shown if context is None]))
+        teachers = iter(self._informed(informed))
+        return [next(students if context is None else teachers) for _, context in shown]
+
+    def _informed(self, shown: Sequence[tuple[Example, Mapping[str, str]]]) -> list[list[int] | DataError]:
+        student_texts = self._student_texts([example for example, _ in shown])
+
+        def values(number: int) -> dict[str, Any]:
+            example, context = shown[number]
+            student = _or_raise(student_texts[number])
+            return {"student_prompt": student} | self._values(example_variables(example) | dict(context))
+
+        def messages(variables: list[dict[str, Any]]) -> list[tuple[str, str | None]]:
+            systems: Sequence[str | None] = [self.prompts.system] * len(variables)
+            if self.teacher.system_template:
+                systems = render_all("teacher.system", self.teacher.system_template, variables)
+            return list(zip(render_all("teacher.template", self.teacher.user_template, variables), systems, strict=True))
+
+        made = _of_each(messages, _each(values, range(len(shown))))
+        encoded = _of_each(lambda written: self._encoded(written, self.prompts.teacher_thinking), made)
         limit = self.prompts.max_teacher_prompt_length
-        return _within_budget(ids, limit, "prompts.max_teacher_prompt_length", "teacher", example)
+        return [
+            _within_budget(ids, limit, "prompts.max_teacher_prompt_length", "teacher", example)
+            for ids, (example, _) in zip(encoded, shown, strict=True)
+        ]
 
     @property
     def template(self) -> str:
@@ -101,14 +135,18 @@ class PromptBuilder:
     def _values(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         return shielded_values(self.tokenizer, variables, self.template)
 
-    def _student_text(self, example: Example) -> str:
-        return render("prompts.student", self.prompts.student, self._values(example_variables(example)))
+    def _student_texts(self, examples: Sequence[Example]) -> list[str | DataError]:
+        values = _each(lambda example: self._values(example_variables(example)), examples)
+        return _of_each(lambda variables: render_all("prompts.student", self.prompts.student, variables), values)
 
-    def _encode(self, text: str, system: str | None, thinking: bool) -> list[int]:
+    def _encoded(self, written: Sequence[tuple[str, str | None]], thinking: bool) -> list[list[int]]:
+        """Token ids of each (user's text, system message)."""
         template = self.template
-        check_template(self.tokenizer, template, system is not None, thinking)
-        messages = as_messages(self.tokenizer, template, text, system)
-        return encode(self.tokenizer, chat_text(self.tokenizer, template, messages, enable_thinking=thinking))
+        for system in {system is not None for _, system in written}:
+            check_template(self.tokenizer, template, system, thinking)
+        chats = [as_messages(self.tokenizer, template, text, system) for text, system in written]
+        texts = chat_texts(self.tokenizer, template, chats, enable_thinking=thinking)
+        return [encode(self.tokenizer, text) for text in texts]
 
 
 def example_variables(example: Example) -> dict[str, Any]:
@@ -116,38 +154,57 @@ def example_variables(example: Example) -> dict[str, Any]:
     return {"question": example.question, "answer": example.answer, "solution": example.solution}
 
 
-def render(field: str, template: str, variables: dict[str, Any]) -> str:
+def render(field: str, template: str, variables: Mapping[str, Any]) -> str:
     """The template's text; ConfigError naming `field` when it cannot be rendered."""
+    return render_all(field, template, [variables])[0]
+
+
+def render_all(field: str, template: str, variables: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The template's text for each of `variables`; ConfigError naming `field` when it cannot be rendered."""
     try:
-        if template in _RENDERED:
-            return _compiled(template).render(variables)
-        text = bounded(lambda: _compiled(template).render(variables), field)
-        _RENDERED.add(template)
-        return text
-    except Exception as error:  # a template can raise anything
-        why = str(error) or type(error).__name__
-        raise ConfigError(
-            f"{field}={template!r:.120} cannot be rendered: {why}. Variables that exist: {', '.join(sorted(variables))}."
-        ) from error
+        return rendered("plain", template, variables)
+    except RenderError as error:
+        names = ", ".join(sorted(set().union(*variables)))
+        raise ConfigError(f"{field}={template!r:.120} cannot be rendered: {error}. Variables that exist: {names}.") from error
 
 
-_RENDERED: set[str] = set()
-"""Templates that have been rendered once, in bounded time; after that the thread for it is saved."""
+def _parts(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[start : start + _TOGETHER] for start in range(0, len(items), _TOGETHER)]
 
 
-@lru_cache(maxsize=64)
-def _compiled(template: str) -> Template:
-    """Compiling costs fifty times what rendering does, and a data set is thousands of renderings."""
-    return _ENVIRONMENT.from_string(template)
+def _each(make: Callable[[Item], Made], items: Sequence[Item]) -> list[Made | DataError]:
+    """What is made of each item, or the error in its place."""
+    made: list[Made | DataError] = []
+    for item in items:
+        try:
+            made.append(make(item))
+        except DataError as error:
+            made.append(error)
+    return made
 
 
-def _within_budget(ids: list[int], limit: int, field: str, side: str, example: Example) -> list[int]:
-    if len(ids) > limit:
-        raise PromptTooLongError(
-            f"the {side} prompt of item {example.id} has {len(ids)} tokens, more than {field}={limit}. Nothing is cut "
-            f"silently; raise {field}, shorten the template, or set prompts.overflow=drop to leave such items out."
-        )
-    return ids
+def _of_each(make: Callable[[list[Item]], Sequence[Made]], items: Sequence[Item | DataError]) -> list[Made | DataError]:
+    """What is made at once of the items; errors among them stay in their places."""
+    right = [item for item in items if not isinstance(item, DataError)]
+    made = iter(make(right) if right else [])
+    return [item if isinstance(item, DataError) else next(made) for item in items]
+
+
+def _or_raise(made: Made | DataError) -> Made:
+    if isinstance(made, DataError):
+        raise made
+    return made
+
+
+def _within_budget(
+    ids: list[int] | DataError, limit: int, field: str, side: str, example: Example
+) -> list[int] | DataError:
+    if isinstance(ids, DataError) or len(ids) <= limit:
+        return ids
+    return PromptTooLongError(
+        f"the {side} prompt of item {example.id} has {len(ids)} tokens, more than {field}={limit}. Nothing is cut "
+        f"silently; raise {field}, shorten the template, or set prompts.overflow=drop to leave such items out."
+    )
 
 
 def fitting_examples(
@@ -158,14 +215,15 @@ def fitting_examples(
     With prompts.overflow=error a DataError states how many rows are affected and the first of them.
     """
     fitting, too_long, first = [], [], ""
-    for example in examples:
-        try:
-            builder.student_ids(example)
-            builder.teacher_ids(example, contexts(example))
-            fitting.append(example)
-        except DataError as error:
-            too_long.append(example.id)
-            first = first or str(error)
+    for part in _parts(examples):
+        shown = _each(lambda example: (example, contexts(example)), part)
+        teachers = _of_each(builder.teachers, shown)
+        for example, *prompts in zip(part, builder.students(part), teachers, strict=True):
+            if error := next((prompt for prompt in prompts if isinstance(prompt, DataError)), None):
+                too_long.append(example.id)
+                first = first or str(error)
+            else:
+                fitting.append(example)
     if too_long and builder.prompts.overflow == "error":
         raise DataError(f"{len(too_long)} of {len(examples)} items have a prompt that does not fit. The first: {first}")
     return fitting, too_long

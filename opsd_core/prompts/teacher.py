@@ -14,6 +14,7 @@ from opsd_core.records.rollouts import Key, Rollout
 
 NO_CONTEXT = "no_context"
 TOO_LONG = "teacher_prompt_too_long"
+Shown = tuple[Example, Variables | None]
 
 
 @dataclass
@@ -43,22 +44,24 @@ def teacher_prompts(
     examples = {example.id: example for example in pool}
     groups = _groups(rollouts, correct) if config.kind.rollouts else {}
     prompts, first_error = TeacherPrompts(), ""
-    static = {} if known is None else known
+    static: dict[str, list[int]] = {} if known is None else known
+    wanted: dict[Key | str, Shown] = {}
     for rollout in rollouts:
-        example, answers = examples[rollout.example_id], (peers or {}).get(rollout.example_id, ())
-        inputs = ContextInputs(example, config, pool, groups.get(rollout.example_id, ()), rollout.sample_index, answers)
-        try:
-            if config.kind.rollouts:
-                ids = _ids(builder, example, build_context(inputs))
-            else:
-                if example.id not in static:
-                    static[example.id] = builder.teacher_ids(example, build_context(inputs))
-                ids = static[example.id]
-        except PromptTooLongError as error:
+        name = _name(rollout, builder)
+        if name not in wanted and name not in static:
+            example, answers = examples[rollout.example_id], (peers or {}).get(rollout.example_id, ())
+            group = groups.get(rollout.example_id, ())
+            context = build_context(ContextInputs(example, config, pool, group, rollout.sample_index, answers))
+            wanted[name] = (example, context)
+    made = _made(builder, wanted)
+    static |= {name: ids for name, ids in made.items() if isinstance(name, str) and isinstance(ids, list)}
+    for rollout in rollouts:
+        name = _name(rollout, builder)
+        ids = static[name] if name in static else made[name]
+        if isinstance(ids, PromptTooLongError):
             prompts.withheld[rollout.key] = TOO_LONG
-            first_error = first_error or str(error)
-            continue
-        if ids is None:
+            first_error = first_error or str(ids)
+        elif ids is None:
             prompts.withheld[rollout.key] = NO_CONTEXT
         else:
             prompts.ids[rollout.key] = ids
@@ -70,10 +73,21 @@ def teacher_prompts(
     return prompts
 
 
-def _ids(builder: PromptBuilder, example: Example, context: Variables | None) -> list[int] | None:
-    if context is None and builder.teacher.missing_context == "drop":
-        return None
-    return builder.teacher_ids(example, context)
+def _name(rollout: Rollout, builder: PromptBuilder) -> Key | str:
+    """What a teacher's prompt depends on: the completion where the context is made from rollouts, else the example alone."""
+    return rollout.key if builder.teacher.kind.rollouts else rollout.example_id
+
+
+def _made(builder: PromptBuilder, wanted: Mapping[Key | str, Shown]) -> dict[Key | str, list[int] | PromptTooLongError | None]:
+    """Token ids of each prompt, None where a completion without context is left out, or how far it is too long."""
+    dropped = builder.teacher.kind.rollouts and builder.teacher.missing_context == "drop"
+    asked = {name: shown for name, shown in wanted.items() if not (dropped and shown[1] is None)}
+    made: dict[Key | str, list[int] | PromptTooLongError | None] = dict.fromkeys(wanted)
+    for name, ids in zip(asked, builder.teachers(list(asked.values())), strict=True):
+        if isinstance(ids, DataError) and not isinstance(ids, PromptTooLongError):
+            raise ids
+        made[name] = ids
+    return made
 
 
 def _groups(rollouts: Iterable[Rollout], correct: Mapping[Key, bool | None]) -> dict[str, list[Attempt]]:

@@ -25,7 +25,7 @@ def sample_rollouts(
     builder = PromptBuilder.of(policy.tokenizer, config)
     given = [example for example in examples if off_policy(example.id, iteration, config)]
     asked = [example for example in examples if not off_policy(example.id, iteration, config)]
-    ids = {example.id: builder.student_ids(example) for example in examples}
+    ids = dict(zip([example.id for example in examples], builder.all_student_ids(examples), strict=True))
     keys = [(example.id, sample) for example in asked for sample in range(config.rollout.group_size)]
     seeds = [derive_seed("rollout", config.seed, iteration, *key) for key in keys]
     rollouts = complete(policy, keys, [ids[example_id] for example_id, _ in keys], seeds, config, on_progress)

@@ -89,7 +89,7 @@ def _greedy(iteration: Iteration) -> Sampling:
 def _solve(iteration: Iteration, prompts: PromptSet, folder: Path) -> dict[str, Any]:
     config, grader = iteration.config, get_grader(grader_name(iteration.config.data))
     builder, examples = prompt_builder(iteration.campaign.initial, config), asked(prompts)
-    ids, seeds = [builder.student_ids(e) for e in examples], [derive_seed(_SEEDS, e.id) for e in examples]
+    ids, seeds = builder.all_student_ids(examples), [derive_seed(_SEEDS, e.id) for e in examples]
     answers: dict[str, list[dict[str, Any]]] = {example.id: [] for example in examples}
     for peer in iteration.teachers:
         policy = shared_policy(peer, config.model)

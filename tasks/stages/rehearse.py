@@ -51,7 +51,7 @@ def rehearse(campaign: Campaign) -> Campaign:
 
 def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
     examples, too_long = rehearsal_examples(config, builder)
-    prompts = [builder.student_ids(example) for example in examples]
+    prompts = builder.all_student_ids(examples)
     seeds = [derive_seed("rehearse", config.seed, example.id) for example in examples]
     with progress("rehearse", "completions") as report:
         rollouts = complete(policy, [(e.id, 0) for e in examples], prompts, seeds, config, report)

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.ext import Extension
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import SandboxedEnvironment
 
+from opsd_core.bounded.templates import MAX_TEMPLATE
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.refusals import shown
 
@@ -17,14 +18,22 @@ ITEM = frozenset({"question", "answer", "solution"})
 _SHOWN_TO_TEACHER = ITEM | {"student_prompt", "privileged_context"}
 _GUARDS = {"defined", "undefined", "default", "d"}
 _MAX_EXPONENT = 64
-MAX_CHARS = 200_000
-"""Longest template; a chat template of 2026 has a tenth of that."""
+
+
+@pass_context
+def _unused(context: Any, *values: Any, **named: Any) -> None:
+    """Stands for a filter or test where nothing is rendered; the context that it asks for exists at no compilation."""
 
 
 class _Environment(SandboxedEnvironment):
-    """Compiles without computing products and powers of constants."""
+    """Compiles without computing anything: `{{ 'a' | center(10 ** 9) }}` is no constant here."""
 
-    intercepted_binops = frozenset({"**", "*"})
+    intercepted_binops = frozenset({"**", "*", "/", "//", "%", "+", "-"})
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.filters = dict.fromkeys([*self.filters, "tojson"], _unused)
+        self.tests = dict.fromkeys(self.tests, _unused)
 
 
 class _Generation(Extension):
@@ -39,7 +48,6 @@ class _Generation(Extension):
 
 _PLAIN = _Environment()
 _CHAT = _Environment(extensions=["jinja2.ext.loopcontrols", _Generation])
-_CHAT.filters["tojson"] = str
 
 
 def _templates_are_templates(config: CampaignSettings) -> str | None:
@@ -79,8 +87,8 @@ def _used(config: CampaignSettings) -> Iterator[tuple[str, str, frozenset[str]]]
 @lru_cache(maxsize=256)
 def fault(template: str, chat: bool = False) -> str | None:
     """Why `template` cannot be compiled; None when it can."""
-    if len(template) > MAX_CHARS:
-        return f"it has {len(template):,} characters, more than {MAX_CHARS:,}"
+    if len(template) > MAX_TEMPLATE:
+        return f"it has {len(template):,} characters, more than {MAX_TEMPLATE:,}"
     try:
         environment = _CHAT if chat else _PLAIN
         if any(_endless(power) for power in environment.parse(template).find_all(nodes.Pow)):

@@ -5,6 +5,7 @@ within its row would take the rows behind it into one field, so the file is refu
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -105,13 +106,13 @@ def _check_header(path: Path, names: list[str], line: int) -> None:
     ]:  # pandas leaves its index unnamed
         which = ", ".join(map(str, blank[:10]))
         raise DataError(f"{place} has no name for column {which} of {len(names)}. Name it or delete it.")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
         shown = ", ".join(f"{name[:80]!r} (columns {', '.join(_places(names, name))})" for name in twice[:5])
         raise DataError(f"{place} has more than one column named {shown}. Rename or delete the others.")
 
 
 def _places(names: list[str], name: str) -> list[str]:
-    return [str(number) for number, other in enumerate(names, 1) if other == name]
+    return [str(number) for number, other in enumerate(names, 1) if other == name][:10]
 
 
 def _rows(path: Path, encoding: str, header: _Header, asked: Asked) -> Iterator[RawRow]:

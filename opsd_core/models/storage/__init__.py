@@ -1,6 +1,8 @@
 """Policies on disk: what is read is checked tensor by tensor, what is written is what was trained.
 
-files.py             a folder's files: pointers, truncated weights, indices, quantised models
+files.py             a folder's files: pointers, pipes, JSON that is none, indices, quantised models
+headers.py           a safetensors file's header
+sizes.py             the sizes in config.json against what the files hold
 loading.py           a folder, an adapter folder or a hub id in memory
 gguf.py              a GGUF file, dequantised
 saving.py            a plain safetensors folder

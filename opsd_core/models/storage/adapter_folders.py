@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from opsd_core.errors import ModelError, OpsdError
 from opsd_core.models.adapters import effective_weights, untie
-from opsd_core.models.storage.files import check_folder
+from opsd_core.models.storage.files import check_folder, read_object
+from opsd_core.models.storage.headers import Stored
 from opsd_core.models.tokenizers import first_line
 from opsd_core.models.types import Policy
 
@@ -41,7 +42,7 @@ def base_of(source: str, options: dict[str, Any]) -> Base | None:
     except Exception as error:  # the library raises whatever its parsers raise
         raise ModelError(f"{source}: {_CONFIG} cannot be read: {first_line(error)}.") from error
     name = config.base_model_name_or_path
-    if not name:
+    if not name or not isinstance(name, str) or "\0" in name:
         raise ModelError(f"{source}: {_CONFIG} names no base_model_name_or_path. Write the base's hub id or path into it.")
     near = folder / name
     path = str(near) if near.is_dir() else str(name)
@@ -71,7 +72,7 @@ def _hub_adapter(source: str, revision: str | None) -> bool:
 def merge_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) -> PreTrainedModel:
     """The base with the adapter's share in its weights. ModelError when adapter and base do not belong together."""
     if Path(source).is_dir():
-        check_folder(Path(source))
+        _check_ranks(source, check_folder(Path(source)))
         _check_adapter_finite(Path(source) / _WEIGHTS)
     try:
         config = PeftConfig.from_pretrained(source, revision=options["revision"])
@@ -102,6 +103,20 @@ def merge_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) 
     plain.load_state_dict(weights, assign=True)
     plain.tie_weights()
     return plain.requires_grad_(True)
+
+
+def _check_ranks(source: str, tensors: dict[str, Stored]) -> None:
+    """ModelError when adapter_config.json asks for a rank that no tensor has."""
+    config = read_object(Path(source) / _CONFIG)
+    patterns = config.get("rank_pattern")
+    ranks = {"r": config.get("r"), **(patterns if isinstance(patterns, dict) else {})}
+    most = max((size for stored in tensors.values() for size in stored.shape), default=0)
+    for name, rank in ranks.items():
+        if type(rank) is not int or not 0 <= rank <= most:
+            raise ModelError(
+                f"{source}/{_CONFIG}: rank {name}={rank!r:.60} is not that of the stored adapter, whose longest side is "
+                f"{most:,}. The two files belong to different adapters."
+            )
 
 
 def _check_adapter_finite(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Read a policy into memory; every tensor of the model has to come from the files, with its shape, and be finite."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from opsd_core.models.chat import chat_template
 from opsd_core.models.devices import resolve_device, resolve_dtype
 from opsd_core.models.storage.adapter_folders import base_of, merge_adapter
 from opsd_core.models.storage.files import check_folder, check_not_quantised
+from opsd_core.models.storage.headers import Stored
 from opsd_core.models.tokenizers import first_line, load_tokenizer
 from opsd_core.models.types import Policy
 
@@ -57,8 +59,7 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
 
 def load_model(source: str, options: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
     """The model of a folder or hub id with all its tensors from there."""
-    if Path(source).is_dir():
-        check_folder(Path(source))
+    tensors = check_folder(Path(source)) if Path(source).is_dir() else {}
     try:
         config = AutoConfig.from_pretrained(source, **options)
         check_not_quantised(config.to_dict(), source)
@@ -79,6 +80,7 @@ def load_model(source: str, options: dict[str, Any], dtype: torch.dtype) -> PreT
             f"{first_line(error)}. Check the name or path; pickled weights (.bin) are refused."
         ) from error
     check_report(report, source)
+    check_numbers(model, tensors, source)
     conversions = [c for c in getattr(model, "_weight_conversions", None) or () if not isinstance(c, PrefixChange)]
     model._weight_conversions = conversions or None  # stored names are the class's own, whatever prefix the source had
     return model
@@ -107,6 +109,16 @@ def check_report(report: dict[str, Any], source: str) -> None:
             f"{source}: tensor {unexpected[0]!r} belongs to no part of the model ({len(unexpected)} in all), so it would be "
             "dropped silently. Weights and config.json belong to different models; an adapter needs adapter_config.json."
         )
+
+
+def check_numbers(model: PreTrainedModel, tensors: Mapping[str, Stored], source: str) -> None:
+    """ModelError when a weight is stored as whole numbers, which nothing would scale."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and name in tensors and not tensors[name].is_float:
+            raise ModelError(
+                f"{source}: tensor {name!r} is stored as {tensors[name].dtype}, a weight is a floating-point number. It is "
+                "quantised without a quantization_config, or damaged: give the weights in float32, bfloat16 or float16."
+            )
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:

@@ -1,8 +1,10 @@
 """pytest tests/core/data/test_data_bombs.py — small files that would fill the memory are refused, or cost one row."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pyarrow
@@ -162,3 +164,32 @@ def test_all_texts_together_are_bounded():
     with pytest.raises(DataError, match=r"the first 11 rows hold .* characters of text, at most 10,100 .* data.size"):
         rows = [RawRow(i, {"question": "q" * 1000 + str(i), "answer": "1"}) for i in range(20)]
         clean_rows(rows, ColumnMapping(), max_chars=10_100)
+
+
+def test_a_header_of_very_many_columns_is_read_at_once(tmp_path):
+    names = ["question", "answer", *(f"c{number}" for number in range(100_000))]
+    rows = [",".join([f"q{number}", str(number), *[""] * 100_000]) for number in range(30)]
+    (tmp_path / "wide.csv").write_text("\n".join([",".join(names), *rows]))
+    begin = time.process_time()
+    assert len(load(tmp_path / "wide.csv").train) > 10
+    (tmp_path / "same.csv").write_text(",".join(["question", "answer", *["c"] * 500_000]) + "\nq,1\n")
+    with pytest.raises(DataError, match=r"more than one column named 'c' \(columns 3, 4") as caught:
+        load(tmp_path / "same.csv")
+    assert len(str(caught.value)) < 500 and time.process_time() - begin < 60
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-this-name/a.jsonl", "/" + "a" * 300 + ".jsonl", "/" + "b" * 4000 + ".jsonl"])
+def test_a_path_that_can_be_none_is_refused_by_its_field(source):
+    with pytest.raises(DataError, match=r"data\.source=.*(is no path|does not exist)"):
+        load(source)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop"])
+def test_what_is_no_plain_file_is_never_opened(tmp_path, kind):
+    path = tmp_path / "a.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path)
+    with pytest.raises(DataError, match=r"data\.source=.*does not exist"):
+        load(path)

@@ -1,9 +1,11 @@
 """Graders: what a model writes is judged fairly, in any thread, and hostile text costs seconds at most."""
 
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,7 @@ from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders import GRADERS, Grade, check_gradable, get_grader, grader_name
 from opsd_core.graders.agreement import final_answer
 from opsd_core.graders.extraction import find_answer, last_boxed, pick_number
+from opsd_core.graders.isolation import IsolatedVerifiers
 from opsd_core.graders.numbers import find_numbers, parse_number, same_number
 
 
@@ -153,6 +156,25 @@ def test_text_that_never_ends_in_sympy_is_wrong_within_seconds_and_the_next_is_r
     result = grade("math", "7", r"\boxed{9^{9^{9^{9^{9}}}}}")
     assert not result.correct and time.monotonic() - start < 60
     assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
+
+
+def test_a_verdict_that_an_interrupt_left_unread_goes_to_no_other_completion():
+    assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
+    main = threading.main_thread()
+    threading.Timer(0.5, lambda: signal.pthread_kill(main.ident, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        grade("math", "7", r"\boxed{9^{9^{9^{9^{9}}}}}")
+    for _ in range(3):
+        assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
+        assert not grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{7}}").correct
+
+
+def test_the_verifiers_process_knows_no_password(monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted")
+    verifiers = IsolatedVerifiers()
+    assert verifiers.call("verify_math", gold=r"2\sqrt{2}", answer=r"\sqrt{8}")
+    assert b"planted" not in Path(f"/proc/{verifiers._child._process.pid}/environ").read_bytes()
+    verifiers.close()
 
 
 @pytest.mark.parametrize("name", ["math", "numeric", "exact", "choice", "vote"])
