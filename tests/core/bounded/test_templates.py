@@ -261,10 +261,14 @@ def test_the_child_knows_no_password_writes_no_file_and_ends_with_its_owner(monk
 def test_an_answer_that_an_interrupt_left_unread_goes_to_nobody():
     renderer, main = Renderer(), threading.main_thread()
     assert renderer.render("plain", "a", [{}]) == ["a"]
-    timer = threading.Timer(0.5, lambda: signal.pthread_kill(main.ident, signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        renderer.render("plain", LOOP + "late", [{}])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+    try:
+        timer = threading.Timer(0.5, lambda: signal.pthread_kill(main.ident, signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            renderer.render("plain", LOOP + "late", [{}])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert renderer.render("plain", "b", [{}]) == ["b"]
     renderer.close()
 
