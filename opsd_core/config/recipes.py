@@ -155,4 +155,4 @@ def resolve(recipe: str, *overrides: dict[str, Any]) -> CampaignConfig:
     try:
         return CampaignConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"configuration of recipe {recipe!r} is refused: {explained(error)}") from error
+        raise ConfigError(f"configuration of recipe {recipe!r} is refused: {explained(error, CampaignConfig)}") from error

@@ -1,10 +1,11 @@
 """What a user reads when a configuration is refused: the field, the rule in plain words, the value that was given."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from opsd_core.config.moved import present_name
 from opsd_core.errors import ConfigError
@@ -60,13 +61,20 @@ def as_settings(values: Any, what: str = "overrides") -> dict[str, Any]:
 def known_name(value: Any, known: Iterable[str], what: str, kind: str) -> str:
     """`value` when it is one of `known`; ConfigError with those otherwise."""
     if not isinstance(value, str) or value not in known:
-        raise ConfigError(f"{what}={shown(value)} {kind}. Available: {', '.join(sorted(known))}.")
+        near = get_close_matches(value, list(known), 1) if isinstance(value, str) else []
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{what}={shown(value)} {kind}. Available: {', '.join(sorted(known))}.{meant}")
     return value
 
 
-def explained(error: ValidationError) -> str:
-    """Every problem in one line: `field: rule (value: ...)`, joined by semicolons; the rest is counted."""
-    lines = list(dict.fromkeys(map(_line, error.errors(include_url=False, include_context=False))))
+def explained(error: ValidationError, settings: type[BaseModel] | None = None) -> str:
+    """Every problem in one line: `field: rule (value: ...)`, joined by semicolons; the rest is counted.
+
+    settings: the class that was refused; an unknown key is then answered with the nearest of its names.
+    """
+    known = list(paths_of(settings)) if settings else []
+    problems = error.errors(include_url=False, include_context=False)
+    lines = list(dict.fromkeys(_line(problem, known) for problem in problems))
     more = len(lines) - _MAX_PROBLEMS
     return "; ".join(lines[:_MAX_PROBLEMS]) + (f"; and {more} more" if more > 0 else "")
 
@@ -84,7 +92,28 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + "..."
 
 
-def _line(problem: Mapping[str, Any]) -> str:
+def paths_of(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every setting and section of a class by its path, `rollout` and `rollout.temperature` for instance."""
+    for name, field in settings.model_fields.items():
+        yield f"{prefix}{name}"
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from paths_of(kind, f"{prefix}{name}.")
+
+
+def nearest(path: str, known: Iterable[str]) -> str | None:
+    """The name that was probably meant: one like it in the same section, the same one elsewhere, or the path most like it."""
+    known = list(known)
+    section, _, leaf = path.rpartition(".")
+    beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    if close := get_close_matches(leaf, beside, 1, 0.7):
+        return beside[close[0]]
+    elsewhere = [name for name in known if name.rpartition(".")[2] == leaf]
+    near = elsewhere or get_close_matches(path, known, 1, 0.8)
+    return min(near, key=len, default=None)
+
+
+def _line(problem: Mapping[str, Any], known: list[str]) -> str:
     kind, loc = problem["type"], list(problem["loc"])
     if loc[-1:] and loc[-1] in ("int", "float", "str", "bool"):  # one line for all members of a union
         loc, message = loc[:-1], "must be a number, text, true or false"
@@ -95,14 +124,16 @@ def _line(problem: Mapping[str, Any]) -> str:
             message = message.replace(f"{noun} should ", "must ")
     field = ".".join(_part(part) for part in loc if part != "[key]")
     if kind == "extra_forbidden":
-        message = _unknown(field)
+        message = _unknown(field, known)
     value = "" if kind in ("value_error", "missing") else f" (value: {shown(problem.get('input'))})"
     return f"{field + ': ' if field else ''}{_cut(message)}{value}"
 
 
-def _unknown(field: str) -> str:
+def _unknown(field: str, known: list[str]) -> str:
     if new := present_name(field):
         return f"is now called {new}"
+    if field not in known and len(field) <= _MAX_VALUE and (near := nearest(field, known)):
+        return f"{_UNKNOWN}. Did you mean {near}?"
     *parents, leaf = field.split(".")
     if parents and all(part.isidentifier() for part in (*parents, leaf)):
         nested = f'"{leaf}": ...'

@@ -26,4 +26,4 @@ def supervised(config: CampaignConfig) -> CampaignConfig:
     try:
         return CampaignConfig.model_validate(deep_merge(config.model_dump(), _SUPERVISED))
     except ValidationError as error:
-        raise ConfigError(f"pretraining with this configuration is refused: {explained(error)}") from error
+        raise ConfigError(f"pretraining with this configuration is refused: {explained(error, CampaignConfig)}") from error

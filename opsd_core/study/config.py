@@ -155,7 +155,7 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
     try:
         study = StudyConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"study {recipe!r} is refused: {explained(error)}") from error
+        raise ConfigError(f"study {recipe!r} is refused: {explained(error, StudyConfig)}") from error
     _ = study.base  # refused as the campaign that it is, before any arm changes it
     for arm in study.trained_arms:
         resolve_arm(study, arm, study.seeds[0])

@@ -102,7 +102,7 @@ def replay_config(source: ReplaySource, overrides: dict[str, Any]) -> CampaignCo
         stored = with_present_names(stored_settings((local(source.record) / "config.json").read_bytes()))
         return CampaignConfig.model_validate(deep_merge(deep_merge(stored, overrides), own))
     except ValidationError as error:
-        raise ConfigError(f"the replay of {source.name} is refused: {explained(error)}") from error
+        raise ConfigError(f"the replay of {source.name} is refused: {explained(error, CampaignConfig)}") from error
 
 
 def stored_settings(content: bytes) -> dict[str, Any]:

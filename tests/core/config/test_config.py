@@ -66,7 +66,11 @@ def test_deep_merge_never_changes_its_arguments():
     ("overrides", "message"),
     [
         ({"rollout": {"nprompts": 3}}, r"rollout\.nprompts: unknown key"),
-        ({"rolout": {"num_prompts": 3}}, r"rolout: unknown key"),
+        ({"rolout": {"num_prompts": 3}}, r"rolout: unknown key.*Did you mean rollout\?"),
+        ({"optimiser": {"num_steps": 3}}, r"optimiser: unknown key.*Did you mean optimizer\?"),
+        ({"learning_rate": 1e-4}, r"Did you mean optimizer\.learning_rate\?"),
+        ({"rollout": {"temprature": 1.0}}, r"Did you mean rollout\.temperature\?"),
+        ({"rollout.temperature": 1.0}, r"Settings are nested"),
         ({"rollout": {"num_prompts": 0}}, r"rollout\.num_prompts: .*greater than or equal to 1"),
         ({"optimizer": {"learning_rate": float("nan")}}, r"optimizer\.learning_rate"),
         ({"data": {"grader": "gpt"}}, r"data\.grader.*reasoning_gym.*gpt"),
@@ -92,6 +96,8 @@ def test_bad_configurations_are_refused_with_field_and_reason(overrides, message
 
 def test_unknown_recipe_names_the_ones_that_exist():
     with pytest.raises(ConfigError, match=r"recipe='tinny' does not exist\. Available: .*tiny"):
+        resolve("tinny")
+    with pytest.raises(ConfigError, match="Did you mean 'tiny'"):
         resolve("tinny")
 
 
