@@ -1,0 +1,79 @@
+"""The entry point `opsd`: its commands, and every error in words. Nothing heavy is imported before a command needs it."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from infra.cli import campaigns, choices, handing_out, jobs, machine, observing, versions
+
+_EPILOG = """\b
+Examples:
+  opsd up                                the servers of this machine, and a worker
+  opsd check demo                        what a campaign would do, tried for two minutes
+  opsd run demo                          a campaign, from nothing to a promoted or refused version
+  opsd run mine.yaml iterations=2        settings from a file, and some of their own
+  opsd answers demo                      what the model wrote, before and after
+  opsd export demo --to folder           the champion's folder, for transformers or vLLM
+
+\b
+Completion in bash: eval "$(_OPSD_COMPLETE=bash_source opsd)"; zsh and fish likewise.
+Everything here can be done in Prefect and MLflow too: docs/cli.md says how.
+"""
+
+
+class _Commands(click.Group):
+    """Commands in the order in which they are added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=_EPILOG)
+@click.version_option(package_name="opsd", prog_name="opsd")
+def cli() -> None:
+    """On-policy self-distillation that ships a new version of a model only when it is really better."""
+
+
+for _command in (
+    *(campaigns.check, campaigns.run),
+    *(observing.status, observing.logs, observing.cancel),
+    *(versions.versions, versions.promote, versions.rollback, versions.approve, versions.refuse, versions.answers),
+    *(handing_out.export, handing_out.serve, handing_out.chat),
+    *(choices.recipes, choices.config),
+    *(jobs.pretrain, jobs.study, jobs.replay, jobs.gc),
+    *(machine.up, machine.down, machine.doctor),
+):
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """One command; returns the exit status."""
+    try:
+        status = cli.main(args=list(arguments), prog_name="opsd", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return campaigns.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        from opsd_core.errors import OpsdError
+
+        if not isinstance(error, OpsdError):
+            raise
+        click.echo(f"opsd: {error}", err=True)
+        return 1
+    return status if isinstance(status, int) else 0
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""`opsd check` and `opsd run`: a campaign from a recipe or a file."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from infra.cli.command import Command
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+    from infra.cli.progress import Progress
+    from opsd_core.config import CampaignConfig
+
+INTERRUPTED = 130
+
+
+@click.command(cls=Command)
+@click.argument("what", metavar="FILE|RECIPE")
+@click.argument("settings", metavar="[key=value]...", nargs=-1)
+def check(what: str, settings: tuple[str, ...]) -> int:
+    """Say what a campaign would do, and try it.
+
+    The dry run loads model and data, sends a few prompts through every step and says what both sides read, whether there is a
+    signal to learn from, and how long an iteration will take. Nothing is registered. Exit status 1 when something is wrong.
+
+    \b
+    Examples:
+      opsd check tiny
+      opsd check mine.yaml rollout.temperature=0.8
+    """
+    from infra.cli.request import read_request
+
+    request = read_request(what, settings)
+    config = request.config()
+    click.echo(plan(config, request.recipe))
+    run, progress = _submitted(request.parameters() | {"dry_run": True}, config, watched=True)
+    if run is None:
+        return INTERRUPTED
+    return _checked(run, progress)
+
+
+@click.command(cls=Command)
+@click.argument("what", metavar="FILE|RECIPE")
+@click.argument("settings", metavar="[key=value]...", nargs=-1)
+@click.option("--watch/--no-watch", "watched", default=True, help="Show the progress until it has ended (default).")
+def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
+    """Run a campaign and watch it.
+
+    A new version of the model is promoted only when it is really better.
+
+    FILE is YAML, TOML or JSON: settings as docs/configuration.md names them, and `recipe` (default: base). Paths in it are
+    absolute or relative to the file; ~ and ${NAME} are filled in. key=value settings come last.
+
+    Exit status: 0 when the campaign completed, promoted or not; 1 when it failed or was refused; 130 after Ctrl-C, which ends the
+    watching and not the campaign.
+
+    \b
+    Examples:
+      opsd run demo
+      opsd run tiny iterations=3 name=mine teacher.temperature=0.8
+      opsd run mine.yaml optimizer.learning_rate=1e-5 --no-watch
+    """
+    from infra.cli.outcome import addresses, ending, verdict_lines
+    from infra.cli.request import read_request
+    from infra.cli.server import page_of
+
+    request = read_request(what, settings)
+    config = request.config()
+    ended, progress = _submitted(request.parameters(), config, watched)
+    if ended is None:
+        return INTERRUPTED
+    if not watched:
+        click.echo(f"{config.name} is on its way: {page_of(ended)}\nTo follow it: opsd logs {config.name} --follow")
+        return 0
+    completed = ended.state is not None and ended.state.is_completed()
+    lines = verdict_lines(config.name, progress.reports) if completed else []
+    click.echo("\n".join([*lines, "", *addresses(ended, progress.reports)]).lstrip("\n"))
+    if not completed:
+        click.echo(f"opsd: {ending(ended)}", err=True)
+    return 0 if completed else 1
+
+
+def plan(config: "CampaignConfig", recipe: str) -> str:
+    """What a campaign is going to do, in a few lines."""
+    sampled = config.rollout.num_prompts * config.rollout.group_size
+    trained = config.optimizer.num_steps * config.optimizer.batch_size
+    adapters = f"adapters of rank {config.model.lora.rank}" if config.model.lora.rank else "all weights"
+    rows = {
+        "campaign": f"{config.name} (recipe {recipe}), {config.iterations} iteration(s), seed {config.seed}",
+        "model": f"{config.model.source}, {adapters}, {config.model.dtype} on {config.model.device}",
+        "data": f"{config.data.source}, graded by {config.data.grader}",
+        "samples": f"{sampled} completions of {config.rollout.num_prompts} prompts, at most "
+        f"{config.rollout.max_completion_length} tokens, temperature {config.rollout.temperature:g}",
+        "teacher": f"{config.teacher.weights} weights that also see: {config.teacher.context}",
+        "training": f"{config.optimizer.num_steps} steps of {config.optimizer.batch_size} completions ({trained} in all), "
+        f"learning rate {config.optimizer.learning_rate:g}, {config.distillation.divergence}",
+        "evaluation": f"{config.evaluation.num_items} held-out items",
+        "promotion": f"{config.promotion.mode}",
+    }
+    return "\n".join(f"{name:<11} {text}" for name, text in rows.items())
+
+
+def _submitted(parameters: dict[str, Any], config: "CampaignConfig", watched: bool) -> "tuple[FlowRun | None, Progress]":
+    """The run that was asked for, as it ended when it is watched; None when a person stopped watching."""
+    from infra.cli.progress import Progress
+    from infra.cli.server import prefect, submit
+    from infra.cli.watching import watch
+
+    progress = Progress.of(config)
+    with prefect() as client:
+        started = submit(client, "iterate", parameters)
+        if not watched:
+            return started, progress
+        try:
+            return watch(client, started, progress), progress
+        except KeyboardInterrupt:
+            stopped_watching(started)
+            return None, progress
+
+
+def stopped_watching(started: "FlowRun") -> None:
+    """Say that a run goes on."""
+    from infra.cli.server import page_of
+
+    which = str(started.id)[:8]
+    click.echo(
+        f"\n{started.name} goes on: {page_of(started)}\n"
+        f"  to follow it   opsd logs {which} --follow\n  to cancel it   opsd cancel {which}",
+        err=True,
+    )
+
+
+def _checked(ended: "FlowRun", progress: "Progress") -> int:
+    from infra.cli.outcome import ending
+    from infra.cli.server import prefect
+    from infra.summary import newest_report
+
+    if not (ended.state and ended.state.is_completed()):
+        click.echo(f"opsd: {ending(ended)}", err=True)
+        return 1
+    with prefect() as client:
+        report = newest_report(client, ended)
+    click.echo(f"\n{report.strip()}")
+    return 1 if "**Problem:**" in report else 0

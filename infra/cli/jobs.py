@@ -1,0 +1,130 @@
+"""`opsd pretrain`, `study`, `replay` and `gc`: the other deployments."""
+
+from typing import Any
+
+import click
+
+from infra.cli.command import Command
+
+_settings = click.argument("settings", metavar="[key=value]...", nargs=-1)
+_watch = click.option("--watch/--no-watch", "watched", default=True, help="Show the progress until it has ended (default).")
+
+
+@click.command(cls=Command)
+@click.argument("what", metavar="FILE|RECIPE")
+@_settings
+@_watch
+def pretrain(what: str, settings: tuple[str, ...], watched: bool) -> int:
+    """Train on the data's own solutions first.
+
+    A supervised warm start; `opsd run` under the same name starts from what it promotes.
+
+    \b
+    Example: opsd pretrain mine.yaml iterations=1
+    """
+    from infra.cli.request import read_request
+    from opsd_core.config import supervised
+
+    request = read_request(what, settings)
+    config = supervised(request.config())
+    return _job("pretrain", request.parameters(), watched, config)
+
+
+@click.command(cls=Command)
+@click.argument("recipe", default="tiny")
+@_settings
+@_watch
+def study(recipe: str, settings: tuple[str, ...], watched: bool) -> int:
+    """Compare self-distillation with other ways.
+
+    Arms times seeds on one model and one data split, with intervals. key=value are the study's own (arms, seeds, rates, sets,
+    test_items, ...) or any setting of the campaign, for all arms.
+
+    \b
+    Example: opsd study tiny 'arms=[base, opsd, sft]' 'seeds=[0, 1]' optimizer.num_steps=20
+    """
+    from pathlib import Path
+
+    from infra.cli.places import placed
+    from infra.cli.values import assignments
+    from opsd_core.study import StudyConfig, resolve_study
+
+    given = placed(assignments(settings), Path.cwd())
+    own = StudyConfig.model_fields.keys() - {"recipe", "overrides"}
+    side = given.pop("side", None)
+    knobs = {key: given.pop(key) for key in list(given) if key in own}
+    resolve_study(recipe, given, knobs)
+    parameters = {"recipe": recipe, **knobs, "overrides": given} | ({"side": side} if side is not None else {})
+    return _job("study", parameters, watched)
+
+
+@click.command(cls=Command)
+@click.argument("name")
+@_settings
+@_watch
+def replay(name: str, settings: tuple[str, ...], watched: bool) -> int:
+    """Train on stored rollouts under another objective.
+
+    Nothing is sampled and NAME stays as it is. key=value are `iterations`, `campaign`, or settings of teacher, distillation,
+    token_weights, optimizer and filter.
+
+    \b
+    Example: opsd replay demo distillation.divergence=reverse_kl 'iterations=[0]'
+    """
+    from infra.cli.names import named
+    from infra.cli.values import assignments
+
+    given = assignments(settings)
+    knobs = {key: given.pop(key) for key in ("iterations", "campaign") if key in given}
+    return _job("replay", {"name": named(name).name, **knobs, "overrides": given}, watched)
+
+
+@click.command(cls=Command)
+@click.option("--delete", is_flag=True, help="Delete; without it, only say what would go.")
+@click.option(
+    "--keep-candidates", type=click.IntRange(1, 1000), default=3, show_default=True, help="Newest candidates per model."
+)
+@click.option(
+    "--min-age-hours", type=click.FloatRange(0, 87600), default=24.0, show_default=True, help="Nothing younger goes."
+)
+def gc(delete: bool, keep_candidates: int, min_age_hours: float) -> int:
+    """Delete what no kept version needs.
+
+    Without --delete nothing is deleted.
+    """
+    from infra.cli.server import prefect, submit
+    from infra.cli.settling import settled
+
+    parameters = {"dry_run": not delete, "keep_candidates": keep_candidates, "min_age_hours": min_age_hours}
+    with prefect() as client:
+        return settled(client, submit(client, "gc", parameters))
+
+
+def _job(deployment: str, parameters: dict[str, Any], watched: bool, config: Any = None) -> int:
+    """Submit, watch, and print the report; the exit status."""
+    from infra.cli.campaigns import INTERRUPTED, stopped_watching
+    from infra.cli.outcome import addresses, ending
+    from infra.cli.progress import Progress
+    from infra.cli.server import page_of, prefect, submit
+    from infra.cli.watching import watch
+    from infra.summary import newest_report
+
+    progress = Progress.of(config) if config is not None else Progress()
+    with prefect() as client:
+        run = submit(client, deployment, parameters)
+        if not watched:
+            click.echo(f"{run.name} is on its way: {page_of(run)}\nTo follow it: opsd logs {str(run.id)[:8]} --follow")
+            return 0
+        try:
+            run = watch(client, run, progress)
+        except KeyboardInterrupt:
+            stopped_watching(run)
+            return INTERRUPTED
+        completed = run.state is not None and run.state.is_completed()
+        report = newest_report(client, run) if completed else ""
+    click.echo(
+        "\n".join([report.strip(), "", *addresses(run, progress.reports, registers=deployment == "pretrain")]).lstrip("\n")
+    )
+    if not completed:
+        click.echo(f"opsd: {ending(run)}", err=True)
+    return 0 if completed else 1

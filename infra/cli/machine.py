@@ -1,0 +1,60 @@
+"""`opsd up`, `opsd down` and `opsd doctor`: the servers of this machine, and what is missing."""
+
+import os
+
+import click
+
+from infra.cli.command import Command
+
+
+@click.command()
+@click.option("--worker/--no-worker", default=True, help="Also the deployments and a worker (default).")
+def up(worker: bool) -> int:
+    """Start the servers and a worker on this machine.
+
+    Servers that the environment names elsewhere are used as they are.
+    """
+    from infra.lifecycle import up as start
+    from infra.state import open_state, state_root
+
+    state = open_state(state_root())
+    started = start(state, os.environ, worker=worker)
+    click.echo(f"Started: {', '.join(started)}." if started else "Everything runs already; nothing was started.")
+    urls = state.urls | state.external(os.environ)
+    click.echo(f"  Prefect  {urls['prefect'].removesuffix('/api').rpartition('@')[2]}")
+    click.echo(f"  MLflow   {urls['mlflow'].rpartition('@')[2]}\nNext: opsd run demo")
+    return 0
+
+
+@click.command()
+def down() -> int:
+    """Stop the servers and the worker of this machine.
+
+    Runs under way resume after the next `opsd up`; cancel those that should not.
+    """
+    from infra.lifecycle import down as stop
+    from infra.state import open_state, state_root
+
+    stopped = stop(open_state(state_root()))
+    click.echo(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing was running.")
+    return 0
+
+
+@click.command(cls=Command)
+def doctor() -> int:
+    """Check this machine and the servers.
+
+    Versions, cores, memory, disk, GPU, ports, servers, credentials and worker, each with its remedy. Exit status 1 when one
+    fails.
+    """
+    from infra.cli.checks import all_checks
+
+    failed = 0
+    for found in all_checks(os.environ):
+        mark = {True: "ok  ", False: "FAIL", None: "note"}[found.passed]
+        click.echo(f"{mark} {found.name:<12} {found.text}")
+        if found.passed is not True and found.remedy:
+            click.echo(f"     {'':<12} -> {found.remedy}")
+        failed += found.passed is False
+    click.echo(f"\n{failed} problem(s)." if failed else "\nNo problem found.")
+    return 1 if failed else 0

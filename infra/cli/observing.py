@@ -1,0 +1,109 @@
+"""`opsd status`, `opsd logs` and `opsd cancel`."""
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from infra.cli.command import Command, table
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+_EVERY_S = 1.0
+_PAGE = 200
+
+
+@click.command(cls=Command)
+def status() -> int:
+    """Show servers, and runs that have not ended.
+
+    Exit status 1 when a server does not serve.
+    """
+    from infra.cli.server import active_runs, campaign_of, page_of, prefect
+    from infra.lifecycle import status as reports_of
+    from infra.services import SERVERS
+    from infra.state import open_state, state_root
+
+    reports = reports_of(open_state(state_root()), os.environ)
+    rows = [(report.name, report.state, report.url.rpartition("@")[2] or "-") for report in reports]
+    click.echo("Servers\n" + table(rows, "  "))
+    serving = {report.name for report in reports if report.state in ("running", "external")}
+    if "prefect" not in serving:
+        click.echo("\nPrefect is not running, so no run can be listed. Start it: opsd up")
+        return 1
+    with prefect() as client:
+        runs = active_runs(client)
+    listed = [(run.name, campaign_of(run), run.state_name or "?", str(run.id)[:8], page_of(run)) for run in runs]
+    click.echo("\nRuns\n" + (table(listed, "  ") or "  none"))
+    return 0 if serving.issuperset(SERVERS) else 1
+
+
+@click.command(cls=Command)
+@click.argument("which", metavar="[NAME|RUN]", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Until the run has ended.")
+@click.option("--errors", is_flag=True, help="Warnings and errors only.")
+def logs(which: str | None, follow: bool, errors: bool) -> int:
+    """Show what a run wrote.
+
+    NAME is a campaign, RUN a run's name, its id or the first eight digits of it; without either, the newest run.
+
+    \b
+    Examples:
+      opsd logs demo --follow
+      opsd logs 3f2a77c1 --errors
+    """
+    from infra.cli.server import find_run, prefect
+
+    least = logging.WARNING if errors else logging.INFO
+    with prefect() as client:
+        run, shown = find_run(client, which, active=False), 0
+        click.echo(f"{run.name} ({run.id}): {run.state_name}", err=True)
+        while True:
+            shown += _print_logs(client, run, least, shown)
+            run = client.read_flow_run(run.id)
+            if not follow or (run.state and run.state.is_final()):
+                _print_logs(client, run, least, shown)
+                return 0
+            time.sleep(_EVERY_S)
+
+
+def _print_logs(client: "SyncPrefectClient", run: "FlowRun", least: int, shown: int) -> int:
+    """Print the lines after the first `shown`; how many there were."""
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterLevel
+    from prefect.client.schemas.sorting import LogSort
+
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=least))
+    count = 0
+    while page := client.read_logs(wanted, limit=_PAGE, offset=shown + count, sort=LogSort.TIMESTAMP_ASC):
+        for line in page:
+            click.echo(f"{line.timestamp.astimezone():%H:%M:%S} {logging.getLevelName(line.level):7} {line.message}")
+        count += len(page)
+    return count
+
+
+@click.command(cls=Command)
+@click.argument("which", metavar="[NAME|RUN]", required=False)
+def cancel(which: str | None) -> int:
+    """Cancel a run; what it finished is kept.
+
+    NAME is a campaign, RUN a run's name, its id or the first eight digits of it; neither is needed when one run is under way.
+    """
+    from prefect.states import Cancelling
+
+    from infra.cli.server import find_run, prefect
+    from opsd_core.errors import RefusedError
+
+    with prefect() as client:
+        run = find_run(client, which, active=True)
+        if run.state is not None and run.state.is_final():
+            raise RefusedError(f"{run.name} ({run.id}) has ended already: {run.state_name}.")
+        answer = client.set_flow_run_state(run.id, Cancelling())
+    if answer.status.value != "ACCEPT":
+        reason = getattr(answer.details, "reason", None) or answer.status.value
+        raise RefusedError(f"{run.name} ({run.id}) was not cancelled: {reason}")
+    click.echo(f"{run.name} ({run.id}) is being cancelled. Its finished stages are kept: the same command again continues it.")
+    return 0

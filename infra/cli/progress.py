@@ -1,0 +1,156 @@
+"""How far a campaign is, from what Prefect knows: its task runs, their progress artifacts, and its reports."""
+
+import re
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowRunFilter,
+    FlowRunFilterId,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun, TaskRun
+from prefect.client.schemas.sorting import ArtifactSort, TaskRunSort
+
+from opsd_core.config import CampaignConfig
+
+WORDS = {
+    "rollout": "sampling",
+    "grade": "grading",
+    "score-targets": "asking the teacher",
+    "distil": "training",
+    "evaluate": "evaluating",
+    "register": "registering",
+    "gate": "deciding",
+    "report": "reporting",
+    "choose-prompts": "choosing prompts",
+    "prepare-model": "loading the model",
+    "prepare-data": "loading the data",
+    "dry-run": "trying a few prompts",
+}
+"""Tasks of the flow, as people say it; others keep their names."""
+_SHARES = {"rollout": 0.35, "score-targets": 0.1, "distil": 0.3, "evaluate": 0.2, "report": 0.05}
+"""Of an iteration's time, on two cores. The time that is left is measured, not taken from here."""
+_NAMED = re.compile(r"(?P<stage>[a-z-]+?)(-it(?P<iteration>\d+)\b.*)?")
+_REPORT = re.compile(r"Version (?P<version>\d+) (?P<outcome>.+); accuracy (?P<before>\S+) → (?P<after>\S+)")
+
+
+@dataclass(frozen=True)
+class Report:
+    """An iteration that has ended."""
+
+    iteration: int
+    version: int
+    outcome: str
+    """`promoted` or what stands instead."""
+    before: str
+    after: str
+    """Held-out accuracies, `unknown` without labels."""
+    markdown: str
+
+    @property
+    def promoted(self) -> bool:
+        return self.outcome == "promoted"
+
+    def __str__(self) -> str:
+        return f"iteration {self.iteration}: version {self.version} {self.outcome}, accuracy {self.before} → {self.after}"
+
+
+@dataclass
+class Progress:
+    """How far one run is."""
+
+    iterations: int = 1
+    """Of the whole campaign."""
+    expected: Mapping[str, int] = field(default_factory=dict)
+    """Calls of each stage per iteration."""
+    stage: str = ""
+    iteration: int = 0
+    percent: float | None = None
+    """Of the stage."""
+    done: float = 0.0
+    """Of the campaign, from 0 to 1."""
+    reports: list[Report] = field(default_factory=list)
+    _began: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, config: CampaignConfig) -> "Progress":
+        """Of a campaign that has not begun."""
+        shards = config.execution.num_shards
+        targets = shards if config.distillation.records_targets else 0
+        return cls(config.iterations, {"rollout": shards, "score-targets": targets, "distil": 1, "evaluate": 2, "report": 1})
+
+    def read(self, client: SyncPrefectClient, run: FlowRun) -> None:
+        """Ask the server."""
+        only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        tasks = client.read_task_runs(flow_run_filter=only, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=200)
+        of_run = ArtifactFilterFlowRunId(any_=[run.id])
+        kinds = ArtifactFilterType(any_=["progress", "markdown"])
+        artifacts = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=of_run, type=kinds), sort=ArtifactSort.CREATED_DESC, limit=200
+        )
+        self.reports = sorted(filter(None, map(_report, artifacts)), key=lambda report: report.iteration)
+        self._place(tasks, {a.task_run_id: float(a.data) for a in artifacts if a.type == "progress" and a.task_run_id})
+
+    def _place(self, tasks: list[TaskRun], percents: Mapping[object, float]) -> None:
+        running = [task for task in tasks if task.state and task.state.is_running()]
+        completed: dict[tuple[str, int], float] = defaultdict(float)
+        for task in tasks:
+            stage, iteration = stage_of(task.name)
+            ended = task.state is not None and task.state.is_completed()
+            completed[stage, iteration] += 1.0 if ended else percents.get(task.id, 0.0) / 100
+            self.iteration = max(self.iteration, iteration)
+        if running:
+            self.stage = stage_of(running[0].name)[0]
+            self.percent = percents.get(running[0].id)
+        now = self._of_iteration(completed, self.iteration)
+        self.done = max(self.done, min(1.0, (self.iteration + now) / max(self.iterations, 1)))
+        if self._began is None and self.stage in _SHARES:
+            self._began = (time.monotonic(), self.done)
+
+    def _of_iteration(self, completed: Mapping[tuple[str, int], float], number: int) -> float:
+        shares = {stage: share for stage, share in _SHARES.items() if self.expected.get(stage)}
+        parts = (share * min(1, completed.get((s, number), 0) / self.expected[s]) for s, share in shares.items())
+        return sum(parts) / sum(shares.values()) if shares else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated from the time since the first stage was seen; None while there is little to go by."""
+        if self._began is None or self.done - self._began[1] < 0.03:
+            return None
+        return (time.monotonic() - self._began[0]) / (self.done - self._began[1]) * (1 - self.done)
+
+    def line(self) -> str:
+        """What is done now, in one line."""
+        percent = "" if self.percent is None else f" {self.percent:.0f} %"
+        of = f"iteration {self.iteration + 1} of {self.iterations}: " if self.stage in _SHARES or self.iteration else ""
+        accuracy = f", accuracy so far {self.reports[-1].after}" if self.reports else ""
+        return f"{of}{WORDS.get(self.stage, self.stage) or 'starting'}{percent}{accuracy}"
+
+    def left(self) -> str:
+        """The time that is left, in words; empty while nobody knows."""
+        seconds = self.seconds_left
+        if seconds is None or self.done >= 1:
+            return ""
+        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {max(seconds, 1):.0f} s left"
+
+
+def stage_of(name: str) -> tuple[str, int]:
+    """Stage and iteration of a task run: ("rollout", 2) for rollout-it2-shard0."""
+    match = _NAMED.fullmatch(name)
+    if match is None or match["iteration"] is None:
+        return re.sub(r"-[0-9a-f]{3}$", "", name), 0
+    return match["stage"], int(match["iteration"])
+
+
+def _report(artifact: Artifact) -> Report | None:
+    match = _REPORT.match(artifact.description or "")
+    number = re.search(r"-it(\d+)$", artifact.key or "")
+    if match is None or number is None:
+        return None
+    return Report(int(number[1]), int(match["version"]), match["outcome"], match["before"], match["after"], str(artifact.data))

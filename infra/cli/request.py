@@ -1,0 +1,89 @@
+"""What `FILE|RECIPE [key=value …]` asks for: a recipe, the settings over it, and where every value comes from."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from infra.cli.places import placed
+from infra.cli.values import SUFFIXES, assignments, read_file
+from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
+from opsd_core.config.recipes import starting_values
+from opsd_core.config.refusals import as_settings, known_name
+from opsd_core.errors import ConfigError
+
+DEFAULT_RECIPE = "base"
+"""Of a file that names none."""
+PARAMETERS = ("name", "iterations", "seed")
+"""Settings that the deployment has as parameters of its own, so that its runs are named after them."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A campaign as somebody asks for it."""
+
+    recipe: str
+    layers: tuple[tuple[str, dict[str, Any]], ...]
+    """(where from, settings), the later over the earlier."""
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """All layers in one."""
+        merged: dict[str, Any] = {}
+        for _, values in self.layers:
+            merged = deep_merge(merged, values)
+        return merged
+
+    def config(self) -> CampaignConfig:
+        """The complete configuration. ConfigError by field, value and rule."""
+        return resolve(self.recipe, self.overrides)
+
+    def parameters(self) -> dict[str, Any]:
+        """Of the deployment `opsd/iterate`."""
+        rest = self.overrides
+        own = {key: rest.pop(key) for key in PARAMETERS if key in rest}
+        return {"recipe": self.recipe, **own, "overrides": rest}
+
+    def origins(self) -> dict[str, str]:
+        """Where each setting that is no default comes from, by its path."""
+        found = {path: f"recipe {self.recipe}" for path, _ in flat(starting_values(self.recipe, self.overrides))}
+        for origin, values in self.layers:
+            found |= dict.fromkeys((path for path, _ in flat(values)), origin)
+        return found
+
+
+def read_request(what: str, settings: Sequence[str]) -> Request:
+    """The request behind a recipe's name or a file, with `key=value` over it. ConfigError when it is neither."""
+    given = placed(as_settings(assignments(settings), "settings"), Path.cwd())
+    path, layers = Path(what), []
+    if what in RECIPES:
+        recipe: Any = what
+    else:
+        values = placed(as_settings(_file(what, path), str(path)), path.resolve().parent)
+        recipe = values.pop("recipe", DEFAULT_RECIPE)
+        layers.append((f"file {path.name}", values))
+    recipe = known_name(given.pop("recipe", recipe), RECIPES, "recipe", "does not exist")
+    return Request(recipe, (*layers, ("command line", given)))
+
+
+def _file(what: str, path: Path) -> dict[str, Any]:
+    if path.suffix.lower() not in SUFFIXES:
+        near = get_close_matches(what, RECIPES, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(
+            f"{what!r:.200} is neither a recipe nor a settings file ({', '.join(SUFFIXES)}).{meant} "
+            f"Recipes: {', '.join(sorted(RECIPES))}."
+        )
+    if not path.is_file():
+        raise ConfigError(f"there is no settings file {path.absolute()}. Correct the path, or name a recipe (opsd recipes).")
+    return read_file(path)
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their paths; objects that are values themselves, such as data.options, stay whole."""
+    for key, value in values.items():
+        if isinstance(value, dict) and key not in ("options", "schedules"):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,104 @@
+"""Serving by programs that others maintain, and a conversation with what they serve."""
+
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import httpx
+
+from infra.cli.folders import Kept
+from infra.state import HOST, port_is_free
+from opsd_core.errors import ConfigError, ServiceError
+
+_NEEDED = ("fastapi", "uvicorn", "openai")
+"""What `transformers serve` imports."""
+_INSTALL = "Install one of them: pip install vllm (with a GPU), or pip install 'transformers[serving]'."
+
+
+def command(port: int) -> Sequence[str]:
+    """The program that serves, without the folder. ConfigError when none is installed or the port is taken."""
+    if not port_is_free(port):
+        raise ConfigError(f"--port {port} is taken by another program on this machine. Choose another one.")
+    if vllm := _program("vllm"):
+        return (vllm, "serve", "{folder}", "--host", HOST, "--port", str(port), "--served-model-name", "{name}")
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    program = _program("transformers")
+    if program is None or missing:
+        raise ConfigError(
+            f"vllm is not installed, and `transformers serve` lacks {', '.join(missing) or 'its program'}. {_INSTALL}"
+        )
+    return (program, "serve", "{folder}", "--host", HOST, "--port", str(port))
+
+
+def _program(name: str) -> str | None:
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name)
+
+
+def start(program: Sequence[str], found: Kept, port: int) -> int:
+    """Become the server."""
+    label = f"{found.version.name}/{found.version.version}"
+    words = [word.format(folder=found.folder, name=found.version.name) for word in program]
+    click.echo(f"Serving {label} at http://{HOST}:{port}/v1 by {Path(words[0]).name} (model {found.folder}); Ctrl-C ends it.")
+    click.echo(f"To talk to it: opsd chat {found.version.name} --port {port}")
+    sys.stdout.flush()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+    try:
+        os.execv(words[0], words)
+    except OSError as error:
+        raise ServiceError(f"{words[0]} cannot be run: {error.strerror or error}") from error
+
+
+def talk(url: str, name: str, system: str | None) -> int:
+    """Ask and print until an empty line or the end of input."""
+    messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
+        model = _served(client, name)
+        while True:
+            try:
+                question = click.prompt("you", default="", show_default=False, prompt_suffix="> ").strip()
+            except click.Abort:
+                return 0
+            if not question:
+                return 0
+            messages.append({"role": "user", "content": question})
+            answer = _asked(client, {"model": model, "messages": messages})
+            messages.append({"role": "assistant", "content": answer})
+            click.echo(f"{name}> {answer}")
+
+
+def _served(client: httpx.Client, name: str) -> str:
+    """How the server calls its model."""
+    listed = _answer(client, "GET", "/v1/models").get("data") or [{}]
+    return str(listed[0].get("id") or name)
+
+
+def _asked(client: httpx.Client, request: dict[str, Any]) -> str:
+    answer = _answer(client, "POST", "/v1/chat/completions", request)
+    try:
+        return str(answer["choices"][0]["message"]["content"]).strip()
+    except (KeyError, IndexError, TypeError) as error:
+        raise ServiceError(
+            f"the server at {client.base_url} answers, but not as an OpenAI-compatible one: {answer!s:.200}"
+        ) from error
+
+
+def _answer(client: httpx.Client, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    try:
+        response = client.request(method, path, json=body)
+        response.raise_for_status()
+        return response.json()
+    except httpx.HTTPStatusError as error:
+        said = error.response.text[:200]
+        raise ServiceError(
+            f"the server at {client.base_url} refuses {path} (status {error.response.status_code}): {said}"
+        ) from error
+    except (httpx.HTTPError, ValueError) as error:
+        raise ServiceError(
+            f"nothing that serves a model answers at {client.base_url} ({type(error).__name__}). Start it: opsd serve NAME"
+        ) from error

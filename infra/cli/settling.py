@@ -1,0 +1,52 @@
+"""Waiting for a short run, such as a promotion, and repeating what it says."""
+
+import sys
+import time
+
+import click
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import LogSort
+
+from infra.cli.outcome import ending
+from infra.cli.watching import reason_of_waiting
+
+_EVERY_S = 0.5
+_TELL_AFTER_S = 10.0
+_LOGS_S = 5.0
+_PRINTS = "prefect.flow_runs"
+_OF_THE_MACHINERY = ("Beginning flow run", "Finished in state", "Created task run", "Resuming", "Suspending", "View at")
+
+
+def settled(client: SyncPrefectClient, run: FlowRun) -> int:
+    """Wait until the run has ended and print its words; the exit status: 0 completed, 1 not, 130 after Ctrl-C."""
+    began, told = time.monotonic(), False
+    try:
+        while not (run.state and run.state.is_final()):
+            if not told and run.state and run.state.is_scheduled() and time.monotonic() - began > _TELL_AFTER_S:
+                told = True
+                click.echo(f"{run.name} is waiting{reason_of_waiting(client, run)}", err=True)
+            time.sleep(_EVERY_S)
+            run = client.read_flow_run(run.id)
+    except KeyboardInterrupt:
+        click.echo(f"\n{run.name} goes on. To cancel it: opsd cancel {str(run.id)[:8]}", err=True)
+        return 130
+    if not run.state.is_completed():
+        click.echo(f"opsd: {ending(run)}", err=True)
+        return 1
+    click.echo(said(client, run) or f"{run.name}: done")
+    sys.stdout.flush()
+    return 0
+
+
+def said(client: SyncPrefectClient, run: FlowRun) -> str:
+    """What the flow printed last; empty when the server has no such line within five seconds."""
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
+    deadline = time.monotonic() + _LOGS_S
+    while time.monotonic() < deadline:
+        for line in client.read_logs(wanted, limit=50, sort=LogSort.TIMESTAMP_DESC):
+            if line.name == _PRINTS and line.task_run_id is None and not line.message.startswith(_OF_THE_MACHINERY):
+                return line.message.strip()
+        time.sleep(_EVERY_S)
+    return ""

@@ -1,0 +1,140 @@
+"""Waiting for a run: one live line in a terminal, plain lines elsewhere, and the outcome in words."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, StateType, WorkPoolStatus
+from prefect.exceptions import ObjectNotFound
+
+from infra.cli.progress import Progress
+from infra.cli.server import active_runs
+from infra.state import POOL
+
+_EVERY_S = 1.0
+_PATIENCE_S = 120.0
+"""How long a server that does not answer is waited for."""
+_RESCHEDULED_S = 30.0
+"""How long a crashed run may take to be scheduled again."""
+_WAITS_AFTER_S = 5.0
+
+
+class Display(Protocol):
+    """Where the progress is shown."""
+
+    def show(self, line: str, done: float, left: str) -> None:
+        """Replace the line of what is going on."""
+
+    def keep(self, line: str) -> None:
+        """Write a line that stays."""
+
+
+class Plain:
+    """Lines for logs and pipes: one when something else begins, and one for every tenth that is done."""
+
+    def __init__(self) -> None:
+        self._last: tuple[str, int] = ("", 0)
+
+    def show(self, line: str, done: float, left: str) -> None:
+        now = (line.rstrip("0123456789 %"), int(done * 10))
+        if now != self._last:
+            self._last = now
+            self.keep(f"{line} ({done:.0%} done{', ' if left else ''}{left})" if done else line)
+
+    def keep(self, line: str) -> None:
+        print(line, flush=True)
+
+
+@contextmanager
+def display() -> Iterator[Display]:
+    """A bar that is rewritten in a terminal; plain lines elsewhere."""
+    if not sys.stdout.isatty():
+        yield Plain()
+        return
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    columns = (BarColumn(24), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}", markup=False))
+    with Bars(*columns, transient=True) as bars:
+        task = bars.add_task("starting", total=1.0)
+
+        class Live:
+            """One bar."""
+
+            def show(self, line: str, done: float, left: str) -> None:
+                bars.update(task, completed=done, description=line + (f" · {left}" if left else ""))
+
+            def keep(self, line: str) -> None:
+                bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+        yield Live()
+
+
+def watch(client: SyncPrefectClient, run: FlowRun, progress: Progress) -> FlowRun:
+    """Show a run until it has ended; returns it as it ended. The errors of httpx when the server stays away."""
+    told, began, silent_since = 0, time.monotonic(), 0.0
+    with display() as shown:
+        while True:
+            try:
+                run = client.read_flow_run(run.id)
+                progress.read(client, run)
+                silent_since = 0.0
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                    raise
+                silent_since = silent_since or time.monotonic()
+                if time.monotonic() - silent_since > _PATIENCE_S:
+                    raise
+                shown.show("Prefect does not answer; the run goes on without it", progress.done, "")
+                time.sleep(_EVERY_S)
+                continue
+            for report in progress.reports[told:]:
+                shown.keep(str(report))
+            told = len(progress.reports)
+            if run.state is not None and run.state.is_final() and not (_may_resume(run) and _resumes(client, run)):
+                return run
+            waits = time.monotonic() - began > _WAITS_AFTER_S
+            shown.show(_line(client, run, progress, waits), progress.done, progress.left())
+            time.sleep(_EVERY_S)
+
+
+def _line(client: SyncPrefectClient, run: FlowRun, progress: Progress, waits: bool) -> str:
+    kind = run.state.type if run.state else None
+    if kind == StateType.CANCELLING:
+        return "being cancelled"
+    if kind == StateType.SCHEDULED and run.run_count:
+        return f"its process ended (start {run.run_count}); it resumes where it stopped"
+    if kind in (StateType.SCHEDULED, StateType.PENDING):
+        return f"waiting{reason_of_waiting(client, run)}" if waits and kind == StateType.SCHEDULED else "waiting for a worker"
+    return progress.line()
+
+
+def reason_of_waiting(client: SyncPrefectClient, run: FlowRun) -> str:
+    """Why a run has not begun."""
+    try:
+        pool = client.read_work_pool(POOL)
+    except ObjectNotFound:
+        return f": there is no work pool {POOL!r}. Make it: opsd up"
+    if pool.status != WorkPoolStatus.READY:
+        return ": no worker is online. Start one: opsd up"
+    ahead = [other for other in active_runs(client) if other.state and other.state.is_running() and other.id != run.id]
+    return f" for its turn after {ahead[0].name}" if ahead else " for a worker"
+
+
+def _may_resume(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_crashed()
+
+
+def _resumes(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Whether a crashed run is scheduled again."""
+    deadline = time.monotonic() + _RESCHEDULED_S
+    while time.monotonic() < deadline:
+        now = client.read_flow_run(run.id)
+        if now.state is not None and not now.state.is_final():
+            return True
+        time.sleep(_EVERY_S)
+    return False
