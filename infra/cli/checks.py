@@ -151,5 +151,5 @@ def _ask_store(environ: MutableMapping[str, str]) -> str:
     from tasks.storage.s3 import open_store
 
     settings = load_settings(environ)
-    open_store(settings.store, settings).check()
+    open_store(settings.store, settings).probe()
     return f"{settings.store} can be written and read"

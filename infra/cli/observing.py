@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 _EVERY_S = 1.0
+OF_THE_MACHINERY = (
+    *("Finished in state Completed", "Beginning flow run", "Created task run", "Resuming flow run", "Worker '", "Flow run '"),
+    *("Running 1 deployment pull step", "Executing deployment step", "Deployment step '", "All deployment steps", "View at"),
+    *("Completed submission of flow run", "Opening process", "Process for flow run", "Downloading flow code"),
+)
+"""How lines begin that Prefect writes of itself."""
 _PAGE = 200
 
 
@@ -46,7 +52,8 @@ def status() -> int:
 @click.argument("which", metavar="[NAME|RUN]", required=False)
 @click.option("--follow", "-f", is_flag=True, help="Until the run has ended.")
 @click.option("--errors", is_flag=True, help="Warnings and errors only.")
-def logs(which: str | None, follow: bool, errors: bool) -> int:
+@click.option("--all", "everything", is_flag=True, help="Also what Prefect writes of itself.")
+def logs(which: str | None, follow: bool, errors: bool, everything: bool) -> int:
     """Show what a run wrote.
 
     NAME is a campaign, RUN a run's name, its id or the first eight digits of it; without either, the newest run.
@@ -58,28 +65,28 @@ def logs(which: str | None, follow: bool, errors: bool) -> int:
     """
     from infra.cli.server import find_run, prefect
 
-    least = logging.WARNING if errors else logging.INFO
+    least, left_out = logging.WARNING if errors else logging.INFO, () if everything else OF_THE_MACHINERY
     with prefect() as client:
         run, shown = find_run(client, which, active=False), 0
         click.echo(f"{run.name} ({run.id}): {run.state_name}", err=True)
         while True:
-            shown += _print_logs(client, run, least, shown)
+            shown += _print_logs(client, run, (least, left_out), shown)
             run = client.read_flow_run(run.id)
             if not follow or (run.state and run.state.is_final()):
-                _print_logs(client, run, least, shown)
+                _print_logs(client, run, (least, left_out), shown)
                 return 0
             time.sleep(_EVERY_S)
 
 
-def _print_logs(client: "SyncPrefectClient", run: "FlowRun", least: int, shown: int) -> int:
-    """Print the lines after the first `shown`; how many there were."""
+def _print_logs(client: "SyncPrefectClient", run: "FlowRun", wish: tuple[int, tuple[str, ...]], shown: int) -> int:
+    """Print the lines after the first `shown`; how many there were. `wish`: the least level, beginnings that are left out."""
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterLevel
     from prefect.client.schemas.sorting import LogSort
 
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=least))
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]), level=LogFilterLevel(ge_=wish[0]))
     count = 0
     while page := client.read_logs(wanted, limit=_PAGE, offset=shown + count, sort=LogSort.TIMESTAMP_ASC):
-        for line in page:
+        for line in (line for line in page if not line.message.startswith(wish[1])):
             click.echo(f"{line.timestamp.astimezone():%H:%M:%S} {logging.getLevelName(line.level):7} {line.message}")
         count += len(page)
     return count

@@ -70,7 +70,8 @@ class Progress:
     expected: Mapping[str, int] = field(default_factory=dict)
     """Calls of each stage per iteration."""
     stage: str = ""
-    iteration: int = 0
+    iteration: int | None = None
+    """None before the first one."""
     percent: float | None = None
     """Of the stage."""
     done: float = 0.0
@@ -99,21 +100,23 @@ class Progress:
 
     def _place(self, tasks: list[TaskRun], percents: Mapping[object, float]) -> None:
         running = [task for task in tasks if task.state and task.state.is_running()]
-        completed: dict[tuple[str, int], float] = defaultdict(float)
+        completed: dict[tuple[str, int | None], float] = defaultdict(float)
         for task in tasks:
             stage, iteration = stage_of(task.name)
             ended = task.state is not None and task.state.is_completed()
             completed[stage, iteration] += 1.0 if ended else percents.get(task.id, 0.0) / 100
-            self.iteration = max(self.iteration, iteration)
+            if iteration is not None:
+                self.iteration = max(self.iteration or 0, iteration)
         if running:
             self.stage = stage_of(running[0].name)[0]
             self.percent = percents.get(running[0].id)
-        now = self._of_iteration(completed, self.iteration)
-        self.done = max(self.done, min(1.0, (self.iteration + now) / max(self.iterations, 1)))
+        if self.iteration is not None:
+            now = self.iteration + self._of_iteration(completed, self.iteration)
+            self.done = max(self.done, min(1.0, now / self.iterations))
         if self._began is None and self.stage in _SHARES:
             self._began = (time.monotonic(), self.done)
 
-    def _of_iteration(self, completed: Mapping[tuple[str, int], float], number: int) -> float:
+    def _of_iteration(self, completed: Mapping[tuple[str, int | None], float], number: int) -> float:
         shares = {stage: share for stage, share in _SHARES.items() if self.expected.get(stage)}
         parts = (share * min(1, completed.get((s, number), 0) / self.expected[s]) for s, share in shares.items())
         return sum(parts) / sum(shares.values()) if shares else 0.0
@@ -128,7 +131,7 @@ class Progress:
     def line(self) -> str:
         """What is done now, in one line."""
         percent = "" if self.percent is None else f" {self.percent:.0f} %"
-        of = f"iteration {self.iteration + 1} of {self.iterations}: " if self.stage in _SHARES or self.iteration else ""
+        of = "" if self.iteration is None else f"iteration {self.iteration + 1} of {self.iterations}: "
         accuracy = f", accuracy so far {self.reports[-1].after}" if self.reports else ""
         return f"{of}{WORDS.get(self.stage, self.stage) or 'starting'}{percent}{accuracy}"
 
@@ -140,11 +143,11 @@ class Progress:
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {max(seconds, 1):.0f} s left"
 
 
-def stage_of(name: str) -> tuple[str, int]:
-    """Stage and iteration of a task run: ("rollout", 2) for rollout-it2-shard0."""
+def stage_of(name: str) -> tuple[str, int | None]:
+    """Stage and iteration of a task run: ("rollout", 2) for rollout-it2-shard0, ("preflight", None) for preflight-a1b."""
     match = _NAMED.fullmatch(name)
     if match is None or match["iteration"] is None:
-        return re.sub(r"-[0-9a-f]{3}$", "", name), 0
+        return re.sub(r"-[0-9a-f]{3}$", "", name), None
     return match["stage"], int(match["iteration"])
 
 

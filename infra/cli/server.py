@@ -73,14 +73,17 @@ def refusal(error: httpx.HTTPStatusError, url: str) -> ServiceError:
 
 
 def submit(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
-    """A run of `opsd/<deployment>`, asked for now."""
+    """A run of `opsd/<deployment>`, asked for now; from then on its name and tag say what it works on."""
     try:
         found = client.read_deployment_by_name(f"{FLOW}/{deployment}")
     except ObjectNotFound as error:
         raise ServiceError(
             f"the deployment {FLOW}/{deployment} is not registered. Register it: opsd up, or prefect --no-prompt deploy --all"
         ) from error
-    return client.create_flow_run_from_deployment(found.id, parameters=parameters)
+    own = parameters.get("name") or parameters.get("recipe")
+    campaign = [str(own)] if own else []
+    name = "-".join([*([] if deployment == "iterate" else [deployment]), *campaign])
+    return client.create_flow_run_from_deployment(found.id, parameters=parameters, name=name, tags=campaign)
 
 
 def active_runs(client: SyncPrefectClient, deployments: Sequence[str] = ()) -> list[FlowRun]:

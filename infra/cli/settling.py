@@ -9,6 +9,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 
+from infra.cli.observing import OF_THE_MACHINERY
 from infra.cli.outcome import ending
 from infra.cli.watching import reason_of_waiting
 
@@ -16,7 +17,7 @@ _EVERY_S = 0.5
 _TELL_AFTER_S = 10.0
 _LOGS_S = 5.0
 _PRINTS = "prefect.flow_runs"
-_OF_THE_MACHINERY = ("Beginning flow run", "Finished in state", "Created task run", "Resuming", "Suspending", "View at")
+_BEGINNING = "Beginning flow run"
 
 
 def settled(client: SyncPrefectClient, run: FlowRun) -> int:
@@ -45,8 +46,10 @@ def said(client: SyncPrefectClient, run: FlowRun) -> str:
     wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id]))
     deadline = time.monotonic() + _LOGS_S
     while time.monotonic() < deadline:
-        for line in client.read_logs(wanted, limit=50, sort=LogSort.TIMESTAMP_DESC):
-            if line.name == _PRINTS and line.task_run_id is None and not line.message.startswith(_OF_THE_MACHINERY):
+        for line in client.read_logs(wanted, limit=100, sort=LogSort.TIMESTAMP_DESC):
+            if line.message.startswith(_BEGINNING):
+                break  # the server has no line of its own yet
+            if line.name == _PRINTS and line.task_run_id is None and not line.message.startswith(OF_THE_MACHINERY):
                 return line.message.strip()
         time.sleep(_EVERY_S)
     return ""

@@ -1,0 +1,192 @@
+"""pytest tests/infra/cli/test_campaigns.py — the command line on real servers: run, check, look at, ship, export."""
+
+import io
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from infra.cli.app import run
+from infra.cli.server import find_run, prefect
+from opsd_core.digest import file_digest
+
+pytestmark = pytest.mark.timeout(600)
+SETTINGS = """
+recipe: tiny
+name: shell
+iterations: 1
+model: {lora: {rank: 4, alpha: 8}}
+data: {size: 400}
+rollout: {num_prompts: 32}
+optimizer: {num_steps: 2, batch_size: 8}
+evaluation: {num_items: 12}
+execution: {num_shards: 1}
+promotion: {mode: manual}
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    path = tmp_path_factory.mktemp("settings") / "mine.yaml"
+    path.write_text(SETTINGS)
+    return path
+
+
+@pytest.fixture(scope="module")
+def learned(worker, settings):
+    """What `opsd run` printed of a small campaign."""
+    shown = io.StringIO()
+    with redirect_stdout(shown):
+        assert run(["run", str(settings), "evaluation.num_items=10"]) == 0
+    return shown.getvalue()
+
+
+def test_a_campaign_is_watched_in_plain_lines_and_its_outcome_is_in_words(learned):
+    lines = learned.splitlines()
+    assert any(line.startswith("iteration 0: version 2 ") and "accuracy" in line for line in lines)
+    assert any(
+        line.startswith(("Not promoted: the champion of shell stays", "Waits for a person: version 2")) for line in lines
+    )
+    assert "To look at:" in lines and any("/runs/flow-run/" in line for line in lines)
+    assert "INFO" not in learned and "Finished in state" not in learned and "prefect" not in lines[0]
+
+
+def test_versions_show_aliases_and_what_became_of_them(learned, capsys):
+    assert run(["versions", "shell"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[1].split()[:3] == ["1", "champion", "initial"] and shown[2].split()[:2] == ["2", "candidate"]
+    assert run(["versions", "shell@candidate"]) == 0
+    assert "champion" not in capsys.readouterr().out
+    assert run(["versions", "shel"]) == 1
+    assert "There are: " in capsys.readouterr().err
+    assert run(["versions", "shell/7"]) == 1
+    assert "it has 1 @champion, 2 @candidate" in capsys.readouterr().err
+
+
+def test_a_version_is_promoted_and_rolled_back_and_a_refusal_is_in_words(learned, capsys):
+    assert run(["rollback", "shell"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("opsd: ") and "no earlier champion" in said and "Traceback" not in said
+    assert run(["promote", "shell/2", "--reason", "read it", "--who", "ada"]) == 0
+    assert capsys.readouterr().out.strip() == "shell: version 2 is champion (before: 1)"
+    assert run(["versions", "shell"]) == 0
+    assert "version 2, by ada: read it" in capsys.readouterr().out
+    assert run(["rollback", "shell"]) == 0
+    assert "version 1 is champion again" in capsys.readouterr().out
+    assert run(["approve", "shell"]) == 1
+    assert "no promotion of 'shell' waits" in capsys.readouterr().err
+
+
+def test_a_version_is_exported_whole_with_its_adapters(learned, tmp_path, capsys):
+    from tasks.context import local, tracker
+
+    target = tmp_path / "out" / "shell-2"
+    assert run(["export", "shell/2", "--to", str(target), "--adapter"]) == 0
+    stored = local(tracker().get_version("shell", 2).source)
+    for path in (path for path in stored.rglob("*") if path.is_file()):
+        assert file_digest(target / path.relative_to(stored)) == file_digest(path)
+    assert str(target) in capsys.readouterr().out and not list(target.parent.glob(".*"))
+    assert any("lora_B" in name for name in load_file(target / "adapter" / "adapter_model.safetensors"))
+
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(target / "base", dtype=torch.float32)
+    merged = PeftModel.from_pretrained(base, target / "adapter").merge_and_unload()
+    whole = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+    ids = torch.tensor([[1, 2, 3]])
+    torch.testing.assert_close(merged(ids).logits, whole(ids).logits, rtol=1e-4, atol=1e-5)
+
+    assert run(["export", "shell", "--to", str(target)]) == 1
+    assert "not an empty folder" in capsys.readouterr().err
+    assert run(["export", "shell/1", "--to", str(tmp_path / "first"), "--adapter"]) == 1
+    assert "no adapters" in capsys.readouterr().err
+    assert run(["export", "nobody", "--to", str(tmp_path / "none")]) == 1
+    assert "no registered model 'nobody'" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_what_cannot_be_served_or_converted_here_is_refused_with_what_to_install(learned, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["export", "shell", "--to", str(tmp_path / "folder"), "--gguf"]) == 1
+    assert "llama.cpp" in capsys.readouterr().err and (tmp_path / "folder" / "config.json").exists()
+
+
+def test_a_dry_run_reports_and_registers_nothing(learned, settings, capsys):
+    status = run(["check", str(settings), "name=tried"])
+    shown = capsys.readouterr().out
+    assert "campaign    tried (recipe tiny), 1 iteration(s)" in shown and "# tried: dry run" in shown
+    assert status == ("**Problem:**" in shown)
+    assert run(["versions", "tried"]) == 1
+
+
+def test_a_run_goes_on_after_control_c_and_can_be_cancelled(learned, settings, capsys):
+    """The watching ends with status 130 and says how to cancel; status lists the run; logs and cancel find it by its name."""
+    command = [sys.executable, "-m", "infra.cli.app", "run", str(settings), "name=stopped", "iterations=50"]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout.readline().startswith(("waiting", "starting", "preflight"))
+    watching.send_signal(signal.SIGINT)
+    _, said = watching.communicate(timeout=60)
+    assert watching.returncode == 130 and "goes on" in said and "opsd cancel" in said and "Traceback" not in said
+
+    assert run(["status"]) == 0
+    shown = capsys.readouterr().out
+    assert "prefect" in shown and "stopped" in shown
+    assert run(["cancel", "stopped"]) == 0
+    with prefect() as client:
+        found = find_run(client, "stopped", active=False)
+        deadline = time.monotonic() + 120
+        while not found.state.is_final() and time.monotonic() < deadline:
+            time.sleep(0.5)
+            found = client.read_flow_run(found.id)
+    assert found.state.is_cancelled()
+    assert run(["cancel", str(found.id)]) == 1
+    assert "has ended already" in capsys.readouterr().err
+    assert run(["cancel", "stopped"]) == 1
+    assert "no run that has not ended" in capsys.readouterr().err
+    assert run(["logs", str(found.id)[:8]]) == 0
+
+
+def test_logs_are_found_by_the_campaign_and_leave_out_the_machinery(learned, capsys):
+    assert run(["logs", "shell"]) == 0
+    shown = capsys.readouterr()
+    assert "Finished in state" not in shown.out and shown.err
+    assert run(["logs", "nobody"]) == 1
+    assert "there is no run of 'nobody'" in capsys.readouterr().err
+
+
+def test_the_doctor_finds_nothing_missing_where_everything_runs(learned, capsys):
+    status = run(["doctor"])
+    shown = capsys.readouterr().out
+    checks = {line[5:].split()[0] for line in shown.splitlines() if line[:4] in ("ok  ", "note", "FAIL")}
+    assert {"python", "packages", "cores", "memory", "gpu", "disk", "ports", "s3", "prefect", "mlflow", "worker"} <= checks
+    assert status == 0, shown
+
+
+@pytest.mark.slow
+def test_unneeded_artifacts_are_counted_and_a_failure_on_the_worker_is_in_words(learned, tmp_path, capsys):
+    assert run(["gc"]) == 0
+    assert "to delete" in capsys.readouterr().out
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"q": 1}\n' * 20)
+    assert run(["run", "tiny", "name=fails", f"data.source={rows}"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("opsd: ") and "Traceback" not in said.err and "question" in said.err
+    assert Path(rows).exists()
+
+
+def test_a_doctor_names_the_remedy_of_what_is_missing(tmp_path, monkeypatch, capsys):
+    """A state folder of its own, in which nothing runs."""
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPSD_STATE", str(tmp_path / "state"))
+    assert run(["doctor"]) == 1
+    shown = capsys.readouterr().out
+    assert "FAIL prefect" in shown and "-> Start it: opsd up" in shown
+    assert run(["status"]) == 1
+    assert "Start it: opsd up" in capsys.readouterr().out
