@@ -13,13 +13,15 @@ from opsd_core.judgement import gate
 from opsd_core.judgement.verdict import Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
-from tasks.context import local, produce, tracker
+from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
 from tasks.stages.teacher import teacher_ref
 from tasks.stages.weights import PRETRAINED_FROM
+from tasks.states import as_tag
+from tasks.storage.artifacts import describe
 
 
 @task(name="register", task_run_name="register-it{iteration.number}", **STAGE)
@@ -52,6 +54,8 @@ def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef, evaluati
         "opsd.targets": json.dumps([target.uri for target in sampled.targets]),
         "opsd.config": campaign.record.uri,
         "opsd.data": campaign.data.uri,
+        "opsd.data_state": as_tag(describe(store(), campaign.data.uri).identity.get("content", {})),
+        "opsd.model_state": as_tag(describe(store(), campaign.initial.uri).identity.get("content", {})),
         "opsd.evaluation": evaluation.uri,
         "opsd.git_revision": git_revision(),
         "opsd.acceptance": campaign.initial.acceptance,
@@ -101,6 +105,7 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         "versions": [candidate.version, champion.version],
         "promotion": config.promotion.model_dump(),
         "iterations": config.iterations,
+        "max_repetition": config.filter.max_repetition,
     }
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict))
     promoted, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)

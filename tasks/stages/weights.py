@@ -1,6 +1,7 @@
 """Where a campaign starts: weights in the store, tested against themselves, those that opsd/pretrain promoted first."""
 
 import json
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,22 @@ from prefect.logging import get_run_logger
 
 from opsd_core.acceptance import accept
 from opsd_core.config import CampaignConfig, ModelConfig
-from opsd_core.digest import file_digest
 from opsd_core.models import tiny
 from opsd_core.models.policy import (
     hub_commit,
     load_gguf,
     load_policy,
+    resolve_device,
     resolve_dtype,
     save_policy,
 )
 from opsd_core.models.smollm2 import smollm2_gguf
-from opsd_core.models.storage.adapter_folders import local_base
 from tasks.context import local, produce, scratch, settings, tracker
 from tasks.refs import PolicyRef
 from tasks.runtime.retries import STAGE
-from tasks.sources import download_folder, model_address, stored_model
+from tasks.sources import download_folder, model_address, named, stored_model
+from tasks.states import State, in_words, model_state, unchanged_model
+from tasks.storage.artifacts import Artifact
 
 PRETRAINED_FROM = "opsd.pretrained_from"
 """Tag of a version that opsd/pretrain made: digest of the weights that it started from."""
@@ -61,10 +63,12 @@ def stored_weights(config: CampaignConfig, field: str = "model.source") -> Polic
     `field` is the setting to name when there are none at that address.
     """
     source = model_address(config.model.source, field)
-    if artifact := stored_model(source, field):
-        return accepted(PolicyRef(uri=artifact.uri, digest=artifact.digest), config.model)
-    identity = {"source": source, "model": _identity(config.model), "content": source_content(source)}
-    artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
+    artifact = stored_model(source, field)
+    if artifact is None:
+        with named(field):
+            identity = model_identity(source, config.model, field)
+            artifact, _ = produce("models", identity, partial(_materialise, source, config, field, identity["content"]))
+    get_run_logger().info("%s=%s: %s", field, config.model.source, state_of_model(artifact))
     return accepted(PolicyRef(uri=artifact.uri, digest=artifact.digest), config.model)
 
 
@@ -73,8 +77,7 @@ def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
 
     A model is tested once for each dtype and version of the libraries that compute it.
     """
-    libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
-    identity = {"model": policy.digest, "dtype": str(resolve_dtype(model)), "libraries": libraries}
+    identity = acceptance_identity(policy, model)
 
     def write(folder: Path) -> dict[str, Any]:
         record = accept(load_policy(local(policy), model))
@@ -87,21 +90,44 @@ def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
     return policy.model_copy(update={"acceptance": (local(artifact.uri) / "acceptance.json").read_text()})
 
 
-def _identity(model: ModelConfig) -> dict[str, Any]:
-    given = {"chat_template": model.chat_template} if model.chat_template else {}  # is written into the stored tokenizer
-    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code} | given
+def model_identity(source: str, model: ModelConfig, field: str = "model.source") -> dict[str, Any]:
+    """What decides the stored folder of a model: its address, what lies there now, and the settings it is stored with."""
+    settings_of_it: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    if model.chat_template:  # is written into the stored tokenizer
+        settings_of_it["chat_template"] = model.chat_template
+    if not _in_float32(source) and (stored_in := engine_dtype(model)) != "float32":  # weights are stored as they are loaded
+        settings_of_it["dtype"] = stored_in
+    return {"source": source, "model": settings_of_it, "content": model_state(source, field)}
 
 
-def source_content(source: str) -> dict[str, str]:
-    """Digest of every local file that a source names; empty for what its name alone decides."""
-    path = Path(tiny.__file__ if source in tiny.SIZES else source)  # a tiny model is what its code makes of it
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
-    contents = {file.name: file_digest(file) for file in files}
-    base = local_base(path)  # of an adapter folder
-    return contents | ({f"base/{name}": value for name, value in source_content(base).items()} if base else {})
+def acceptance_identity(policy: PolicyRef, model: ModelConfig) -> dict[str, Any]:
+    """What decides on which paths an architecture can be computed: weights, dtype, device and libraries."""
+    libraries = {name: metadata.version(name) for name in ("torch", "transformers")}
+    identity = {"model": policy.digest, "dtype": str(resolve_dtype(model)), "libraries": libraries}
+    device = resolve_device(model).type
+    return identity if device == "cpu" else identity | {"device": device}
 
 
-def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str, Any]:
+def state_of_model(artifact: Artifact) -> str:
+    """Where stored weights came from and in which state that was, in words."""
+    identity = artifact.identity
+    if "content" not in identity:
+        return f"stored weights {artifact.digest[:16]}"
+    commit = artifact.summary.get("commit")
+    return f"{in_words(identity['content'])}{f', commit {commit}' if commit else ''}; stored weights {artifact.digest[:16]}"
+
+
+def engine_dtype(model: ModelConfig) -> str:
+    """ "float32" or "bfloat16": what model.dtype stands for on this hardware."""
+    return str(resolve_dtype(model)).removeprefix("torch.")
+
+
+def _in_float32(source: str) -> bool:
+    """Whether a source is stored in float32 whatever model.dtype says."""
+    return source in tiny.SIZES or source == "smollm2" or source.endswith(".gguf")
+
+
+def _materialise(source: str, config: CampaignConfig, field: str, state: State, folder: Path) -> dict[str, Any]:
     if source in tiny.SIZES:
         tiny.build_tiny(folder, seed=0, settings=tiny.SIZES[source])
     elif source == "smollm2":
@@ -110,10 +136,11 @@ def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str,
         save_policy(load_gguf(Path(source)), folder)
     elif source.startswith("s3://"):
         with scratch() as copy:
-            download_folder(source, copy)
+            download_folder(source, copy, field)
             save_policy(load_policy(copy, config.model, dtype=None), folder)
     else:
         save_policy(load_policy(source, config.model), folder)
+    unchanged_model(source, state, field)
     tracker().write_mlmodel(folder)
     commit = hub_commit(config.model)
     return {"source": source} | ({"commit": commit} if commit else {})
