@@ -43,7 +43,8 @@ def evaluate_policy(
         )
         seeds = [derive_seed("evaluation", config.seed, examples[row].id, sample) for row, sample in pairs]
         asked, together = [prompts[row] for row, _ in pairs], config.execution.evaluation_batch_size
-        completions = generate(policy, asked, seeds, sampling, together, on_progress)
+        field = "evaluation.max_completion_length"
+        completions = generate(policy, asked, seeds, sampling, together, on_progress, field)
         for (row, sample), completion in zip(pairs, completions, strict=True):
             text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
             outcomes.append(_outcome(completion, text, grader(examples[row], text), (examples[row].id, mode, sample)))

@@ -151,18 +151,24 @@ def _within_budget(ids: list[int], limit: int, field: str, side: str, example: E
 
 
 def fitting_examples(
-    examples: Sequence[Example], builder: PromptBuilder, contexts: Callable[[Example], Mapping[str, str] | None]
+    examples: Sequence[Example],
+    builder: PromptBuilder,
+    contexts: Callable[[Example], Mapping[str, str] | None],
+    longest: dict[str, int] | None = None,
 ) -> tuple[list[Example], list[str]]:
     """Examples whose prompts fit both budgets, and the ids of those whose prompts do not.
 
-    With prompts.overflow=error a DataError states how many rows are affected and the first of them.
+    With prompts.overflow=error a DataError states how many rows are affected and the first of them. `longest` gets the most
+    tokens of a "student" and of a "teacher" prompt that fits.
     """
     fitting, too_long, first = [], [], ""
     for example in examples:
         try:
-            builder.student_ids(example)
-            builder.teacher_ids(example, contexts(example))
+            lengths = {"student": len(builder.student_ids(example))}
+            lengths["teacher"] = len(builder.teacher_ids(example, contexts(example)))
             fitting.append(example)
+            if longest is not None:
+                longest |= {side: max(length, longest.get(side, 0)) for side, length in lengths.items()}
         except DataError as error:
             too_long.append(example.id)
             first = first or str(error)

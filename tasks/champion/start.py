@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.errors import IntegrityError, ModelError
-from tasks.context import tracker
+from tasks.context import settings, store, tracker
 from tasks.refs import PolicyRef, Ref
+from tasks.storage.artifacts import verify
 
 Accept = Callable[[PolicyRef, ModelConfig], PolicyRef]
 """Finds the paths of a policy that was registered without them."""
@@ -26,6 +27,7 @@ def ensure_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -> 
         return number
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
     tags["opsd.acceptance"] = initial.acceptance
+    verify(store(), initial.uri, settings().cache)
     number = registry.register(config.name, initial.uri, run_id, tags, "Starting weights of the first campaign.")
     registry.promote(
         config.name, number, why="first version: the starting weights", who="opsd", expected_champion=None

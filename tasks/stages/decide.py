@@ -13,6 +13,7 @@ from opsd_core.judgement import gate
 from opsd_core.judgement.verdict import Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
+from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
@@ -82,6 +83,8 @@ _NO_LABELS = (
 def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, after: EvaluationRef) -> VerdictRef:
     """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not.
 
+    IntegrityError when the candidate that would become champion is not stored whole: triggered again, its stages make it again.
+
     `before` is the champion's evaluation, `after` the candidate's.
     """
     config, champion = iteration.config, iteration.champion
@@ -127,6 +130,8 @@ def _write_verdict(verdict: Verdict, folder: Path) -> dict[str, Any]:
 def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: PolicyRef) -> tuple[bool, list[str]]:
     campaign, champion = iteration.campaign, iteration.champion
     registry, name, mode = tracker(), campaign.name, campaign.config.promotion.mode
+    if verdict.promote and mode == "auto" and "opsd.gate" not in registry.version_tags(name, candidate.version):
+        check_version(name, candidate.version)
     with champion_moves(name):
         tags = registry.version_tags(name, candidate.version)
         if "opsd.gate" in tags:  # carried out before a crash or by an earlier trigger of the same campaign

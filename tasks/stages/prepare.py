@@ -26,6 +26,7 @@ from opsd_core.models.policy import (
 )
 from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
+from opsd_core.prompts.limits import check_context, check_items
 from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
@@ -44,7 +45,8 @@ from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.sources import download_file, model_sources
-from tasks.stages.weights import accepted, stored_weights
+from tasks.stages.evaluate import held_out
+from tasks.stages.weights import accepted, check_adapters, stored_context, stored_weights
 from tasks.states import check_sources, data_state, in_words, unchanged_data
 from tasks.storage.artifacts import describe
 
@@ -75,8 +77,11 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
 
 @task(name="prepare-model", **STAGE)
 def prepare_model(config: CampaignConfig) -> PolicyRef:
-    """The starting weights as a safetensors folder in the store."""
-    return stored_weights(config)
+    """The starting weights as a safetensors folder in the store. ConfigError when context or adapters do not suit them."""
+    initial = stored_weights(config)
+    check_context(config, stored_context(initial, config.model))
+    check_adapters(initial, config)
+    return initial
 
 
 @task(name="prepare-teachers", **STAGE)
@@ -111,7 +116,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
     get_run_logger().info("data.source=%s: %s", config.data.source, in_words(identity["content"]))
     artifact, _ = produce("datasets", identity, partial(_load_data, config, tokenizer, identity["content"]))
     data = Ref(uri=artifact.uri)
-    check_data(config, data)
+    check_data(config, data, initial)
     return data
 
 
@@ -125,10 +130,12 @@ def data_identity(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase) ->
     }
 
 
-def check_data(config: CampaignConfig, data: Ref) -> None:
-    """DataError when stored splits do not suit settings that are no part of their identity, such as data.grader."""
-    examples = [example for split in ("train", "validation", "test") for example in stored_examples(data, split)]
-    check_gradable([example for example in examples if example.answer], grader_name(config.data))
+def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
+    """DataError or ConfigError when stored splits do not suit settings that are no part of their identity, or the model."""
+    splits = {split: stored_examples(data, split) for split in ("train", "validation", "test")}
+    check_gradable([e for examples in splits.values() for e in examples if e.answer], grader_name(config.data))
+    check_items(config, splits["train"], held_out(config, data))
+    check_context(config, stored_context(initial, config.model), describe(store(), data.uri).summary.get("longest"))
 
 
 def _load_data(
@@ -140,13 +147,14 @@ def _load_data(
     for line in data.report.lines():
         get_run_logger().info(line)
     report, too_long = data.report.as_dict(), []
+    longest: dict[str, dict[str, int]] = {"train": {}, "validation": {}, "test": {}}
     builder = PromptBuilder.of(tokenizer, config)
     for split in ("train", "validation", "test"):
         examples = getattr(data, split)
         if split == "train":
-            fitting, dropped = fitting_in_every_stage(examples, tokenizer, config)
+            fitting, dropped = fitting_in_every_stage(examples, tokenizer, config, longest[split])
         else:
-            fitting, dropped = fitting_examples(examples, builder, lambda example: None)
+            fitting, dropped = fitting_examples(examples, builder, lambda example: None, longest[split])
         write_examples(folder / f"{split}.parquet", fitting)
         report["sizes"][split] = len(fitting)
         too_long += dropped
@@ -155,7 +163,8 @@ def _load_data(
     if too_long:
         get_run_logger().warning("%d prompts are too long and dropped (prompts.overflow=drop)", len(too_long))
     counts = [name for name in report if name.startswith("num_")]
-    return {name: report[name] for name in ("sizes", "digests", "reasons", *counts)} | {"prompts_too_long": len(too_long)}
+    found = {name: report[name] for name in ("sizes", "digests", "reasons", *counts)}
+    return found | {"prompts_too_long": len(too_long), "longest": longest}
 
 
 @task(name="start-campaign", **STAGE)

@@ -242,8 +242,8 @@ def _share(evaluation: EvaluationRef, name: str) -> str:
 def _accuracy(evaluation: EvaluationRef) -> str:
     if "eval/accuracy" not in evaluation.metrics:
         return "unknown (no labels)"
-    accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics["eval/accuracy_se"]
-    return f"{accuracy:.3f} ± {1.96 * error:.3f}"
+    accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics.get("eval/accuracy_se")
+    return f"{accuracy:.3f} (one item)" if error is None else f"{accuracy:.3f} ± {1.96 * error:.3f}"
 
 
 def _shown(accuracy: float | None) -> str:

@@ -21,6 +21,8 @@ from opsd_core.models.policy import (
     save_policy,
 )
 from opsd_core.models.smollm2 import smollm2_gguf
+from opsd_core.models.storage.skeleton import check_targets, stored_config
+from opsd_core.models.types import context_length
 from tasks.context import local, produce, scratch, settings, tracker
 from tasks.refs import PolicyRef
 from tasks.runtime.retries import STAGE
@@ -115,6 +117,17 @@ def state_of_model(artifact: Artifact) -> str:
         return f"stored weights {artifact.digest[:16]}"
     commit = artifact.summary.get("commit")
     return f"{in_words(identity['content'])}{f', commit {commit}' if commit else ''}; stored weights {artifact.digest[:16]}"
+
+
+def stored_context(policy: PolicyRef, model: ModelConfig) -> int:
+    """Tokens that a stored model can attend to, read from its config.json."""
+    return context_length(stored_config(local(policy), model))
+
+
+def check_adapters(policy: PolicyRef, config: CampaignConfig) -> None:
+    """ConfigError when model.lora.target_modules names a layer that the model does not have; no weights are read."""
+    if config.model.lora.rank:
+        check_targets(local(policy), config.model)
 
 
 def engine_dtype(model: ModelConfig) -> str:

@@ -1,0 +1,36 @@
+"""Before a version becomes champion: every object of it is read from the store and compared with its manifest."""
+
+from opsd_core.errors import ConfigError, IntegrityError
+from tasks.context import settings, store, tracker
+from tasks.storage.artifacts import verify
+
+
+def check_version(name: str, version: int) -> None:
+    """Read weights and trainer state of a version, length and sha256 of every object.
+
+    IntegrityError naming the object, the version and what to do; ConfigError for a version that opsd did not register.
+    """
+    tags = tracker().version_tags(name, version)
+    if "opsd.model_uri" not in tags:
+        raise ConfigError(
+            f"version {version} of {name} was not registered by opsd (it has no tag opsd.model_uri), so nobody can say whether "
+            "it is whole. Choose another version."
+        )
+    for tag in ("opsd.model_uri", "opsd.state_uri"):
+        if tags.get(tag):
+            _check(name, version, tags, tag)
+
+
+def _check(name: str, version: int, tags: dict[str, str], tag: str) -> None:
+    expected = tags.get("opsd.model_digest") if tag == "opsd.model_uri" else None
+    campaign = tags.get("opsd.campaign")
+    again = f"Trigger campaign {campaign} again, which makes it again" if campaign else "Restore it from a copy"
+    try:
+        found = verify(store(), tags[tag], settings().cache)
+        if expected and found.digest != expected:
+            raise IntegrityError(f"{found.uri} has the digest {found.digest}, the version was registered with {expected}.")
+    except (IntegrityError, ConfigError) as error:  # another store's address too
+        raise IntegrityError(
+            f"version {version} of {name} cannot be champion, for it is not whole: {error} The champion stays as it is. {again}, "
+            "or choose another version."
+        ) from error
