@@ -17,10 +17,10 @@ LONGEST = {"train": {"student": 100, "teacher": 150}, "validation": {"student": 
 @pytest.mark.parametrize(
     ("section", "length", "positions", "longest", "said"),
     [
-.*held-out.* 120 .*392"),
+        ("evaluation", 500, 512, LONGEST, r"evaluation\.max_completion_length=500 exceeds .* held-out .* 120 .*most 392"),
         ("evaluation", 512, 512, None, r"evaluation\.max_completion_length=512 exceeds .*at least one.*to at most 511"),
         ("rollout", 450, 512, LONGEST, r"rollout\.max_completion_length=450 exceeds .*longest training prompt has 100"),
-        ("rollout", 400, 512, LONGEST, r"rollout\.max_completion_length=400 exceeds .* teacher.s .* 150 .*max_teacher_prompt"),
+        ("rollout", 400, 512, LONGEST, r"rollout\.max_completion_length=400 exceeds .* teacher's .* 150 .*max_teacher_prompt"),
         ("rollout", 512, 512, {}, r"rollout\.max_completion_length=512 exceeds"),
     ],
 )
@@ -66,7 +66,7 @@ def test_the_last_token_may_be_the_only_one_that_counts():
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
-        ("q_prj", r"model\.lora\.target_modules='q_prj': .* has no module .q_prj.\. Its linear layers are .*q_proj"),
+        ("q_prj", r"target_modules='q_prj': LlamaForCausalLM has no module 'q_prj'\. Its linear layers are .*q_proj"),
         ("q_proj, typo,v_proj", r"has no module 'typo'"),
         ("q_proj,", r"has no module ''"),
         ("proj", r"has no module 'proj'"),
