@@ -6,6 +6,7 @@ spool.py           what could not be sent, kept on disk and sent later
 settled.py         facts of a run that are written once and read back
 runs.py            campaign and iteration runs; metrics, parameters, datasets, files
 system_metrics.py  CPU, memory and GPU figures of a run, sampled in the background
+folders.py         versions whose weights lie in a folder of this machine
 registry.py        versions, aliases, promotion and rollback
 addresses.py       models:/name@alias: the version behind it
 mlmodel.py         the MLmodel file that lets MLflow load a folder of weights

@@ -3,6 +3,7 @@
 import re
 
 from opsd_core.errors import ConfigError, RefusedError
+from tasks.tracking.folders import MODEL_URI
 from tasks.tracking.registry import ABSENT, Registry, Version
 
 _ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([1-9][0-9]{0,8}))")
@@ -32,7 +33,8 @@ class Addresses(Registry):
 
     def source_of(self, uri: str, field: str = "model.source") -> str:
         """Address of the folder of weights behind a `models:/` URI; `field` is the setting that names it."""
-        return self.resolve(uri, field).source
+        version = self.resolve(uri, field)
+        return version.tags.get(MODEL_URI, version.source)
 
     def _instead(self, name: str) -> str:
         """What is registered where something else was asked for."""

@@ -218,6 +218,7 @@ def test_a_version_that_is_not_whole_becomes_champion_by_no_way(stack, damage):
     do(damage, uri, object_name)
     with pytest.raises(IntegrityError, match=refused):
         promote(name=name, version=version, reason="reviewed")
+    tracker().set_alias(name, "candidate", version)
     with pytest.raises(IntegrityError, match=rf"version {version} of {name} cannot be champion"):
         promote(name=name, reason="the candidate")
     assert "refused by ada: version" in (said := answered(name, version, verdict.uri, "approve", "", "ada"))
