@@ -43,7 +43,7 @@ def distil_candidate(iteration: Iteration, sampled: Sampled) -> DistilRef:
     """The candidate's weights and trainer state after this iteration's optimiser steps."""
     sampled_in = [shard.iteration for shard in sampled.shards]
     check_staleness(sampled_in, iteration.number, iteration.config.token_weights.max_staleness)
-    identity = _identity(iteration, sampled)
+    identity = distil_identity(iteration, sampled)
     trained: list[Policy] = []  # stays empty when the state is there already
     made, seconds = produce("states", identity, partial(_distil, iteration, sampled, identity, trained))
     state = Ref(uri=made.uri)
@@ -59,7 +59,8 @@ def distil_candidate(iteration: Iteration, sampled: Sampled) -> DistilRef:
     )
 
 
-def _identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
+def distil_identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
+    """What decides the trainer state after an iteration's optimiser steps."""
     config, policy = iteration.config, iteration.policy
     online = not (config.distillation.records_targets or config.distillation.teacher_free)
     pool = {"data": iteration.campaign.data.identity} if online else {}  # contexts may show any item of the training split

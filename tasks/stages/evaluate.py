@@ -34,13 +34,12 @@ def evaluate(
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
     """
     examples = held_out(config, data, split)
-    conditions = evaluation_conditions(config, policy, examples)
-    identity = {"policy": policy.digest, "conditions": conditions, "dtype": dtype_identity(config.model)}
+    identity = evaluation_identity(config, policy, examples)
     artifact, seconds = produce("evaluations", identity, partial(_evaluate, config, policy, examples, label))
     return EvaluationRef(
         uri=artifact.uri,
         digest=artifact.digest,
-        conditions_digest=digest(conditions),
+        conditions_digest=digest(identity["conditions"]),
         metrics=_metrics(config, examples, read_outcomes(local(artifact.uri) / "outcomes.parquet")),
         seconds=seconds,
     )
@@ -52,8 +51,8 @@ def held_out(config: CampaignConfig, data: Ref, split: str = "validation") -> li
     return ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
 
 
-def evaluation_conditions(config: CampaignConfig, policy: Ref, examples: Sequence[Example]) -> dict[str, Any]:
-    """What decides an evaluation besides the policy: only two under the same conditions can be compared."""
+def evaluation_identity(config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example]) -> dict[str, Any]:
+    """What decides an evaluation; only two under the same conditions can be compared."""
     builder = prompt_builder(policy, config)
     conditions = {
         "items": split_digest(examples),
@@ -66,7 +65,7 @@ def evaluation_conditions(config: CampaignConfig, policy: Ref, examples: Sequenc
     }
     if any(example.metadata for example in examples):  # what a task's own verifier reads beside the answer
         conditions["metadata"] = digest([[example.id, example.metadata] for example in examples])
-    return conditions
+    return {"policy": policy.digest, "conditions": conditions, "dtype": dtype_identity(config.model)}
 
 
 def _evaluate(

@@ -26,6 +26,16 @@ def probe_teacher(iteration: Iteration, shards: list[ShardRef], graded: GradedRe
 
 @task(name="probe-teacher", task_run_name="probe-teacher-it{iteration.number}", **STAGE)
 def _probe(iteration: Iteration, shards: list[ShardRef], graded: GradedRef) -> GradedRef:
+    identity = probe_identity(iteration, graded)
+    artifact, seconds = produce("grades", identity, partial(_regrade, iteration, shards, graded))
+    counts = artifact.summary["counts"]
+    return graded.model_copy(
+        update={"uri": artifact.uri, "digest": artifact.digest, "seconds": graded.seconds + seconds, **counts}
+    )
+
+
+def probe_identity(iteration: Iteration, graded: GradedRef) -> dict[str, Any]:
+    """What decides the grades after the probe."""
     config, campaign = iteration.config, iteration.campaign
     teacher = iteration.policy if config.teacher.weights_kind.is_student else teacher_ref(iteration)
     identity = {
@@ -41,11 +51,7 @@ def _probe(iteration: Iteration, shards: list[ShardRef], graded: GradedRef) -> G
     } | teacher_identity(config)
     if config.context_from_rollouts:
         identity["budget"] = teacher_budget(config)
-    artifact, seconds = produce("grades", identity, partial(_regrade, iteration, shards, graded))
-    counts = artifact.summary["counts"]
-    return graded.model_copy(
-        update={"uri": artifact.uri, "digest": artifact.digest, "seconds": graded.seconds + seconds, **counts}
-    )
+    return identity
 
 
 def _regrade(iteration: Iteration, shards: list[ShardRef], graded: GradedRef, folder: Path) -> dict[str, Any]:
