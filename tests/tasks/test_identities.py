@@ -224,7 +224,13 @@ def changed(config: BaseModel, path: str) -> BaseModel:
     return config.model_copy(update={name: new})
 
 
-TELLS_STAGES_APART = ["curriculum.length_start", "rollout.on_policy_fraction", "distillation.divergence", "distillation.beta", "teacher.ema_decay", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture", "teacher.mixture_weights", "teacher.only_unsuccessful", "teacher.peers", "teacher.require_privilege_gain", "teacher.student_noise", "teacher.temperature", "teacher.top_k", "teacher.top_p", "teacher.trust_region_lambda", "teacher.weights", "teacher.peer_filter", "teacher.source"]
+TELLS_STAGES_APART = [
+    "curriculum.length_start", "rollout.on_policy_fraction", "distillation.divergence", "distillation.beta",
+    "teacher.ema_decay", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture",
+    "teacher.mixture_weights", "teacher.only_unsuccessful", "teacher.peers", "teacher.require_privilege_gain",
+    "teacher.student_noise", "teacher.temperature", "teacher.top_k", "teacher.top_p", "teacher.trust_region_lambda",
+    "teacher.weights", "teacher.peer_filter", "teacher.source",
+]  # fmt: skip
 ASKS_FOR_A_TEACHER = dict.fromkeys(("distillation.divergence", "distillation.beta"), "say whether there is a teacher at all")
 ELSEWHERE = {
     "rollouts": {
