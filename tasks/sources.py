@@ -7,11 +7,11 @@ from pathlib import Path
 
 from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.config.teacher import MOVING
-from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, RefusedError
+from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, RefusedError, ServiceError
 from tasks.context import settings, store, tracker
 from tasks.storage.artifacts import Artifact, describe
 from tasks.storage.base import ObjectInfo, Store
-from tasks.storage.s3 import open_store
+from tasks.storage.s3 import denied, open_store
 
 _FOREIGN = ("mlflow-artifacts:", "runs:", "dbfs:", "models:")
 
@@ -78,7 +78,9 @@ def model_objects(uri: str, field: str = "model.source") -> list[ObjectInfo]:
     prefix = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
     try:
         objects = [info for info in remote.list(prefix) if info.key.count("/") == prefix.count("/")]
-    except RefusedError as error:
+    except ServiceError as error:
+        if not (isinstance(error, RefusedError) or denied(error)):
+            raise
         raise ModelError(f"{field}={uri} cannot be read: {error} Correct {field}.") from error
     if not objects:
         raise ModelError(
@@ -101,7 +103,9 @@ def object_info(uri: str, field: str = "data.source") -> ObjectInfo:
         remote, key = _remote(uri, field)
         if (found := remote.head(key) if key.rpartition("/")[2] else None) is None:
             raise DataError(wrong)
-    except RefusedError as error:
+    except ServiceError as error:
+        if not (isinstance(error, RefusedError) or denied(error)):
+            raise
         raise DataError(f"{field}={uri} cannot be read: {error} Correct {field}.") from error
     except ConfigError as error:
         raise DataError(wrong) from error

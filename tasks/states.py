@@ -21,7 +21,8 @@ from opsd_core.digest import digest, file_digest
 from opsd_core.errors import DataError, ModelError
 from opsd_core.models import tiny
 from opsd_core.models.storage.adapter_folders import local_base
-from tasks.context import scratch
+from opsd_core.prompts.limits import check_context
+from tasks.context import scratch, store
 from tasks.sources import (
     data_sources,
     download_file,
@@ -35,17 +36,22 @@ from tasks.sources import (
 from tasks.storage.base import ObjectInfo
 
 State = dict[str, Any]
+_MOST_BYTES = 16 << 20
 
 
 def check_sources(config: CampaignConfig, *, data: bool = True) -> None:
     """Find every model that a campaign names, and with `data` every data set; none is loaded and no hub is asked.
 
-    ConfigError, ModelError or DataError by the setting whose address leads nowhere.
+    ConfigError, ModelError or DataError by the setting whose address leads nowhere, or asks for more than the context of the
+    policy.
     """
     for field, source in model_sources(config):
         address = model_address(source, field)
-        if stored_model(address, field) is None:
+        stored = stored_model(address, field)
+        if stored is None:
             _model_is_there(address, field)
+        if field == "model.source" and (positions := _declared_context(stored.uri if stored else address, field)):
+            check_context(config, positions)
     for field, section in data_sources(config) if data else ():
         if section.source.startswith(("s3://", "https://")):
             data_state(section, field)
@@ -62,6 +68,25 @@ def _model_is_there(address: str, field: str) -> None:
             f"{field}={address!r} does not exist on this machine. Paths are relative to the folder that opsd is started in; give "
             "a folder with config.json and model.safetensors, or a .gguf file."
         )
+
+
+def _declared_context(address: str, field: str) -> int | None:
+    """What config.json at the address says of the model's context, without its weights; None where that is not known yet."""
+    found = None
+    if address.startswith(store().root + "/"):
+        found = store().read(f"{store().key_of(address)}/config.json", _MOST_BYTES)
+    elif address.startswith("s3://") and any(info.key.endswith("/config.json") for info in model_objects(address, field)):
+        with scratch() as folder:
+            found = (download_file(f"{address.rstrip('/')}/config.json", folder, field).read_bytes(), "")
+    elif (path := Path(address) / "config.json").is_file():
+        found = (path.read_bytes(), "")
+    try:
+        settings = json.loads(found[0]) if found else {}
+        text = settings.get("text_config") or settings
+        positions = text.get("max_position_embeddings")
+    except (ValueError, AttributeError):  # said by name when the folder is loaded
+        return None
+    return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def _files_are_there(config: DataConfig) -> None:

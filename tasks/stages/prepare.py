@@ -20,6 +20,8 @@ from opsd_core.data import load_examples
 from opsd_core.digest import digest
 from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
+from opsd_core.judgement.gate import level
+from opsd_core.judgement.statistics import mcnemar
 from opsd_core.models.policy import (
     resolve_device,
     tokenizer_digest,
@@ -134,7 +136,14 @@ def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
     """DataError or ConfigError when stored splits do not suit settings that are no part of their identity, or the model."""
     splits = {split: stored_examples(data, split) for split in ("train", "validation", "test")}
     check_gradable([e for examples in splits.values() for e in examples if e.answer], grader_name(config.data))
-    check_items(config, splits["train"], held_out(config, data))
+    measured = held_out(config, data)
+    check_items(config, splits["train"], measured)
+    if config.promotion.mode != "manual" and mcnemar(len(measured), 0) > level(config.promotion, config.iterations):
+        get_run_logger().warning(
+            "%d items are measured: even if a candidate solved all of them and the champion none, the gate could not promote it "
+            "at promotion.alpha=%g over %d iterations. Raise evaluation.num_items or use more rows.",
+            len(measured), config.promotion.alpha, config.iterations,
+        )  # fmt: skip
     check_context(config, stored_context(initial, config.model), describe(store(), data.uri).summary.get("longest"))
 
 

@@ -17,7 +17,7 @@ from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.models.policy import dtype_identity
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
-from opsd_core.study import StudyConfig
+from opsd_core.study import StudyConfig, resolve_arm
 from opsd_core.study.instructions import follows
 from opsd_core.study.likelihood import mean_loglikelihoods
 from opsd_core.study.sets import SETS, EvaluationSet
@@ -29,6 +29,7 @@ from tasks.sources import data_sources
 from tasks.stages.evaluate import evaluate
 from tasks.stages.prepare import prepare_data, prepare_model
 from tasks.stages.rehearse import prompts_of_source
+from tasks.states import check_sources
 from tasks.study.refs import Measured, Study, Training
 
 
@@ -36,6 +37,8 @@ from tasks.study.refs import Measured, Study, Training
 def open_study(config: StudyConfig) -> Study:
     """Base model, data split and the MLflow parent run; the same configuration continues the same study."""
     base = config.base
+    for arm in config.trained_arms:
+        check_sources(resolve_arm(config, arm, config.seeds[0], None))
     initial = prepare_model.fn(base)
     data = prepare_data.fn(base, initial)
     identity = {
