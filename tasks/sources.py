@@ -79,9 +79,7 @@ def model_objects(uri: str, field: str = "model.source") -> list[ObjectInfo]:
     try:
         objects = [info for info in remote.list(prefix) if info.key.count("/") == prefix.count("/")]
     except ServiceError as error:
-        if not (isinstance(error, RefusedError) or denied(error)):
-            raise
-        raise ModelError(f"{field}={uri} cannot be read: {error} Correct {field}.") from error
+        raise ModelError(f"{field}={uri} cannot be read: {_why(error, uri)}. Correct {field}.") from error
     if not objects:
         raise ModelError(
             f"{field}={uri!r} holds no objects. Give the folder with config.json and model.safetensors: s3://bucket/folder."
@@ -104,9 +102,7 @@ def object_info(uri: str, field: str = "data.source") -> ObjectInfo:
         if (found := remote.head(key) if key.rpartition("/")[2] else None) is None:
             raise DataError(wrong)
     except ServiceError as error:
-        if not (isinstance(error, RefusedError) or denied(error)):
-            raise
-        raise DataError(f"{field}={uri} cannot be read: {error} Correct {field}.") from error
+        raise DataError(f"{field}={uri} cannot be read: {_why(error, uri)}. Correct {field}.") from error
     except ConfigError as error:
         raise DataError(wrong) from error
     return found
@@ -118,9 +114,18 @@ def download_file(uri: str, folder: Path, field: str = "data.source") -> Path:
     path = folder / key.rpartition("/")[2]
     try:
         _remote(uri, field)[0].download(key, path)
-    except (RefusedError, IntegrityError) as error:
-        raise DataError(f"{field}={uri} cannot be read: {error} Correct {field}.") from error
+    except IntegrityError as error:  # deleted since it was found
+        raise DataError(f"{field}={uri} does not exist any more. Correct {field}.") from error
     return path
+
+
+def _why(error: ServiceError, uri: str) -> str:
+    """What a store refuses; the error itself when it is an outage, after which asking again may help."""
+    if denied(error):
+        return "the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) may not read it"
+    if isinstance(error, RefusedError):
+        return f"there is no bucket {uri.removeprefix('s3://').partition('/')[0]!r}"
+    raise error
 
 
 def _remote(uri: str, field: str) -> tuple[Store, str]:

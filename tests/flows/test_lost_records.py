@@ -4,7 +4,7 @@ import pytest
 from prefect import flow
 
 from opsd_core.config import resolve
-from opsd_core.errors import IntegrityError
+from opsd_core.errors import IntegrityError, ModelError
 from tasks.champion.start import CHAMPION_AT_START
 from tasks.context import store, tracker
 from tasks.stages.peers import refresh_peers
@@ -73,18 +73,12 @@ def test_an_iteration_whose_record_of_peers_is_lost_meets_the_same_ones(stack):
     _, iteration = started("learner", {"weights": "external", "source": "opsd:peer@champion"})
     before = met(iteration)
     assert [ref.digest for ref in before] == [peer.initial.digest]
-    other = resolve("tiny", SMALL, {"name": "peer", "model": {"source": "tiny_large"}})
-
-    @flow(name="opsd-test-large")
-    def large():
-        return prepare_model(other)
-
-    weights = large()
-    tags = {"opsd.model_uri": weights.uri, "opsd.model_digest": weights.digest}
-    version = tracker().register("peer", weights.uri, tracker().child_run(peer.run_id, "large"), tags)
-    tracker().promote("peer", version, "larger", "test")
+    elsewhere = store().uri("models/0/0")
+    version = tracker().register("peer", elsewhere, tracker().child_run(peer.run_id, "later"), {"opsd.model_uri": elsewhere})
+    tracker().promote("peer", version, "a later champion, which nobody could load", "test")
     lose("peers")
     assert met(iteration) == before
     tracker().client.delete_tag(iteration.run_id, "opsd.peers.0")
     lose("peers")
-    assert [ref.digest for ref in met(iteration)] == [weights.digest]
+    with pytest.raises(ModelError, match=r"teacher\.source: there is no stored model at .*models/0/0"):
+        met(iteration)
