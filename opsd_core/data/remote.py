@@ -39,15 +39,7 @@ def web_file(asked: Asked) -> Opened:
     Raises DataError where there is no network, no such file, or more than 4 GiB or half an hour of it.
     """
     source = asked.config.source
-    name = PurePosixPath(unquote(urlsplit(source).path)).name
-    if not known_file(name):
-        raise DataError(
-            f"data.source={source} does not end as a file that is read ({', '.join(sorted(FILE_FORMATS))})."
-        )
-    if "@" in urlsplit(source).netloc:
-        raise DataError(
-            "data.source holds a password, which would stand in every record. Store the file in s3:// instead."
-        )
+    name = _file_name(source)
     folder = tempfile.TemporaryDirectory(prefix="opsd-data-")
     path = Path(folder.name) / f"download{file_suffix(name)}"
     download(source, path)
@@ -60,11 +52,26 @@ def web_file(asked: Asked) -> Opened:
     return Opened(rows, opened.shape, opened.num_rows)
 
 
+def _file_name(source: str) -> str:
+    """The file's name. DataError for what does not end as a file that is read, and for an address with a password."""
+    if "@" in urlsplit(source).netloc:
+        raise DataError(
+            "data.source holds a password, which would stand in every record. Store the file in s3:// instead."
+        )
+    name = PurePosixPath(unquote(urlsplit(source).path)).name
+    if not known_file(name):
+        raise DataError(
+            f"data.source={source} does not end as a file that is read ({', '.join(sorted(FILE_FORMATS))})."
+        )
+    return name
+
+
 def web_content(url: str) -> dict[str, str]:
     """What its server says of the state of an https:// file: etag, last_modified and bytes, those that it names.
 
-    sha256 of the file where it names neither of the first two. DataError as `download`.
+    sha256 of the file where it names neither of the first two. DataError as `web_file`.
     """
+    _file_name(url)
     try:
         request = urllib.request.Request(url, method="HEAD")
         with urllib.request.build_opener(_OnlyHttps).open(request, timeout=_SILENCE_SECONDS) as answer:

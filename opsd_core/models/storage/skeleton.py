@@ -6,7 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from opsd_core.config import ModelConfig
-from opsd_core.errors import ModelError
+from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.adapters import adapted
 from opsd_core.models.tokenizers import first_line
 
@@ -25,6 +25,12 @@ def check_targets(folder: Path, config: ModelConfig) -> None:
     try:
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(settings, trust_remote_code=config.trust_remote_code)
-    except Exception:  # an architecture that cannot be made without memory; the same is said when it is loaded
+    except Exception:  # an architecture that cannot be made without memory; what is wrong is said when it is loaded
         return
-    adapted(skeleton, config.lora, seed=0)
+    try:
+        adapted(skeleton, config.lora, seed=0)
+    except ConfigError as error:
+        if not isinstance(error.__cause__, NotImplementedError):  # which is what tensors without memory raise
+            raise
+    except RuntimeError:  # or this
+        return
