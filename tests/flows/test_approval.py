@@ -234,6 +234,7 @@ def test_a_version_that_is_not_whole_becomes_champion_by_no_way(stack, damage):
     with pytest.raises(IntegrityError, match=rf"of {name} cannot be champion, .*model\.safetensors"):
         judged(name, 1, 45, "auto", damage=damage)
     assert tracker().version_by_alias(name, "champion") == version and len(tracker().moves(name)) == 2
+    judged(name, 1, 40, "manual")  # what was damaged is whole again for the tests that look at every version
 
 
 def test_a_version_whose_trainer_state_is_damaged_or_that_opsd_does_not_know_is_refused(stack):
