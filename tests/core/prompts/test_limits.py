@@ -8,7 +8,7 @@ from opsd_core.errors import ConfigError, DataError
 from opsd_core.models.policy import load_policy
 from opsd_core.models.storage.skeleton import check_targets
 from opsd_core.prompts.limits import check_context, check_items
-from opsd_core.rollout.generation import generate
+from opsd_core.rollout.generation import check_lengths
 from opsd_core.rollout.sampling import Sampling
 
 LONGEST = {"train": {"student": 100, "teacher": 150}, "validation": {"student": 120}, "test": {}}
@@ -40,7 +40,7 @@ def test_sampling_names_the_setting_that_it_was_given(tiny_model):
     policy = load_policy(tiny_model, resolve("tiny").model)
     for field in ("evaluation.max_completion_length", "rollout.max_completion_length"):
         with pytest.raises(DataError, match=rf"plus {field}=600 exceeds .* Lower {field}"):
-            generate(policy, [[1, 2]], [0], Sampling(temperature=0.0, max_completion_length=600), 4, None, field)
+            check_lengths(policy, [[1, 2]], Sampling(temperature=0.0, max_completion_length=600), field)
 
 
 @pytest.mark.parametrize(
