@@ -78,7 +78,8 @@ def iterate(
     preflight(config)
     if dry_run:
         initial = prepare_model(config)
-        text = try_campaign(config, initial, prepare_teachers(config, initial))
+        data = prepare_data(config, initial)
+        text = try_campaign(config, initial, data, prepare_teachers(config, initial))
         print(text)
         return text
     with one_campaign(config.name):

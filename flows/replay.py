@@ -38,7 +38,7 @@ def replay(
     """
     source = find_rollouts(name, iterations, campaign)
     config = replay_config(source, overrides)
-    preflight(config)
+    preflight(config, data=False)
     with one_campaign(config.name):
         return run_replay(config, source)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.runtime.settings import read_env_file
+from tasks.runtime.settings import read_env_file, store_root
 
 HOST = "127.0.0.1"
 POOL = "opsd"
@@ -67,8 +67,8 @@ class State:
             "mlflow": environ.get("MLFLOW_TRACKING_URI", "").rstrip("/"),
             "s3": environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or "",
         }
-        if environ.get("OPSD_STORE", "").startswith("file:"):
-            named["s3"] = environ["OPSD_STORE"]
+        if (folder := store_root(environ.get("OPSD_STORE", ""))).startswith("file:"):
+            named["s3"] = folder
         return {name: url for name, url in named.items() if url and url != self.urls[name]}
 
     def client_variables(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -78,7 +78,7 @@ class State:
         variables = {
             "OPSD_HOME": str(self.home),
             "OPSD_STATE": str(self.root),
-            "OPSD_STORE": environ.get("OPSD_STORE") or DEFAULT_STORE,
+            "OPSD_STORE": store_root(environ.get("OPSD_STORE") or DEFAULT_STORE),
             "OPSD_CACHE": environ.get("OPSD_CACHE") or str(self.root / "cache"),
             "PREFECT_HOME": str(self.root / "prefect"),
             "PREFECT_API_URL": urls["prefect"],

@@ -15,13 +15,13 @@ from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
 from pydantic import Field
 
-from opsd_core.errors import IntegrityError, ServiceError
+from opsd_core.errors import ConfigError, IntegrityError, ServiceError
 from tasks.champion.moves import history
-from tasks.context import local, store, tracker
+from tasks.champion.whole import check_version
+from tasks.context import local, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
-from tasks.storage.artifacts import describe
 from tasks.tracking import Tracker
 
 DEPLOYMENT = "opsd/promote"
@@ -74,10 +74,11 @@ def show_verdict(name: str, version: int, verdict_uri: str) -> str:
 def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, comment: str, who: str) -> str:
     """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold."""
     registry, verdict = tracker(), json.loads((local(verdict_uri) / "verdict.json").read_text())
+    damage = _damage(name, version) if decision == "approve" else None
     with champion_moves(name):
         outcome, why = "refused", comment or "no comment"
         if decision == "approve":
-            changed = _changed_underneath(registry, name, version, verdict)
+            changed = _changed_underneath(registry, name, version, verdict) or damage
             if changed is None:
                 compared = int(verdict["champion_version"])
                 registry.promote(name, version, f"approved: {why}", who, expected_champion=compared)
@@ -91,8 +92,19 @@ def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, c
     return f"{name}: version {version} {outcome} by {who}: {why}"
 
 
+def _damage(name: str, version: int) -> str | None:
+    """Why the version's bytes cannot be used, None when each is right; those of the champion itself are not read again."""
+    if tracker().version_by_alias(name, "champion") == version:
+        return None
+    try:
+        check_version(name, version)
+    except (IntegrityError, ConfigError) as error:
+        return str(error)
+    return None
+
+
 def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:
-    """Why the verdict no longer holds; None when champion, evaluation set and weights are what it was taken on."""
+    """Why the verdict no longer holds; None when champion and evaluation set are what it was taken on."""
     champion = registry.version_by_alias(name, "champion")
     if champion == version:
         return None
@@ -103,8 +115,4 @@ def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dic
     judged = [entry.tags["gate.evaluation"] for entry in registry.versions(name) if "gate.evaluation" in entry.tags]
     if judged and judged[-1] != verdict["evaluation_digest"]:
         return "the evaluation set changed underneath: later versions were judged on other items or settings"
-    try:
-        describe(store(), registry.version_tags(name, version)["opsd.model_uri"])
-    except (IntegrityError, KeyError) as error:
-        return f"its weights are not in the store any more: {error}"
     return None

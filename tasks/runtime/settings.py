@@ -49,7 +49,7 @@ class Settings(BaseModel):
     cache_gb: float = Field(default=50.0, gt=0)
     """Size in 10^9 bytes to which every iteration prunes the cache, least recently used first (OPSD_CACHE_GB)."""
     store: str = DEFAULT_STORE
-    """Root of all artifacts: `s3://bucket[/prefix]` or `file:///folder`."""
+    """Root of all artifacts: `s3://bucket[/prefix]`, or `file:///folder`, which a path stands for too."""
     s3_endpoint: str | None = None
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr | None = None
@@ -89,7 +89,7 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
         state=state,
         cache=Path(environ.get("OPSD_CACHE") or state / "cache"),
         cache_gb=_number("OPSD_CACHE_GB", environ.get("OPSD_CACHE_GB") or "50", 1e6),
-        store=environ.get("OPSD_STORE") or DEFAULT_STORE,
+        store=store_root(environ.get("OPSD_STORE") or DEFAULT_STORE),
         s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None,
         s3_region=environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1",
         s3_access_key=secret("AWS_ACCESS_KEY_ID"),
@@ -101,6 +101,11 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
         prefect_api_url=environ.get("PREFECT_API_URL") or None,
         prefect_auth=secret("PREFECT_API_AUTH_STRING"),
     )
+
+
+def store_root(text: str) -> str:
+    """A path of this machine as file:///absolute/folder; any other address as it is."""
+    return Path(text).expanduser().resolve().as_uri() if text.startswith(("/", "./", "../", "~")) else text
 
 
 def _number(name: str, text: str, limit: float) -> float:

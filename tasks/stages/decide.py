@@ -13,13 +13,16 @@ from opsd_core.judgement import gate
 from opsd_core.judgement.verdict import Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
-from tasks.context import local, produce, tracker
+from tasks.champion.whole import check_version
+from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
 from tasks.stages.teacher import teacher_ref
 from tasks.stages.weights import PRETRAINED_FROM
+from tasks.states import as_tag
+from tasks.storage.artifacts import describe
 
 
 @task(name="register", task_run_name="register-it{iteration.number}", **STAGE)
@@ -52,6 +55,8 @@ def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef, evaluati
         "opsd.targets": json.dumps([target.uri for target in sampled.targets]),
         "opsd.config": campaign.record.uri,
         "opsd.data": campaign.data.uri,
+        "opsd.data_state": as_tag(describe(store(), campaign.data.uri).identity.get("content", {})),
+        "opsd.model_state": as_tag(describe(store(), campaign.initial.uri).identity.get("content", {})),
         "opsd.evaluation": evaluation.uri,
         "opsd.git_revision": git_revision(),
         "opsd.acceptance": campaign.initial.acceptance,
@@ -78,6 +83,8 @@ _NO_LABELS = (
 def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, after: EvaluationRef) -> VerdictRef:
     """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not.
 
+    IntegrityError when the candidate that would become champion is not stored whole: triggered again, its stages make it again.
+
     `before` is the champion's evaluation, `after` the candidate's.
     """
     config, champion = iteration.config, iteration.champion
@@ -101,6 +108,7 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         "versions": [candidate.version, champion.version],
         "promotion": config.promotion.model_dump(),
         "iterations": config.iterations,
+        "max_repetition": config.filter.max_repetition,
     }
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict))
     promoted, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
@@ -122,6 +130,8 @@ def _write_verdict(verdict: Verdict, folder: Path) -> dict[str, Any]:
 def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: PolicyRef) -> tuple[bool, list[str]]:
     campaign, champion = iteration.campaign, iteration.champion
     registry, name, mode = tracker(), campaign.name, campaign.config.promotion.mode
+    if verdict.promote and mode == "auto" and "opsd.gate" not in registry.version_tags(name, candidate.version):
+        check_version(name, candidate.version)
     with champion_moves(name):
         tags = registry.version_tags(name, candidate.version)
         if "opsd.gate" in tags:  # carried out before a crash or by an earlier trigger of the same campaign

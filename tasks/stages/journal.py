@@ -109,6 +109,16 @@ class Journal:
         (folder / "probes.json").write_text(json.dumps(self.probes))
 
 
+def sound_found(iteration: Iteration, state: Ref) -> None:
+    """Look at the steps of a state that was found, perhaps made under other limits. AlarmError as `Journal.on_step`."""
+    steps, sounded = read_steps(local(state)), set[str]()
+    for number in range(1, len(steps) + 1):
+        new = [a for a in find_alarms(iteration.config.alarms, "step", steps[:number]) if a.name not in sounded]
+        sounded |= {alarm.name for alarm in new}
+        if new:
+            sound(iteration, new)
+
+
 def send_all(iteration: Iteration, state: Ref) -> list[dict[str, Any]]:
     """The steps of a finished iteration, which MLflow has afterwards, whoever made them."""
     steps = read_steps(local(state))

@@ -25,6 +25,8 @@ from tasks.refs import (
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.stages.journal import read_steps
+from tasks.stages.weights import state_of_model
+from tasks.states import in_words
 from tasks.storage.artifacts import describe
 
 Peaks = dict[str, tuple[int, int]]
@@ -198,6 +200,7 @@ Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean l
 {sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)};
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
 Data: {_data(iteration)}.
+Model: {iteration.campaign.config.model.source}: {state_of_model(describe(store(), iteration.campaign.initial.uri))}.
 Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
 | stage | seconds | peak memory (GB) | estimated at most |
@@ -217,11 +220,13 @@ def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
 
 
 def _data(iteration: Iteration) -> str:
-    """What became of the data set's rows."""
-    summary = describe(store(), iteration.campaign.data.uri).summary
+    """What became of the data set's rows, and which state of the source they are of."""
+    stored = describe(store(), iteration.campaign.data.uri)
+    summary = stored.summary
     counts = {name.removeprefix("num_").replace("_", " "): summary[name] for name in summary if name.startswith("num_")}
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary.get("reasons", {}).items())
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) + (f" ({reasons})" if reasons else "")
+    rows = ", ".join(f"{count} {name}" for name, count in counts.items()) + (f" ({reasons})" if reasons else "")
+    return f"{rows}; {iteration.campaign.config.data.source}: {in_words(stored.identity.get('content', {}))}"
 
 
 def _references(graded: GradedRef) -> str:
@@ -237,8 +242,8 @@ def _share(evaluation: EvaluationRef, name: str) -> str:
 def _accuracy(evaluation: EvaluationRef) -> str:
     if "eval/accuracy" not in evaluation.metrics:
         return "unknown (no labels)"
-    accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics["eval/accuracy_se"]
-    return f"{accuracy:.3f} ± {1.96 * error:.3f}"
+    accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics.get("eval/accuracy_se")
+    return f"{accuracy:.3f} (one item)" if error is None else f"{accuracy:.3f} ± {1.96 * error:.3f}"
 
 
 def _shown(accuracy: float | None) -> str:

@@ -24,6 +24,16 @@ from tasks.runtime.retries import STAGE
 @task(name="rollout", task_run_name="rollout-it{iteration.number}-shard{shard}", **STAGE)
 def rollout(iteration: Iteration, prompts: PromptSet, shard: int) -> ShardRef:
     """Sample the shard's completions from the policy and store them with the distribution at every position."""
+    identity = rollout_identity(iteration, prompts, shard)
+    artifact, seconds = produce("rollouts", identity, partial(_sample, iteration, prompts, shard))
+    counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_references", "num_tokens")}
+    return ShardRef(
+        iteration=iteration.number, shard=shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts
+    )
+
+
+def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> dict[str, Any]:
+    """What decides a shard of completions."""
     config, builder = iteration.config, prompt_builder(iteration.policy, iteration.config)
     identity = {
         "policy": iteration.policy.digest,
@@ -38,11 +48,7 @@ def rollout(iteration: Iteration, prompts: PromptSet, shard: int) -> ShardRef:
     }
     if config.rollout.on_policy_fraction < 1.0:
         identity["references"] = reference_template(config)
-    artifact, seconds = produce("rollouts", identity, partial(_sample, iteration, prompts, shard))
-    counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_references", "num_tokens")}
-    return ShardRef(
-        iteration=iteration.number, shard=shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts
-    )
+    return identity
 
 
 def engine(config: CampaignConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import re
 
 from opsd_core.errors import ConfigError, RefusedError
+from tasks.tracking.folders import MODEL_URI
 from tasks.tracking.registry import ABSENT, Registry, Version
 
 _ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([1-9][0-9]{0,8}))")
@@ -35,8 +36,8 @@ class Addresses(Registry):
 
         Of a first version those that its campaign started from, not the copy that is served.
         """
-        found = self.resolve(uri, field)
-        return found.tags.get("opsd.model_uri", found.source)
+        version = self.resolve(uri, field)
+        return version.tags.get(MODEL_URI, version.source)
 
     def _instead(self, name: str) -> str:
         """What is registered where something else was asked for."""

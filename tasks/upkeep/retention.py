@@ -36,7 +36,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "campaigns": ("initial", "data", "teachers"),
     "verdicts": ("evaluations",),
     "studies": ("initial", "data"),
-    "study-arms": ("initial", "data"),
+    "study-arms": ("initial", "data", "teachers"),
     "study-sets": (),
     "study-reports": (),
 }
