@@ -49,7 +49,7 @@ def up(state: State, environ: Mapping[str, str], *, worker: bool) -> list[str]:
     with _exclusive(state):
         external = state.external(environ)
         _check_external(external)
-        check_unchanged(state, environ, any(processes.find(state.root, name) for name in ("prefect", "mlflow")))
+        check_unchanged(state, environ, any(processes.find(state.root, name) for name in SERVERS))
         variables = {**environ, **state.write_env(environ)}
         names = [name for name in SERVERS if name not in external] + ["worker"] * worker
         services = {name: describe(name, state, environ) for name in names}

@@ -66,6 +66,7 @@ def describe(run: FlowRun, report: str, prefect_url: str, mlflow_url: str) -> st
             f"  metrics and plots         {mlflow_url}/#/experiments",
             f"  the registered versions   {mlflow_url}/#/models/{name}",
         ]
+    lines += ["  They ask for a password: `python -m infra.stack login` prints links that log you in."]
     return "\n".join(lines)
 
 
