@@ -63,8 +63,8 @@ class Browser:
 def browsing(*options: str) -> Iterator[Browser]:
     """A fresh browser with a profile of its own, closed at the end."""
     with tempfile.TemporaryDirectory(prefix="opsd-browser-") as profile:
-        command = [program() or "", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
-        command += ["--disable-background-networking", "--no-proxy-server", "--remote-debugging-port=0"]
+        command = [program() or "", "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        command += ["--no-first-run", "--disable-background-networking", "--no-proxy-server", "--remote-debugging-port=0"]
         command += [f"--user-data-dir={profile}", *options, "about:blank"]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
