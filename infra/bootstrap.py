@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from infra.access.job_template import pool_template
 from infra.state import MODEL_QUEUE, POOL
 
 DEAD_RUNS, CONTINUE = "opsd-dead-runs", "opsd-continue-crashed"
@@ -81,7 +82,7 @@ def continue_automation() -> AutomationCore:
 
 def prepare(client: SyncPrefectClient, model_jobs: int) -> None:
     """Create or update pool, queues and automations; `model_jobs` is how many model-holding runs may go at once."""
-    template = ProcessWorker.get_default_base_job_template()
+    template = pool_template(ProcessWorker.get_default_base_job_template())
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
     except ObjectAlreadyExists:

@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event
 
 from infra import processes
-from infra.access import check_unchanged
+from infra.access.servers import check_unchanged
 from infra.services import SERVERS, SERVICES, Service, answers, describe, leftovers, scratch
 from infra.state import State, port_is_free
 from opsd_core.digest import digest
@@ -164,7 +164,7 @@ def _check_external(external: Mapping[str, str]) -> None:
 
 def _prepare_prefect(state: State, variables: Mapping[str, str], *, again: bool) -> None:
     """Create work pool, queues and automations, once per database of the embedded server."""
-    program = (Path(__file__).parent / "bootstrap.py").read_text()
+    program = "".join((Path(__file__).parent / name).read_text() for name in ("bootstrap.py", "access/job_template.py"))
     _once(
         state.root / "prefect" / "prepared",
         digest([variables["PREFECT_API_URL"], program, variables.get("OPSD_MODEL_JOBS", "")]),

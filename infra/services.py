@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.access import mlflow_access, prefect_access
-from infra.certificates import certificate_variables
+from infra.access.certificates import certificate_variables
+from infra.access.child_environment import child_environment
+from infra.access.servers import mlflow_access, prefect_access
 from infra.state import HOST, POOL, State, bind_address
 from opsd_core.digest import digest
 from opsd_core.errors import OpsdError, ServiceError
@@ -135,7 +136,7 @@ def _prefect(state: State, environ: dict[str, str]) -> Service:
     folder = state.root / "prefect"
     return Service(
         name="prefect",
-        command=(sys.executable, "-m", "infra.prefect_server", "--host", bind_address(environ), "--port", str(port)),
+        command=(sys.executable, "-m", "infra.access.prefect_server", "--host", bind_address(environ), "--port", str(port)),
         environ={
             **environ,
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
@@ -172,6 +173,7 @@ def _mlflow(state: State, environ: dict[str, str]) -> Service:
 
 def _worker(state: State, environ: dict[str, str]) -> Service:
     port = state.ports["worker"]
+    environ = child_environment(environ)
     command = (
         *(sys.executable, "-m", "infra.worker", "--pool", POOL),
         # Without --limit: the queue `models` has one. A worker with a limit ends when a run that just crashed is scheduled again.

@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from infra.access import is_private, login_lines
+from infra.access.servers import is_private, login_lines
 from infra.lifecycle import down, status, up
 from infra.services import SERVERS
 from infra.state import State, open_state, state_root

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
+from tasks.runtime.secrets import CREDENTIALS, without_credentials
 from tasks.runtime.settings import read_env_file
 
 HOST = "127.0.0.1"
@@ -62,7 +63,8 @@ class State:
         return base | {"prefect": base["prefect"] + "/api"}
 
     def external(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Addresses of the services that `environ` points elsewhere: a subset of `prefect`, `mlflow`, `s3`."""
+        """Addresses of the services that `environ` points elsewhere, without passwords: of `prefect`, `mlflow`, `s3`."""
+        environ = without_credentials(environ)
         named = {
             "prefect": environ.get("PREFECT_API_URL", "").rstrip("/"),
             "mlflow": environ.get("MLFLOW_TRACKING_URI", "").rstrip("/"),
@@ -73,8 +75,9 @@ class State:
         return {name: url for name, url in named.items() if url and url != self.urls[name]}
 
     def client_variables(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """What a client of the stack needs in its environment; credentials of external services stay out."""
-        external = self.external(environ)
+        """What a client of the stack needs in its environment; credentials of external services only if in an address."""
+        clean = without_credentials(environ)
+        external = self.external(clean)
         urls = self.urls | external
         variables = {
             "OPSD_HOME": str(self.home),
@@ -109,6 +112,8 @@ class State:
             }
         elif not external["s3"].startswith("file:"):
             variables["AWS_ENDPOINT_URL_S3"] = external["s3"]
+        # A password in an external address is moved to the variable made for it, so it comes along.
+        variables |= {name: value for name, value in clean.items() if name in CREDENTIALS and value != environ.get(name)}
         if bind_address(environ) != HOST:
             variables["OPSD_BIND"] = bind_address(environ)
         if "prefect" not in external:

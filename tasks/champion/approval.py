@@ -9,7 +9,6 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from prefect import task
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
@@ -21,6 +20,7 @@ from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.storage.artifacts import describe
 from tasks.tracking import Tracker
 

@@ -4,8 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.data import load_examples, source_content
 from opsd_core.digest import derive_seed
@@ -19,6 +17,7 @@ from tasks.context import produce, scratch, shared_policy
 from tasks.refs import Campaign, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.sources import download_file
 from tasks.stages.rollout import engine
 

@@ -5,7 +5,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.acceptance import accept
@@ -24,6 +23,7 @@ from opsd_core.models.storage.adapter_folders import local_base
 from tasks.context import local, produce, scratch, settings, tracker
 from tasks.refs import PolicyRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.sources import download_folder, model_address, stored_model
 
 PRETRAINED_FROM = "opsd.pretrained_from"

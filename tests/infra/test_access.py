@@ -1,11 +1,15 @@
 """pytest tests/infra/test_access.py — nobody gets in without the generated passwords."""
 
+import asyncio
 import stat
 
 import pytest
+from prefect.workers.process import ProcessWorker
 
-from infra.access import check_unchanged, login_lines
-from infra.certificates import certificate_variables
+from infra.access.certificates import certificate_variables
+from infra.access.child_environment import child_environment
+from infra.access.job_template import ChildConfiguration, pool_template
+from infra.access.servers import check_unchanged, login_lines
 from infra.services import describe
 from infra.state import PASSWORDS, open_state
 from opsd_core.errors import ConfigError, ServiceError
@@ -80,3 +84,26 @@ def test_servers_that_an_older_version_started_without_passwords_are_named(tmp_p
     (state.root / "run" / "bound").write_text("127.0.0.1")
     with pytest.raises(ServiceError, match=r"older version.*make down"):
         check_unchanged(state, {}, running=True)
+
+
+def test_of_an_environment_only_what_flows_need_passes():
+    needed = {"OPSD_HOME": "/x", "PREFECT_API_URL": "http://a/api", "AWS_SECRET_ACCESS_KEY": "k", "HF_HOME": "/h"}
+    needed |= {"https_proxy": "p", "PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "SSL_CERT_FILE": "/c"}
+    others = {"GITHUB_TOKEN": "t", "LD_PRELOAD": "/x", "SSH_AUTH_SOCK": "/s", "DB_URL": "u"}
+    others |= {"PREFECT_SERVER_API_AUTH_STRING": "a:b", "WEED_JWT_SIGNING_KEY": "w", "PREFECT_API_DATABASE_CONNECTION_URL": "d", "MLFLOW_FLASK_SERVER_SECRET_KEY": "f"}
+    assert child_environment(needed | others) == needed
+    asked = {"OPSD_PASS": "DB_URL, WANDB_API_KEY"}
+    assert child_environment(needed | others | asked) == needed | asked | {"DB_URL": "u"}
+
+
+@pytest.mark.parametrize("name", ["command", "env", "env.LD_PRELOAD", "working_dir"])
+def test_what_the_pools_template_does_not_offer_a_deployment_cannot_set(name):
+    template = ProcessWorker.get_default_base_job_template()
+    values = {name: {"LD_PRELOAD": "/x"} if name == "env" else "/tmp", "stream_output": False}
+
+    def configured(template):
+        return asyncio.run(ChildConfiguration.from_template_and_values(template, values))
+
+    ours, theirs = configured(pool_template(template)), configured(template)
+    assert (ours.command, ours.env, ours.working_dir, ours.stream_output) == (None, {}, None, False)
+    assert (theirs.command, theirs.env, theirs.working_dir) != (None, {}, None), "a pool that offers it keeps it"

@@ -12,6 +12,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 import requests
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
@@ -130,6 +133,20 @@ def test_no_path_of_prefect_is_served_without_the_password_except_its_pages_and_
     assert served <= {("GET", "/api/health"), ("GET", "/api/ready")}
 
 
+OTHERS = ("/graphql", "/v1/traces", "/gateway/x/invocations", "/ajax-api/3.0/jobs", "/ajax-api/3.0/mlflow/assistant/message")
+OTHERS += ("/get-artifact?path=x&run_uuid=x", "/model-versions/get-artifact", "/docs", "/openapi.json", "/mcp", "/signup")
+OTHERS += ("//health", "/health/", "/health/x", "/HEALTH", "/health%2f..%2fapi/2.0/mlflow/x", "/version/../", "/metrics")
+
+
+def test_odd_paths_of_mlflow_are_not_served_without_the_password(stack: Stack) -> None:
+    for path in OTHERS:
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            assert _ask(method, _page(stack, "mlflow") + path, {}) == 401, f"{method} {path}"
+    assert _ask("POST", f"{_page(stack, 'mlflow')}/health", {}) == 401
+    assert _ask("GET", f"{_page(stack, 'mlflow')}/health", {}) == 200
+
+
+@pytest.mark.slow
 def test_no_path_of_mlflow_is_served_without_the_password_except_health_and_version(stack: Stack) -> None:
     routes = _mlflow_routes()
     assert len(routes) > 100
@@ -146,6 +163,31 @@ def test_prefects_sockets_close_on_strangers(stack: Stack, path: str, origin: st
         connection.send('{"type": "auth", "token": "opsd:opsd"}')
         while True:  # ends by the server's closing
             assert '"auth_success"' not in str(connection.recv(timeout=60))
+
+
+def test_a_run_cannot_choose_its_command_its_variables_or_its_folder(worker: Stack) -> None:
+    with get_client(sync_client=True) as client:
+        gc = client.read_deployment_by_name("opsd/gc").id
+        wishes = {"command": "id", "env": {"LD_PRELOAD": "/x"}, "env.LD_PRELOAD": "/x", "working_dir": "/"}
+        for name, value in wishes.items():
+            with pytest.raises(PrefectHTTPStatusError, match="Additional properties are not allowed"):
+                client.create_flow_run_from_deployment(gc, job_variables={name: value})
+        run = client.create_flow_run_from_deployment(gc, parameters={"dry_run": True})
+        child = None
+        while child is None or child.is_running():
+            family = processes.family(worker.state.root, "worker")
+            found = [p for p in family if str(run.id) in p.environ().get("PREFECT__FLOW_RUN_ID", "")]
+            if found and child is None:
+                child = found[0]
+                environments = [child.environ(), processes.find(worker.state.root, "worker").environ()]
+            time.sleep(0.05)
+        while not (state := client.read_flow_run(run.id).state).is_final():
+            time.sleep(0.2)
+        assert state.is_completed(), state
+    assert "PYTEST_VERSION" in os.environ
+    for environ in environments:
+        assert not [name for name in environ if name.startswith(("PYTEST", "WEED_", "PREFECT_SERVER_API"))]
+        assert environ["AWS_SECRET_ACCESS_KEY"] == worker.env["AWS_SECRET_ACCESS_KEY"]
 
 
 def _listeners(stack: Stack) -> set[int]:
@@ -283,7 +325,7 @@ ATTACK = """(async () => {
 @pytest.mark.browser
 @pytest.mark.skipif(browser.program() is None, reason=f"none of {', '.join(browser.NAMES)} is installed")
 def test_pages_of_other_origins_in_a_browser_that_is_logged_in_change_and_read_nothing(stack: Stack) -> None:
-    from infra.access import login_lines
+    from infra.access.servers import login_lines
 
     links = [line.split()[1] for line in login_lines(stack.state, os.environ, show=True)[1:]]
     mlflow, prefect = _page(stack, "mlflow"), _page(stack, "prefect")

@@ -1,4 +1,4 @@
-"""Prefect's API and pages behind the door of `infra.door`: `python -m infra.prefect_server --host 127.0.0.1 --port 4200`.
+"""Prefect's API and pages behind the door of `infra.access.door`: `python -m infra.access.prefect_server --port 4200`.
 
 Everything else is as in `prefect server start`, with the same settings from the environment. Password and CSRF token are
 Prefect's own checks (PREFECT_SERVER_API_AUTH_STRING, PREFECT_SERVER_CSRF_PROTECTION_ENABLED); without the password this
@@ -14,7 +14,7 @@ import uvicorn
 from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 
-from infra.door import Door, host_names
+from infra.access.door import Door, host_names
 
 # Prefect's pages keep the password in the browser's storage for this origin.
 _LOGIN = 'localStorage.setItem("prefect-password", btoa(given)); location.replace("/");'
@@ -22,7 +22,7 @@ _LOGIN = 'localStorage.setItem("prefect-password", btoa(given)); location.replac
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to stop; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m infra.prefect_server", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m infra.access.prefect_server", description=__doc__.splitlines()[0])
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=4200, help="port to listen on (default: %(default)s)")
     options = parser.parse_args(arguments)

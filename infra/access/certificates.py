@@ -1,4 +1,4 @@
-"""Certificates that close the object store's gRPC ports: `python -m infra.certificates FOLDER` makes them once.
+"""Certificates that close the object store's gRPC ports: `python -m infra.access.certificates FOLDER` makes them once.
 
 SeaweedFS's parts talk to each other over gRPC, and whoever reaches those ports may read and delete everything. With a
 certificate they accept only clients that hold the key, which lies in a folder that only its owner reads. The key of the
@@ -68,7 +68,7 @@ def _signed(name: str, public: ec.EllipticCurvePublicKey, by: ec.EllipticCurvePr
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the certificates of one folder; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m infra.certificates", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m infra.access.certificates", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="where they lie, readable by its owner only")
     make_certificates(parser.parse_args(arguments).folder)
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infra.door import LOGIN_PATH, host_names
+from infra.access.door import LOGIN_PATH, host_names
 from infra.state import HOST, USER, State, bind_address
 from opsd_core.errors import ServiceError
 
@@ -33,7 +33,7 @@ def prefect_access(state: State, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def mlflow_access(state: State, environ: Mapping[str, str]) -> Access:
-    """Options and environment of an MLflow server that asks for name and password (see `infra.mlflow_server`)."""
+    """Options and environment of an MLflow server that asks for name and password (see `infra.access.mlflow_server`)."""
     # The door in front is stricter about hosts and origins; MLflow's own check would refuse this machine's names.
     names = sorted(host_names(environ))
     origins = ",".join(f"{scheme}://{name}{port}" for name in names for scheme in ("http", "https") for port in ("", ":*"))

@@ -1,4 +1,4 @@
-"""MLflow's server behind the door of `infra.door`: the app `opsd` of `mlflow server --app-name opsd`.
+"""MLflow's server behind the door of `infra.access.door`: the app `opsd` of `mlflow server --app-name opsd`.
 
 It asks for MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on every path but the health page: one user, who may do
 everything. MLflow's own `basic-auth` hashes the password anew for each request and leaves some paths open.
@@ -6,7 +6,7 @@ everything. MLflow's own `basic-auth` hashes the password anew for each request 
 
 import os
 
-from infra.door import App, Door, host_names
+from infra.access.door import App, Door, host_names
 from opsd_core.errors import ConfigError
 
 OPEN_PATHS = frozenset({"/health", "/version"})
