@@ -13,12 +13,14 @@ import os
 import re
 import traceback
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit, urlunsplit
 
 from opsd_core.errors import ConfigError
 
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING")
+_OWN_TEXTS = ("strerror", "filename", "filename2", "reason", "msg")  # kept beside `args` by OSError and its like
 _SHORTEST = 6  # shorter values are words that occur in any text
 _URL_PASSWORD = re.compile(r"(?<=://)[^\s/@'\"]*:[^\s/@'\"]*(?=@)|(?<=://):?[^\s/@:'\"]{16,}(?=@)")
 _NAMED = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|ACCESS_KEY|SIGNING_KEY|_KEY_BASE|CREDENTIAL)")
@@ -126,5 +128,21 @@ def redact_error(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        one.args = tuple(redact(part, secrets) if isinstance(part, str) else part for part in one.args)
+        one.args = _cleaned(one.args, secrets)
+        for name in (*_OWN_TEXTS, *vars(one)):
+            value = getattr(one, name, None)
+            if (clean := _cleaned(value, secrets)) != value:
+                with suppress(AttributeError, TypeError):  # some classes let nothing be changed
+                    setattr(one, name, clean)
         waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+
+
+def _cleaned(value: Any, secrets: list[str], depth: int = 5) -> Any:
+    """`value` with its texts redacted, those inside of lists and dictionaries too."""
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if depth and type(value) in (list, tuple):
+        return type(value)(_cleaned(part, secrets, depth - 1) for part in value)
+    if depth and type(value) is dict:
+        return {key: _cleaned(part, secrets, depth - 1) for key, part in value.items()}
+    return value

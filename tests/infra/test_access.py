@@ -90,7 +90,8 @@ def test_of_an_environment_only_what_flows_need_passes():
     needed = {"OPSD_HOME": "/x", "PREFECT_API_URL": "http://a/api", "AWS_SECRET_ACCESS_KEY": "k", "HF_HOME": "/h"}
     needed |= {"https_proxy": "p", "PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "SSL_CERT_FILE": "/c"}
     others = {"GITHUB_TOKEN": "t", "LD_PRELOAD": "/x", "SSH_AUTH_SOCK": "/s", "DB_URL": "u"}
-    others |= {"PREFECT_SERVER_API_AUTH_STRING": "a:b", "WEED_JWT_SIGNING_KEY": "w", "PREFECT_API_DATABASE_CONNECTION_URL": "d", "MLFLOW_FLASK_SERVER_SECRET_KEY": "f"}
+    others |= {"PREFECT_SERVER_API_AUTH_STRING": "a:b", "WEED_JWT_SIGNING_KEY": "w", "MLFLOW_FLASK_SERVER_SECRET_KEY": "f"}
+    others |= {"PREFECT_API_DATABASE_CONNECTION_URL": "d", "MLFLOW_BACKEND_STORE_URI": "postgresql://a"}
     assert child_environment(needed | others) == needed
     asked = {"OPSD_PASS": "DB_URL, WANDB_API_KEY"}
     assert child_environment(needed | others | asked) == needed | asked | {"DB_URL": "u"}
