@@ -119,7 +119,7 @@ class Door:
             given = b""
         if scheme.lower() == "basic" and hmac.compare_digest(given, self.password.encode()):
             return None
-        return Refusal(401, "Name and password are needed: `python -m infra.stack login` tells them.")
+        return Refusal(401, "Name and password are needed: `make login` tells them.")
 
 
 def host_names(environ: Mapping[str, str]) -> frozenset[str]:

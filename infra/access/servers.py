@@ -56,7 +56,7 @@ def login_lines(state: State, environ: Mapping[str, str], *, show: bool) -> list
         return ["Links that log you in (they hold the passwords):", *lines] if lines else []
     if set(own) <= set(external):
         return []
-    return ["Prefect and MLflow ask for a password: `python -m infra.stack login` prints links that log you in."]
+    return ["Prefect and MLflow ask for a password: `make login` prints links that log you in."]
 
 
 def is_private(stream: object) -> bool:

@@ -44,7 +44,7 @@ def test_links_that_log_in_are_shown_to_a_person_only(tmp_path):
     state = open_state(tmp_path)
     shown, hidden = ("\n".join(login_lines(state, {}, show=show)) for show in (True, False))
     assert all(password in shown and password not in hidden for password in state.passwords.values())
-    assert "python -m infra.stack login" in hidden and state.urls["mlflow"] + "/opsd-login#opsd:" in shown
+    assert "make login" in hidden and state.urls["mlflow"] + "/opsd-login#opsd:" in shown
 
 
 def test_certificates_are_made_once_and_private(tmp_path):
@@ -88,7 +88,8 @@ def test_servers_that_an_older_version_started_without_passwords_are_named(tmp_p
 
 def test_of_an_environment_only_what_flows_need_passes():
     needed = {"OPSD_HOME": "/x", "PREFECT_API_URL": "http://a/api", "AWS_SECRET_ACCESS_KEY": "k", "HF_HOME": "/h"}
-    needed |= {"https_proxy": "p", "PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "SSL_CERT_FILE": "/c"}
+    needed |= {"https_proxy": "p", "PATH": "/bin"}
+    needed |= {"LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "0", "OMP_NUM_THREADS": "1", "SSL_CERT_FILE": "/c"}
     others = {"GITHUB_TOKEN": "t", "LD_PRELOAD": "/x", "SSH_AUTH_SOCK": "/s", "DB_URL": "u"}
     others |= {"PREFECT_SERVER_API_AUTH_STRING": "a:b", "WEED_JWT_SIGNING_KEY": "w", "MLFLOW_FLASK_SERVER_SECRET_KEY": "f"}
     others |= {"PREFECT_API_DATABASE_CONNECTION_URL": "d", "MLFLOW_BACKEND_STORE_URI": "postgresql://a"}
