@@ -21,6 +21,7 @@ from prefect.workers.process import ProcessWorker
 
 from infra.access.job_template import pool_template
 from infra.state import MODEL_QUEUE, POOL
+from tasks.runtime.secrets import redact
 
 DEAD_RUNS, CONTINUE = "opsd-dead-runs", "opsd-continue-crashed"
 CONTINUED = ("iterate", "pretrain", "replay", "study")
@@ -115,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prepare(client, int(given))
     except httpx.HTTPError as error:
         url = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]
-        print(f"opsd: Prefect at {url or '(PREFECT_API_URL is not set)'} cannot be prepared: {error!r}.", file=sys.stderr)
+        where = url or "(PREFECT_API_URL is not set)"
+        hint = " Check PREFECT_API_AUTH_STRING." if "401" in str(error) else ""
+        print(f"opsd: Prefect at {where} cannot be prepared: {redact(repr(error))}.{hint}", file=sys.stderr)
         return 1
     return 0
 

@@ -8,6 +8,7 @@ import os
 
 from infra.access.door import App, Door, host_names
 from opsd_core.errors import ConfigError
+from tasks.runtime.secrets import redact_logs
 
 OPEN_PATHS = frozenset({"/health", "/version"})
 # A request with name and password makes the browser remember them for this origin.
@@ -27,6 +28,7 @@ def app() -> App:
         raise ConfigError(
             "MLflow is not served without a password: set MLFLOW_TRACKING_USERNAME (no colon) and MLFLOW_TRACKING_PASSWORD."
         )
+    redact_logs()
     from mlflow.server.fastapi_app import app as served
 
     return Door(served, host_names(os.environ), _LOGIN, f"{user}:{password}", OPEN_PATHS)

@@ -15,6 +15,7 @@ from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 
 from infra.access.door import Door, host_names
+from tasks.runtime.secrets import redact_logs
 
 # Prefect's pages keep the password in the browser's storage for this origin.
 _LOGIN = 'localStorage.setItem("prefect-password", btoa(given)); location.replace("/");'
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not api.auth_string or not api.auth_string.get_secret_value():
         print("opsd: set PREFECT_SERVER_API_AUTH_STRING to user:password; Prefect is not served without one.", file=sys.stderr)
         return 1
+    redact_logs()
     uvicorn.run(
         Door(create_app(final=True), host_names(os.environ), _LOGIN),
         host=options.host,
