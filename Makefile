@@ -11,7 +11,7 @@ export OPSD_HOME := $(CURDIR)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-gpu test-faults lint docs up down status venv constraints clean
+.PHONY: help demo study test test-slow test-gpu test-faults lint docs up down status login venv constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,6 +51,9 @@ down: venv ## stop all of them
 
 status: venv ## what runs where
 	@$(STACK) status
+
+login: venv ## links that log a browser in to Prefect and MLflow; they hold the passwords
+	@$(STACK) login
 
 venv: $(STAMP) ## the virtual environment, renewed when pyproject.toml or constraints.txt change
 

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from opsd_core.config.refusals import explained, shown
 from opsd_core.errors import ConfigError
+from tasks.runtime.secrets import redact_logs
+from tasks.runtime.stage import without_secrets
 
 
 class CheckedFlow(Flow):
@@ -36,5 +38,6 @@ class CheckedFlow(Flow):
 
 
 def flow(**options: Any) -> Callable[[Callable[..., Any]], CheckedFlow]:
-    """Declare a flow, with the options of `prefect.flow`."""
-    return lambda function: CheckedFlow(function, **options)
+    """Declare a flow, with the options of `prefect.flow`; no secret of its process is logged or stays in its errors."""
+    redact_logs()
+    return lambda function: CheckedFlow(without_secrets(function), **options)

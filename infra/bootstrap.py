@@ -19,7 +19,9 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from infra.access.job_template import pool_template
 from infra.state import MODEL_QUEUE, POOL
+from tasks.runtime.secrets import redact
 
 DEAD_RUNS, CONTINUE = "opsd-dead-runs", "opsd-continue-crashed"
 CONTINUED = ("iterate", "pretrain", "replay", "study")
@@ -81,7 +83,7 @@ def continue_automation() -> AutomationCore:
 
 def prepare(client: SyncPrefectClient, model_jobs: int) -> None:
     """Create or update pool, queues and automations; `model_jobs` is how many model-holding runs may go at once."""
-    template = ProcessWorker.get_default_base_job_template()
+    template = pool_template(ProcessWorker.get_default_base_job_template())
     try:
         client.create_work_pool(WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template))
     except ObjectAlreadyExists:
@@ -114,7 +116,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             prepare(client, int(given))
     except httpx.HTTPError as error:
         url = os.environ.get("PREFECT_API_URL", "").rpartition("@")[2]
-        print(f"opsd: Prefect at {url or '(PREFECT_API_URL is not set)'} cannot be prepared: {error!r}.", file=sys.stderr)
+        where = url or "(PREFECT_API_URL is not set)"
+        hint = " Check PREFECT_API_AUTH_STRING." if "401" in str(error) else ""
+        print(f"opsd: Prefect at {where} cannot be prepared: {redact(repr(error))}.{hint}", file=sys.stderr)
         return 1
     return 0
 

@@ -22,6 +22,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
+from infra.access.servers import is_private, login_lines
+from infra.state import open_state, state_root
 from tasks.runtime.settings import public_url
 
 ARTIFACT_PREFIX = "opsd-"
@@ -93,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"opsd: {deployment} has not run yet. Run: prefect deployment run {deployment} --watch", file=sys.stderr)
         return 1
     print(describe(run, report, public_url(prefect_url), public_url(mlflow_url)))
+    print("\n".join(login_lines(open_state(state_root()), os.environ, show=is_private(sys.stdout))))
     return 0 if run.state and run.state.is_completed() else 1
 
 

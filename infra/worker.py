@@ -5,6 +5,7 @@ the automation of `infra.bootstrap` has scheduled the run again, so the second r
 runs, and a third begins alongside it.
 """
 
+import os
 import sys
 import warnings
 from typing import Any
@@ -13,12 +14,18 @@ from prefect.cli import app
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
 
+from infra.access.child_environment import child_environment
+from infra.access.job_template import ChildConfiguration
+from tasks.runtime.secrets import redact_logs
+
 # Taking the place of Prefect's worker of this type is the purpose.
 warnings.filterwarnings("ignore", message="Type 'Worker' .* matches existing registered type")
 
 
 class Worker(ProcessWorker):
-    """Prefect's process worker without its second report."""
+    """Prefect's process worker without its second report, and with children that get only what they need."""
+
+    job_configuration = ChildConfiguration
 
     async def run(
         self, flow_run: FlowRun, configuration: ProcessJobConfiguration, task_status: Any = None
@@ -31,7 +38,11 @@ class Worker(ProcessWorker):
 
 
 def main() -> None:
-    """`prefect worker start --type process` with this worker."""
+    """`prefect worker start --type process` with this worker, in an environment that its children may inherit."""
+    kept = child_environment(os.environ)
+    if any(kept.get(name) != value for name, value in os.environ.items() if not name.startswith("_")):
+        os.execve(sys.executable, [sys.executable, "-m", "infra.worker", *sys.argv[1:]], kept)
+    redact_logs()
     sys.argv[1:] = ["worker", "start", "--type", "process", *sys.argv[1:]]
     app()
 

@@ -9,7 +9,6 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from prefect import task
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
@@ -22,6 +21,7 @@ from tasks.context import local, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.tracking import Tracker
 
 DEPLOYMENT = "opsd/promote"

@@ -1,6 +1,5 @@
 """Moves of the champion alias by a person."""
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
 
 from opsd_core.errors import ConfigError, ServiceError
@@ -9,6 +8,7 @@ from tasks.context import tracker
 from tasks.exclusive import champion_moves
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 
 
 @task(name="promote-version", **STAGE)

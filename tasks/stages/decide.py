@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.judgement import gate
@@ -19,6 +18,7 @@ from tasks.exclusive import champion_moves
 from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.teacher import teacher_ref
 from tasks.stages.weights import PRETRAINED_FROM
 from tasks.states import as_tag

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.digest import derive_seed
@@ -29,6 +28,7 @@ from tasks.context import load, local, produce, rollouts_of, stored_examples, tr
 from tasks.refs import DistilRef, Iteration, PolicyRef, Ref, Sampled
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.anchors import anchors_identity, load_anchors
 from tasks.stages.journal import Journal, read_probes, send_all, sound_found
 from tasks.stages.rollout import computed

@@ -1,7 +1,6 @@
 """A campaign tried before it starts: model and data are loaded, a few prompts go through every step, nothing is registered."""
 
 import torch
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from opsd_core.config import CampaignConfig
@@ -13,6 +12,7 @@ from tasks.refs import PolicyRef, Ref
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 
 
 @task(name="dry-run", **STAGE)

@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.config import CampaignConfig
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
@@ -22,6 +20,7 @@ from tasks.context import local, produce, prompt_builder, shared_policy, stored_
 from tasks.refs import EvaluationRef, PolicyRef, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
 
 

@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.graders import grader_identity
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.examples import Example, read_examples
@@ -16,6 +14,7 @@ from opsd_core.selection.grading import Graded, grade_rollouts
 from tasks.context import local, produce, prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, PromptSet, Ref, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.prompts import known_counts
 from tasks.stages.teacher import prompts_of, solvers, teacher_budget
 

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.config.teacher import MOVING
@@ -22,6 +21,7 @@ from opsd_core.rollout.sampling import Sampling
 from tasks.context import local, produce, prompt_builder, shared_policy, store, tracker
 from tasks.refs import Iteration, PolicyRef, PromptSet, Ref
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.sources import model_sources
 from tasks.stages.grade import asked
 from tasks.stages.prepare import check_teacher, resolve_teachers

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from transformers import PreTrainedTokenizerBase
@@ -46,6 +45,7 @@ from tasks.context import (
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.sources import download_file, model_sources
 from tasks.stages.evaluate import held_out
 from tasks.stages.weights import accepted, check_adapters, stored_context, stored_weights

@@ -4,7 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig, DataConfig
@@ -20,6 +19,7 @@ from tasks.context import produce, scratch, shared_policy
 from tasks.refs import Campaign, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.sources import data_sources, download_file, named
 from tasks.stages.rollout import engine
 from tasks.states import data_state, in_words, unchanged_data

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from prefect import task
 from pydantic import ValidationError
 
 from opsd_core.config import CampaignConfig, deep_merge
@@ -14,6 +13,7 @@ from opsd_core.errors import ConfigError, IntegrityError
 from tasks.context import local, store, tracker
 from tasks.refs import PolicyRef, PromptSet, Record, Ref, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.storage.artifacts import describe
 
 SECTIONS = ("teacher", "distillation", "token_weights", "optimizer", "filter")

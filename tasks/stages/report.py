@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
@@ -24,6 +23,7 @@ from tasks.refs import (
 )
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.journal import read_steps
 from tasks.stages.weights import state_of_model
 from tasks.states import in_words

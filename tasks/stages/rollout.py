@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 
 from opsd_core.config import CampaignConfig
 from opsd_core.models.memory import memory_estimate
@@ -19,6 +18,7 @@ from tasks.context import local, produce, prompt_builder, shared_policy
 from tasks.refs import Iteration, PromptSet, ShardRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 
 
 @task(name="rollout", task_run_name="rollout-it{iteration.number}-shard{shard}", **STAGE)

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import write_targets
@@ -19,6 +17,7 @@ from tasks.context import produce, prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
 from tasks.stages.teacher import grades_for_context, prompts_of, solvers, teacher_budget, teacher_parts, teacher_ref
 

@@ -4,8 +4,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.models.policy import dtype_identity
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.grades import read_grades, write_grades
@@ -15,6 +13,7 @@ from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from tasks.context import local, produce, prompt_builder, rollouts_of, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.grade import counts_of
 from tasks.stages.teacher import grades_for_context, prompts_of, teacher_budget, teacher_parts, teacher_ref
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
@@ -14,6 +13,7 @@ from tasks.context import tracker
 from tasks.refs import Campaign, Iteration
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 
 
 def watch(iteration: Iteration, stage: Stage, history: Sequence[Metrics]) -> None:

@@ -6,7 +6,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.acceptance import accept
@@ -26,6 +25,7 @@ from opsd_core.models.types import context_length
 from tasks.context import local, produce, scratch, settings, tracker
 from tasks.refs import PolicyRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.sources import download_folder, model_address, named, stored_model
 from tasks.states import State, in_words, model_state, unchanged_model
 from tasks.storage.artifacts import Artifact

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig, config_at
@@ -22,6 +21,7 @@ from tasks.context import local, produce, rollouts_of, store, tidy_cache, tracke
 from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade

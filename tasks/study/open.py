@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 from prefect.runtime import flow_run
 
 from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig
@@ -25,6 +24,7 @@ from tasks.context import produce, prompt_builder, shared_policy, stored_example
 from tasks.refs import PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.sources import data_sources
 from tasks.stages.evaluate import evaluate
 from tasks.stages.prepare import prepare_data, prepare_model

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from opsd_core.digest import digest
@@ -22,6 +21,7 @@ from opsd_core.teacher.scoring import divergence_along
 from tasks.context import local, produce, rollouts_of, tracker
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.evaluate import evaluate
 from tasks.study.refs import Measured, Study, Training
 

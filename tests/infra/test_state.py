@@ -69,7 +69,7 @@ def test_a_folder_store_needs_no_object_server(tmp_path: Path, store: str) -> No
 
 def test_silent_external_server_is_named_before_anything_starts(tmp_path: Path) -> None:
     state = open_state(tmp_path)
-    with pytest.raises(ServiceError, match=r"MLFLOW_TRACKING_URI names an external mlflow server at 127\.0\.0\.1:9,"):
+    with pytest.raises(ServiceError, match=r"MLFLOW_TRACKING_URI names an external mlflow server at http://127\.0\.0\.1:9,"):
         up(state, {"MLFLOW_TRACKING_URI": "http://user:word@127.0.0.1:9"}, worker=False)
     assert list((tmp_path / "run").glob("*.json")) == []
 
