@@ -5,6 +5,8 @@ background.py      sends records from a thread of its own
 spool.py           what could not be sent, kept on disk and sent later
 runs.py            campaign and iteration runs; metrics, parameters, datasets, files
 system_metrics.py  CPU, memory and GPU figures of a run, sampled in the background
+abandoned.py       open runs of campaigns that ended without ending them
+flatten.py         nested settings as parameters
 registry.py        versions, aliases, promotion and rollback
 addresses.py       models:/name@alias: the version behind it
 mlmodel.py         the MLmodel file that lets MLflow load a folder of weights
