@@ -1,6 +1,9 @@
 """A mark that tells one process from every other of its machine since boot, and whether that process is gone."""
 
 import os
+import re
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,32 @@ def process_is_gone(mark: Any) -> bool:
         return True
     except (OSError, KeyError, ValueError, TypeError, IndexError):
         return False
+
+
+_TAG = re.compile(r"([0-9a-f]{8})-(\d+)-(\d+)-")
+
+
+def process_tag() -> str:
+    """This process in a file name, ending in a dash; empty where /proc cannot say."""
+    mark = process_mark()
+    return f"{_machine(mark)}-{mark['pid']}-{mark['start']}-" if mark else ""
+
+
+def tagged_process_is_gone(tagged: str) -> bool:
+    """Whether a name that begins with a `process_tag` was given by a process of this machine that no longer runs."""
+    found, mine = _TAG.match(tagged), process_mark()
+    if found is None or mine is None or found[1] != _machine(mine):
+        return False
+    return process_is_gone({**mine, "pid": int(found[2]), "start": found[3]})
+
+
+def _machine(mark: Mark) -> str:
+    return _short(mark["boot"], mark["namespace"])
+
+
+@lru_cache(maxsize=1)
+def _short(boot: str, namespace: str) -> str:
+    return sha256(f"{boot} {namespace}".encode()).hexdigest()[:8]
 
 
 def _start_ticks(pid: int) -> str:
