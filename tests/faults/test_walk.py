@@ -37,7 +37,8 @@ def walk(events, calm, tmp_path_factory, name):
     for event in events:
         one.meet(event)
     one.finish()
-    assert differences(one.result(), calm.result()) == [] and one.leaks() == []
+    assert differences(one.result(), calm.result()) == [], one.story
+    assert one.leaks() == [], one.story
     stray = {process.pid for process in psutil.Process().children(recursive=True)} - children
     assert {pid for pid in stray if not _is_server(pid, calm.stack)} == set()
     return one

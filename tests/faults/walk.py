@@ -55,6 +55,8 @@ WHO = "walker"
 _NAMED = re.compile(r"(Integrity|Service|Busy|Config|Refused|Model|Data)Error|Crashed|Connect")
 _PATIENCE_S = 300.0
 _TRIGGERS = 8
+_SPARED = ("campaigns/",)
+"""The record of a campaign's first champion; made again, it names today's."""
 _NOT_KEPT = ("leases/", "probe/", "quarantine/")
 
 
@@ -93,10 +95,13 @@ class Walk:
     failed: int = 0
     """Attempts that ended with a named error."""
     moved: bool = False
+    story: list[str] = field(default_factory=list)
+    """What happened, for the message of a failure."""
 
     def meet(self, event: Event) -> None:
         """Let one event happen, and the attempt that it strikes end."""
         kind, _, which = event.kind.partition("-")
+        self.story.append(f"{event.kind} at {event.place:.2f}")
         getattr(self, f"_{kind}")(event, *([which] if which else []))
         self.met[event.kind] += 1
 
@@ -157,8 +162,10 @@ class Walk:
             self._drop_copies()
 
     def _object(self, event: Event) -> str | None:
-        found = [i.key for i in self.arm.store().list("") if not i.key.startswith(_NOT_KEPT) and i.size]
-        return found[event.number % len(found)] if found else None
+        found = [i.key for i in self.arm.store().list("") if not i.key.startswith(_NOT_KEPT + _SPARED) and i.size]
+        key = found[event.number % len(found)] if found else None
+        self.story.append(str(key))
+        return key
 
     def _drop_copies(self) -> None:
         """So that the store is read, and not this machine's copies of it."""
@@ -194,6 +201,7 @@ class Walk:
         text = (self.arm.folder / log).read_text(errors="replace") if (self.arm.folder / log).exists() else ""
         assert process.exitcode is not None, f"{log} hangs: {text[-3000:]}"
         self.attempts += 1
+        self.story.append(f"{log}: {process.exitcode}")
         if process.exitcode not in (0, -signal.SIGKILL):
             self.failed += 1
             assert _NAMED.search(text), text[-3000:]
