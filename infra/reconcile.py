@@ -29,7 +29,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import FlowRun, StateType
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 from pydantic import ValidationError
 
@@ -83,7 +83,7 @@ class Reconciler:
                 known = {run.id for run in runs}
                 self._gone_since = {number: since for number, since in self._gone_since.items() if number in known}
                 done = self._act(client, due) if due else []
-                self._forget_ended(known, here)
+                self._forget_ended(client, known, here)
                 return done + self._end_mlflow_runs(client, here)
         except Exception:
             self._gone_since.clear()  # what an outage hides must be seen afresh
@@ -176,14 +176,14 @@ class Reconciler:
             again = AwaitingRetry(scheduled_time=datetime.now(UTC), message="Goes on after its process was gone.")
             client.set_flow_run_state(number, again, force=True)
 
-    def _forget_ended(self, candidates: set[UUID], here: Processes) -> None:
+    def _forget_ended(self, client: SyncPrefectClient, candidates: set[UUID], here: Processes) -> None:
         """Remove the records of runs that ended, or were deleted, and whose process is gone."""
         for number in recorded_runs(self.store):
             known = _uuid(number)
             if known is None or known in candidates or known in here:
                 continue
             record = read_record(self.store, number)
-            if record is not None and not record.is_vacant and record.is_over(time.time()):
+            if record is not None and record.is_over(time.time()) and not (record.is_vacant and _waits(client, known)):
                 forget(self.store, number)
 
     def _end_mlflow_runs(self, client: SyncPrefectClient, here: Processes) -> list[str]:
@@ -273,6 +273,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _in_states(*types: StateType) -> FlowRunFilterState:
     return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
+
+
+def _waits(client: SyncPrefectClient, number: UUID) -> bool:
+    """Whether a run is to start, or has just been taken; False for one that was deleted."""
+    try:
+        state = client.read_flow_run(number).state
+    except ObjectNotFound:
+        return False
+    return state is not None and not state.is_final()
 
 
 def _uuid(text: str) -> UUID | None:

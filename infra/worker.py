@@ -7,13 +7,13 @@ crash hooks have ended. By then the run may be scheduled again, so the second re
 while it runs, and a third would begin alongside it.
 """
 
+import asyncio
 import sys
 import threading
 import warnings
 from contextlib import suppress
 from typing import Any
 
-import anyio
 from prefect.cli import app
 from prefect.client.schemas.objects import FlowRun
 from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, ProcessWorkerResult
@@ -42,8 +42,8 @@ class Worker(ProcessWorker):
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
         """Record that this worker is about to start the run, then start it."""
-        with anyio.move_on_after(_PATIENCE_S):
-            await anyio.to_thread.run_sync(self._announce, flow_run, abandon_on_cancel=True)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._announce, flow_run), _PATIENCE_S)
         await super()._submit_run(flow_run)
 
     def _announce(self, flow_run: FlowRun) -> None:

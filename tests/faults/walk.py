@@ -57,6 +57,8 @@ _PATIENCE_S = 300.0
 _TRIGGERS = 8
 _SPARED = ("campaigns/",)
 """The record of a campaign's first champion; made again, it names today's."""
+_SPENT = "checkpoints/"
+"""Nobody reads a checkpoint again when its distillation has ended, so nobody mends it."""
 _NOT_KEPT = ("leases/", "probe/", "quarantine/")
 
 
@@ -231,7 +233,9 @@ class Walk:
         """What must be equal to the calm campaign's: the moves by a person and the records of damage left out."""
         found = outcome(self.arm)
         moves = [(move.action, move.before, move.after) for move in tracker().moves(self.arm.name) if move.who != WHO]
-        return found | {"moves": moves, "objects": [key for key in found["objects"] if not key.startswith("quarantine/")]}
+        objects = [key for key in found["objects"] if not key.startswith(("quarantine/", _SPENT))]
+        counts = {kind: count for kind, count in found["artifacts"].items() if f"{kind}/" != _SPENT}
+        return found | {"moves": moves, "objects": objects, "artifacts": counts}
 
 
 def unreadable(arm: Arm) -> list[str]:
@@ -239,7 +243,7 @@ def unreadable(arm: Arm) -> list[str]:
     store, wrong, cache = arm.store(), [], arm.folder / "verified"
     shutil.rmtree(cache, ignore_errors=True)
     for info in store.list(""):
-        if info.key.endswith(f"/{MANIFEST_NAME}") and not info.key.startswith(_NOT_KEPT):
+        if info.key.endswith(f"/{MANIFEST_NAME}") and not info.key.startswith((*_NOT_KEPT, _SPENT)):
             try:
                 fetch(store, describe(store, store.uri(info.key.rpartition("/")[0])), cache)
             except IntegrityError as error:

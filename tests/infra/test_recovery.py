@@ -1,5 +1,6 @@
 """pytest tests/infra/test_recovery.py — what is decided about a run, for every state, process and number of starts."""
 
+import os
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ from itertools import product
 import pytest
 from prefect.client.schemas.objects import StateType
 
+from infra import reconcile
 from infra.recovery import (
     CANCEL_PATIENCE_S,
     CONTINUED,
@@ -112,3 +114,11 @@ def test_a_cancelled_process_that_nobody_ends_is_ended_on_its_own_machine():
     assert decide(seen(StateType.CANCELLING, CANCEL_PATIENCE_S - 1, runs_here=True), Life.ALIVE) == Action.LEAVE
     assert decide(seen(StateType.CANCELLING, CANCEL_PATIENCE_S + 1, runs_here=True), Life.ALIVE) == Action.END_PROCESS
     assert decide(seen(StateType.CANCELLING, CANCEL_PATIENCE_S + 1), Life.ALIVE) == Action.LEAVE, "elsewhere"
+
+
+def test_the_command_refuses_a_wrong_interval_and_says_what_does_not_answer(tmp_path, capsys):
+    assert reconcile.main(["--every", "0"]) == 1 and "between 1 and 3600" in capsys.readouterr().err
+    environ = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "OPSD_STORE": f"file://{tmp_path}", "OPSD_STATE": str(tmp_path)}
+    command = [sys.executable, "-m", "infra.reconcile"]
+    done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1 and "cannot be asked: ConnectError" in done.stderr and "Traceback" not in done.stderr
