@@ -132,6 +132,7 @@ def test_a_run_that_crashes_at_every_start_is_started_five_times(client, reconci
         assert (run.state.name, run.run_count) == ("Crashed" if start == MAX_STARTS else "AwaitingRetry", start)
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_started_is_tried_five_times(client, reconciler, in_state) -> None:
     number = in_state("iterate", ())
     for attempt in range(1, MAX_STARTS + 1):
