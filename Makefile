@@ -33,8 +33,8 @@ test-slow: venv ## the checks that take minutes
 test-gpu: venv ## the checks that need a CUDA device; their CPU twins are in make test
 	$(BIN)/python -m pytest -m gpu
 
-test-faults: venv ## kills, outages, a bad network, damaged and hostile data, at full length
-	$(BIN)/python -m pytest tests/faults
+test-faults: venv ## kills, outages, a bad network, damaged and hostile data, restarts, random walks (OPSD_WALK_SEED, OPSD_WALK_EVENTS)
+	$(BIN)/python -m pytest tests/faults tests/infra/test_reconcile.py tests/infra/test_restarts.py
 
 lint: venv ## style and import contracts
 	$(BIN)/ruff check .

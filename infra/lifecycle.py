@@ -163,7 +163,7 @@ def _check_external(external: Mapping[str, str]) -> None:
 
 
 def _prepare_prefect(state: State, variables: Mapping[str, str], *, again: bool) -> None:
-    """Create work pool, queues and automations, once per database of the embedded server."""
+    """Create work pool and queues, once per database of the embedded server."""
     program = "".join((Path(__file__).parent / name).read_text() for name in ("bootstrap.py", "access/job_template.py"))
     _once(
         state.root / "prefect" / "prepared",

@@ -27,6 +27,7 @@ from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.storage.base import local_disk
+from tasks.storage.process_mark import process_tag
 from tasks.storage.s3 import Store, open_store
 from tasks.tracking import Tracker
 
@@ -54,7 +55,7 @@ def scratch() -> Iterator[Path]:
     """A temporary folder on the cache's disk, gone afterwards."""
     with local_disk(settings().cache):
         settings().cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=settings().cache, prefix=".work-") as folder:
+    with TemporaryDirectory(dir=settings().cache, prefix=f".work-{process_tag()}") as folder:
         yield Path(folder)
 
 

@@ -7,6 +7,8 @@ settled.py         facts of a run that are written once and read back
 runs.py            campaign and iteration runs; metrics, parameters, datasets, files
 system_metrics.py  CPU, memory and GPU figures of a run, sampled in the background
 folders.py         versions whose weights lie in a folder of this machine
+abandoned.py       open runs of campaigns that ended without ending them
+flatten.py         nested settings as parameters
 registry.py        versions, aliases, promotion and rollback
 addresses.py       models:/name@alias: the version behind it
 mlmodel.py         the MLmodel file that lets MLflow load a folder of weights

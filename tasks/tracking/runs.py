@@ -28,6 +28,7 @@ from tasks.runtime.settings import Settings
 from tasks.storage.base import check_key
 from tasks.tracking.background import Background
 from tasks.tracking.connection import Connection, is_outage
+from tasks.tracking.flatten import flatten
 from tasks.tracking.spool import Spool
 from tasks.tracking.system_metrics import sampling
 
@@ -39,6 +40,8 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 CAMPAIGN_TAG, ITERATION_TAG, PARENT_TAG = "opsd.campaign_id", "opsd.iteration", "mlflow.parentRunId"
 CHILD_TAG = "opsd.child"
+FLOW_RUN_TAG = "prefect.flow_run_id"
+"""The Prefect run that opened it last."""
 
 
 class RunLog(Connection):
@@ -180,6 +183,9 @@ class RunLog(Connection):
         found = self.client.search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
         if found:
             self._remember(found[0])
+            opener = (tags or {}).get(FLOW_RUN_TAG)
+            if opener and found[0].data.tags.get(FLOW_RUN_TAG) != opener:
+                self.client.set_tag(found[0].info.run_id, FLOW_RUN_TAG, opener)
             if found[0].info.status != "RUNNING":
                 self.client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0], False
@@ -274,17 +280,6 @@ _EXECUTE = {
     for name, function in vars(RunLog).items()
     if name.startswith("_execute_") and name != "_execute_or_drop"
 }
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `section.field` names."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _checked_id(value: str) -> str:
