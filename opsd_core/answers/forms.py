@@ -18,7 +18,9 @@ _FORMS = (
     ("decimal", _DECIMAL),
     ("fraction", _FRACTION),
 )
-_NUMBER = re.compile(r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})?(?:\.\d{1,40})?(?:[eE][-+]?\d{1,4})?(?![\w])")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})?(?:\.\d{1,40})?(?:[eE][-+]?\d{1,4})?(?![\w])"
+)
 _MAX_CHARS = 200
 _NEAR = 1e-9
 """Relative distance within which two numbers are the same; 5.299589999999999e+02 is 529.959 written by a float."""

@@ -1,6 +1,6 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
-const PAGE = 15;
+const PAGE = 8;
 const KINDS = ["wrong→right", "right→wrong", "right→right", "wrong→wrong"];
 const SVG = "http://www.w3.org/2000/svg";
 // Control characters, direction marks and invisible ones, which could make a text look like another.
@@ -32,7 +32,7 @@ function el(name, attributes = {}, ...children) {
     if (key === "on") for (const [event, act] of Object.entries(value)) node.addEventListener(event, act);
     else node.setAttribute(key, value);
   }
-  node.append(...children.flat());
+  node.append(...children.flat(Infinity));
   return node;
 }
 function svg(name, attributes, text) {
@@ -170,7 +170,7 @@ function interval([mean, low, high], colour, y) {
 }
 function slicesPart() {
   main.append(el("h2", { id: "slices" }, "Slices"), el("p", { class: "soft" }, "Accuracy before (",
-    el("span", { class: "legend before" }, "orange"), ") and after (blue) with 95 % intervals (Wilson); the difference of the same items with Newcombe's paired ",
+    "orange", ") and after (blue) with 95 % intervals (Wilson); the difference of the same items with Newcombe's paired ",
     "interval; p: exact one-sided McNemar test that the slice falls. A warning needs a fall that Holm's procedure over all slices of this ",
     "page rejects at 5 %, and a whole that does not fall. Slices by what the model did before also move by chance alone: what was lucky falls."),
   el("div", { class: "scroll" }, el("table", { id: "slicetable" })));

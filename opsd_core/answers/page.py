@@ -8,7 +8,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from opsd_core.answers.sides import KINDS, Item, Side, items_of
-from opsd_core.answers.slices import columns_of, slices_of, warnings_of
+from opsd_core.answers.slices import columns_of, slices_of, varying_columns, warnings_of
 from opsd_core.answers.tokens import Sampled, divergence_curve, drawn, token_rows
 from opsd_core.digest import derive_seed
 from opsd_core.judgement.statistics import mcnemar, paired_interval, wilson
@@ -111,9 +111,9 @@ def _shown(items: Sequence[Item], num_sides: int) -> list[dict[str, Any]]:
         kinds = {item.kind(side) for side in range(1, num_sides)}
         return (kinds <= {"right→right", "wrong→wrong"}, derive_seed("answers", item.example.id))
 
-    rows, size = [], 0
+    rows, size, columns = [], 0, varying_columns(items)
     for item in sorted(items, key=order):
-        row = _item_row(item)
+        row = _item_row(item, columns)
         size += len(json.dumps(row))
         if size > ITEM_BYTES and rows:
             break
@@ -121,14 +121,18 @@ def _shown(items: Sequence[Item], num_sides: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _item_row(item: Item) -> dict[str, Any]:
+def _item_row(item: Item, columns: Collection[str]) -> dict[str, Any]:
     example = item.example
     return {
         "id": example.id,
         "question": clipped(example.question),
         "reference": clipped(example.answer),
         "solution": clipped(example.solution),
-        "columns": {name: f"{value:g}" if isinstance(value, float) else value for name, value in columns_of(example).items()},
+        "columns": {
+            name: f"{value:g}" if isinstance(value, float) else value
+            for name, value in columns_of(example).items()
+            if name in columns
+        },
         "answers": [_answer(outcome) for outcome in item.answers],
     }
 
@@ -145,7 +149,9 @@ def _answer(outcome: ItemOutcome) -> dict[str, Any]:
 
 def clipped(text: str) -> str:
     """At most 8,000 characters, and how many are missing."""
-    return text if len(text) <= _TEXT_CHARS else f"{text[:_TEXT_CHARS]}\n[… {len(text) - _TEXT_CHARS:,} characters more]"
+    return (
+        text if len(text) <= _TEXT_CHARS else f"{text[:_TEXT_CHARS]}\n[… {len(text) - _TEXT_CHARS:,} characters more]"
+    )
 
 
 def _completions(sampled: Sampled | None) -> dict[str, Any]:

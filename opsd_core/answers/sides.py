@@ -39,7 +39,9 @@ def items_of(examples: Sequence[Example], sides: Sequence[Side]) -> list[Item]:
     DataError when there are fewer than two sides or no common item.
     """
     if len(sides) < 2:
-        raise DataError(f"answers: {len(sides)} evaluation(s) given; a comparison needs two. Name a version to compare with.")
+        raise DataError(
+            f"answers: {len(sides)} evaluation(s) given; a comparison needs two. Name a version to compare with."
+        )
     answers = [_one_each(side.outcomes) for side in sides]
     rates = _pass_rates(sides[0].outcomes)
     known = {example.id: example for example in examples}

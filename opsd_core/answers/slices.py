@@ -46,7 +46,7 @@ def warnings_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     """A sentence for every slice that falls although the whole does not."""
     return [
         f"Falls: {row['dimension']} = {row['value']}, from {100 * row['before'][0]:.0f} to {100 * row['after'][0]:.0f} % on "
-        f"{row['n']} items (p = {row['p_falls']:.2g}, the smallest falls of {len(rows)} slices taken together by Holm's procedure)."
+        f"{row['n']} items (p = {row['p_falls']:.2g}; {len(rows)} slices, Holm's procedure at {ALPHA:.0%})."
         for row in rows
         if row["warns"]
     ]
@@ -70,7 +70,10 @@ def _row(dimension: str, value: str, items: Sequence[Item], after: int) -> dict[
 
 def _dimensions(items: Sequence[Item]) -> Iterable[tuple[str, Key]]:
     yield "form of the reference", lambda item: answer_form(item.example.answer)
-    yield "form of the answer in the question", lambda item: form_in_question(item.example.question, item.example.answer)
+    yield (
+        "form of the answer in the question",
+        lambda item: form_in_question(item.example.question, item.example.answer),
+    )
     yield "form of the answer before", lambda item: answer_form(item.answers[0].extracted or "")
     if any(item.pass_rate is not None for item in items):
         yield "difficulty: share of right samples before", lambda item: _pass_rate(item.pass_rate)
@@ -80,6 +83,15 @@ def _dimensions(items: Sequence[Item]) -> Iterable[tuple[str, Key]]:
         yield f"column {column}", lambda item, column=column: by_id[item.example.id].get(column)
     yield "length of the question (characters)", lambda item: float(len(item.example.question))
     yield "length of the answer before (tokens)", lambda item: float(item.answers[0].num_tokens)
+
+
+def varying_columns(items: Sequence[Item]) -> set[str]:
+    """Names of the columns that have more than one value."""
+    values: dict[str, set[str | float]] = {}
+    for item in items:
+        for name, value in columns_of(item.example).items():
+            values.setdefault(name, set()).add(value)
+    return {name for name, found in values.items() if len(found) > 1}
 
 
 def columns_of(example: Example) -> dict[str, str | float]:
@@ -122,7 +134,7 @@ def _grouped(items: Sequence[Item], key: Key) -> list[tuple[str, list[Item]]]:
     distinct = set(known)
     if len(distinct) < 2:
         return []
-    if all(isinstance(value, float) for value in known) and len(distinct) > _NUM_BINS + 2:
+    if all(isinstance(value, float) for value in known) and len(distinct) > _NUM_BINS:
         edges = _quarters(sorted(known))
         values = [None if value is None else _bin(float(value), edges) for value in values]
     elif len(distinct) > _MOST_VALUES:

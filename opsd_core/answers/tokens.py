@@ -45,7 +45,9 @@ class Sampled:
 def states(rollout: Rollout, grade: GradedRollout | None) -> list[str]:
     """What a completion can be found by: right, wrong or ungraded; cut; reference; trained on, or dropped with its reason."""
     correct = grade.correct if grade else None
-    found = ["reference" if rollout.source == "reference" else {True: "right", False: "wrong", None: "ungraded"}[correct]]
+    found = [
+        "reference" if rollout.source == "reference" else {True: "right", False: "wrong", None: "ungraded"}[correct]
+    ]
     if rollout.truncated:
         found.append("cut")
     if grade is not None:

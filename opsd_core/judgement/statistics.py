@@ -145,7 +145,8 @@ def paired_interval(wins: int, losses: int, both: int, number: int) -> tuple[flo
     overlap = max(0.0, overlap - number / 2) if overlap > 0 else overlap
     phi = overlap / margins if margins else 0.0
     (low_a, high_a), (low_b, high_b) = wilson(after, number), wilson(before, number)
-    down_a, up_a, down_b, up_b = after / number - low_a, high_a - after / number, before / number - low_b, high_b - before / number
+    down_a, up_a = after / number - low_a, high_a - after / number
+    down_b, up_b = before / number - low_b, high_b - before / number
     mean = (wins - losses) / number
     below = math.sqrt(max(0.0, down_a**2 - 2 * phi * down_a * up_b + up_b**2))
     above = math.sqrt(max(0.0, up_a**2 - 2 * phi * up_a * down_b + down_b**2))
