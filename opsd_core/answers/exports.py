@@ -87,7 +87,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 
 def write_dataset(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> int:
-    """A folder that `datasets.load_dataset(folder)` reads and a hub takes as it is: Parquet, and a card; returns how many rows."""
+    """A folder that `datasets.load_dataset(folder)` reads and a hub takes as it is: Parquet and a card; returns the rows."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=_SCHEMA)
     (folder / "data").mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet", compression="zstd")

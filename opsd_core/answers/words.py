@@ -3,10 +3,31 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from opsd_core.judgement.statistics import wilson
 from opsd_core.judgement.verdict import Verdict
 
 _LEAST_DIVERGENCE = 1e-6
 """Mean divergence, in nats, below which a teacher says what the student says."""
+
+
+def report_head(name: str, number: int, version: int, outcome: str, worries: Sequence[str], address: str) -> str:
+    """The first lines of an iteration's report: what was decided, what should worry, and where the answers are."""
+    listed = [f"- **{worry[:1].upper()}{worry[1:]}**" for worry in worries]
+    lines = [f"# {name}: iteration {number} — version {version} {outcome}", "", *listed, *([""] if listed else [])]
+    return "\n".join([*lines, f"[What it answers, before and after]({address})", "", ""])
+
+
+def shown_accuracy(metrics: Mapping[str, float]) -> str:
+    """Such as 0.473 [0.395, 0.553]."""
+    if "eval/accuracy" not in metrics:
+        return "unknown (no labels)"
+    low, high = accuracy_interval(metrics["eval/accuracy"], int(metrics["eval/num_items"]))
+    return f"{metrics['eval/accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def accuracy_interval(accuracy: float, items: int) -> tuple[float, float]:
+    """95 % (Wilson): inside [0, 1] also near its ends."""
+    return wilson(accuracy * items, items)
 
 
 def taught(probes: Mapping[str, float], num_kept: int, unchanged: bool) -> list[str]:
@@ -46,9 +67,9 @@ def version_description(verdict: Verdict, outcome: str, slices: Sequence[Mapping
     failed = [f"{check.name} {check.value:.3g} (rule {check.rule} {check.threshold:.3g})" for check in guards if not check.passed]
     lines = [
         f"**{outcome[:1].upper()}{outcome[1:]}** against version {verdict.champion_version}: {' '.join(verdict.reasons)[:600]}",
-        f"{verdict.metric} {100 * verdict.accuracy_before:.1f} → {100 * verdict.accuracy_after:.1f} % on {verdict.num_items} items, "
-        f"{100 * verdict.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]; better on {verdict.wins}, worse on "
-        f"{verdict.losses}.",
+        f"{verdict.metric} {100 * verdict.accuracy_before:.1f} → {100 * verdict.accuracy_after:.1f} % on "
+        f"{verdict.num_items} items, {100 * verdict.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]; "
+        f"better on {verdict.wins}, worse on {verdict.losses}.",
         f"Guards: {'; '.join(failed) if failed else f'all {len(guards)} hold'}.",
     ]
     extremes = sorted(slices, key=lambda row: row["difference"][0])

@@ -23,12 +23,12 @@ from opsd_core.records.targets import Target, read_targets
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
 from tasks.context import local, produce, rollouts_of, shared_tokenizer, store, stored_examples, tracker
+from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import AnswersRef, Iteration, Outcome
 from tasks.runtime.retries import STAGE
 from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts
 from tasks.storage.artifacts import describe
 
-PAGE = "answers.html"
 _VERSION = 1
 """Of what the page holds: another one makes the pages of finished iterations again."""
 _SCORED_ONLINE = 24
@@ -68,7 +68,8 @@ def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, 
 def stored_verdict(uri: str) -> Verdict:
     """The gate's verdict as it was stored."""
     values = json.loads((local(uri) / "verdict.json").read_text())
-    checks = [Check(**check | {"value": float("nan") if check["value"] is None else check["value"]}) for check in values["checks"]]
+    numbers = [float("nan") if check["value"] is None else check["value"] for check in values["checks"]]
+    checks = [Check(**check | {"value": number}) for check, number in zip(values["checks"], numbers, strict=True)]
     fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
     return Verdict(**values | fixed)
 

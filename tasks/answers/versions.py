@@ -10,11 +10,10 @@ from opsd_core.answers.sides import Item, items_of
 from opsd_core.errors import ConfigError
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import read_outcomes
-from tasks.context import find_or_make, lineage, local, stored_examples, tracker
+from tasks.context import lineage, local, produce, stored_examples, tracker
+from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import Ref
 from tasks.tracking.registry import Version
-
-PAGE = "answers.html"
 
 
 class _Measured(NamedTuple):
@@ -37,7 +36,8 @@ def answers_of(name: str, version: int | None = None, against: int | None = None
         return local(chosen.tags["opsd.answers"]) / PAGE
     sides = _sides(name, versions, chosen, against)
     identity = {"evaluations": [side.evaluation.content for side in sides], "versions": [s.version for s in sides], "name": name}
-    return find_or_make("answers", identity, partial(_write, name, sides)) / PAGE
+    artifact, _ = produce("answers", identity, partial(_write, name, sides))
+    return local(artifact.uri) / PAGE
 
 
 def answers_table(name: str, version: int | None = None, against: int | None = None) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from opsd_core.errors import IntegrityError, ServiceError
 from tasks.champion.moves import history
 from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import Campaign, PolicyRef, Ref
+from tasks.refs import ANSWERS_PAGE, Campaign, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
 from tasks.storage.artifacts import describe
 from tasks.tracking import Tracker
@@ -64,10 +64,12 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
 
 @task(name="show-verdict", **STAGE)
 def show_verdict(name: str, version: int, verdict_uri: str) -> str:
-    """The text above the form: what is asked, and the gate's report with every number."""
-    report = (local(verdict_uri) / "verdict.md").read_text()
-    link = tracker().model_url(name, version)
-    return f"# Shall version {version} of {name} become champion?\n\n{report}\n[The version in MLflow]({link})\n"
+    """The text above the form: what is asked, the answers before and after, and the gate's report with every number."""
+    report, registry = (local(verdict_uri) / "verdict.md").read_text(), tracker()
+    entry = registry.get_version(name, version)
+    answers = f"[What it answers, before and after]({registry.artifact_url(entry.run_id, ANSWERS_PAGE)})"
+    links = f"{answers} · [the version in MLflow]({registry.model_url(name, version)})"
+    return f"# Shall version {version} of {name} become champion?\n\n{links}\n\n{report}"
 
 
 @task(name="carry-out-answer", **STAGE)
@@ -84,9 +86,9 @@ def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, c
                 outcome = "approved"
             else:
                 why = f"{changed} (the answer was approve: {why})"
-        registry.set_version_tags(
-            name, version, {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
-        )
+        said = {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
+        done = {"gate.verdict": "promoted" if outcome == "approved" else "refused"}
+        registry.set_version_tags(name, version, said | done)
     history(name)
     return f"{name}: version {version} {outcome} by {who}: {why}"
 

@@ -29,7 +29,7 @@ from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
-from tasks.context import local, produce, scratch, settings, shared_policy, shared_tokenizer, store, tracker
+from tasks.context import lineage, local, produce, scratch, settings, shared_policy, shared_tokenizer, store, tracker
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
@@ -202,7 +202,7 @@ def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -
             )
         state = Ref(uri=tags["opsd.state_uri"]) if tags.get("opsd.state_uri") else None
         champion = PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state=state, version=number)
-        known = tags.get("opsd.acceptance")
+        known = lineage(tags).get("acceptance")
         return champion.model_copy(update={"acceptance": known}) if known else accepted(champion, config.model)
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
     tags["opsd.acceptance"] = initial.acceptance

@@ -1,10 +1,12 @@
-"""`models:/name@alias` and `models:/name/3`: the version that a setting names, or what there is instead."""
+"""Addresses: the version that `models:/name@alias` or `models:/name/3` names, and where MLflow shows an experiment."""
 
 import re
 
 from opsd_core.errors import ConfigError, RefusedError
 from tasks.tracking.registry import ABSENT, Registry, Version
 
+_RUNS_TABLE = "workflowType=machine_learning"
+"""Without it MLflow opens its pages for traces of language-model applications, which are empty."""
 _ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([1-9][0-9]{0,8}))")
 
 
@@ -33,6 +35,11 @@ class Addresses(Registry):
     def source_of(self, uri: str, field: str = "model.source") -> str:
         """Address of the folder of weights behind a `models:/` URI; `field` is the setting that names it."""
         return self.resolve(uri, field).source
+
+    def experiment_url(self, name: str) -> str | None:
+        """Address of the table of an experiment's runs; None when there is no such experiment."""
+        found = self._call(f"read the experiment {name}", lambda: self.client.get_experiment_by_name(name))
+        return f"{self.public_uri}/#/experiments/{found.experiment_id}/runs?{_RUNS_TABLE}" if found else None
 
     def _instead(self, name: str) -> str:
         """What is registered where something else was asked for."""

@@ -104,6 +104,10 @@ class RunLog(Connection):
             self._call("read a run", lambda: self._remember(self.client.get_run(run_id)))
         return f"{self.public_uri}/#/experiments/{self._experiment_of[run_id]}/runs/{run_id}"
 
+    def artifact_url(self, run_id: str, path: str) -> str:
+        """Address at which MLflow's pages show a file of the run."""
+        return f"{self.run_url(run_id)}/artifacts/{path}"
+
     def log_metrics(self, run_id: str, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Log (step, {name: value}) rows in as few calls as possible; non-finite values are left out with a warning.
 
