@@ -46,6 +46,8 @@ class IterationSummary(Record):
     """promoted, refused, or waits for a person."""
     items: int
     """Held-out items."""
+    answers: str
+    """Address of the page of answers."""
     loss_first: float
     loss_last: float
     wall_seconds: float
@@ -102,6 +104,7 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         accuracy_after=after.get("eval/accuracy"),
         outcome=outcome.verdict.outcome,
         items=int(after["eval/num_items"]),
+        answers=answers.address,
         loss_first=outcome.distilled.metrics["distillation/first_loss"],
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
@@ -283,6 +286,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         for s in summaries
     ]
     lines += stopped
+    lines += [f"what it answers, before and after: {s.answers}" for s in summaries[-1:]]
     if summaries:
         share = 100 * (1 - compute / wall)
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")

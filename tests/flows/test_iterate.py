@@ -18,7 +18,7 @@ from opsd_core.errors import ConfigError, DataError
 from opsd_core.models.policy import load_policy
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
-from tasks.context import local, store, tracker
+from tasks.context import lineage, local, store, tracker
 from tasks.refs import PolicyRef
 from tasks.stages.prepare import prepare_model
 from tasks.storage.artifacts import describe
@@ -54,14 +54,14 @@ def test_self_distillation_rises_and_the_gate_promotes(learned):
 
 def test_lineage_leads_from_the_version_to_verified_rollouts(learned):
     tags = tracker().aliased("learns", "champion").tags
-    rollouts = [r for uri in json.loads(tags["opsd.rollouts"]) for r in read_rollouts(local(uri) / "rollouts.parquet")]
+    rollouts = [r for uri in lineage(tags)["rollouts"] for r in read_rollouts(local(uri) / "rollouts.parquet")]
     config = resolve("tiny")
     assert len(rollouts) == config.rollout.num_prompts
-    assert len(read_grades(local(tags["opsd.grades"]) / "grades.parquet")) == len(rollouts)
-    identity = describe(store(), json.loads(tags["opsd.rollouts"])[0]).identity
+    assert len(read_grades(local(lineage(tags)["grades"]) / "grades.parquet")) == len(rollouts)
+    identity = describe(store(), lineage(tags)["rollouts"][0]).identity
     assert identity["sampling"]["temperature"] == 1.0 and identity["engine"]["dtype"] == "float32"
-    assert describe(store(), json.loads(tags["opsd.rollouts"])[0]).summary["computed"]["bitwise_reproducible"]
-    settings = json.loads((local(tags["opsd.config"]) / "environment.json").read_text())
+    assert describe(store(), lineage(tags)["rollouts"][0]).summary["computed"]["bitwise_reproducible"]
+    settings = json.loads((local(lineage(tags)["config"]) / "environment.json").read_text())
     assert settings["git_revision"] and settings["packages"]["torch"]
 
 
