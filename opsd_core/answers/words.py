@@ -8,6 +8,8 @@ from opsd_core.judgement.verdict import Verdict
 
 _LEAST_DIVERGENCE = 1e-6
 """Mean divergence, in nats, below which a teacher says what the student says."""
+_FEW = 10
+"""Items below which the lowest slice is not worth a sentence."""
 
 
 def report_head(name: str, number: int, version: int, outcome: str, worries: Sequence[str], address: str) -> str:
@@ -72,10 +74,12 @@ def version_description(verdict: Verdict, outcome: str, slices: Sequence[Mapping
         f"better on {verdict.wins}, worse on {verdict.losses}.",
         f"Guards: {'; '.join(failed) if failed else f'all {len(guards)} hold'}.",
     ]
-    extremes = sorted(slices, key=lambda row: row["difference"][0])
+    extremes = sorted((row for row in slices if row["n"] >= _FEW), key=lambda row: row["difference"][0])
     if warned := warned_slices(slices):
         lines.append(f"⚠ {warned}")
-    elif extremes:
+    elif not extremes:
+        lines.append("Slices: none has enough items to say anything.")
+    else:
         worst = extremes[0]
         lines.append(
             f"Slices: none of {len(slices)} falls beyond chance; the lowest is {worst['dimension']} = {worst['value']} "
