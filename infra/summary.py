@@ -76,7 +76,7 @@ def mlflow_addresses(run: FlowRun, deployment: str, report: str) -> dict[str, st
     if not tracker.public_uri.startswith("http"):
         return {}
     found = {"metrics and plots": tracker.experiment_url(name) or ""}
-    if answers := re.findall(rf"https?://\S+?/artifacts/{re.escape(ANSWERS_PAGE)}", report):
+    if answers := re.findall(rf"https?://\S+?/artifacts/{re.escape(ANSWERS_PAGE)}(?:\?\w+=\w+)?", report):
         found["answers, before and after"] = answers[-1]
     if deployment.partition("/")[2] in REGISTER:
         found["the registered versions"] = f"{tracker.public_uri}/#/models/{name}"

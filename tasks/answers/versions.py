@@ -1,4 +1,4 @@
-"""Answers of any version of a model: its iteration's page, or its answers beside another version's."""
+"""Answers of any version of a model: its iteration's page, or its answers next to those of another version."""
 
 import json
 from functools import partial
@@ -16,7 +16,7 @@ from tasks.refs import Ref
 from tasks.tracking.registry import Version
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
     """A stored evaluation of one version."""
 
     version: int
@@ -27,14 +27,14 @@ class _Measured(NamedTuple):
 def answers_of(name: str, version: int | None = None, against: int | None = None) -> Path:
     """`answers.html` of a version of model `name`, a verified local copy to be read only.
 
-    version: None = the newest one that was measured. against: the version to stand beside it; None = the champion that it was
+    version: None = the newest one that was measured. against: the version to show next to it; None = the champion that it was
     compared with, on the page that its iteration made. ConfigError when there is no such version or no stored evaluation of one.
     """
     versions = tracker().versions(name)
-    chosen = _chosen(name, versions, version)
+    chosen = chosen_version(name, versions, version)
     if against is None and "opsd.answers" in chosen.tags:
         return local(chosen.tags["opsd.answers"]) / PAGE
-    sides = _sides(name, versions, chosen, against)
+    sides = measured_sides(name, versions, chosen, against)
     identity = {"evaluations": [side.evaluation.content for side in sides], "versions": [s.version for s in sides], "name": name}
     artifact, _ = produce("answers", identity, partial(_write, name, sides))
     return local(artifact.uri) / PAGE
@@ -46,8 +46,8 @@ def answers_table(name: str, version: int | None = None, against: int | None = N
     Arguments and errors are those of `answers_of`; `pandas.DataFrame(answers_table("demo"))` is a table of them.
     """
     versions = tracker().versions(name)
-    sides = _sides(name, versions, _chosen(name, versions, version), against)
-    return [_row(item) for item in items_of(*_records(sides))]
+    sides = measured_sides(name, versions, chosen_version(name, versions, version), against)
+    return [_row(item) for item in items_of(*records_of(sides))]
 
 
 def _row(item: Item) -> dict[str, Any]:
@@ -62,7 +62,8 @@ def _row(item: Item) -> dict[str, Any]:
     return row
 
 
-def _chosen(name: str, versions: list[Version], number: int | None) -> Version:
+def chosen_version(name: str, versions: list[Version], number: int | None) -> Version:
+    """The version of this number, or the newest, that a campaign measured. ConfigError naming those there are."""
     measured = [entry for entry in versions if _is_measured(entry)]
     found = [entry for entry in measured if number in (None, entry.version)]
     if not found:
@@ -78,37 +79,38 @@ def _is_measured(entry: Version) -> bool:
     return "opsd.lineage" in entry.tags or "opsd.evaluation" in entry.tags
 
 
-def _sides(name: str, versions: list[Version], chosen: Version, against: int | None) -> list[_Measured]:
+def measured_sides(name: str, versions: list[Version], chosen: Version, against: int | None) -> list[Measured]:
+    """The evaluations of `against`, or of what the version was compared with, and of the version. ConfigError without one."""
     other = against if against is not None else chosen.tags.get("gate.champion") or lineage(chosen.tags).get("parent_version")
     if not other:
         raise ConfigError(f"version {chosen.version} of {name!r} was compared with nothing. Give the version to compare it with.")
-    sides = [_measured(name, versions, int(other)), _measured(name, versions, chosen.version)]
-    return sides
+    return [_measured(name, versions, int(other)), _measured(name, versions, chosen.version)]
 
 
-def _measured(name: str, versions: list[Version], number: int) -> _Measured:
+def _measured(name: str, versions: list[Version], number: int) -> Measured:
     """The evaluation of a version: its own iteration's, or one as the champion of another."""
     if number not in [entry.version for entry in versions]:
         raise ConfigError(f"model {name!r} has no version {number}; it has {', '.join(str(v.version) for v in versions)}.")
     for entry in sorted(filter(_is_measured, versions), key=lambda entry: entry.version != number):
         known = lineage(entry.tags)
         if entry.version == number:
-            return _Measured(number, Ref(uri=known["evaluation"]), Ref(uri=known["data"]))
+            return Measured(number, Ref(uri=known["evaluation"]), Ref(uri=known["data"]))
         if str(known.get("champion_version")) == str(number):
-            return _Measured(number, Ref(uri=known["champion_evaluation"]), Ref(uri=known["data"]))
+            return Measured(number, Ref(uri=known["champion_evaluation"]), Ref(uri=known["data"]))
     raise ConfigError(
         f"no evaluation of version {number} of {name!r} is known: no iteration made it or compared a candidate with it. "
         "Compare versions that campaigns measured."
     )
 
 
-def _records(sides: list[_Measured]) -> tuple[list[Example], list[Side]]:
+def records_of(sides: list[Measured]) -> tuple[list[Example], list[Side]]:
+    """The held-out items, and the outcomes of both sides."""
     examples = stored_examples(sides[-1].data, "validation")
     return examples, [Side(f"version {s.version}", read_outcomes(local(s.evaluation) / "outcomes.parquet")) for s in sides]
 
 
-def _write(name: str, sides: list[_Measured], folder: Path) -> dict[str, Any]:
-    examples, shown = _records(sides)
+def _write(name: str, sides: list[Measured], folder: Path) -> dict[str, Any]:
+    examples, shown = records_of(sides)
     answered = {outcome.example_id for outcome in shown[-1].outcomes}
     answers = Answers(
         title=f"{name}: version {sides[0].version} and version {sides[1].version}",

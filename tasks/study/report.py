@@ -72,14 +72,14 @@ def report_study(study: Study, trained: Sequence[Training], measured: Sequence[M
 
 
 def _answers(study: Study, data: StudyData, lines: Sequence[str]) -> str:
-    """The page that has every arm's answers to the test items beside the base model's, each arm's first seed."""
+    """The page that has every arm's answers to the test items next to the base model's, each arm's first seed."""
     measured = [(arm, min(arm.outcomes)) for arm in data.arms.values() if arm.outcomes]
     sides = [Side(arm.name if arm.role == "base" else f"{arm.name}, seed {seed}", arm.outcomes[seed]) for arm, seed in measured]
     facts = [("test items", f"{len(data.examples):,}"), ("seeds", ", ".join(map(str, study.config.seeds)))]
     links = [("MLflow run", tracker().run_url(study.run_id))]
     title = f"{study.config.name}: what every arm answers"
     if len(sides) < 2:
-        sides = sides * 2  # no arm could be trained: the base model beside itself
+        sides = sides * 2  # no arm could be trained: the base model next to itself
     return render_answers(Answers(title, data.examples, sides, sentences=lines, facts=facts, links=links))
 
 

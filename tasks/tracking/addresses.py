@@ -4,9 +4,8 @@ import re
 
 from opsd_core.errors import ConfigError, RefusedError
 from tasks.tracking.registry import ABSENT, Registry, Version
+from tasks.tracking.runs import RUNS_PAGES
 
-_RUNS_TABLE = "workflowType=machine_learning"
-"""Without it MLflow opens its pages for traces of language-model applications, which are empty."""
 _ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([1-9][0-9]{0,8}))")
 
 
@@ -39,7 +38,7 @@ class Addresses(Registry):
     def experiment_url(self, name: str) -> str | None:
         """Address of the table of an experiment's runs; None when there is no such experiment."""
         found = self._call(f"read the experiment {name}", lambda: self.client.get_experiment_by_name(name))
-        return f"{self.public_uri}/#/experiments/{found.experiment_id}/runs?{_RUNS_TABLE}" if found else None
+        return f"{self.public_uri}/#/experiments/{found.experiment_id}/runs?{RUNS_PAGES}" if found else None
 
     def _instead(self, name: str) -> str:
         """What is registered where something else was asked for."""

@@ -11,7 +11,7 @@ from prefect.client.orchestration import get_client
 from flows.iterate import iterate
 from infra.summary import mlflow_addresses
 from opsd_core.errors import ConfigError
-from tasks.answers import answers_of, answers_table
+from tasks.answers import answers_of, answers_table, export_answers
 from tasks.context import lineage, local, tracker
 
 pytestmark = pytest.mark.timeout(600)
@@ -42,7 +42,9 @@ def test_the_page_is_stored_shown_in_mlflow_and_holds_what_was_recorded(version)
     assert data["num_items"] == len(data["items"]) == 60 and sum(data["totals"]["1"]["kinds"].values()) == 60
     assert data["num_completions"] == 48 and data["completions"][0]["privileged"]
     assert all(row["t"] and row["s"] for row in data["completions"]) and data["curve"]["points"]
-    assert {name for name, _ in data["facts"]} >= {"data: train", "data: validation", "completions trained on", "dropped"}
+    facts = dict(data["facts"])
+    assert facts["held-out items measured here"] == "60" and facts["prompts of this iteration"] == "48"
+    assert {"training items", "test items, not touched", "completions trained on", "completions dropped"} <= facts.keys()
 
 
 def test_a_version_has_few_short_tags_and_its_lineage_is_one_file(version):
@@ -83,7 +85,7 @@ def test_point_zero_of_every_curve_is_the_model_before(version):
         assert points[0][1] == client.get_run(version.run_id).data.metrics["champion/eval/accuracy"]
 
 
-def test_two_versions_stand_beside_each_other_and_what_was_never_measured_is_refused_in_words(version):
+def test_two_versions_stand_next_to_each_other_and_what_was_never_measured_is_refused_in_words(version):
     page = answers_of("answers", version.version, against=1)
     data = _data(page.read_text())
     assert data["sides"] == ["version 1", f"version {version.version}"] and data["num_items"] == 60
@@ -95,6 +97,17 @@ def test_two_versions_stand_beside_each_other_and_what_was_never_measured_is_ref
         answers_of("answers", 2, against=7)
     with pytest.raises(ConfigError, match="no version 1 that a campaign measured"):
         answers_of("answers", 1)
+
+
+def test_exports_hold_every_completion_and_both_evaluations(version, tmp_path):
+    paths = export_answers("answers", None, tmp_path)
+    assert all(path.exists() for path in paths)
+    rows = [json.loads(line) for line in (tmp_path / "completions.jsonl").read_text().splitlines()]
+    assert len(rows) == 48 and all(len(row["teacher_logprobs"]) == len(row["token_ids"]) for row in rows)
+    logs = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ("before", "after")]
+    accuracy = [log["results"]["scores"][0]["metrics"]["accuracy"]["value"] for log in logs]
+    data = _data(answers_of("answers").read_text())
+    assert accuracy == pytest.approx([data["totals"]["1"][side][0] for side in ("before", "after")])
 
 
 def test_the_closing_lines_open_the_table_of_runs_and_only_what_there_is(version):
