@@ -31,7 +31,7 @@ from tasks.storage.artifacts import describe
 
 _VERSION = 1
 """Of what the page holds: another one makes the pages of finished iterations again."""
-_SPLITS = {"train": "training items", "validation": "held-out items (validation)", "test": "test items, not touched"}
+_SPLITS = {"train": "training items", "validation": "held-out items", "test": "test items, not touched"}
 _SCORED_ONLINE = 24
 """Completions that are scored for the page where the teacher answered during training and nothing was stored."""
 
@@ -113,7 +113,8 @@ def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, An
 def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
     data, graded = describe(store(), iteration.campaign.data.uri).summary, outcome.sampled.graded
     measured = int(outcome.after.metrics["eval/num_items"])
-    splits = [(_SPLITS.get(name, name), f"{size:,}") for name, size in data.get("sizes", {}).items()]
+    sizes = data.get("sizes", {})
+    splits = [(title, f"{sizes[name]:,}") for name, title in _SPLITS.items() if name in sizes]
     lost = [
         (name.removeprefix("num_").replace("_", " "), f"{data[name]:,}")
         for name in ("num_unusable", "num_duplicates", "num_not_read", "prompts_too_long")
@@ -122,7 +123,7 @@ def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in graded.reasons.items() if reason != "kept")
     return [
         *splits,
-        ("held-out items measured here", f"{measured:,}"),
+        ("of the held-out, measured", f"{measured:,}"),
         *lost,
         ("prompts of this iteration", f"{outcome.sampled.prompts.num_prompts:,}"),
         ("completions trained on", f"{graded.num_kept:,}"),

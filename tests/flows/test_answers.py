@@ -43,7 +43,7 @@ def test_the_page_is_stored_shown_in_mlflow_and_holds_what_was_recorded(version)
     assert data["num_completions"] == 48 and data["completions"][0]["privileged"]
     assert all(row["t"] and row["s"] for row in data["completions"]) and data["curve"]["points"]
     facts = dict(data["facts"])
-    assert facts["held-out items measured here"] == "60" and facts["prompts of this iteration"] == "48"
+    assert facts["of the held-out, measured"] == "60" and facts["prompts of this iteration"] == "48"
     assert {"training items", "test items, not touched", "completions trained on", "completions dropped"} <= facts.keys()
 
 

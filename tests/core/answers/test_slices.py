@@ -1,5 +1,6 @@
 """pytest tests/core/answers/test_slices.py — forms of answers, and slices that fall while the whole rises."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from opsd_core.answers.forms import answer_form, form_in_question
 from opsd_core.answers.sides import Side, items_of
 from opsd_core.answers.slices import columns_of, slices_of, warnings_of
+from opsd_core.config import DataConfig
+from opsd_core.data import load_examples
 from opsd_core.errors import DataError
 from opsd_core.judgement.statistics import paired_interval, wilson
 from opsd_core.records.examples import Example
@@ -147,3 +150,22 @@ def test_intervals_against_published_values():
     assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert paired_interval(12, 2, 36, 50) == pytest.approx((0.20, 0.0569, 0.3404), abs=5e-4)
     assert math.isclose(wilson(0, 20)[1], 0.1611, abs_tol=5e-5)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_other_columns_of_a_users_file_become_slices(tmp_path, ending):
+    path = tmp_path / f"train.{ending}"
+    parity = ("even", "odd")
+    rows = [{"question": f"{i}+1?", "answer": str(i + 1), "level": i % 3, "subject": parity[i % 2]} for i in range(60)]
+    if ending == "jsonl":
+        more = {"score": 1.5, "text": "x" * 99, "none": None, "list": [1]}
+        path.write_text("".join(json.dumps(row | more) + "\n" for row in rows))
+    else:
+        path.write_text("question,answer,level,subject\n" + "".join(",".join(map(str, row.values())) + "\n" for row in rows))
+    data = load_examples(DataConfig(source=str(path), validation_fraction=0.5, test_fraction=0.0))
+    held = data.validation
+    assert {"level", "subject"} <= columns_of(held[0]).keys() and not {"question", "answer", "text"} & columns_of(held[0]).keys()
+    outcome = outcomes(1, {0})[0]
+    sides = [Side(name, [replace(outcome, example_id=e.id) for e in held]) for name in ("a", "b")]
+    found = {(row["dimension"], row["value"]) for row in slices_of(items_of(held, sides))}
+    assert {("column subject", "odd"), ("column subject", "even"), ("column level", "0"), ("column level", "2")} <= found
