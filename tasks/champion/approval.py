@@ -16,6 +16,7 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import IntegrityError, ServiceError
+from opsd_core.judgement.verdict import WAITS
 from tasks.champion.moves import history
 from tasks.context import local, store, tracker
 from tasks.exclusive import champion_moves
@@ -89,8 +90,17 @@ def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, c
         said = {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
         done = {"gate.verdict": "promoted" if outcome == "approved" else "refused"}
         registry.set_version_tags(name, version, said | done)
+        _describe_again(registry, name, version, done["gate.verdict"])
     history(name)
     return f"{name}: version {version} {outcome} by {who}: {why}"
+
+
+def _describe_again(registry: Tracker, name: str, version: int, word: str) -> None:
+    """The version's description says what a person said, in place of that it waits for one."""
+    text = registry.get_version(name, version).description
+    waits = f"**{WAITS.capitalize()}**"
+    if text.startswith(waits):
+        registry.describe_version(name, version, text.replace(waits, f"**{word.capitalize()}**", 1))
 
 
 def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:

@@ -138,7 +138,7 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict, asks))
     outcome, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
     promoted = outcome == "promoted"
-    in_words = outcome if promoted or not outcome.startswith("awaiting") else WAITS
+    in_words = tracker().version_tags(iteration.name, candidate.version)["gate.verdict"]
     return VerdictRef(
         uri=artifact.uri,
         promote=promoted,
