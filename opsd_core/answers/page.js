@@ -45,7 +45,7 @@ const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const points = (share) => `${share > 0 ? "+" : share < 0 ? "−" : "±"}${Math.abs(100 * share).toFixed(1)}`;
 const range = ([, low, high]) => `[${(100 * low).toFixed(1)}, ${(100 * high).toFixed(1)}]`;
 const spread = ([, low, high]) => `[${points(low)}, ${points(high)}]`;
-const chosen = { side: data.sides.length > 2 ? 1 : data.sides.length - 1, kind: "", search: "", page: 0, state: "", sample: 0 };
+const chosen = { side: data.sides.length > 2 ? 1 : data.sides.length - 1, kind: "", search: "", page: 0, state: "", sample: 0, every: false };
 const main = document.getElementById("page");
 main.replaceChildren();
 
@@ -90,7 +90,8 @@ function answersPart() {
   if (data.sides.length > 2) document.getElementById("kinds").before(el("div", { class: "bar" }, "compare",
     el("b", {}, ...texts(data.sides[0])), "with", el("select", { id: "side", "aria-label": "side", on: { change: (event) => {
       chosen.side = Number(event.target.value); chosen.page = 0; chosen.kind = ""; refresh(); } } },
-    data.sides.slice(1).map((name, index) => el("option", { value: String(index + 1) }, name)))));
+    data.sides.slice(1).map((name, index) => el("option", { value: String(index + 1) }, name))),
+    el("label", {}, el("input", { type: "checkbox", id: "every", on: { change: (event) => { chosen.every = event.target.checked; showItems(); } } }), " show every side")));
 }
 function showTotals() {
   const box = document.getElementById("totals"), total = data.totals[chosen.side], lines = [];
@@ -128,7 +129,7 @@ function showItems() {
       el("span", {}, "reference: ", el("b", {}, ...texts(item.reference || "none", found))),
       ...Object.entries(item.columns).slice(0, 6).map(([name, value]) => el("span", { class: "tag" }, ...texts(`${name}: ${value}`))),
       el("span", {}, item.id)),
-    el("pre", {}, ...texts(item.question, found)), el("div", { class: "sides" }, answer(item, 0), answer(item, chosen.side)),
+    el("pre", {}, ...texts(item.question, found)), el("div", { class: "sides" }, (chosen.every ? data.sides.map((_, index) => index) : [0, chosen.side]).map((index) => answer(item, index))),
     ...(item.solution ? [el("details", {}, el("summary", {}, "reference solution"), el("pre", {}, ...texts(item.solution)))] : []))));
   const turn = (step) => () => { chosen.page += step; showItems(); document.getElementById("answers").scrollIntoView(); };
   const back = el("button", { on: { click: turn(-1) } }, "previous"), next = el("button", { on: { click: turn(1) } }, "next");

@@ -115,3 +115,18 @@ def test_in_mlflows_sandbox_everything_works_and_the_table_can_be_copied(tab, pa
     inside("document.querySelector('.tokens span').dispatchEvent(new MouseEvent('mouseover', {bubbles: true}))")
     assert "teacher's likeliest" in inside("document.getElementById('tip').innerText")
     assert inside("document.querySelectorAll('#slicetable tr').length") > 5
+
+
+def test_a_studys_arms_are_chosen_one_by_one_or_all_stand_side_by_side(tab, tmp_path):
+    sides = [Side(name, outcomes(12, set(range(k)))) for name, k in (("base", 4), ("opsd", 9), ("sft", 2))]
+    path = tmp_path / "study.html"
+    path.write_text(render(Answers("study", examples(12), sides)), encoding="utf-8")
+    _opened(tab, path)
+    buttons = "[...document.querySelectorAll('#kinds button')].map(b => b.textContent).join('|')"
+    assert tab.run(buttons) == "all 12|wrong→right 5|right→wrong 0|right→right 4|wrong→wrong 3"
+    choose = "document.getElementById('side').value = '2'; document.getElementById('side').dispatchEvent(new Event('change'))"
+    tab.run(choose)
+    assert tab.run(buttons) == "all 12|wrong→right 0|right→wrong 2|right→right 2|wrong→wrong 8"
+    assert tab.run("document.querySelectorAll('.item')[0].querySelectorAll('.side').length") == 2
+    tab.run("document.getElementById('every').click()")
+    assert tab.run("document.querySelectorAll('.item')[0].querySelectorAll('.side').length") == 3
