@@ -161,6 +161,17 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "iterations": "number, among which the error rate is divided",
         "max_repetition": "filter.max_repetition, which a guard rail reads",
     },
+    "lineage": {"lineage": "all of it: addresses and digests of what a version was made of"},
+    "answers": {
+        "campaign": "id",
+        "iteration": "number",
+        "version": "number of the candidate",
+        "verdict": "content",
+        "evaluations": "digests of the champion's and the candidate's",
+        "grades": "digest",
+        "targets": "digests",
+        "page": "version of what the page holds",
+    },
     "studies": {
         "study": "all settings of the study",
         "base": "all settings of its campaign but execution",
@@ -198,7 +209,7 @@ def page() -> str:
         "campaign. What a hub's name means is decided by `model.revision`, and the first fetch into the store stays.",
         "",
         "Which state of a model and of data was used is said in the log of the stage that reads it, in the report of every",
-        "iteration, and by the tags `opsd.model_state` and `opsd.data_state` of every version.",
+        "iteration, and by `model_state` and `data_state` in `lineage.json` of every version.",
     ]
     for kind, entries in IDENTITIES.items():
         lines += ["", f"## {kind}", "", "| entry | what it is |", "|---|---|"]

@@ -137,11 +137,6 @@ def in_words(state: State) -> str:
     return f"{name} with " + ", ".join(f"{kind} {value}"[:80] for kind, value in sorted(marks.items()))
 
 
-def as_tag(state: State) -> str:
-    """The state as JSON for a version's tag; only its digest where that is long."""
-    text = json.dumps(state, sort_keys=True)
-    return text if len(text) <= 2000 else json.dumps({"files": len(state), "digest": digest(state)})
-
 
 def _of_objects(objects: list[ObjectInfo]) -> State:
     return {info.key.rpartition("/")[2]: {"etag": info.etag.strip('"'), "bytes": info.size} for info in objects}

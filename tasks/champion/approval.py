@@ -15,11 +15,12 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
+from opsd_core.judgement.verdict import WAITS
 from tasks.champion.moves import history
 from tasks.champion.whole import check_version
 from tasks.context import local, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import Campaign, PolicyRef, Ref
+from tasks.refs import ANSWERS_PAGE, Campaign, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.tracking import Tracker
@@ -64,10 +65,12 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
 
 @task(name="show-verdict", **STAGE)
 def show_verdict(name: str, version: int, verdict_uri: str) -> str:
-    """The text above the form: what is asked, and the gate's report with every number."""
-    report = (local(verdict_uri) / "verdict.md").read_text()
-    link = tracker().model_url(name, version)
-    return f"# Shall version {version} of {name} become champion?\n\n{report}\n[The version in MLflow]({link})\n"
+    """The text above the form: what is asked, the answers before and after, and the gate's report with every number."""
+    report, registry = (local(verdict_uri) / "verdict.md").read_text(), tracker()
+    entry = registry.get_version(name, version)
+    answers = f"[What it answers, before and after]({registry.artifact_url(entry.run_id, ANSWERS_PAGE)})"
+    links = f"{answers} · [the version in MLflow]({registry.model_url(name, version)})"
+    return f"# Shall version {version} of {name} become champion?\n\n{links}\n\n{report}"
 
 
 @task(name="carry-out-answer", **STAGE)
@@ -85,9 +88,10 @@ def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, c
                 outcome = "approved"
             else:
                 why = f"{changed} (the answer was approve: {why})"
-        registry.set_version_tags(
-            name, version, {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
-        )
+        said = {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
+        done = {"gate.verdict": "promoted" if outcome == "approved" else "refused"}
+        registry.set_version_tags(name, version, said | done)
+        _describe_again(registry, name, version, done["gate.verdict"])
     history(name)
     return f"{name}: version {version} {outcome} by {who}: {why}"
 
@@ -101,6 +105,14 @@ def _damage(name: str, version: int) -> str | None:
     except (IntegrityError, ConfigError) as error:
         return str(error)
     return None
+
+
+def _describe_again(registry: Tracker, name: str, version: int, word: str) -> None:
+    """The version's description says what a person said, in place of that it waits for one."""
+    text = registry.get_version(name, version).description
+    waits = f"**{WAITS.capitalize()}**"
+    if text.startswith(waits):
+        registry.describe_version(name, version, text.replace(waits, f"**{word.capitalize()}**", 1))
 
 
 def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:

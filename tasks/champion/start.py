@@ -9,7 +9,7 @@ from collections.abc import Callable
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.errors import IntegrityError, ModelError
 from tasks.champion.served import served
-from tasks.context import settings, store, tracker
+from tasks.context import lineage, settings, store, tracker
 from tasks.refs import PolicyRef, Ref
 from tasks.storage.artifacts import verify
 
@@ -82,5 +82,5 @@ def policy_of(config: CampaignConfig, number: int, accept: Accept) -> PolicyRef:
         )
     state = Ref(uri=tags["opsd.state_uri"]) if tags.get("opsd.state_uri") else None
     policy = PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state=state, version=number)
-    known = tags.get("opsd.acceptance")
+    known = lineage(tags).get("acceptance")
     return policy.model_copy(update={"acceptance": known}) if known else accept(policy, config.model)

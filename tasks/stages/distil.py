@@ -30,7 +30,7 @@ from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.anchors import anchors_identity, load_anchors
-from tasks.stages.journal import Journal, read_probes, send_all, sound_found
+from tasks.stages.journal import Journal, read_probes, send_all, sound_found, step_alarms
 from tasks.stages.rollout import computed
 from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts, teacher_ref
 
@@ -55,6 +55,7 @@ def distil_candidate(iteration: Iteration, sampled: Sampled) -> DistilRef:
         policy=PolicyRef(uri=model.uri, digest=model.digest, state=state, acceptance=iteration.campaign.initial.acceptance),
         metrics=last_quarter(send_all(iteration, state)),
         probes=read_probes(local(state)),
+        alarms=step_alarms(iteration, state),
         seconds=seconds,
     )
 

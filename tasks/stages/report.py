@@ -6,11 +6,13 @@ import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
+from opsd_core.answers.words import accuracy_interval, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
 from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
 from tasks.refs import (
+    AnswersRef,
     Campaign,
     CurriculumRef,
     EvaluationRef,
@@ -40,10 +42,14 @@ class IterationSummary(Record):
     version: int
     promoted: bool
     accuracy_before: float | None
-    """None without labels, as the next three."""
+    """None without labels, as the next."""
     accuracy_after: float | None
-    error_before: float | None
-    error_after: float | None
+    outcome: str
+    """promoted, refused, or waits for a person."""
+    items: int
+    """Held-out items."""
+    answers: str
+    """Address of the page of answers."""
     loss_first: float
     loss_last: float
     wall_seconds: float
@@ -81,7 +87,7 @@ def open_iteration(
 
 
 @task(name="report", task_run_name="report-it{iteration.number}", **STAGE)
-def report_iteration(iteration: Iteration, outcome: Outcome) -> IterationSummary:
+def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef) -> IterationSummary:
     """Metrics and plots to MLflow, a markdown and a table artifact to Prefect."""
     stages, peaks, experiment = _seconds(outcome), _peaks(outcome), tracker()
     _log_metrics(iteration, outcome, stages, peaks)
@@ -98,17 +104,20 @@ def report_iteration(iteration: Iteration, outcome: Outcome) -> IterationSummary
         promoted=outcome.verdict.promote,
         accuracy_before=before.get("eval/accuracy"),
         accuracy_after=after.get("eval/accuracy"),
-        error_before=before.get("eval/accuracy_se"),
-        error_after=after.get("eval/accuracy_se"),
+        outcome=outcome.verdict.outcome,
+        items=int(after["eval/num_items"]),
+        answers=answers.address,
         loss_first=outcome.distilled.metrics["distillation/first_loss"],
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
         compute_seconds=sum(stages.values()),
     )
+    worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *answers.warnings]
     create_markdown_artifact(
-        _markdown(iteration, outcome, summary, stages, peaks),
+        report_head(iteration.name, iteration.number, summary.version, summary.outcome, worries, answers.address)
+        + _markdown(iteration, outcome, summary, stages, peaks),
         key=f"opsd-{artifact_key(iteration.name)}-it{iteration.number}",
-        description=f"Version {summary.version} {'promoted' if summary.promoted else 'not promoted'}; "
+        description=f"Version {summary.version} {summary.outcome}; "
         f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
     )
     return summary
@@ -158,8 +167,11 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in peaks.items()},
     }
     of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))}
-    tracker().log_metrics(iteration.run_id, [(iteration.number, metrics)])
-    tracker().log_metrics(iteration.campaign.run_id, [(iteration.number, of_campaign)])
+    number, before = iteration.number, outcome.before.metrics
+    # Point 0 of every curve is the model that an iteration, or the campaign, compares with; point 1 what came of it.
+    tracker().log_metrics(iteration.run_id, [(number, before), (number + 1, metrics)])
+    start = [(0, before)] if number == 0 else []
+    tracker().log_metrics(iteration.campaign.run_id, [*start, (number + 1, of_campaign)])
 
 
 def _plots(iteration: Iteration, outcome: Outcome) -> None:
@@ -177,20 +189,17 @@ def _markdown(
 ) -> str:
     before, after, sampled, name = outcome.before, outcome.after, outcome.sampled, iteration.name
     graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
-    result = "promoted to champion" if summary.promoted else "refused"
     times = "\n".join(
         f"| {stage} | {seconds:.1f} | {peaks[stage][0] / 1e9:.2f} | {peaks[stage][1] / 1e9:.2f} |"
         for stage, seconds in stages.items()
     )
     lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
-    return f"""# {name}: iteration {summary.iteration} — version {summary.version} {result}
-
-{verdict.summary}
+    return f"""{verdict.summary}
 
 | | before (champion) | after (candidate) |
 |---|---|---|
-| held-out accuracy | {_accuracy(before)} | {_accuracy(after)} |
+| held-out accuracy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
 | the commonest answer alone would give | {_share(before, "constant_accuracy")} | {_share(after, "constant_accuracy")} |
 | different answers per completion | {_share(before, "answer_diversity")} | {_share(after, "answer_diversity")} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
@@ -239,13 +248,6 @@ def _share(evaluation: EvaluationRef, name: str) -> str:
     return "unknown" if value is None else f"{value:.3f}"
 
 
-def _accuracy(evaluation: EvaluationRef) -> str:
-    if "eval/accuracy" not in evaluation.metrics:
-        return "unknown (no labels)"
-    accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics.get("eval/accuracy_se")
-    return f"{accuracy:.3f} (one item)" if error is None else f"{accuracy:.3f} ± {1.96 * error:.3f}"
-
-
 def _shown(accuracy: float | None) -> str:
     return "unknown" if accuracy is None else f"{accuracy:.4f}"
 
@@ -257,7 +259,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         {
             "iteration": s.iteration,
             "version": s.version,
-            "outcome": "promoted" if s.promoted else "refused",
+            "outcome": s.outcome,
             "accuracy before": _shown(s.accuracy_before),
             "accuracy after": _shown(s.accuracy_after),
             "loss": f"{s.loss_first:.4f} → {s.loss_last:.4f}",
@@ -271,8 +273,11 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
     )
     measured = [s for s in summaries if s.accuracy_before is not None]
-    points = [("start", s.accuracy_before, s.error_before or 0.0, True) for s in measured[:1]]
-    points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.error_after or 0.0, s.promoted) for s in measured]
+    points = [("start", s.accuracy_before, accuracy_interval(s.accuracy_before, s.items), True) for s in measured[:1]]
+    points += [
+        (f"it{s.iteration} (v{s.version})", s.accuracy_after, accuracy_interval(s.accuracy_after, s.items), s.promoted)
+        for s in measured
+    ]
     if points:
         with scratch() as folder:
             plot_accuracy(points, folder / "accuracy.png")
@@ -281,11 +286,12 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     tracker().flush()
     wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
     lines = [
-        f"iteration {s.iteration}: version {s.version} {'promoted' if s.promoted else 'refused'}, "
+        f"iteration {s.iteration}: version {s.version} {s.outcome}, "
         f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}"
         for s in summaries
     ]
     lines += stopped
+    lines += [f"what it answers, before and after: {s.answers}" for s in summaries[-1:]]
     if summaries:
         share = 100 * (1 - compute / wall)
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")

@@ -136,7 +136,8 @@ def _iteration(
         rehearsal=iteration.campaign.rehearsal,
     )
     logged = validation.metrics | {name: value for name, value in training.items() if name.startswith("rollout/")}
-    tracker().log_metrics(iteration.run_id, [(iteration.number, logged)])
+    start = evaluate.fn(measuring, data, iteration.campaign.initial, "base").metrics if iteration.number == 0 else {}
+    tracker().log_metrics(iteration.run_id, [(iteration.number, start), (iteration.number + 1, logged)])
     return point, curriculum
 
 

@@ -220,6 +220,15 @@ class Registry(Folders):
         kept = sorted(tag for tag in model.tags if tag.startswith(_MOVE_TAG))
         return [Move(**json.loads(model.tags[tag])) for tag in kept]
 
+    def describe_version(self, name: str, version: int, text: str) -> None:
+        """Replace the description of a version, markdown; cut at MLflow's 5000 characters."""
+        text = text[:_TAG_CHARS]
+        if self.get_version(name, version).description != text:
+            self._call(
+                f"describe {name} version {version}",
+                lambda: self.client.update_model_version(name, str(version), description=text),
+            )
+
     def model_url(self, name: str, version: int) -> str:
         """Address of a version in MLflow's pages."""
         return f"{self.public_uri}/#/models/{name}/versions/{version}"

@@ -42,6 +42,7 @@ CAMPAIGN_TAG, ITERATION_TAG, PARENT_TAG = "opsd.campaign_id", "opsd.iteration", 
 CHILD_TAG = "opsd.child"
 FLOW_RUN_TAG = "prefect.flow_run_id"
 """The Prefect run that opened it last."""
+RUNS_PAGES = "workflowType=machine_learning"  # else MLflow opens its pages for traces of applications, which are empty
 
 
 class RunLog(Connection):
@@ -105,7 +106,11 @@ class RunLog(Connection):
         """Address of the run in MLflow's pages."""
         if run_id not in self._experiment_of:
             self._call("read a run", lambda: self._remember(self.client.get_run(run_id)))
-        return f"{self.public_uri}/#/experiments/{self._experiment_of[run_id]}/runs/{run_id}"
+        return f"{self.public_uri}/#/experiments/{self._experiment_of[run_id]}/runs/{run_id}?{RUNS_PAGES}"
+
+    def artifact_url(self, run_id: str, path: str) -> str:
+        """Address at which MLflow's pages show a file of the run."""
+        return self.run_url(run_id).replace("?", f"/artifacts/{path}?")
 
     def log_metrics(self, run_id: str, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Log (step, {name: value}) rows in as few calls as possible; non-finite values are left out with a warning.

@@ -122,9 +122,14 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     store().ensure_bucket()
     version, verdict = judged("asks", 0, 40)
     assert not verdict.promote and "waits for approval until" in verdict.reasons[-1]
-    assert tracker().version_tags("asks", version)["opsd.gate"] == "awaiting approval"
+    assert verdict.outcome == "waits for a person" and verdict.summary.startswith("## Waits for a person: version")
+    tags = tracker().version_tags("asks", version)
+    assert tags["opsd.gate"] == "awaiting approval" and tags["gate.verdict"] == "waits for a person"
     run = _suspended("asks")
     assert "accuracy, 50 items | 0.200 | 0.800" in _wait(lambda: _shown(run))
+    tracker().describe_version("asks", version, "**Waits for a person** against version 1: it rose")  # as the page's stage does
+    form = _shown(run)
+    assert "/artifacts/answers.html" in form.partition("## Waits for a person")[0] and "Promoted" not in form
     assert tracker().version_by_alias("asks", "champion") != version
 
     assert judged("asks", 0, 40)[0] == version  # the campaign triggered again asks nobody twice
@@ -137,7 +142,9 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     assert tracker().version_by_alias("asks", "champion") == version
     move = tracker().moves("asks")[-1]
     assert (move.after, move.who, move.why) == (version, "ada", "approved: read ten completions")
-    assert tracker().version_tags("asks", version)["opsd.approval"] == "approved"
+    tags = tracker().version_tags("asks", version)
+    assert tags["opsd.approval"] == "approved" and tags["gate.verdict"] == "promoted"
+    assert tracker().get_version("asks", version).description == "**Promoted** against version 1: it rose"
     assert approve(["asks", "approve"]) == 1
     assert "no promotion of 'asks' waits" in capsys.readouterr().err
 

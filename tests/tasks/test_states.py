@@ -16,7 +16,7 @@ from tasks.context import settings, store, stored_examples
 from tasks.refs import PolicyRef
 from tasks.stages.prepare import prepare_data, prepare_model
 from tasks.stages.weights import model_identity
-from tasks.states import as_tag, check_sources, data_state, in_words, model_state, unchanged_data, unchanged_model
+from tasks.states import check_sources, data_state, in_words, model_state, unchanged_data, unchanged_model
 from tasks.storage.artifacts import describe, publish
 from tasks.storage.s3 import open_store
 
@@ -69,7 +69,7 @@ def test_an_object_that_changed_in_place_is_read_again_and_one_that_did_not_is_n
     assert second.identity != first.identity
     assert not questions(second) & questions(first)
     state = describe(store(), second.uri).identity["content"]
-    assert state == data_state(config.data) and "etag" in in_words(state) and json.loads(as_tag(state)) == state
+    assert state == data_state(config.data) and "etag" in in_words(state)
     remote.put(f"{name}.jsonl", rows(0, 40))
     assert inside(prepare_data, config, initial) == first
 
