@@ -15,7 +15,6 @@ from tasks.refs import (
     AnswersRef,
     Campaign,
     CurriculumRef,
-    EvaluationRef,
     GradedRef,
     Iteration,
     Outcome,
@@ -193,19 +192,18 @@ def _markdown(
         f"| {stage} | {seconds:.1f} | {peaks[stage][0] / 1e9:.2f} | {peaks[stage][1] / 1e9:.2f} |"
         for stage, seconds in stages.items()
     )
-    lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
     return f"""{verdict.summary}
 
 | | before (champion) | after (candidate) |
 |---|---|---|
 | held-out accuracy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
-| the commonest answer alone would give | {_share(before, "constant_accuracy")} | {_share(after, "constant_accuracy")} |
-| different answers per completion | {_share(before, "answer_diversity")} | {_share(after, "answer_diversity")} |
+| the commonest answer alone would give | {_shown(before.metrics.get("eval/constant_accuracy"), 3)} | {_shown(after.metrics.get("eval/constant_accuracy"), 3)} |
+| different answers per completion | {_shown(before.metrics.get("eval/answer_diversity"), 3)} | {_shown(after.metrics.get("eval/answer_diversity"), 3)} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 
-Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean length {lengths};
+Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token;
 {sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)};
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
 Data: {_data(iteration)}.
@@ -243,13 +241,8 @@ def _references(graded: GradedRef) -> str:
     return "" if share is None else f" (the grader accepts {share:.3f} of these)"
 
 
-def _share(evaluation: EvaluationRef, name: str) -> str:
-    value = evaluation.metrics.get(f"eval/{name}")
-    return "unknown" if value is None else f"{value:.3f}"
-
-
-def _shown(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{accuracy:.4f}"
+def _shown(share: float | None, digits: int = 4) -> str:
+    return "unknown" if share is None else f"{share:.{digits}f}"
 
 
 @task(name="close-campaign", **STAGE)
