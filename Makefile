@@ -11,18 +11,16 @@ export OPSD_HOME := $(CURDIR)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-gpu test-faults lint docs up down status venv constraints clean
+.PHONY: help demo study test test-slow test-gpu test-faults lint docs up down status login venv constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: up ## one campaign with a real language model, from nothing to a promoted or refused version
-	@$(STACK) run prefect deployment run opsd/iterate --param recipe=demo --watch || true
-	@$(STACK) run python -m infra.summary opsd/iterate
+	@$(BIN)/opsd run demo
 
 study: up ## a study: arms times seeds, one report with intervals; RECIPE=tiny or smollm2
-	@$(STACK) run prefect deployment run opsd/study --param recipe=$(or $(RECIPE),tiny) --watch || true
-	@$(STACK) run python -m infra.summary opsd/study
+	@$(BIN)/opsd study $(or $(RECIPE),tiny)
 
 test: lint ## every check that needs neither a GPU nor a container engine nor many minutes
 	$(BIN)/python -m pytest -m "not slow and not gpu and not compose" $(PARALLEL)
@@ -33,8 +31,8 @@ test-slow: venv ## the checks that take minutes
 test-gpu: venv ## the checks that need a CUDA device; their CPU twins are in make test
 	$(BIN)/python -m pytest -m gpu
 
-test-faults: venv ## kills, outages, a bad network, damaged and hostile data, at full length
-	$(BIN)/python -m pytest tests/faults
+test-faults: venv ## kills, outages, a bad network, damaged and hostile data, restarts, random walks (OPSD_WALK_SEED, OPSD_WALK_EVENTS)
+	$(BIN)/python -m pytest tests/faults tests/infra/test_reconcile.py tests/infra/test_restarts.py
 
 lint: venv ## style and import contracts
 	$(BIN)/ruff check .
@@ -51,6 +49,9 @@ down: venv ## stop all of them
 
 status: venv ## what runs where
 	@$(STACK) status
+
+login: venv ## links that log a browser in to Prefect and MLflow; they hold the passwords
+	@$(STACK) login
 
 venv: $(STAMP) ## the virtual environment, renewed when pyproject.toml or constraints.txt change
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from flows.parameters import flow
 from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
+from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
 from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
 from tasks.stages.decide import decide, register
@@ -78,7 +79,8 @@ def iterate(
     preflight(config)
     if dry_run:
         initial = prepare_model(config)
-        text = try_campaign(config, initial, prepare_teachers(config, initial))
+        data = prepare_data(config, initial)
+        text = try_campaign(config, initial, data, prepare_teachers(config, initial))
         print(text)
         return text
     with one_campaign(config.name):
@@ -136,7 +138,7 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     graded = grade(iteration, prompts, shards)
     loop.curriculum = advance_curriculum(iteration, shards, graded)
     outcome = learn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded), loop.monitors)
-    summary = report_iteration(iteration, outcome)
+    summary = report_iteration(iteration, outcome, write_answers(iteration, outcome))
     loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
     verdict = outcome.verdict
     refused_back = not verdict.promote and in_force.promotion.continue_from == "champion"
@@ -150,10 +152,10 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     look at; None = no alarms. AlarmError when one stops the iteration.
     """
     config, champion, data = iteration.config, iteration.champion, iteration.campaign.data
-    graded = probe_teacher(iteration, sampled.shards, sampled.graded)
+    graded, alarms = probe_teacher(iteration, sampled.shards, sampled.graded), []
     if monitors is not None:
         monitors.append(dict(graded.metrics))
-        watch(iteration, "rollout", monitors)
+        alarms += watch(iteration, "rollout", monitors)
     recorded = config.distillation.records_targets
     targets = [score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
     sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
@@ -162,11 +164,17 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     after = evaluate(config, data, distilled.policy, f"it{iteration.number}-candidate")
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
-        watch(iteration, "evaluation", monitors)
-    candidate = register(iteration, sampled, distilled, after)
+        alarms += watch(iteration, "evaluation", monitors)
+    candidate = register(iteration, sampled, distilled, before, after)
     verdict = decide(iteration, candidate, before, after)
     return Outcome(
-        sampled=sampled, distilled=distilled, before=before, after=after, candidate=candidate, verdict=verdict
+        sampled=sampled,
+        distilled=distilled,
+        before=before,
+        after=after,
+        candidate=candidate,
+        verdict=verdict,
+        alarms=[*alarms, *distilled.alarms],
     )
 
 

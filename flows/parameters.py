@@ -1,17 +1,24 @@
 """Flows whose parameters are refused as settings are: by name, in words, before anything is asked for.
 
-A flow of this project is declared with `flow` from here; it is Prefect's own, except for what a wrong parameter raises.
+A flow of this project is declared with `flow` from here; it is Prefect's own, except for what a wrong parameter raises, and
+for the sign of life that it keeps in the store while it runs as a deployment (`tasks.storage.presence`).
 """
 
 from collections.abc import Callable
 from typing import Any
 
 from prefect import Flow
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ParameterBindError, ParameterTypeError
 from pydantic import ValidationError
 
 from opsd_core.config.refusals import explained, shown
 from opsd_core.errors import ConfigError
+from tasks.runtime.secrets import redact_logs
+from tasks.runtime.settings import load_settings
+from tasks.runtime.stage import without_secrets
+from tasks.storage.presence import Presence
+from tasks.storage.s3 import open_store
 
 
 class CheckedFlow(Flow):
@@ -36,5 +43,22 @@ class CheckedFlow(Flow):
 
 
 def flow(**options: Any) -> Callable[[Callable[..., Any]], CheckedFlow]:
-    """Declare a flow, with the options of `prefect.flow`."""
-    return lambda function: CheckedFlow(function, **options)
+    """Declare a flow, with the options of `prefect.flow`; no secret of its process is logged or stays in its errors."""
+    redact_logs()
+    hooks = {"on_running": [_arrive], "on_completion": [_leave], "on_failure": [_leave]}
+    return lambda function: CheckedFlow(without_secrets(function), **hooks, **options)
+
+
+_PRESENT: dict[str, Presence] = {}
+
+
+def _arrive(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
+    number = str(flow_run.id)
+    if flow_run.deployment_id is not None and number not in _PRESENT:
+        _PRESENT[number] = Presence(open_store(settings=load_settings()), number)
+        _PRESENT[number].begin()
+
+
+def _leave(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
+    if present := _PRESENT.pop(str(flow_run.id), None):
+        present.end()

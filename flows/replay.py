@@ -11,6 +11,7 @@ from flows.iterate import learn
 from flows.parameters import flow
 from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
+from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
 from tasks.refs import Campaign, PolicyRef, Sampled
 from tasks.stages.grade import grade
@@ -38,7 +39,7 @@ def replay(
     """
     source = find_rollouts(name, iterations, campaign)
     config = replay_config(source, overrides)
-    preflight(config)
+    preflight(config, data=False)
     with one_campaign(config.name):
         return run_replay(config, source)
 
@@ -70,5 +71,5 @@ def replay_iteration(
     shards = stored_shards(stored, position)
     graded = grade(iteration, stored.prompts, shards)
     outcome = learn(iteration, Sampled(prompts=stored.prompts, shards=shards, graded=graded), monitors=None)
-    summary = report_iteration(iteration, outcome)
+    summary = report_iteration(iteration, outcome, write_answers(iteration, outcome))
     return outcome.candidate, summary.model_copy(update={"wall_seconds": time.perf_counter() - started})

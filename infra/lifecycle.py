@@ -18,7 +18,7 @@ from pathlib import Path
 from threading import Event
 
 from infra import processes
-from infra.access import check_unchanged
+from infra.access.servers import check_unchanged
 from infra.services import SERVERS, SERVICES, Service, answers, describe, leftovers, scratch
 from infra.state import State, port_is_free
 from opsd_core.digest import digest
@@ -49,7 +49,7 @@ def up(state: State, environ: Mapping[str, str], *, worker: bool) -> list[str]:
     with _exclusive(state):
         external = state.external(environ)
         _check_external(external)
-        check_unchanged(state, environ, any(processes.find(state.root, name) for name in ("prefect", "mlflow")))
+        check_unchanged(state, environ, any(processes.find(state.root, name) for name in SERVERS))
         variables = {**environ, **state.write_env(environ)}
         names = [name for name in SERVERS if name not in external] + ["worker"] * worker
         services = {name: describe(name, state, environ) for name in names}
@@ -163,8 +163,8 @@ def _check_external(external: Mapping[str, str]) -> None:
 
 
 def _prepare_prefect(state: State, variables: Mapping[str, str], *, again: bool) -> None:
-    """Create work pool, queues and automations, once per database of the embedded server."""
-    program = (Path(__file__).parent / "bootstrap.py").read_text()
+    """Create work pool and queues, once per database of the embedded server."""
+    program = "".join((Path(__file__).parent / name).read_text() for name in ("bootstrap.py", "access/job_template.py"))
     _once(
         state.root / "prefect" / "prepared",
         digest([variables["PREFECT_API_URL"], program, variables.get("OPSD_MODEL_JOBS", "")]),

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 
+from tasks.runtime.secrets import redact
+
 _LOG_LIMIT = 20 * 2**20
 _START_TOLERANCE_S = 0.05
 
@@ -104,7 +106,7 @@ def last_lines(root: Path, name: str, count: int = 40) -> str:
     path = log_path(root, name)
     if not path.exists():
         return "(no log)"
-    return "\n".join(path.read_text(errors="replace").splitlines()[-count:])
+    return redact("\n".join(path.read_text(errors="replace").splitlines()[-count:]))
 
 
 def log_path(root: Path, name: str) -> Path:

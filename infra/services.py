@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.access import mlflow_access, prefect_access
+from infra.access.certificates import certificate_variables
+from infra.access.child_environment import child_environment
+from infra.access.servers import mlflow_access, prefect_access
 from infra.state import HOST, POOL, State, bind_address
 from opsd_core.digest import digest
 from opsd_core.errors import OpsdError, ServiceError
@@ -99,9 +101,13 @@ def _object_store(state: State, environ: dict[str, str]) -> Service:
         "-s3.port.lance=0",
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
+        # Of the HTTP pages of master and filer only the harmless ones: the others hand out tokens that open every object.
+        "-disableHttp=true",
+        f"-filer.localSocket={scratch(state) / 'filer.sock'}",
     )
     listening = [ports[name] for name in ("s3", "s3_master", "s3_volume", "s3_filer", "s3_admin")]
     settings = load_settings(dict(environ))
+    certificates = certificate_variables(state.root / "s3-certificates")
 
     def is_ready() -> bool:
         # The health page turns green before objects can be written; only a put and a get tell.
@@ -118,7 +124,7 @@ def _object_store(state: State, environ: dict[str, str]) -> Service:
     return Service(
         name="s3",
         command=command,
-        environ={**environ, **state.server_secrets, "GOMEMLIMIT": "600MiB"},
+        environ={**environ, **state.server_secrets, **certificates, "GOMEMLIMIT": "600MiB"},
         cwd=folder,
         ports=(*listening, *(port + 10_000 for port in listening)),
         is_ready=is_ready,
@@ -130,15 +136,13 @@ def _prefect(state: State, environ: dict[str, str]) -> Service:
     folder = state.root / "prefect"
     return Service(
         name="prefect",
-        command=(sys.executable, "-m", "prefect", "server", "start", "--host", bind_address(environ), "--port", str(port)),
+        command=(sys.executable, "-m", "infra.access.prefect_server", "--host", bind_address(environ), "--port", str(port)),
         environ={
             **environ,
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
-            "PREFECT_SERVER_UI_API_URL": state.urls["prefect"],
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            "PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": state.urls["prefect"].removesuffix("/api"),
             **prefect_access(state, environ),
         },
         cwd=folder,
@@ -169,6 +173,7 @@ def _mlflow(state: State, environ: dict[str, str]) -> Service:
 
 def _worker(state: State, environ: dict[str, str]) -> Service:
     port = state.ports["worker"]
+    environ = child_environment(environ)
     command = (
         *(sys.executable, "-m", "infra.worker", "--pool", POOL),
         # Without --limit: the queue `models` has one. A worker with a limit ends when a run that just crashed is scheduled again.

@@ -3,6 +3,7 @@
     python -m infra.stack up [--worker]   start what is missing; with --worker also deployments and a worker
     python -m infra.stack down            stop everything
     python -m infra.stack status          what runs where; exit status 1 when a server does not serve
+    python -m infra.stack login           links that log a browser in; they hold the passwords
     python -m infra.stack env             a shell line that loads the client variables: eval "$(… env)"
     python -m infra.stack run COMMAND …   run a command with the client variables
 """
@@ -13,6 +14,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from infra.access.servers import is_private, login_lines
 from infra.lifecycle import down, status, up
 from infra.services import SERVERS
 from infra.state import State, open_state, state_root
@@ -48,8 +50,15 @@ def _status(state: State, options: argparse.Namespace) -> int:
         where = report.url.rpartition("@")[2] or "-"
         pid = f"pid {report.pid}" if report.pid else ""
         print(f"  {report.name:8} {report.state:16} {where:34} {pid:12} {report.log or ''}".rstrip())
+    print("\n".join(login_lines(state, os.environ, show=is_private(sys.stdout))))
     served = {report.name for report in reports if report.state in ("running", "external")}
     return 0 if served.issuperset(SERVERS) else 1
+
+
+def _login(state: State, options: argparse.Namespace) -> int:
+    lines = login_lines(state, os.environ, show=True)
+    print("\n".join(lines or ["Prefect and MLflow are not this stack's own: ask whoever runs them."]))
+    return 0
 
 
 def _env(state: State, options: argparse.Namespace) -> int:
@@ -82,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
     stop.add_argument("--patience", type=float, default=15.0, help="seconds before a process is killed (default 15)")
     stop.set_defaults(action=_down)
     commands.add_parser("status", help="what runs where").set_defaults(action=_status)
+    login = commands.add_parser("login", help="links that log a browser in; they hold the passwords")
+    login.set_defaults(action=_login)
     commands.add_parser("env", help="a shell line that loads the client variables").set_defaults(action=_env)
     run = commands.add_parser("run", help="run a command with the client variables")
     run.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")

@@ -4,6 +4,7 @@
     .opsd/server.env   keys and passwords that only the servers read (mode 0600)
     .opsd/ports.json   loopback ports, chosen free at the first start
     .opsd/run/         process records        .opsd/logs/   one log per service
+    .opsd/s3-certificates/  keys with which the object store's parts know each other
     .opsd/{prefect,mlflow,s3}/                data
 
 A service is external when its address is set in the environment to anything else than the embedded one; it is then
@@ -20,7 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.runtime.settings import read_env_file
+from tasks.runtime.secrets import CREDENTIALS, without_credentials
+from tasks.runtime.settings import read_env_file, store_root
 
 HOST = "127.0.0.1"
 POOL = "opsd"
@@ -32,7 +34,7 @@ SERVER_SECRETS = (
     "WEED_JWT_FILER_SIGNING_KEY",
     "WEED_JWT_FILER_SIGNING_READ_KEY",
 )
-PASSWORDS = ("PREFECT_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY")
+PASSWORDS = ("PREFECT_PASSWORD", "MLFLOW_PASSWORD")
 EVERYWHERE = "0.0.0.0"
 USER = "opsd"
 DEFAULT_STORE = "s3://opsd"
@@ -52,7 +54,7 @@ class State:
     secret_key: str = field(repr=False)
     server_secrets: dict[str, str] = field(repr=False)
     passwords: dict[str, str] = field(repr=False)
-    """Of Prefect and MLflow, asked for when they listen on more than loopback."""
+    """Of Prefect and MLflow, asked for on loopback too: other users and web pages reach it as well."""
 
     @property
     def urls(self) -> dict[str, str]:
@@ -61,24 +63,26 @@ class State:
         return base | {"prefect": base["prefect"] + "/api"}
 
     def external(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """Addresses of the services that `environ` points elsewhere: a subset of `prefect`, `mlflow`, `s3`."""
+        """Addresses of the services that `environ` points elsewhere, without passwords: of `prefect`, `mlflow`, `s3`."""
+        environ = without_credentials(environ)
         named = {
             "prefect": environ.get("PREFECT_API_URL", "").rstrip("/"),
             "mlflow": environ.get("MLFLOW_TRACKING_URI", "").rstrip("/"),
             "s3": environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or "",
         }
-        if environ.get("OPSD_STORE", "").startswith("file:"):
-            named["s3"] = environ["OPSD_STORE"]
+        if (folder := store_root(environ.get("OPSD_STORE", ""))).startswith("file:"):
+            named["s3"] = folder
         return {name: url for name, url in named.items() if url and url != self.urls[name]}
 
     def client_variables(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """What a client of the stack needs in its environment; credentials of external services stay out."""
-        external = self.external(environ)
+        """What a client of the stack needs in its environment; credentials of external services only if in an address."""
+        clean = without_credentials(environ)
+        external = self.external(clean)
         urls = self.urls | external
         variables = {
             "OPSD_HOME": str(self.home),
             "OPSD_STATE": str(self.root),
-            "OPSD_STORE": environ.get("OPSD_STORE") or DEFAULT_STORE,
+            "OPSD_STORE": store_root(environ.get("OPSD_STORE") or DEFAULT_STORE),
             "OPSD_CACHE": environ.get("OPSD_CACHE") or str(self.root / "cache"),
             "PREFECT_HOME": str(self.root / "prefect"),
             "PREFECT_API_URL": urls["prefect"],
@@ -108,13 +112,15 @@ class State:
             }
         elif not external["s3"].startswith("file:"):
             variables["AWS_ENDPOINT_URL_S3"] = external["s3"]
+        # A password in an external address is moved to the variable made for it, so it comes along.
+        variables |= {name: value for name, value in clean.items() if name in CREDENTIALS and value != environ.get(name)}
         if bind_address(environ) != HOST:
             variables["OPSD_BIND"] = bind_address(environ)
-            if "prefect" not in external:
-                variables["PREFECT_API_AUTH_STRING"] = f"{USER}:{self.passwords['PREFECT_PASSWORD']}"
-            if "mlflow" not in external:
-                variables["MLFLOW_TRACKING_USERNAME"] = USER
-                variables["MLFLOW_TRACKING_PASSWORD"] = self.passwords["MLFLOW_PASSWORD"]
+        if "prefect" not in external:
+            variables["PREFECT_API_AUTH_STRING"] = f"{USER}:{self.passwords['PREFECT_PASSWORD']}"
+        if "mlflow" not in external:
+            variables["MLFLOW_TRACKING_USERNAME"] = USER
+            variables["MLFLOW_TRACKING_PASSWORD"] = self.passwords["MLFLOW_PASSWORD"]
         return variables
 
     def write_env(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -135,15 +141,15 @@ def state_root() -> Path:
 
 
 def bind_address(environ: Mapping[str, str]) -> str:
-    """Where Prefect and MLflow listen: loopback, or with OPSD_BIND=0.0.0.0 on every address, then with passwords.
+    """Where Prefect and MLflow listen: loopback, or with OPSD_BIND=0.0.0.0 on every address.
 
     Raises ConfigError for any other address: the clients of this machine would not find the servers there.
     """
     address = environ.get("OPSD_BIND") or HOST
     if address not in (HOST, EVERYWHERE):
         raise ConfigError(
-            f"OPSD_BIND={address!r} is not served: {HOST} (nobody else can connect) or {EVERYWHERE} (every address of "
-            "this machine, with generated passwords). For one address put a proxy with TLS in front of loopback."
+            f"OPSD_BIND={address!r} is not served: {HOST} (this machine only) or {EVERYWHERE} (every address of "
+            "this machine). For one address put a proxy with TLS in front of loopback."
         )
     return address
 

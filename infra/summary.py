@@ -5,8 +5,9 @@ The exit status is 0 when the run completed, 1 when it did not.
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -22,9 +23,16 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
+from infra.access.servers import is_private, login_lines
+from infra.state import open_state, state_root
+from opsd_core.errors import OpsdError
+from tasks.refs import ANSWERS_PAGE
 from tasks.runtime.settings import public_url
+from tasks.tracking import Tracker
 
 ARTIFACT_PREFIX = "opsd-"
+REGISTER = ("iterate", "pretrain")
+"""Deployments that register versions under the name that they are given; a study registers none."""
 
 
 def newest_run(client: SyncPrefectClient, deployment: str) -> FlowRun | None:
@@ -52,21 +60,29 @@ def newest_report(client: SyncPrefectClient, run: FlowRun) -> str:
     return str(found[0].data) if found else ""
 
 
-def describe(run: FlowRun, report: str, prefect_url: str, mlflow_url: str) -> str:
-    """The closing lines: state, report, addresses."""
+def describe(run: FlowRun, report: str, prefect_url: str, addresses: Mapping[str, str]) -> str:
+    """The closing lines: state, report, and addresses by what is there."""
     state = run.state.name if run.state else "unknown"
     message = run.state.message if run.state and run.state.message else ""
     lines = [f"{run.name}: {state}" + (f" ({message})" if message else "")]
     if report:
         lines += ["", report.strip()]
-    name = run.parameters.get("name") or run.parameters.get("recipe", "")
     lines += ["", "To look at:", f"  the run and its reports   {prefect_url}/runs/flow-run/{run.id}"]
-    if mlflow_url.startswith("http"):
-        lines += [
-            f"  metrics and plots         {mlflow_url}/#/experiments",
-            f"  the registered versions   {mlflow_url}/#/models/{name}",
-        ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {what:<25} {address}" for what, address in addresses.items() if address)])
+
+
+def mlflow_addresses(run: FlowRun, deployment: str, report: str) -> dict[str, str]:
+    """Where MLflow shows what this run made: its experiment's table of runs, the answers, and versions where it makes some."""
+    name = str(run.parameters.get("name") or run.parameters.get("recipe", ""))
+    tracker = Tracker(patience_s=10.0)
+    if not tracker.public_uri.startswith("http"):
+        return {}
+    found = {"metrics and plots": tracker.experiment_url(name) or ""}
+    if answers := re.findall(rf"https?://\S+?/artifacts/{re.escape(ANSWERS_PAGE)}(?:\?\w+=\w+)?", report):
+        found["answers, before and after"] = answers[-1]
+    if deployment.partition("/")[2] in REGISTER:
+        found["the registered versions"] = f"{tracker.public_uri}/#/models/{name}"
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"opsd: {deployment!r} is not flow/name, as in opsd/iterate.", file=sys.stderr)
         return 1
     prefect_url = os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
-    mlflow_url = os.environ.get("MLFLOW_TRACKING_URI", "").rstrip("/")
     try:
         with get_client(sync_client=True) as client:
             run = newest_run(client, deployment)
@@ -92,7 +107,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if run is None:
         print(f"opsd: {deployment} has not run yet. Run: prefect deployment run {deployment} --watch", file=sys.stderr)
         return 1
-    print(describe(run, report, public_url(prefect_url), public_url(mlflow_url)))
+    try:
+        addresses = mlflow_addresses(run, deployment, report)
+    except OpsdError as error:
+        print(f"opsd: MLflow does not answer, so its addresses are left out: {error}", file=sys.stderr)
+        addresses = {}
+    print(describe(run, report, public_url(prefect_url), addresses))
+    print("\n".join(login_lines(open_state(state_root()), os.environ, show=is_private(sys.stdout))))
     return 0 if run.state and run.state.is_completed() else 1
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from opsd_core.config import CampaignConfig
-from opsd_core.data import LoadedData
 from opsd_core.errors import ModelError, TrainingError
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.models.memory import memory_estimate
@@ -63,23 +62,23 @@ class DryRun:
     problems: list[str] = field(default_factory=list)
 
 
-def dry_run(policy: Policy, student: Policy, parts: Parts, data: LoadedData, config: CampaignConfig) -> DryRun:
+def dry_run(policy: Policy, student: Policy, parts: Parts, train: Sequence[Example], config: CampaignConfig) -> DryRun:
     """Sample, grade, score and train on a few prompts; `student` is a trainable copy in float32 and is thrown away after.
 
-    `policy` samples; `parts` make the teacher, `parts.student` is `student`. Nothing is stored.
+    `train` are the training items. `policy` samples; `parts` make the teacher, `parts.student` is `student`. Nothing is stored.
     """
     found, clock = DryRun(), _Clock()
     few = config.model_copy(update={"rollout": config.rollout.model_copy(update={"num_prompts": SAMPLED})})
-    examples = {example.id: example for example in data.train}
-    _check_references(found, data.train, config)
+    examples = {example.id: example for example in train}
+    _check_references(found, train, config)
     with clock("rollout"):
-        rollouts = sample_rollouts(policy, choose_prompts(data.train, 0, few), 0, config)
+        rollouts = sample_rollouts(policy, choose_prompts(train, 0, few), 0, config)
     graded = grade_rollouts(rollouts, examples, config)
     found.signal |= graded.metrics
     if not graded.num_kept:
         found.problems.append(f"every completion was left out: {graded.reasons}. See config.filter.")
         return found
-    seen = _seen(policy, rollouts, graded, data.train, config)
+    seen = _seen(policy, rollouts, graded, train, config)
     _show(found, policy, rollouts, seen, config)
     teacher = teacher_in_training(parts)
     with clock("targets"):

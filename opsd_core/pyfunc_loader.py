@@ -12,7 +12,7 @@ import torch
 
 from opsd_core.config import ModelConfig
 from opsd_core.errors import DataError, ModelError
-from opsd_core.mlmodel import DEFAULTS
+from opsd_core.mlmodel import DEFAULTS, verify_mlmodel
 from opsd_core.models.chat import as_messages, chat_text
 from opsd_core.models.plain_text import encode, shielded
 from opsd_core.models.policy import load_policy
@@ -28,9 +28,11 @@ class TextGenerator:
     """
 
     def __init__(self, folder: Path) -> None:
+        """Load the folder after its files were compared with their digests: IntegrityError, or ModelError as `load_policy`."""
         refuse_pickles(folder)
         if not folder.is_dir():
             raise ModelError(f"{folder} holds no causal language model: it is no folder. Give the folder that opsd stored.")
+        verify_mlmodel(folder)
         config = ModelConfig(source=str(folder), dtype=_stored_dtype(folder))
         policy = load_policy(folder, config)
         self.policy, self.tokenizer, self.model = policy, policy.tokenizer, policy.model

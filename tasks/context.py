@@ -1,8 +1,9 @@
 """What every stage needs: the store, the tracker, a scratch folder, loaded policies."""
 
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from transformers import PreTrainedTokenizerBase
 
@@ -27,6 +29,7 @@ from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.storage.base import local_disk
+from tasks.storage.process_mark import process_tag
 from tasks.storage.s3 import Store, open_store
 from tasks.tracking import Tracker
 
@@ -54,7 +57,7 @@ def scratch() -> Iterator[Path]:
     """A temporary folder on the cache's disk, gone afterwards."""
     with local_disk(settings().cache):
         settings().cache.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=settings().cache, prefix=".work-") as folder:
+    with TemporaryDirectory(dir=settings().cache, prefix=f".work-{process_tag()}") as folder:
         yield Path(folder)
 
 
@@ -77,7 +80,7 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
     """
     identity = identity | {"schema": _SCHEMAS.get(kind, 1)}
     if found := find(store(), kind, identity):
-        get_run_logger().info("%s: %s exists and is reused", kind, found.uri)
+        _logger().info("%s: %s exists and is reused", kind, found.uri)
         return found, 0.0
     with scratch() as folder:
         started = time.perf_counter()
@@ -88,6 +91,14 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
         return publish(store(), kind, identity, folder, summary, cache=settings().cache), seconds
 
 
+def _logger() -> logging.Logger | logging.LoggerAdapter:
+    """The run's log; a plain one where no run asks, as from a shell."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger(__name__)
+
+
 def tidy_cache() -> int:
     """Prune the local copies to OPSD_CACHE_GB; returns the bytes removed."""
     return prune_cache(settings().cache, int(settings().cache_gb * 1e9))
@@ -96,6 +107,23 @@ def tidy_cache() -> int:
 def local(ref: Ref | str) -> Path:
     """A verified local copy of the artifact at `ref`, or at this address."""
     return fetch(store(), ref if isinstance(ref, str) else ref.uri, settings().cache)
+
+
+def lineage(tags: Mapping[str, str]) -> dict[str, Any]:
+    """What a registered version was made of, by name: `rollouts`, `targets` (lists), `grades`, `data`, `evaluation`, ...
+
+    It is in the stored file that the tag opsd.lineage names; versions registered before that have it all in tags.
+    """
+    known: dict[str, Any] = {tag.removeprefix("opsd."): text for tag, text in tags.items() if tag.startswith("opsd.")}
+    for name in _LISTS & known.keys():
+        known[name] = json.loads(known[name])
+    if uri := tags.get("opsd.lineage"):
+        known |= json.loads((local(uri) / "lineage.json").read_text())
+    return known
+
+
+_LISTS = {"rollouts", "rollout_digests", "targets", "teachers"}
+"""Entries of the lineage that are lists; as tags they are JSON."""
 
 
 def load(policy: PolicyRef, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:

@@ -7,6 +7,7 @@ Every record is a frozen pydantic model, so that Prefect can show it and a resul
     Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
     Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
     Outcome      the result of an iteration: candidate, both evaluations, verdict
+    AnswersRef   the page that shows what was answered before and after
 """
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -175,6 +176,8 @@ class DistilRef(Record):
     metrics: dict[str, float]
     probes: dict[str, float]
     seconds: float
+    alarms: list[str] = []
+    """Of its steps, in words."""
 
 
 class EvaluationRef(Ref):
@@ -195,6 +198,8 @@ class VerdictRef(Ref):
     reasons: list[str]
     champion: PolicyRef
     """The champion after the decision was carried out."""
+    outcome: str = ""
+    """promoted, refused, or waits for a person: what was done, which with an approval is not what the gate said."""
 
 
 class Outcome(Record):
@@ -209,3 +214,20 @@ class Outcome(Record):
     candidate: PolicyRef
     """The trained policy with its version."""
     verdict: VerdictRef
+    alarms: list[str] = []
+    """Limits that monitors passed in this iteration, in words."""
+
+
+ANSWERS_PAGE = "answers.html"
+"""Name of the page, in the store and at the iteration's MLflow run."""
+
+
+class AnswersRef(Ref):
+    """The page of an iteration's answers."""
+
+    address: str
+    """Where MLflow shows it."""
+    warnings: list[str] = []
+    """Slices that fall although the whole does not, a sentence each."""
+    taught: list[str] = []
+    """Signs that the teacher taught nothing, a sentence each."""

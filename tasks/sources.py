@@ -1,14 +1,46 @@
 """Models and data that lie elsewhere: each is found, or refused by the setting that names it, at once."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, RefusedError
+from opsd_core.config import CampaignConfig, DataConfig
+from opsd_core.config.teacher import MOVING
+from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, RefusedError, ServiceError
 from tasks.context import settings, store, tracker
 from tasks.storage.artifacts import Artifact, describe
 from tasks.storage.base import ObjectInfo, Store
-from tasks.storage.s3 import open_store
+from tasks.storage.s3 import denied, open_store
 
 _FOREIGN = ("mlflow-artifacts:", "runs:", "dbfs:", "models:")
+
+
+def model_sources(config: CampaignConfig) -> list[tuple[str, str]]:
+    """(setting, address) of every model that is used: the policy's, and those that teach or are shown."""
+    teacher = config.teacher
+    one = teacher.weights_kind.models == "source"
+    others = [("teacher.source" if one else f"teacher.peers[{i}]", source) for i, source in enumerate(teacher.sources)]
+    return [("model.source", config.model.source), *others]
+
+
+def data_sources(config: CampaignConfig) -> list[tuple[str, DataConfig]]:
+    """(setting, section) of every data set that is read."""
+    others = config.rehearsal.data if config.rehearsal.share else ()
+    named_others = [(f"rehearsal.data[{i}].source", section) for i, section in enumerate(others)]
+    return [("data.source", config.data), *named_others]
+
+
+@contextmanager
+def named(field: str) -> Iterator[None]:
+    """Errors about data.* or model.source as errors about the setting `field` and its neighbours."""
+    try:
+        yield
+    except DataError as error:
+        section = field.removesuffix("source")
+        raise type(error)(re.sub(r"(?<![\w.\]])data\.(?=[a-z])", lambda _: section, str(error))) from error
+    except ModelError as error:
+        raise type(error)(re.sub(r"(?<![\w.])model\.source\b", lambda _: field, str(error))) from error
 
 
 def model_address(source: str, field: str) -> str:
@@ -16,6 +48,7 @@ def model_address(source: str, field: str) -> str:
 
     Raises ConfigError when there is no such version, ModelError when it was not registered by opsd.
     """
+    source = f"models:/{source.removeprefix(MOVING)}" if source.startswith(MOVING) else source
     if not source.startswith("models:"):
         return source
     found = tracker().source_of(source, field)
@@ -39,35 +72,60 @@ def stored_model(uri: str, field: str) -> Artifact | None:
         ) from error
 
 
-def download_folder(uri: str, folder: Path, field: str = "model.source") -> None:
-    """Every object directly below an s3:// folder, as files of `folder`. ModelError when there are none."""
+def model_objects(uri: str, field: str = "model.source") -> list[ObjectInfo]:
+    """Every object directly below an s3:// folder. ModelError when there are none, or the bucket cannot be read."""
     remote, prefix = _remote(uri, field)
     prefix = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
     try:
-        objects: list[ObjectInfo] = [info for info in remote.list(prefix) if info.key.count("/") == prefix.count("/")]
-    except RefusedError as error:
-        raise ModelError(f"{field}={uri} cannot be read: there is no bucket {remote.root}. Correct {field}.") from error
+        objects = [info for info in remote.list(prefix) if info.key.count("/") == prefix.count("/")]
+    except ServiceError as error:
+        raise ModelError(f"{field}={uri} cannot be read: {_why(error, uri)}. Correct {field}.") from error
     if not objects:
         raise ModelError(
             f"{field}={uri!r} holds no objects. Give the folder with config.json and model.safetensors: s3://bucket/folder."
         )
+    return objects
+
+
+def download_folder(uri: str, folder: Path, field: str = "model.source") -> None:
+    """Every object directly below an s3:// folder, as files of `folder`. ModelError as `model_objects`."""
+    objects = model_objects(uri, field)
     for info in objects:
-        remote.download(info.key, folder / info.key.rpartition("/")[2])
+        _remote(uri, field)[0].download(info.key, folder / info.key.rpartition("/")[2])
 
 
-def download_file(uri: str, folder: Path, field: str = "data.source") -> Path:
-    """One object of any bucket as a file in `folder`. DataError when there is no such object."""
+def object_info(uri: str, field: str = "data.source") -> ObjectInfo:
+    """Length and ETag of one object of any bucket. DataError when there is no such object, or it may not be read."""
     wrong = f"{field}={uri} does not exist. Write s3://bucket/folder/file.jsonl, the address of one object."
     try:
         remote, key = _remote(uri, field)
-        name = key.rpartition("/")[2]
-        if not name or remote.head(key) is None:
+        if (found := remote.head(key) if key.rpartition("/")[2] else None) is None:
             raise DataError(wrong)
-        path = folder / name
-        remote.download(key, path)
-    except (ConfigError, RefusedError, IntegrityError) as error:
+    except ServiceError as error:
+        raise DataError(f"{field}={uri} cannot be read: {_why(error, uri)}. Correct {field}.") from error
+    except ConfigError as error:
         raise DataError(wrong) from error
+    return found
+
+
+def download_file(uri: str, folder: Path, field: str = "data.source") -> Path:
+    """One object of any bucket as a file in `folder`. DataError as `object_info`."""
+    key = object_info(uri, field).key
+    path = folder / key.rpartition("/")[2]
+    try:
+        _remote(uri, field)[0].download(key, path)
+    except IntegrityError as error:  # deleted since it was found
+        raise DataError(f"{field}={uri} does not exist any more. Correct {field}.") from error
     return path
+
+
+def _why(error: ServiceError, uri: str) -> str:
+    """What a store refuses; the error itself when it is an outage, after which asking again may help."""
+    if denied(error):
+        return "the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) may not read it"
+    if isinstance(error, RefusedError):
+        return f"there is no bucket {uri.removeprefix('s3://').partition('/')[0]!r}"
+    raise error
 
 
 def _remote(uri: str, field: str) -> tuple[Store, str]:

@@ -27,7 +27,8 @@ from opsd_core.study import StudyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("opsd_core", "tasks", "flows", "infra")
-NOT_OURS = {"AwaitingRetry", "Late", "Running", "Suspended", "InternalError", "sep=;"}
+NOT_OURS = {"AwaitingRetry", "Late", "Pending", "Submitting", "Running", "Suspended", "Cancelling", "Completed"}
+NOT_OURS |= {"InternalError", "sep=;"}
 """States of Prefect, answers of S3 servers, what programs write: right in the docs although the code does not spell them."""
 GONE = {"trunc_rate"}
 """Names of the past, which only a history may tell of; settings that moved are in opsd_core.config.moved."""

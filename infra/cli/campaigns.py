@@ -75,7 +75,8 @@ def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
         return 0
     completed = ended.state is not None and ended.state.is_completed()
     lines = verdict_lines(config.name, progress.reports) if completed else []
-    click.echo("\n".join([*lines, "", *addresses(ended, progress.reports)]).lstrip("\n"))
+    latest = progress.reports[-1].markdown if progress.reports else ""
+    click.echo("\n".join([*lines, "", *addresses(ended, "iterate", latest)]).lstrip("\n"))
     if not completed:
         click.echo(f"opsd: {ending(ended)}", err=True)
     return 0 if completed else 1

@@ -74,10 +74,10 @@ def adapter(found: Kept, target: Path) -> Path:
     from opsd_core.models.policy import add_lora
     from opsd_core.models.storage.adapter_folders import save_adapter
     from opsd_core.training.checkpoint import load_trainable
-    from tasks.context import load, local, store
+    from tasks.context import lineage, load, local, store
     from tasks.refs import PolicyRef
 
-    name, known = found.version.name, lineage_of(found.version)
+    name, known = found.version.name, lineage(found.version.tags)
     if not known.get("state_uri") or not known.get("config"):
         raise ConfigError(
             f"version {found.version.version} of {name!r} was not trained here, so it has no adapters of its own."
@@ -102,15 +102,6 @@ def adapter(found: Kept, target: Path) -> Path:
         shutil.copytree(local(base), target / "base")
     save_adapter(student, target / "adapter", config.model.source if on_a_hub else str((target / "base").absolute()))
     return target / "adapter"
-
-
-def lineage_of(version: Version) -> dict[str, object]:
-    """What a version was made of, by name."""
-    from tasks import context
-
-    if hasattr(context, "lineage"):
-        return context.lineage(version.tags)
-    return {tag.removeprefix("opsd."): text for tag, text in version.tags.items()}
 
 
 def gguf(folder: Path) -> Path:

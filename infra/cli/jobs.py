@@ -122,9 +122,7 @@ def _job(deployment: str, parameters: dict[str, Any], watched: bool, config: Any
             return INTERRUPTED
         completed = run.state is not None and run.state.is_completed()
         report = newest_report(client, run) if completed else ""
-    click.echo(
-        "\n".join([report.strip(), "", *addresses(run, progress.reports, registers=deployment == "pretrain")]).lstrip("\n")
-    )
+    click.echo("\n".join([report.strip(), "", *addresses(run, deployment, report)]).lstrip("\n"))
     if not completed:
         click.echo(f"opsd: {ending(run)}", err=True)
     return 0 if completed else 1

@@ -1,6 +1,7 @@
 """`opsd up`, `opsd down` and `opsd doctor`: the servers of this machine, and what is missing."""
 
 import os
+import sys
 
 import click
 
@@ -14,6 +15,7 @@ def up(worker: bool) -> int:
 
     Servers that the environment names elsewhere are used as they are.
     """
+    from infra.access.servers import is_private, login_lines
     from infra.lifecycle import up as start
     from infra.state import open_state, state_root
 
@@ -22,7 +24,22 @@ def up(worker: bool) -> int:
     click.echo(f"Started: {', '.join(started)}." if started else "Everything runs already; nothing was started.")
     urls = state.urls | state.external(os.environ)
     click.echo(f"  Prefect  {urls['prefect'].removesuffix('/api').rpartition('@')[2]}")
-    click.echo(f"  MLflow   {urls['mlflow'].rpartition('@')[2]}\nNext: opsd run demo")
+    click.echo(f"  MLflow   {urls['mlflow'].rpartition('@')[2]}")
+    click.echo("\n".join([*login_lines(state, os.environ, show=is_private(sys.stdout)), "Next: opsd run demo"]))
+    return 0
+
+
+@click.command()
+def login() -> int:
+    """Show links that log you in to Prefect and MLflow.
+
+    They hold the passwords of the servers of this machine.
+    """
+    from infra.access.servers import login_lines
+    from infra.state import open_state, state_root
+
+    lines = login_lines(open_state(state_root()), os.environ, show=True)
+    click.echo("\n".join(lines or ["Prefect and MLflow are not this machine's own: ask whoever runs them."]))
     return 0
 
 

@@ -1,14 +1,18 @@
 """What became of a run, in words, and where to look at it."""
 
 import os
-import re
+import sys
 from collections.abc import Sequence
 
 from prefect.client.schemas.objects import FlowRun
 
+from infra.access.servers import is_private, login_lines
+from infra.cli.command import table
 from infra.cli.progress import Report
-from infra.cli.server import campaign_of, message_of, page_of
-from tasks.runtime.settings import public_url
+from infra.cli.server import message_of, page_of
+from infra.state import open_state, state_root
+from infra.summary import mlflow_addresses
+from opsd_core.errors import OpsdError
 
 
 def verdict_lines(name: str, reports: Sequence[Report]) -> list[str]:
@@ -21,8 +25,9 @@ def verdict_lines(name: str, reports: Sequence[Report]) -> list[str]:
         return [f"Promoted: version {last.version} of {name} is champion; held-out accuracy {first} → {last.after}."]
     last = reports[-1]
     if waits := [report for report in reports if "wait" in report.outcome or "waits for" in report.markdown]:
-        version = waits[-1].version
-        return [f"Waits for a person: version {version} of {name}. Answer: opsd approve {name} {version} (or opsd refuse)."]
+        version, manual = waits[-1].version, "promotion.mode=manual" in waits[-1].markdown
+        how = f"opsd promote {name} {version}" if manual else f"opsd approve {name} {version} (or opsd refuse)"
+        return [f"Waits for a person: version {version} of {name}. To decide: {how}"]
     lines = [f"Not promoted: the champion of {name} stays; held-out accuracy {last.before} → {last.after}."]
     return lines + [f"  - {reason}" for reason in reasons_of(last.markdown)]
 
@@ -53,14 +58,11 @@ def ending(run: FlowRun) -> str:
     return message_of(run) or f"{run.name} failed. What it wrote: opsd logs {run.id}"
 
 
-def addresses(run: FlowRun, reports: Sequence[Report] = (), *, registers: bool = True) -> list[str]:
-    """Where to look: the run, its MLflow pages, and the page of answers."""
-    lines = ["To look at:", f"  the run and its reports    {page_of(run)}"]
-    found = [re.findall(r"https?://[^\s)]+answers\.html", report.markdown) for report in reports]
-    if pages := [page for pages in found for page in pages]:
-        lines.append(f"  answers, before and after  {pages[-1]}")
-    mlflow = public_url(os.environ.get("MLFLOW_TRACKING_URI", "")).rstrip("/")
-    if mlflow.startswith("http"):
-        lines.append(f"  metrics and plots          {mlflow}/#/experiments")
-        lines += [f"  the registered versions    {mlflow}/#/models/{campaign_of(run)}"] if registers else []
-    return lines
+def addresses(run: FlowRun, deployment: str, report: str) -> list[str]:
+    """Where to look: the run, its MLflow pages, the page of answers, and how one gets into them."""
+    try:
+        found = mlflow_addresses(run, f"opsd/{deployment}", report)
+    except OpsdError as error:
+        found = {"": f"MLflow does not answer, so its addresses are left out: {error}"}
+    lines = ["To look at:", *table([("the run and its reports", page_of(run)), *found.items()], "  ").splitlines()]
+    return lines + login_lines(open_state(state_root()), os.environ, show=is_private(sys.stdout))

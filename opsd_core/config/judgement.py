@@ -10,7 +10,7 @@ from opsd_core.config.base import Section
 class EvaluationConfig(Section):
     """How a policy is measured on held-out items."""
 
-    num_items: int = Field(200, ge=1, description="Validation items; the same for champion and candidate.")
+    num_items: int = Field(200, ge=2, description="Validation items; the same for champion and candidate.")
     num_samples: int = Field(
         0, ge=0, le=256, description="Sampled completions per item for avg@k, pass@k, maj@k; 0 = greedy ones alone."
     )

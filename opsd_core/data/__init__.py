@@ -6,6 +6,7 @@ from opsd_core.data.examples import example_id, make_example
 from opsd_core.data.files import source_content
 from opsd_core.data.load import load_examples
 from opsd_core.data.records import DataReport, Fetch, LoadedData, UnusableRow, split_digest
+from opsd_core.data.remote import web_content
 from opsd_core.data.splits import split_examples, split_name
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "split_digest",
     "split_examples",
     "split_name",
+    "web_content",
 ]

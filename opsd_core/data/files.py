@@ -1,6 +1,7 @@
 """Local files, folders and globs, read row by row, so that one broken row costs one row and a huge file costs no memory."""
 
 import glob
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
@@ -84,10 +85,15 @@ def source_files(source: str) -> list[Path]:
 
 
 def source_content(config: DataConfig) -> dict[str, str]:
-    """sha256 of every local file of `config.source`; empty where its name alone decides. DataError as `source_files`."""
+    """sha256 of every local file of `config.source`; empty where its name alone decides. DataError as `source_files`.
+
+    A file goes by its name, or by its path where two have the same name.
+    """
     if config.kind is not SOURCE_KINDS["files"]:
         return {}
-    return {file.name: file_digest(file) for file in source_files(config.source) if file.is_file()}
+    files = [file for file in source_files(config.source) if file.is_file()]
+    times = Counter(file.name for file in files)
+    return {file.name if times[file.name] == 1 else str(file): file_digest(file) for file in files}
 
 
 def _note_others(asked: Asked, files: list[Path]) -> None:

@@ -76,6 +76,12 @@ def _refuse_unusable(config: DataConfig, cleaned: Cleaned) -> None:
 
 def _refuse_empty_splits(config: DataConfig, cleaned: Cleaned, splits: dict[str, list]) -> None:
     sizes = {name: len(examples) for name, examples in splits.items()}
+    questions = {question_key(example) for example in cleaned.examples}
+    if len(questions) == 1:
+        raise DataError(
+            f"data.source={config.source}: all {len(cleaned.examples)} items ask the same question "
+            f"({cleaned.examples[0].question!r:.80}). Is data.columns.question={config.columns.question!r} the right column?"
+        )
     if sizes["train"] == 0 or sizes["validation"] == 0:
         raise DataError(
             f"data.source={config.source}: its {len(cleaned.examples)} different items leave a split empty: {sizes}. "

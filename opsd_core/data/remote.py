@@ -14,12 +14,15 @@ from opsd_core.config import ColumnMapping
 from opsd_core.config.kinds.sources import FILE_FORMATS, SOURCE_KINDS, file_suffix, known_file
 from opsd_core.data.files import open_file
 from opsd_core.data.records import Asked, Opened, RawRow
+from opsd_core.digest import file_digest
 from opsd_core.errors import DataError
 
 MAX_DOWNLOAD_BYTES = 4 << 30
 MAX_DOWNLOAD_SECONDS = 1800.0
 _SILENCE_SECONDS = 30.0
 _PART = 1 << 20
+_NO_HEAD = (403, 405, 501)
+"""What servers answer that give a file but do not describe one."""
 
 
 def stored_object(asked: Asked) -> Opened:
@@ -36,15 +39,7 @@ def web_file(asked: Asked) -> Opened:
     Raises DataError where there is no network, no such file, or more than 4 GiB or half an hour of it.
     """
     source = asked.config.source
-    name = PurePosixPath(unquote(urlsplit(source).path)).name
-    if not known_file(name):
-        raise DataError(
-            f"data.source={source} does not end as a file that is read ({', '.join(sorted(FILE_FORMATS))})."
-        )
-    if "@" in urlsplit(source).netloc:
-        raise DataError(
-            "data.source holds a password, which would stand in every record. Store the file in s3:// instead."
-        )
+    name = _file_name(source)
     folder = tempfile.TemporaryDirectory(prefix="opsd-data-")
     path = Path(folder.name) / f"download{file_suffix(name)}"
     download(source, path)
@@ -55,6 +50,45 @@ def web_file(asked: Asked) -> Opened:
             yield from opened.rows(columns)
 
     return Opened(rows, opened.shape, opened.num_rows)
+
+
+def _file_name(source: str) -> str:
+    """The file's name. DataError for what does not end as a file that is read, and for an address with a password."""
+    if "@" in urlsplit(source).netloc:
+        raise DataError(
+            "data.source holds a password, which would stand in every record. Store the file in s3:// instead."
+        )
+    name = PurePosixPath(unquote(urlsplit(source).path)).name
+    if not known_file(name):
+        raise DataError(
+            f"data.source={source} does not end as a file that is read ({', '.join(sorted(FILE_FORMATS))})."
+        )
+    return name
+
+
+def web_content(url: str) -> dict[str, str]:
+    """What its server says of the state of an https:// file: etag, last_modified and bytes, those that it names.
+
+    sha256 of the file where it names neither of the first two. DataError as `web_file`.
+    """
+    _file_name(url)
+    try:
+        request = urllib.request.Request(url, method="HEAD")
+        with urllib.request.build_opener(_OnlyHttps).open(request, timeout=_SILENCE_SECONDS) as answer:
+            headers = answer.headers
+    except urllib.error.HTTPError as error:
+        if error.code not in _NO_HEAD:
+            raise _unreachable(url, error) from error
+        headers = {}
+    except (OSError, HTTPException, ValueError) as error:
+        raise _unreachable(url, error) from error
+    names = {"etag": "ETag", "last_modified": "Last-Modified", "bytes": "Content-Length"}
+    found = {name: str(headers[header]) for name, header in names.items() if headers.get(header)}
+    if found.keys() & {"etag", "last_modified"}:
+        return found
+    with tempfile.TemporaryDirectory(prefix="opsd-data-") as folder:
+        download(url, path := Path(folder) / "download")
+        return {"sha256": file_digest(path)}
 
 
 def unknown(asked: Asked) -> Opened:
@@ -91,9 +125,13 @@ def download(url: str, path: Path, most: int = MAX_DOWNLOAD_BYTES, seconds: floa
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(
-            f"data.source={url} cannot be fetched: {getattr(error, 'reason', None) or error}. Either there is no network here "
-            "(then use a local file or s3://), or there is no such file."
-        ) from error
+        raise _unreachable(url, error) from error
     if announced is not None and announced.isdigit() and int(announced) != size:
         raise DataError(f"data.source={url} ended after {size:,} of {announced} bytes. Try again.")
+
+
+def _unreachable(url: str, error: Exception) -> DataError:
+    return DataError(
+        f"data.source={url} cannot be fetched: {getattr(error, 'reason', None) or error}. Either there is no network here "
+        "(then use a local file or s3://), or there is no such file."
+    )

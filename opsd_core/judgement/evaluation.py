@@ -9,7 +9,7 @@ from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome, Mode
-from opsd_core.rollout.generation import generate
+from opsd_core.rollout.generation import check_lengths, generate
 from opsd_core.rollout.sampling import Completion, Sampling
 from opsd_core.selection.filters import repetition_factor
 
@@ -43,6 +43,7 @@ def evaluate_policy(
         )
         seeds = [derive_seed("evaluation", config.seed, examples[row].id, sample) for row, sample in pairs]
         asked, together = [prompts[row] for row, _ in pairs], config.execution.evaluation_batch_size
+        check_lengths(policy, asked, sampling, "evaluation.max_completion_length")
         completions = generate(policy, asked, seeds, sampling, together, on_progress)
         for (row, sample), completion in zip(pairs, completions, strict=True):
             text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)

@@ -161,8 +161,9 @@ def _at_most(name: str, value: float, threshold: float) -> Check:
 
 
 def _at_least(name: str, value: float, threshold: float, strictly_positive: bool = False) -> Check:
-    passed = value >= threshold - 1e-12 and (value > 0.0 or not strictly_positive)
-    return _check(name, value, ">=", threshold, passed)
+    if strictly_positive and threshold <= 0.0:
+        return _check(name, value, ">", 0.0, value > 0.0)
+    return _check(name, value, ">=", threshold, value >= threshold - 1e-12)
 
 
 def _check(name: str, value: float, rule: str, threshold: float, passed: bool) -> Check:
@@ -178,7 +179,9 @@ def _promotion(metric: str, accuracy_before: float, accuracy_after: float, p_val
 _EXPLAIN = {
     "p_value": lambda c, tested: f"Not significant: {tested}.",
     "gain": lambda c, tested: (
-        f"The gain of {c.value:+.4f} is not above 0 or below promotion.min_effect = {c.threshold:g}."
+        f"The gain of {c.value:+.4f} is not above 0."
+        if c.rule == ">"
+        else f"The gain of {c.value:+.4f} is below promotion.min_effect = {c.threshold:g}."
     ),
     "length_ratio_max": lambda c, tested: (
         f"Completions became {c.value:.2f} times as long; promotion.max_length_ratio = {c.threshold:g}."

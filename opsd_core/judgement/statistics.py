@@ -14,6 +14,7 @@ So 200 items see a 5-point gain reliably only when hardly anything is unlearned;
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,3 +104,50 @@ def clustered_standard_error(means_P: np.ndarray) -> float | None:
     """Standard error of a mean over P problems, sd / sqrt(P), from one mean per problem; None for fewer than 2."""
     means_P = np.asarray(means_P, dtype=np.float64)
     return float(means_P.std(ddof=1) / math.sqrt(means_P.size)) if means_P.size >= 2 else None
+
+
+def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, bool]:
+    """Which hypotheses Holm's step-down procedure rejects at family-wise level `alpha` (Holm 1979).
+
+    Sorted by p-value, the i-th smallest of m (from 0) is rejected while p <= alpha / (m - i).
+    """
+    rejected, going = {}, True
+    for index, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda pair: pair[1])):
+        going = going and p_value <= alpha / (len(p_values) - index)
+        rejected[name] = going
+    return rejected
+
+
+_Z95 = 1.959963984540054
+
+
+def wilson(right: float, number: int) -> tuple[float, float]:
+    """95 % interval of a share, inside [0, 1] (Wilson 1927): `right` of `number`; (0, 1) where nothing was measured."""
+    if number == 0:
+        return 0.0, 1.0
+    share, z2 = right / number, _Z95 * _Z95
+    centre = (share + z2 / (2 * number)) / (1 + z2 / number)
+    half = _Z95 / (1 + z2 / number) * math.sqrt(share * (1 - share) / number + z2 / (4 * number * number))
+    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+def paired_interval(wins: int, losses: int, both: int, number: int) -> tuple[float, float, float]:
+    """(difference, low, high) of two shares of the same items, inside [-1, 1] (Newcombe 1998, Stat. Med. 17, method 10).
+
+    wins, losses: right on one side only, after and before; both: right on both; number: all items. (0, -1, 1) without items.
+    """
+    if number == 0:
+        return 0.0, -1.0, 1.0
+    neither = number - wins - losses - both
+    after, before = both + wins, both + losses
+    margins = math.sqrt(float(after) * (number - after) * before * (number - before))
+    overlap = both * neither - wins * losses
+    overlap = max(0.0, overlap - number / 2) if overlap > 0 else overlap
+    phi = overlap / margins if margins else 0.0
+    (low_a, high_a), (low_b, high_b) = wilson(after, number), wilson(before, number)
+    down_a, up_a = after / number - low_a, high_a - after / number
+    down_b, up_b = before / number - low_b, high_b - before / number
+    mean = (wins - losses) / number
+    below = math.sqrt(max(0.0, down_a**2 - 2 * phi * down_a * up_b + up_b**2))
+    above = math.sqrt(max(0.0, up_a**2 - 2 * phi * up_a * down_b + down_b**2))
+    return mean, max(-1.0, mean - below), min(1.0, mean + above)

@@ -5,6 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 MAX_TAG_CHARS = 250
+ONE_SIDED = 0.025
+"""One-sided level that a two-sided interval of 95 % corresponds to."""
+WAITS = "waits for a person"
+"""What is said of a candidate that the gate would promote and a person has not answered for."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +18,7 @@ class Check:
     name: str
     value: float
     rule: str
-    """"<=" or ">=": value `rule` threshold."""
+    """"<=", ">=" or ">": value `rule` threshold."""
     threshold: float
     passed: bool
 
@@ -54,11 +58,15 @@ class Verdict:
             check["value"] = check["value"] if math.isfinite(check["value"]) else None
         return {**values, "interval": list(self.interval), "reasons": list(self.reasons), "checks": list(values["checks"])}
 
-    def tags(self) -> dict[str, str]:
-        """Short strings for a model version's tags; few, because each one is a call to the registry."""
+    def in_words(self, outcome: str | None = None) -> str:
+        """promoted, refused or waits for a person: `outcome` says what was done where that is not what the gate said."""
+        return outcome or ("promoted" if self.promote else "refused")
+
+    def tags(self, outcome: str | None = None) -> dict[str, str]:
+        """Short strings for a model version's tags; few, because each one is a call to the registry. `outcome`: `in_words`."""
         low, high = self.interval
         values = {
-            "verdict": "promoted" if self.promote else "refused",
+            "verdict": self.in_words(outcome),
             "reason": " ".join(self.reasons),
             "champion": self.champion_version,
             "numbers": f"{self.metric} {self.accuracy_before:.4f} -> {self.accuracy_after:.4f} "
@@ -68,11 +76,12 @@ class Verdict:
         }
         return {f"gate.{name}": value[:MAX_TAG_CHARS] for name, value in values.items()}
 
-    def markdown(self) -> str:
-        """A report of about 25 lines."""
+    def markdown(self, outcome: str | None = None) -> str:
+        """A report of about 25 lines. `outcome`: `in_words`."""
         low, high = self.interval
+        word = self.in_words(outcome)
         lines = [
-            f"## {'Promoted' if self.promote else 'Refused'}: version {self.candidate_version} "
+            f"## {word[:1].upper()}{word[1:]}: version {self.candidate_version} "
             f"against champion {self.champion_version}",
             "",
             *[f"- {reason}" for reason in self.reasons],
@@ -83,6 +92,7 @@ class Verdict:
             f"| {self.difference:+.3f} | [{low:+.3f}, {high:+.3f}] | {self.p_value:.4g} |",
             "",
             f"Candidate better on {self.wins} items, worse on {self.losses}, equal on {self.ties} ({self.test}).",
+            *self._disagreement(),
             "",
             "| check | value | rule | passed |",
             "|---|---|---|---|",
@@ -92,3 +102,15 @@ class Verdict:
             ],
         ]
         return "\n".join(lines) + "\n"
+
+    def _disagreement(self) -> list[str]:
+        """Why interval and p-value can point to different sides, where they do."""
+        low, _ = self.interval
+        if (self.p_value <= ONE_SIDED) == (low > 0.0):
+            return []
+        how = "an exact test of the items that changed" if self.test == "mcnemar" else "random signs of the items' differences"
+        return [
+            "",
+            f"The interval and p point to different sides: the interval resamples items, p comes from {how}. With so few changed "
+            "items the two differ a little. The gate decides by p.",
+        ]

@@ -16,6 +16,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from opsd_core.config import LoraConfig
 from opsd_core.errors import ConfigError
@@ -26,6 +27,8 @@ def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
     """The model with freshly initialised adapters (B = 0, so the function is unchanged). ConfigError when none fits."""
     names = config.target_modules
     modules = names if names == "all-linear" else [name.strip() for name in names.split(",")]
+    if modules != "all-linear":
+        _check_names(model, modules)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft = PeftLoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=modules, task_type="CAUSAL_LM")
@@ -41,6 +44,18 @@ def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
             raise ConfigError(
                 f"model.lora.target_modules={names!r} does not fit {type(model).__name__}: {error}"
             ) from error
+
+
+def _check_names(model: PreTrainedModel, modules: list[str]) -> None:
+    """ConfigError for names of no module: peft leaves out what it does not find as long as it finds one of them."""
+    present = {name: module for name, module in model.named_modules() if name}
+    absent = [wanted for wanted in modules if not any(f".{name}".endswith(f".{wanted}") for name in present) or not wanted]
+    if absent:
+        linear = sorted({name.rpartition(".")[2] for name, module in present.items() if isinstance(module, nn.Linear | Conv1D)})
+        raise ConfigError(
+            f"model.lora.target_modules={','.join(modules)!r:.200}: {type(model).__name__} has no module "
+            f"{', '.join(map(repr, absent))}. Its linear layers are {', '.join(linear)}; all-linear means each of them."
+        )
 
 
 @torch.no_grad()

@@ -24,3 +24,9 @@ def resolve_dtype(config: ModelConfig) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32
+
+
+def dtype_identity(config: ModelConfig) -> str:
+    """model.dtype as a part of identities: what it stands for on this hardware; "auto" where that is float32."""
+    resolved = resolve_dtype(config)
+    return config.dtype if resolved is torch.float32 else str(resolved).removeprefix("torch.")

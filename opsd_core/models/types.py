@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from opsd_core.models.adapters import projection
 from opsd_core.models.logit_scale import logit_scale, logit_softcap
@@ -52,6 +52,10 @@ class Policy:
     @property
     def max_positions(self) -> int:
         """Tokens that the model can attend to; the text part's, and no limit where it names none."""
-        config = self.causal_lm.config.get_text_config(decoder=True)
-        limit = int(getattr(config, "max_position_embeddings", None) or 0)
-        return limit if limit > 0 else 1 << 30
+        return context_length(self.causal_lm.config)
+
+
+def context_length(config: PretrainedConfig) -> int:
+    """Tokens that a model of this configuration can attend to; no limit where its text part names none."""
+    limit = int(getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or 0)
+    return limit if limit > 0 else 1 << 30

@@ -18,12 +18,16 @@ from opsd_core.records.examples import Example
 
 
 def fitting_in_every_stage(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, config: CampaignConfig
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    config: CampaignConfig,
+    longest: dict[str, int] | None = None,
 ) -> tuple[list[Example], list[str]]:
     """Training items whose prompts and references fit in every iteration, and the ids of those that do not.
 
     Contexts made from rollouts are checked when these exist. Contexts that show another item are checked again after a
-    drop, for the dropped items are shown no more. DataError with prompts.overflow=error: how many items, which iteration.
+    drop, for the dropped items are shown no more. `longest`: as `fitting_examples`. DataError with prompts.overflow=error: how
+    many items, which iteration.
     """
     kept, too_long = list(examples), []
     while True:
@@ -32,7 +36,7 @@ def fitting_in_every_stage(
             builder = PromptBuilder(tokenizer, stage.prompts, stage.teacher, stage.model.chat_template)
             shown = partial(_context, stage.teacher, kept) if _static_context(stage) else lambda example: None
             try:
-                kept, dropped = fitting_examples(kept, builder, shown)
+                kept, dropped = fitting_examples(kept, builder, shown, longest)
                 too_long += dropped
                 if stage.uses_references:
                     limit = config.rollout.max_completion_length

@@ -208,11 +208,15 @@ def _within_budget(
 
 
 def fitting_examples(
-    examples: Sequence[Example], builder: PromptBuilder, contexts: Callable[[Example], Mapping[str, str] | None]
+    examples: Sequence[Example],
+    builder: PromptBuilder,
+    contexts: Callable[[Example], Mapping[str, str] | None],
+    longest: dict[str, int] | None = None,
 ) -> tuple[list[Example], list[str]]:
     """Examples whose prompts fit both budgets, and the ids of those whose prompts do not.
 
-    With prompts.overflow=error a DataError states how many rows are affected and the first of them.
+    With prompts.overflow=error a DataError states how many rows are affected and the first of them. `longest` gets the most
+    tokens of a "student" and of a "teacher" prompt that fits.
     """
     fitting, too_long, first = [], [], ""
     for part in _parts(examples):
@@ -222,8 +226,11 @@ def fitting_examples(
             if error := next((prompt for prompt in prompts if isinstance(prompt, DataError)), None):
                 too_long.append(example.id)
                 first = first or str(error)
-            else:
-                fitting.append(example)
+                continue
+            fitting.append(example)
+            if longest is not None:
+                pairs = zip(("student", "teacher"), prompts, strict=True)
+                longest |= {side: max(len(ids), longest.get(side, 0)) for side, ids in pairs}
     if too_long and builder.prompts.overflow == "error":
         raise DataError(f"{len(too_long)} of {len(examples)} items have a prompt that does not fit. The first: {first}")
     return fitting, too_long

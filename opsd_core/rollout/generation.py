@@ -44,9 +44,9 @@ def generate(
     """Sample one completion per prompt, in the order of `prompts`.
 
     Stops at the first end-of-sequence token, which is kept as the last token even when it doubles as padding.
-    DataError when a prompt is empty or leaves no room in the model's context.
+    DataError as `check_lengths`.
     """
-    _check_lengths(policy, prompts, sampling)
+    check_lengths(policy, prompts, sampling)
     if not prompts:
         return []
     draws_CT = uniform_draws(seeds, sampling.max_completion_length).to(policy.device)
@@ -252,12 +252,15 @@ def _distinct(prompts: Sequence[Sequence[int]]) -> tuple[list[Sequence[int]], li
     return list(found), places
 
 
-def _check_lengths(policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+def check_lengths(
+    policy: Policy, prompts: Sequence[Sequence[int]], sampling: Sampling, limit: str = "rollout.max_completion_length"
+) -> None:
+    """DataError when a prompt is empty or leaves no room in the model's context; `limit` is the setting that it names."""
     longest = max((len(prompt) for prompt in prompts), default=0)
     if any(len(prompt) == 0 for prompt in prompts):
         raise DataError("a prompt has no tokens; the chat template or the question column is empty.")
     if longest + sampling.max_completion_length > policy.max_positions:
         raise DataError(
-            f"a prompt of {longest} tokens plus max_completion_length={sampling.max_completion_length} exceeds the "
-            f"model's context of {policy.max_positions} tokens. Lower rollout.max_completion_length or prompts.max_prompt_length."
+            f"a prompt of {longest} tokens plus {limit}={sampling.max_completion_length} exceeds the "
+            f"model's context of {policy.max_positions} tokens. Lower {limit} or prompts.max_prompt_length."
         )

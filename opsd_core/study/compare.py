@@ -12,7 +12,7 @@ question: is this one trained model better? A study asks whether the method is.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -132,18 +132,6 @@ def _interval(differences_SP: np.ndarray, seed: int, num_resamples: int, confide
         means.append(((drawn_RS @ stretched_SP) * drawn_RP).sum(1))
     low, high = np.quantile(np.concatenate(means), [tail / 2.0, 1.0 - tail / 2.0])
     return round(float(low), 12) + 0.0, round(float(high), 12) + 0.0  # rounding of sums is not a difference
-
-
-def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, bool]:
-    """Which hypotheses Holm's step-down procedure rejects at family-wise level `alpha` (Holm 1979).
-
-    Sorted by p-value, the i-th smallest of m (from 0) is rejected while p <= alpha / (m - i).
-    """
-    rejected, going = {}, True
-    for index, (name, p_value) in enumerate(sorted(p_values.items(), key=lambda pair: pair[1])):
-        going = going and p_value <= alpha / (len(p_values) - index)
-        rejected[name] = going
-    return rejected
 
 
 def stacked(rows: Sequence[Sequence[float]]) -> np.ndarray:

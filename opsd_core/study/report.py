@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from opsd_core.judgement.statistics import wilson
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study import figures
 from opsd_core.study.page import ExamplePair, Part, Table, interval, page
 from opsd_core.study.tables import REFERENCES, StudyData
-from opsd_core.study.words import sentences
+from opsd_core.study.words import outside, sentences
 
 _SHOWN_EXAMPLES = 5
 
@@ -16,21 +17,22 @@ def render(
     title: str, subtitle: str, data: StudyData, numbers: Mapping[str, Any], positions: Mapping[str, Any], footer: str
 ) -> str:
     """The whole page; `positions` has curves along the completion: {"entropy": {arm: values}, "kl": {arm: values}}."""
+    styles = figures.Styles(list(data.arms))
     parts = [
         Part("In words", sentences(numbers)),
         _accuracy(numbers),
-        _against(numbers),
+        _against(numbers, styles),
         Part(
             "Learning curves",
             ["Mean over seeds; the band is their range. Validation chose the checkpoint that the test split measured."],
-            [("learning curves", figures.learning_curves(numbers["arms"], data.start_accuracy))],
+            [("learning curves", figures.learning_curves(numbers["arms"], data.start_accuracy, styles))],
         ),
         _costs(numbers),
     ]
     if numbers["sets"]:
         parts.append(_sets(numbers))
-    parts += _teachers(numbers) + _claims(numbers)
-    parts.append(_properties(data, positions))
+    parts += _teachers(numbers) + _claims(numbers, data, styles)
+    parts.append(_properties(data, positions, styles))
     parts += _examples(data)
     return page(title, subtitle, parts, footer)
 
@@ -56,7 +58,7 @@ def _accuracy(numbers: Mapping[str, Any]) -> Part:
     return Part(f"Test split, {numbers['num_items']} items", table=Table(head, rows))
 
 
-def _against(numbers: Mapping[str, Any]) -> Part:
+def _against(numbers: Mapping[str, Any], styles: figures.Styles) -> Part:
     rows = numbers["differences"]
     body = [
         [
@@ -66,7 +68,7 @@ def _against(numbers: Mapping[str, Any]) -> Part:
             interval(row),
             "; ".join(f"{100 * m:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]" for m, low, high in row["within_seeds"]),
             f"{row['p_value']:.2g}",
-            "yes" if row["outside_noise"] else "no",
+            outside(row),
         ]
         for row in rows
     ]
@@ -75,11 +77,12 @@ def _against(numbers: Mapping[str, Any]) -> Part:
     accuracy = [row | {"label": row["arm"]} for row in rows if row["metric"] == "accuracy"]
     for kind in REFERENCES:
         if chosen := [row for row in accuracy if row["reference"].partition(":")[0] == kind]:
-            plots.append((f"against {kind}", figures.forest(chosen, f"accuracy minus {kind}'s")))
+            plots.append((f"against {kind}", figures.forest(chosen, f"accuracy minus {kind}'s", styles)))
     note = (
         "Problems and seeds are resampled together; the columns within a seed resample problems alone and say whether that "
-        "one model differs, not whether the method does. Outside noise follows Holm's procedure for accuracy; other rows "
-        "are not tested and say no."
+        "one model differs, not whether the method does. Outside noise needs both: an interval without 0, and Holm's procedure "
+        "over all rows for accuracy, which asks for a smaller p the more rows there are. The interval is a bootstrap's and p is "
+        "Student's, so that near the border one can say what the other does not; such rows say which. Other rows are not tested."
     )
     return Part("Differences", [note], plots, Table(head, body, [row["outside_noise"] for row in rows]))
 
@@ -126,34 +129,46 @@ def _teachers(numbers: Mapping[str, Any]) -> list[Part]:
     return [Part("Teachers: weights and contexts", [note], table=Table(["context", *weights], rows))]
 
 
-def _claims(numbers: Mapping[str, Any]) -> list[Part]:
+def _claims(numbers: Mapping[str, Any], data: StudyData, styles: figures.Styles) -> list[Part]:
     """Cost, steps, labelled examples, generalisation: one figure each, where the study has what it needs."""
     parts = []
     arms = {arm["name"]: arm for arm in numbers["arms"]}
     costs = {name: arm["costs"] for name, arm in arms.items() if arm["costs"]}
     if costs:
-        bars = {
-            "seconds": {name: cost["seconds"] for name, cost in costs.items()},
-            "tokens generated and scored": {
-                name: cost["generated_tokens"] + cost["teacher_tokens"] for name, cost in costs.items()
-            },
-            "peak memory (MB)": {name: cost["peak_bytes"] / 1e6 for name, cost in costs.items()},
+        shown = {
+            "seconds": lambda cost: cost["seconds"],
+            "tokens generated and scored": lambda cost: cost["generated_tokens"] + cost["teacher_tokens"],
+            "peak memory (MB)": lambda cost: cost["peak_bytes"] / 1e6,
         }
-        parts.append(Part("(a) Cost", figures=[("cost", figures.bars(bars))]))
+        seeds = {name: list(data.arms[name].costs.values()) for name in costs}
+        bars = {
+            title: {name: _range([of(cost) for cost in per_seed]) for name, per_seed in seeds.items()}
+            for title, of in shown.items()
+        }
+        parts.append(Part("(a) Cost", ["Whiskers: range of the seeds."], [("cost", figures.bars(bars, styles))]))
     if numbers["by_steps"]:
         series = {name: [tuple(row[:4]) for row in rows] for name, rows in numbers["by_steps"].items()}
-        figure = figures.lines(series, "steps of the item", "accuracy on test")
+        figure = figures.lines(series, "steps of the item", styles)
         parts.append(Part("(b) Accuracy by number of steps", ["Bands: range of the seeds."], [("steps", figure)]))
     if labels := _by_labels(numbers):
-        figure = figures.lines(labels, "labelled examples", "accuracy on test", log_x=True)
+        figure = figures.lines(labels, "labelled examples", styles, log_x=True)
         parts.append(Part("(c) Labelled examples", ["Bands: range of the seeds."], [("labels", figure)]))
-    general = {"test split": {name: arm["metrics"].get("eval/accuracy", 0.0) for name, arm in arms.items()}}
+    items = numbers["num_items"]
+    test = {name: arm["metrics"].get("eval/accuracy", 0.0) for name, arm in arms.items()}
+    general = {"test split": {name: (share, *wilson(share * items, items)) for name, share in test.items()}}
     for row in numbers["sets"]:
         if row["role"] in ("shifted", "other"):
-            general.setdefault(row["title"], {"base": row["base_value"]})[row["arm"]] = row["value"]
+            bar = (row["value"], row["base_value"] + row["low"], row["base_value"] + row["high"])
+            general.setdefault(row["title"], {"base": row["base_value"]})[row["arm"]] = bar
     if len(general) > 1:
-        parts.append(Part("(d) In distribution, shifted, other families", figures=[("general", figures.bars(general))]))
+        note = "Whiskers: on the test split Wilson's interval; on the other sets the interval of the difference from base."
+        plot = ("general", figures.bars(general, styles))
+        parts.append(Part("(d) In distribution, shifted, other families", [note], [plot]))
     return parts
+
+
+def _range(values: Sequence[float]) -> tuple[float, float, float]:
+    return sum(values) / len(values), min(values), max(values)
 
 
 def _by_labels(numbers: Mapping[str, Any]) -> dict[str, list[tuple[float, float, float, float]]]:
@@ -174,7 +189,7 @@ def _sets(numbers: Mapping[str, Any]) -> Part:
             *(r[name] for name in ("title", "role", "arm", "base_value", "value")),
             f"{r['mean']:+.3f}",
             f"[{r['low']:+.3f}, {r['high']:+.3f}]",
-            "yes" if r["outside_noise"] else "no",
+            outside(r),
         ]
         for r in rows
     ]
@@ -183,7 +198,7 @@ def _sets(numbers: Mapping[str, Any]) -> Part:
     return Part("Forgetting and transfer", [note], table=Table(head, body, [r["outside_noise"] for r in rows]))
 
 
-def _properties(data: StudyData, positions: Mapping[str, Any]) -> Part:
+def _properties(data: StudyData, positions: Mapping[str, Any], styles: figures.Styles) -> Part:
     by_arm = {
         name: [o.num_tokens for outcomes in arm.outcomes.values() for o in outcomes if o.mode == "greedy"]
         for name, arm in data.arms.items()
@@ -194,14 +209,14 @@ def _properties(data: StudyData, positions: Mapping[str, Any]) -> Part:
         plots.append(
             (
                 "entropy",
-                figures.along_positions(positions["entropy"], "entropy of the last iteration's rollouts", "nats"),
+                figures.along_positions(positions["entropy"], "entropy of the last iteration's rollouts", styles),
             )
         )
     if positions.get("kl"):
         plots.append(
             (
                 "kl",
-                figures.along_positions(positions["kl"], "KL(student || teacher), last iteration's rollouts", "nats"),
+                figures.along_positions(positions["kl"], "KL(student || teacher), last iteration's rollouts", styles),
             )
         )
     return Part("Lengths, entropy, divergence", figures=plots)

@@ -12,9 +12,10 @@ import numpy as np
 
 from opsd_core.digest import derive_seed
 from opsd_core.judgement.metrics import group_by_item
+from opsd_core.judgement.statistics import holm
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
-from opsd_core.study.compare import Comparison, compare, holm, stacked
+from opsd_core.study.compare import Comparison, compare, stacked
 from opsd_core.study.steps import reasoning_steps
 
 REFERENCES = ("base", "sft")

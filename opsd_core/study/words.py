@@ -52,6 +52,18 @@ def difference(row: Mapping[str, Any], reference: str) -> str:
     )
 
 
+def outside(row: Mapping[str, Any]) -> str:
+    """Whether a difference is outside noise, and why not where its interval and its p-value point to different sides."""
+    if row["outside_noise"]:
+        return "yes"
+    if row["metric"] not in ("accuracy", "set"):
+        return "not tested"
+    excludes = row["low"] > 0.0 or row["high"] < 0.0
+    if excludes:
+        return f"no: the interval excludes 0, but p = {row['p_value']:.2g} is not small enough for {row['num_tests']} comparisons"
+    return "no: p is small, but the interval includes 0" if row["p_value"] < 0.05 else "no"
+
+
 def _prior(
     row: Mapping[str, Any], beyond: Mapping[str, Any] | None, arm: Mapping[str, Any], numbers: Mapping[str, Any]
 ) -> str:

@@ -9,19 +9,20 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from prefect import task
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
 from pydantic import Field
 
-from opsd_core.errors import IntegrityError, ServiceError
+from opsd_core.errors import ConfigError, IntegrityError, ServiceError
+from opsd_core.judgement.verdict import WAITS
 from tasks.champion.moves import history
-from tasks.context import local, store, tracker
+from tasks.champion.whole import check_version
+from tasks.context import local, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import Campaign, PolicyRef, Ref
+from tasks.refs import ANSWERS_PAGE, Campaign, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
-from tasks.storage.artifacts import describe
+from tasks.runtime.stage import task
 from tasks.tracking import Tracker
 
 DEPLOYMENT = "opsd/promote"
@@ -64,35 +65,58 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
 
 @task(name="show-verdict", **STAGE)
 def show_verdict(name: str, version: int, verdict_uri: str) -> str:
-    """The text above the form: what is asked, and the gate's report with every number."""
-    report = (local(verdict_uri) / "verdict.md").read_text()
-    link = tracker().model_url(name, version)
-    return f"# Shall version {version} of {name} become champion?\n\n{report}\n[The version in MLflow]({link})\n"
+    """The text above the form: what is asked, the answers before and after, and the gate's report with every number."""
+    report, registry = (local(verdict_uri) / "verdict.md").read_text(), tracker()
+    entry = registry.get_version(name, version)
+    answers = f"[What it answers, before and after]({registry.artifact_url(entry.run_id, ANSWERS_PAGE)})"
+    links = f"{answers} · [the version in MLflow]({registry.model_url(name, version)})"
+    return f"# Shall version {version} of {name} become champion?\n\n{links}\n\n{report}"
 
 
 @task(name="carry-out-answer", **STAGE)
 def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, comment: str, who: str) -> str:
     """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold."""
     registry, verdict = tracker(), json.loads((local(verdict_uri) / "verdict.json").read_text())
+    damage = _damage(name, version) if decision == "approve" else None
     with champion_moves(name):
         outcome, why = "refused", comment or "no comment"
         if decision == "approve":
-            changed = _changed_underneath(registry, name, version, verdict)
+            changed = _changed_underneath(registry, name, version, verdict) or damage
             if changed is None:
                 compared = int(verdict["champion_version"])
                 registry.promote(name, version, f"approved: {why}", who, expected_champion=compared)
                 outcome = "approved"
             else:
                 why = f"{changed} (the answer was approve: {why})"
-        registry.set_version_tags(
-            name, version, {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
-        )
+        said = {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
+        done = {"gate.verdict": "promoted" if outcome == "approved" else "refused"}
+        registry.set_version_tags(name, version, said | done)
+        _describe_again(registry, name, version, done["gate.verdict"])
     history(name)
     return f"{name}: version {version} {outcome} by {who}: {why}"
 
 
+def _damage(name: str, version: int) -> str | None:
+    """Why the version's bytes cannot be used, None when each is right; those of the champion itself are not read again."""
+    if tracker().version_by_alias(name, "champion") == version:
+        return None
+    try:
+        check_version(name, version)
+    except (IntegrityError, ConfigError) as error:
+        return str(error)
+    return None
+
+
+def _describe_again(registry: Tracker, name: str, version: int, word: str) -> None:
+    """The version's description says what a person said, in place of that it waits for one."""
+    text = registry.get_version(name, version).description
+    waits = f"**{WAITS.capitalize()}**"
+    if text.startswith(waits):
+        registry.describe_version(name, version, text.replace(waits, f"**{word.capitalize()}**", 1))
+
+
 def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:
-    """Why the verdict no longer holds; None when champion, evaluation set and weights are what it was taken on."""
+    """Why the verdict no longer holds; None when champion and evaluation set are what it was taken on."""
     champion = registry.version_by_alias(name, "champion")
     if champion == version:
         return None
@@ -103,8 +127,4 @@ def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dic
     judged = [entry.tags["gate.evaluation"] for entry in registry.versions(name) if "gate.evaluation" in entry.tags]
     if judged and judged[-1] != verdict["evaluation_digest"]:
         return "the evaluation set changed underneath: later versions were judged on other items or settings"
-    try:
-        describe(store(), registry.version_tags(name, version)["opsd.model_uri"])
-    except (IntegrityError, KeyError) as error:
-        return f"its weights are not in the store any more: {error}"
     return None

@@ -1,29 +1,30 @@
 """Moves of the champion alias by a person."""
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from opsd_core.errors import ConfigError
-from tasks.context import store, tracker
+from opsd_core.errors import ConfigError, ServiceError
+from tasks.champion.whole import check_version
+from tasks.context import tracker
 from tasks.exclusive import champion_moves
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
-from tasks.storage.artifacts import describe
+from tasks.runtime.stage import task
 
 
 @task(name="promote-version", **STAGE)
 def promote_version(name: str, version: int | None, reason: str, who: str) -> str:
     """Move `champion` to `version` (the candidate when None).
 
-    ConfigError when there is no such version, IntegrityError when its weights are no longer stored whole.
+    ConfigError when there is no such version, IntegrityError when it is no longer stored whole.
     """
     registry = tracker()
+    target = version or registry.version_by_alias(name, "candidate")
+    if target is None:
+        raise ConfigError(f"model {name!r} has no candidate. Give version, or check name: is it the campaign's?")
+    check_version(name, target)
     with champion_moves(name):
-        target = version or registry.version_by_alias(name, "candidate")
-        if target is None:
-            raise ConfigError(f"model {name!r} has no candidate. Give version, or check name: is it the campaign's?")
-        if uri := registry.version_tags(name, target).get("opsd.model_uri"):
-            describe(store(), uri)
+        if version is None:
+            _still(name, "candidate", target)
         before = registry.promote(name, target, reason, who)
     history(name)
     return f"{name}: version {target} is champion (before: {before or 'none'})"
@@ -31,13 +32,23 @@ def promote_version(name: str, version: int | None, reason: str, who: str) -> st
 
 @task(name="roll-back", **STAGE)
 def roll_back(name: str, reason: str, who: str) -> str:
-    """Move `champion` back to `previous`."""
+    """Move `champion` back to `previous`. ConfigError when there is none, IntegrityError when it is no longer stored whole."""
     registry = tracker()
+    target = registry.version_by_alias(name, "previous")
+    if target is not None:
+        check_version(name, target)
     with champion_moves(name):
+        _still(name, "previous", target)
         before = registry.version_by_alias(name, "champion")
         after = registry.rollback(name, reason, who, expected_champion=before)
     history(name)
     return f"{name}: version {after} is champion again (before: {before})"
+
+
+def _still(name: str, alias: str, version: int | None) -> None:
+    """ServiceError when the alias moved while its version was read."""
+    if (stands := tracker().version_by_alias(name, alias)) != version:
+        raise ServiceError(f"{name}@{alias} was version {version} and is {stands} now: somebody else moves it. Run again.")
 
 
 def history(name: str) -> None:

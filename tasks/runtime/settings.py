@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from opsd_core.errors import ConfigError
+from tasks.runtime.secrets import redact, without_credentials
 
 DEFAULT_STORE = "s3://opsd"
 
@@ -49,7 +50,7 @@ class Settings(BaseModel):
     cache_gb: float = Field(default=50.0, gt=0)
     """Size in 10^9 bytes to which every iteration prunes the cache, least recently used first (OPSD_CACHE_GB)."""
     store: str = DEFAULT_STORE
-    """Root of all artifacts: `s3://bucket[/prefix]` or `file:///folder`."""
+    """Root of all artifacts: `s3://bucket[/prefix]`, or `file:///folder`, which a path stands for too."""
     s3_endpoint: str | None = None
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr | None = None
@@ -63,23 +64,24 @@ class Settings(BaseModel):
     prefect_auth: SecretStr | None = None
 
     def redact(self, text: str) -> str:
-        """`text` with every known secret value replaced by `***`."""
-        for value in (self.s3_access_key, self.s3_secret_key, self.mlflow_password, self.prefect_auth):
-            if value is not None and value.get_secret_value():
-                text = text.replace(value.get_secret_value(), "***")
-        return text
+        """`text` with every secret of these settings and of the environment replaced by `***`."""
+        own = (self.s3_access_key, self.s3_secret_key, self.mlflow_password, self.prefect_auth)
+        values = [value.get_secret_value() for value in own if value is not None and value.get_secret_value()]
+        return redact(redact(text, values))
 
 
 def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
     """Settings from `environ` (default: the process's), absent services filled in from `env` in the state folder.
 
     What the file supplies is also written into `environ`, because the Prefect, MLflow and S3 clients read it there.
-    Raises ConfigError when a line of the file is not NAME=VALUE, or when a value is not a number or is out of bounds.
+    A password in an address moves to the variable made for it. Raises ConfigError when a line of the file is not
+    NAME=VALUE, when a value is not a number or is out of bounds, or when the store's address holds a password.
     """
     environ = os.environ if environ is None else environ
     home = Path(environ.get("OPSD_HOME") or Path.cwd()).resolve()
     state = Path(environ.get("OPSD_STATE") or home / ".opsd").resolve()
     _fill(environ, read_env_file(state / "env"))
+    environ.update(without_credentials(environ))
 
     def secret(name: str) -> SecretStr | None:
         return SecretStr(environ[name]) if environ.get(name) else None
@@ -89,7 +91,7 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
         state=state,
         cache=Path(environ.get("OPSD_CACHE") or state / "cache"),
         cache_gb=_number("OPSD_CACHE_GB", environ.get("OPSD_CACHE_GB") or "50", 1e6),
-        store=environ.get("OPSD_STORE") or DEFAULT_STORE,
+        store=store_root(environ.get("OPSD_STORE") or DEFAULT_STORE),
         s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None,
         s3_region=environ.get("AWS_DEFAULT_REGION") or environ.get("AWS_REGION") or "us-east-1",
         s3_access_key=secret("AWS_ACCESS_KEY_ID"),
@@ -101,6 +103,11 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
         prefect_api_url=environ.get("PREFECT_API_URL") or None,
         prefect_auth=secret("PREFECT_API_AUTH_STRING"),
     )
+
+
+def store_root(text: str) -> str:
+    """A path of this machine as file:///absolute/folder; any other address as it is."""
+    return Path(text).expanduser().resolve().as_uri() if text.startswith(("/", "./", "../", "~")) else text
 
 
 def _number(name: str, text: str, limit: float) -> float:

@@ -6,66 +6,102 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.judgement import gate
-from opsd_core.judgement.verdict import Verdict
+from opsd_core.judgement.verdict import WAITS, Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
-from tasks.context import local, produce, tracker
+from tasks.champion.whole import check_version
+from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.teacher import teacher_ref
 from tasks.stages.weights import PRETRAINED_FROM
+from tasks.storage.artifacts import describe
+
+LINEAGE = "lineage.json"
 
 
 @task(name="register", task_run_name="register-it{iteration.number}", **STAGE)
-def register(iteration: Iteration, sampled: Sampled, trained: DistilRef, evaluation: EvaluationRef) -> PolicyRef:
-    """One registry version per iteration, pointing at the stored weights; its tags are the lineage."""
+def register(
+    iteration: Iteration, sampled: Sampled, trained: DistilRef, before: EvaluationRef, after: EvaluationRef
+) -> PolicyRef:
+    """One registry version per iteration, pointing at the stored weights; `lineage.json` says what it was made of.
+
+    `before` is the champion's evaluation, `after` the candidate's.
+    """
     policy, name, registry = trained.policy, iteration.name, tracker()
     description = f"Campaign {iteration.campaign.id}, iteration {iteration.number}."
-    tags = _lineage(iteration, sampled, policy, evaluation)
+    known = _lineage(iteration, sampled, policy) | {
+        "evaluation": after.uri,
+        "champion_evaluation": before.uri,
+        "champion_version": iteration.champion.version,
+    }
+    stored, _ = produce("lineage", {"lineage": known}, partial(_write_lineage, known))
+    registry.log_dict(iteration.run_id, known, LINEAGE)
+    tags = _searched(iteration, policy) | {"opsd.lineage": stored.uri}
     version = registry.register(name, policy.uri, iteration.run_id, tags, description)
     registry.set_alias(name, "candidate", version)
     return policy.model_copy(update={"version": version})
 
 
-def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef, evaluation: EvaluationRef) -> dict[str, str]:
-    campaign, config, parent = iteration.campaign, iteration.config, iteration.policy
+def _write_lineage(known: dict[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / LINEAGE).write_text(json.dumps(known, indent=1, sort_keys=True))
+    return {"model": known["model_uri"]}
+
+
+def _searched(iteration: Iteration, policy: PolicyRef) -> dict[str, str]:
+    """The part of the lineage that versions are found or loaded by: their tags."""
     tags = {
         "opsd.role": "candidate",
-        "opsd.campaign": campaign.id,
+        "opsd.campaign": iteration.campaign.id,
         "opsd.iteration": str(iteration.number),
+        "opsd.parent_version": str(iteration.policy.version or ""),
         "opsd.model_uri": policy.uri,
         "opsd.model_digest": policy.digest,
         "opsd.state_uri": policy.state.uri if policy.state else "",
-        "opsd.parent_version": str(parent.version or ""),
-        "opsd.parent_digest": parent.digest,
-        "opsd.teacher_digest": teacher_ref(iteration).digest,
-        "opsd.teacher_weights": config.teacher.weights,
-        "opsd.rollouts": json.dumps([shard.uri for shard in sampled.shards]),
-        "opsd.rollout_digests": json.dumps([shard.digest[:16] for shard in sampled.shards]),
-        "opsd.grades": sampled.graded.uri,
-        "opsd.targets": json.dumps([target.uri for target in sampled.targets]),
-        "opsd.config": campaign.record.uri,
-        "opsd.data": campaign.data.uri,
-        "opsd.evaluation": evaluation.uri,
-        "opsd.git_revision": git_revision(),
-        "opsd.acceptance": campaign.initial.acceptance,
-        "opsd.trust_remote_code": str(config.model.trust_remote_code),
-        "prefect.flow_run_id": campaign.flow_run_id or "",
+    }
+    return tags | ({PRETRAINED_FROM: iteration.campaign.initial.digest} if iteration.campaign.pretraining else {})
+
+
+def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef) -> dict[str, Any]:
+    """What a version was made of, for `tasks.context.lineage`."""
+    campaign, config, parent = iteration.campaign, iteration.config, iteration.policy
+    known: dict[str, Any] = {
+        "campaign": campaign.id,
+        "iteration": iteration.number,
+        "model_uri": policy.uri,
+        "model_digest": policy.digest,
+        "state_uri": policy.state.uri if policy.state else "",
+        "parent_version": parent.version,
+        "parent_digest": parent.digest,
+        "teacher_digest": teacher_ref(iteration).digest,
+        "teacher_weights": config.teacher.weights,
+        "prompts": sampled.prompts.uri,
+        "rollouts": [shard.uri for shard in sampled.shards],
+        "rollout_digests": [shard.digest[:16] for shard in sampled.shards],
+        "grades": sampled.graded.uri,
+        "targets": [target.uri for target in sampled.targets],
+        "config": campaign.record.uri,
+        "data": campaign.data.uri,
+        "data_state": describe(store(), campaign.data.uri).identity.get("content", {}),
+        "model_state": describe(store(), campaign.initial.uri).identity.get("content", {}),
+        "git_revision": git_revision(),
+        "acceptance": campaign.initial.acceptance,
+        "trust_remote_code": config.model.trust_remote_code,
+        "mlflow_run": iteration.run_id,
+        "prefect_flow_run": campaign.flow_run_id,
     }
     if iteration.teachers:
         named = zip(config.teacher.sources, iteration.teachers, strict=True)
-        tags["opsd.teachers"] = json.dumps([[source, peer.uri, peer.digest[:16]] for source, peer in named])
+        known["teachers"] = [[source, peer.uri, peer.digest[:16]] for source, peer in named]
     if campaign.rehearsal:
-        tags["opsd.rehearsal"] = campaign.rehearsal.uri
-    if campaign.pretraining:
-        tags[PRETRAINED_FROM] = campaign.initial.digest
-    return tags
+        known["rehearsal"] = campaign.rehearsal.uri
+    return known
 
 
 _NO_LABELS = (
@@ -77,6 +113,8 @@ _NO_LABELS = (
 @task(name="gate", task_run_name="gate-it{iteration.number}", **STAGE)
 def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, after: EvaluationRef) -> VerdictRef:
     """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not.
+
+    IntegrityError when the candidate that would become champion is not stored whole: triggered again, its stages make it again.
 
     `before` is the champion's evaluation, `after` the candidate's.
     """
@@ -101,31 +139,39 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         "versions": [candidate.version, champion.version],
         "promotion": config.promotion.model_dump(),
         "iterations": config.iterations,
+        "max_repetition": config.filter.max_repetition,
     }
-    artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict))
-    promoted, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
+    asks = verdict.promote and config.promotion.mode != "auto"
+    artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict, asks))
+    outcome, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
+    promoted = outcome == "promoted"
+    in_words = tracker().version_tags(iteration.name, candidate.version)["gate.verdict"]
     return VerdictRef(
         uri=artifact.uri,
         promote=promoted,
-        summary=verdict.markdown(),
+        summary=verdict.markdown(in_words),
         reasons=reasons,
         champion=candidate if promoted else champion,
+        outcome=in_words,
     )
 
 
-def _write_verdict(verdict: Verdict, folder: Path) -> dict[str, Any]:
+def _write_verdict(verdict: Verdict, asks: bool, folder: Path) -> dict[str, Any]:
     (folder / "verdict.json").write_text(json.dumps(verdict.as_dict(), indent=1))
-    (folder / "verdict.md").write_text(verdict.markdown())
+    (folder / "verdict.md").write_text(verdict.markdown(WAITS if asks else None))
     return {"promote": verdict.promote}
 
 
-def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: PolicyRef) -> tuple[bool, list[str]]:
+def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: PolicyRef) -> tuple[str, list[str]]:
+    """What was done: promoted, refused, awaiting a person, awaiting approval; and why."""
     campaign, champion = iteration.campaign, iteration.champion
     registry, name, mode = tracker(), campaign.name, campaign.config.promotion.mode
+    if verdict.promote and mode == "auto" and "opsd.gate" not in registry.version_tags(name, candidate.version):
+        check_version(name, candidate.version)
     with champion_moves(name):
         tags = registry.version_tags(name, candidate.version)
         if "opsd.gate" in tags:  # carried out before a crash or by an earlier trigger of the same campaign
-            return tags["opsd.gate"] == "promoted", list(verdict.reasons)
+            return tags["opsd.gate"], list(verdict.reasons)
         reasons, outcome, extra = list(verdict.reasons), "refused", {}
         current = registry.version_by_alias(name, "champion")
         if verdict.promote and current not in (champion.version, candidate.version):
@@ -145,6 +191,7 @@ def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: P
             registry.promote(name, candidate.version, "; ".join(reasons), who, expected_champion=champion.version)
             outcome = "promoted"
         # Last, because it says that the verdict has been carried out.
-        registry.set_version_tags(name, candidate.version, extra | verdict.tags() | {"opsd.gate": outcome})
+        done = verdict.tags(WAITS if outcome.startswith("awaiting") else outcome) | {"opsd.gate": outcome}
+        registry.set_version_tags(name, candidate.version, extra | done)
     get_run_logger().info("version %s %s: %s", candidate.version, outcome, "; ".join(reasons))
-    return outcome == "promoted", reasons
+    return outcome, reasons

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.digest import derive_seed
 from opsd_core.models.checkpointing import checkpoint_gradients
 from opsd_core.models.memory import memory_estimate, wants_checkpointing
-from opsd_core.models.policy import Policy, Serving, add_lora, save_policy, verify_stored
+from opsd_core.models.policy import Policy, Serving, add_lora, dtype_identity, save_policy, verify_stored
 from opsd_core.models.storage.serving import served_settings
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import read_grades
@@ -29,8 +28,9 @@ from tasks.context import load, local, produce, rollouts_of, stored_examples, tr
 from tasks.refs import DistilRef, Iteration, PolicyRef, Ref, Sampled
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.anchors import anchors_identity, load_anchors
-from tasks.stages.journal import Journal, read_probes, send_all
+from tasks.stages.journal import Journal, read_probes, send_all, sound_found, step_alarms
 from tasks.stages.rollout import computed
 from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts, teacher_ref
 
@@ -43,22 +43,28 @@ def distil_candidate(iteration: Iteration, sampled: Sampled) -> DistilRef:
     """The candidate's weights and trainer state after this iteration's optimiser steps."""
     sampled_in = [shard.iteration for shard in sampled.shards]
     check_staleness(sampled_in, iteration.number, iteration.config.token_weights.max_staleness)
-    identity = _identity(iteration, sampled)
+    identity = distil_identity(iteration, sampled)
     trained: list[Policy] = []  # stays empty when the state is there already
     made, seconds = produce("states", identity, partial(_distil, iteration, sampled, identity, trained))
     state = Ref(uri=made.uri)
+    if not trained:
+        sound_found(iteration, state)
     stored = {"state": made.digest, "served": served_settings(iteration.config)}
     model, _ = produce("models", stored, partial(_export, iteration, state, trained))
     return DistilRef(
         policy=PolicyRef(uri=model.uri, digest=model.digest, state=state, acceptance=iteration.campaign.initial.acceptance),
         metrics=last_quarter(send_all(iteration, state)),
         probes=read_probes(local(state)),
+        alarms=step_alarms(iteration, state),
         seconds=seconds,
     )
 
 
-def _identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
+def distil_identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
+    """What decides the trainer state after an iteration's optimiser steps."""
     config, policy = iteration.config, iteration.policy
+    online = not (config.distillation.records_targets or config.distillation.teacher_free)
+    pool = {"data": iteration.campaign.data.identity} if online else {}  # contexts may show any item of the training split
     return {
         "policy": policy.digest,
         "state": policy.state.content if policy.state else None,
@@ -71,12 +77,12 @@ def _identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
             name: getattr(config, name).model_dump()
             for name in ("teacher", "distillation", "token_weights", "optimizer", "prompts")
         },
-        "model": config.model.model_dump(include={"dtype", "lora"}),
+        "model": config.model.model_dump(include={"lora"}) | {"dtype": dtype_identity(config.model)},
         "iterations": config.iterations,
         "iteration": iteration.number,
         "seed": config.seed,
         "control": config.control,
-    } | anchors_identity(iteration)
+    } | pool | anchors_identity(iteration)
 
 
 def _distil(

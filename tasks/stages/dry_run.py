@@ -1,24 +1,22 @@
 """A campaign tried before it starts: model and data are loaded, a few prompts go through every step, nothing is registered."""
 
 import torch
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from opsd_core.config import CampaignConfig
-from opsd_core.data import LoadedData, load_examples
 from opsd_core.dry_run import dry_run, in_words
 from opsd_core.models.policy import add_lora
 from opsd_core.teacher.parts import Models, Parts
-from tasks.context import load, scratch, shared_policy
-from tasks.refs import PolicyRef
+from tasks.context import load, shared_policy, stored_examples
+from tasks.refs import PolicyRef, Ref
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
-from tasks.sources import download_file
+from tasks.runtime.stage import task
 
 
 @task(name="dry-run", **STAGE)
-def try_campaign(config: CampaignConfig, initial: PolicyRef, teachers: list[PolicyRef]) -> str:
+def try_campaign(config: CampaignConfig, initial: PolicyRef, data: Ref, teachers: list[PolicyRef]) -> str:
     """What both sides read, whether there is a signal, and how long an iteration will take: a report, as an artifact too."""
     with measured_peak() as peak:
         student = load(initial, config.model, torch.float32)
@@ -30,13 +28,8 @@ def try_campaign(config: CampaignConfig, initial: PolicyRef, teachers: list[Poli
             load_copy=lambda ref: load(ref, config.model, torch.float32),
             student=student,
         )
-        found = dry_run(shared_policy(initial, config.model), student, parts, _data(config), config)
+        found = dry_run(shared_policy(initial, config.model), student, parts, stored_examples(data, "train"), config)
     text = in_words(found, config) + f"\nPeak memory of this process: {peak.bytes / 1e9:.1f} GB.\n"
     description = f"{len(found.problems)} problems; about {sum(found.minutes.values()):.0f} minutes per iteration"
     create_markdown_artifact(text, key=f"opsd-{artifact_key(config.name)}-dry-run", description=description)
     return text
-
-
-def _data(config: CampaignConfig) -> LoadedData:
-    with scratch() as downloads:
-        return load_examples(config.data, fetch=lambda uri: download_file(uri, downloads))

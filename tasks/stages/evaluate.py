@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.config import CampaignConfig
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
@@ -15,13 +13,14 @@ from opsd_core.graders.agreement import final_answer
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.judgement.metrics import answer_diversity, constant_accuracy, summarise
 from opsd_core.models.memory import memory_estimate
-from opsd_core.models.policy import tokenizer_digest
+from opsd_core.models.policy import dtype_identity, tokenizer_digest
 from opsd_core.records.examples import Example
-from opsd_core.records.outcomes import write_outcomes
-from tasks.context import produce, prompt_builder, shared_policy, stored_examples
+from opsd_core.records.outcomes import ItemOutcome, read_outcomes, write_outcomes
+from tasks.context import local, produce, prompt_builder, shared_policy, stored_examples
 from tasks.refs import EvaluationRef, PolicyRef, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
 
 
@@ -33,8 +32,27 @@ def evaluate(
 
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
     """
-    examples, builder = stored_examples(data, split), prompt_builder(policy, config)
-    examples = ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
+    examples = held_out(config, data, split)
+    identity = evaluation_identity(config, policy, examples)
+    artifact, seconds = produce("evaluations", identity, partial(_evaluate, config, policy, examples, label))
+    return EvaluationRef(
+        uri=artifact.uri,
+        digest=artifact.digest,
+        conditions_digest=digest(identity["conditions"]),
+        metrics=_metrics(config, examples, read_outcomes(local(artifact.uri) / "outcomes.parquet")),
+        seconds=seconds,
+    )
+
+
+def held_out(config: CampaignConfig, data: Ref, split: str = "validation") -> list[Example]:
+    """The items that are measured: the split's first by id with an answer, any where none has one."""
+    examples = stored_examples(data, split)
+    return ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
+
+
+def evaluation_identity(config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example]) -> dict[str, Any]:
+    """What decides an evaluation; only two under the same conditions can be compared."""
+    builder = prompt_builder(policy, config)
     conditions = {
         "items": split_digest(examples),
         "template": builder.student_digest,
@@ -44,15 +62,9 @@ def evaluate(
         "source": config.data.source,
         "seed": config.seed,
     }
-    identity = {"policy": policy.digest, "conditions": conditions, "dtype": config.model.dtype}
-    artifact, seconds = produce("evaluations", identity, partial(_evaluate, config, policy, examples, label))
-    return EvaluationRef(
-        uri=artifact.uri,
-        digest=artifact.digest,
-        conditions_digest=digest(conditions),
-        metrics=artifact.summary["metrics"],
-        seconds=seconds,
-    )
+    if any(example.metadata for example in examples):  # what a task's own verifier reads beside the answer
+        conditions["metadata"] = digest([[example.id, example.metadata] for example in examples])
+    return {"policy": policy.digest, "conditions": conditions, "dtype": dtype_identity(config.model)}
 
 
 def _evaluate(
@@ -64,14 +76,17 @@ def _evaluate(
         loaded, builder = shared_policy(policy, config.model), prompt_builder(policy, config)
         outcomes = evaluate_policy(loaded, examples, builder, grader, config, report)
     write_outcomes(folder / "outcomes.parquet", outcomes)
+    how = computed(config, config.execution.evaluation_batch_size, memory_estimate(loaded, config)["evaluate"])
+    return {"metrics": _metrics(config, examples, outcomes), "num_items": len(examples), "computed": how}
+
+
+def _metrics(config: CampaignConfig, examples: Sequence[Example], outcomes: Sequence[ItemOutcome]) -> dict[str, float]:
+    """Of stored outcomes too: filter.max_repetition decides a metric and no outcome, so it is no part of their identity."""
     metrics = summarise(outcomes, config.filter.max_repetition)
     metrics["eval/answer_diversity"] = answer_diversity(outcomes)
-    if labelled:
-        metrics["eval/constant_accuracy"] = constant_accuracy(examples)
-    else:
-        metrics = {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
-    how = computed(config, config.execution.evaluation_batch_size, memory_estimate(loaded, config)["evaluate"])
-    return {"metrics": metrics, "num_items": len(examples), "computed": how}
+    if all(example.answer for example in examples):
+        return metrics | {"eval/constant_accuracy": constant_accuracy(examples)}
+    return {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
 
 
 _NEED_LABELS = ("eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score")

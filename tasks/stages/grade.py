@@ -5,8 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.graders import grader_identity
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.examples import Example, read_examples
@@ -16,13 +14,21 @@ from opsd_core.selection.grading import Graded, grade_rollouts
 from tasks.context import local, produce, prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, PromptSet, Ref, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.prompts import known_counts
-from tasks.stages.teacher import prompts_of, solvers
+from tasks.stages.teacher import prompts_of, solvers, teacher_budget
 
 
 @task(name="grade", task_run_name="grade-it{iteration.number}", **STAGE)
 def grade(iteration: Iteration, prompts: PromptSet, shards: list[ShardRef]) -> GradedRef:
     """Judge every completion and decide which are trained on; nothing is deleted, every drop has its reason."""
+    identity = grade_identity(iteration, shards)
+    artifact, seconds = produce("grades", identity, partial(_grade, iteration, prompts, shards))
+    return GradedRef(uri=artifact.uri, digest=artifact.digest, seconds=seconds, **artifact.summary["counts"])
+
+
+def grade_identity(iteration: Iteration, shards: Sequence[ShardRef]) -> dict[str, Any]:
+    """What decides the grades of an iteration's completions."""
     config, curriculum = iteration.config, iteration.curriculum
     identity = {
         "rollouts": [shard.digest for shard in shards],
@@ -32,12 +38,12 @@ def grade(iteration: Iteration, prompts: PromptSet, shards: list[ShardRef]) -> G
     if config.context_from_rollouts:  # a completion may be left out because there is nothing to show the teacher
         identity["context"] = context_identity(config.teacher)
         identity["template"] = prompt_builder(iteration.campaign.initial, config).teacher_digest
+        identity["budget"] = teacher_budget(config)
     if iteration.solved:
         identity["solved"] = [iteration.solved.identity, iteration.solved.content]
     if config.filter.route == "pass_rate":
         identity["pass_rates"] = curriculum.digest if curriculum else None
-    artifact, seconds = produce("grades", identity, partial(_grade, iteration, prompts, shards))
-    return GradedRef(uri=artifact.uri, digest=artifact.digest, seconds=seconds, **artifact.summary["counts"])
+    return identity
 
 
 def _grade(iteration: Iteration, prompts: PromptSet, shards: Sequence[ShardRef], folder: Path) -> dict[str, Any]:

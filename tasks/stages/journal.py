@@ -24,6 +24,15 @@ def read_steps(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
 
 
+def step_alarms(iteration: Iteration, state: Ref) -> list[str]:
+    """The alarms of a finished iteration's optimiser steps in words, each at the first step that raised it."""
+    steps, found = read_steps(local(state)), {}
+    for number in range(1, len(steps) + 1):
+        for alarm in find_alarms(iteration.config.alarms, "step", steps[:number]):
+            found.setdefault(alarm.name, f"{alarm.name} at step {steps[number - 1]['step']}: {alarm.message}")
+    return list(found.values())
+
+
 def read_probes(folder: Path) -> Metrics:
     """What the probes before the first step measured."""
     return json.loads((folder / "probes.json").read_text())
@@ -107,6 +116,16 @@ class Journal:
         """Steps and probes as files."""
         (folder / "steps.jsonl").write_text("".join(json.dumps(step) + "\n" for step in self.steps))
         (folder / "probes.json").write_text(json.dumps(self.probes))
+
+
+def sound_found(iteration: Iteration, state: Ref) -> None:
+    """Look at the steps of a state that was found, perhaps made under other limits. AlarmError as `Journal.on_step`."""
+    steps, sounded = read_steps(local(state)), set[str]()
+    for number in range(1, len(steps) + 1):
+        new = [a for a in find_alarms(iteration.config.alarms, "step", steps[:number]) if a.name not in sounded]
+        sounded |= {alarm.name for alarm in new}
+        if new:
+            sound(iteration, new)
 
 
 def send_all(iteration: Iteration, state: Ref) -> list[dict[str, Any]]:

@@ -10,19 +10,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.config.teacher import MOVING
 from opsd_core.digest import derive_seed
 from opsd_core.graders import get_grader, grader_identity, grader_name
+from opsd_core.models.policy import dtype_identity
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
-from tasks.context import local, produce, prompt_builder, shared_policy
+from tasks.context import local, produce, prompt_builder, shared_policy, store, tracker
 from tasks.refs import Iteration, PolicyRef, PromptSet, Ref
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
+from tasks.sources import model_sources
 from tasks.stages.grade import asked
-from tasks.stages.prepare import resolve_teachers
+from tasks.stages.prepare import check_teacher, resolve_teachers
+from tasks.stages.weights import accepted
+from tasks.storage.artifacts import describe
 
 _SEEDS = "peer"
 """Name from which, with the example's id, the seed of every peer's answer is derived."""
@@ -51,7 +55,7 @@ def refresh_peers(iteration: Iteration) -> list[PolicyRef]:
     identity = {"campaign": campaign.id, "iteration": iteration.number, "sources": list(sources)}
 
     def write(folder: Path) -> dict[str, Any]:
-        refs = resolve_teachers(iteration.config, campaign.initial)
+        refs = _first_met(iteration)
         (folder / "peers.json").write_text(json.dumps([ref.model_dump() for ref in refs]))
         return {"digests": [ref.digest for ref in refs]}
 
@@ -60,6 +64,25 @@ def refresh_peers(iteration: Iteration) -> list[PolicyRef]:
     named = ", ".join(f"{source} is {ref.digest[:16]}" for source, ref in zip(sources, refs, strict=True))
     get_run_logger().info("iteration %d: %s", iteration.number, named)
     return refs
+
+
+def _first_met(iteration: Iteration) -> list[PolicyRef]:
+    """The peers' present weights; where the iteration met peers before, those, whatever became of the record in the store."""
+    config, initial, met = iteration.config, iteration.campaign.initial, list[PolicyRef]()
+
+    def now() -> str:
+        met.extend(resolve_teachers(config, initial))
+        return json.dumps([store().key_of(ref.uri) for ref in met])
+
+    keys = json.loads(tracker().settle(iteration.run_id, f"opsd.peers.{iteration.number}", now))
+    if met:
+        return met
+    for key, (field, source) in zip(keys, model_sources(config)[1:], strict=True):
+        found = describe(store(), store().uri(key))
+        ref = accepted(PolicyRef(uri=found.uri, digest=found.digest), config.model)
+        check_teacher(config, initial, ref, f"{field}={source!r}")
+        met.append(ref)
+    return met
 
 
 @task(name="solve-prompts", task_run_name="solve-prompts-it{iteration.number}", **STAGE)
@@ -76,7 +99,7 @@ def solve_prompts(iteration: Iteration, prompts: PromptSet) -> Ref:
         "sampling": asdict(_greedy(iteration)),
         "seeds": _SEEDS,
         "grader": grader_identity(config.data),
-        "dtype": config.model.dtype,
+        "dtype": dtype_identity(config.model),
     }
     artifact, _ = produce("solved", identity, partial(_solve, iteration, prompts))
     return Ref(uri=artifact.uri)

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from transformers import PreTrainedTokenizerBase
@@ -17,24 +16,40 @@ from opsd_core.config.rules.effects import settings_without_effect
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
-from opsd_core.data import source_content as data_content
 from opsd_core.digest import digest
-from opsd_core.errors import ModelError, ServiceError
+from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
+from opsd_core.judgement.gate import level
+from opsd_core.judgement.statistics import mcnemar
 from opsd_core.models.policy import (
     resolve_device,
     tokenizer_digest,
 )
 from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
+from opsd_core.prompts.limits import check_context, check_items
 from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
-from tasks.context import local, produce, scratch, settings, shared_policy, shared_tokenizer, store, tracker
+from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
+from tasks.context import (
+    local,
+    produce,
+    scratch,
+    settings,
+    shared_policy,
+    shared_tokenizer,
+    store,
+    stored_examples,
+    tracker,
+)
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
-from tasks.sources import download_file
-from tasks.stages.weights import accepted, served, stored_weights
+from tasks.runtime.stage import task
+from tasks.sources import download_file, model_sources
+from tasks.stages.evaluate import held_out
+from tasks.stages.weights import accepted, check_adapters, stored_context, stored_weights
+from tasks.states import check_sources, data_state, in_words, unchanged_data
 from tasks.storage.artifacts import describe
 
 _MIN_FREE_BYTES = 2 << 30
@@ -42,8 +57,11 @@ _MIN_FREE_BYTES = 2 << 30
 
 
 @task(name="preflight", **STAGE | {"retries": 0})
-def preflight(config: CampaignConfig) -> None:
-    """Ask every service and the disk before any work. ServiceError or ConfigError names what is missing."""
+def preflight(config: CampaignConfig, data: bool = True) -> None:
+    """Ask every service, the disk and every named model and data set before any work. An OpsdError names what is missing.
+
+    `data`: whether data.source will be read.
+    """
     resolve_device(config.model)
     store().ensure_bucket()
     store().probe()
@@ -56,12 +74,16 @@ def preflight(config: CampaignConfig) -> None:
             f"{cache} has {free / 1e9:.1f} GB free, a campaign needs {_MIN_FREE_BYTES / 1e9:.1f} GB. "
             "Free space there or point OPSD_CACHE to a larger disk."
         )
+    check_sources(config, data=data)
 
 
 @task(name="prepare-model", **STAGE)
 def prepare_model(config: CampaignConfig) -> PolicyRef:
-    """The starting weights as a safetensors folder in the store."""
-    return stored_weights(config)
+    """The starting weights as a safetensors folder in the store. ConfigError when context or adapters do not suit them."""
+    initial = stored_weights(config)
+    check_context(config, stored_context(initial, config.model))
+    check_adapters(initial, config)
+    return initial
 
 
 @task(name="prepare-teachers", **STAGE)
@@ -75,44 +97,73 @@ def prepare_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
 def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyRef]:
     """The present weights of teacher.source or teacher.peers, in their order, each with the policy's vocabulary."""
     refs = []
-    for name in config.teacher.sources:
-        source = f"models:/{name.removeprefix(MOVING)}" if name.startswith(MOVING) else name
-        other = config.model.model_copy(update={"source": source, "revision": None})
-        ref = stored_weights(config.model_copy(update={"model": other}), f"teacher's model {name!r}")
-        sides = shared_policy(initial, config.model), shared_policy(ref, config.model)
-        check_same_vocabulary(*sides, f"teacher {source!r}")
+    for field, name in model_sources(config)[1:]:
+        other = config.model.model_copy(update={"source": name, "revision": None})
+        ref = stored_weights(config.model_copy(update={"model": other}), field)
+        check_teacher(config, initial, ref, f"{field}={name!r}")
         refs.append(ref)
     return refs
+
+
+def check_teacher(config: CampaignConfig, initial: PolicyRef, teacher: PolicyRef, name: str) -> None:
+    """ModelError when a teacher has another vocabulary than the policy."""
+    check_same_vocabulary(shared_policy(initial, config.model), shared_policy(teacher, config.model), name)
 
 
 @task(name="prepare-data", **STAGE)
 def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
     """Clean, deduplicate and split the data set, check every prompt's length; splits and report become one artifact."""
     tokenizer = shared_tokenizer(initial)
-    identity = {
+    identity = data_identity(config, tokenizer)
+    get_run_logger().info("data.source=%s: %s", config.data.source, in_words(identity["content"]))
+    artifact, _ = produce("datasets", identity, partial(_load_data, config, tokenizer, identity["content"]))
+    data = Ref(uri=artifact.uri)
+    check_data(config, data, initial)
+    return data
+
+
+def data_identity(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What decides the splits: the settings of the data, what lies at its address now, and how long prompts may be."""
+    return {
         "data": config.data.model_dump(exclude={"grader"}),
-        "content": data_content(config.data),
+        "content": data_state(config.data),
         "tokenizer": tokenizer_digest(tokenizer),
         "lengths": budgets_identity(tokenizer, config),
     }
-    artifact, _ = produce("datasets", identity, partial(_load_data, config, tokenizer))
-    return Ref(uri=artifact.uri)
 
 
-def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folder: Path) -> dict[str, Any]:
+def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
+    """DataError or ConfigError when stored splits do not suit settings that are no part of their identity, or the model."""
+    splits = {split: stored_examples(data, split) for split in ("train", "validation", "test")}
+    check_gradable([e for examples in splits.values() for e in examples if e.answer], grader_name(config.data))
+    measured = held_out(config, data)
+    check_items(config, splits["train"], measured)
+    if config.promotion.mode != "manual" and mcnemar(len(measured), 0) > level(config.promotion, config.iterations):
+        get_run_logger().warning(
+            "%d items are measured: even if a candidate solved all of them and the champion none, the gate could not promote it "
+            "at promotion.alpha=%g over %d iterations. Raise evaluation.num_items or use more rows.",
+            len(measured), config.promotion.alpha, config.iterations,
+        )  # fmt: skip
+    check_context(config, stored_context(initial, config.model), describe(store(), data.uri).summary.get("longest"))
+
+
+def _load_data(
+    config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     with scratch() as downloads:
         data = load_examples(config.data, fetch=lambda uri: download_file(uri, downloads))
+    unchanged_data(config.data, state)
     for line in data.report.lines():
         get_run_logger().info(line)
-    check_gradable([e for e in data.train + data.validation + data.test if e.answer], grader_name(config.data))
     report, too_long = data.report.as_dict(), []
+    longest: dict[str, dict[str, int]] = {"train": {}, "validation": {}, "test": {}}
     builder = PromptBuilder.of(tokenizer, config)
     for split in ("train", "validation", "test"):
         examples = getattr(data, split)
         if split == "train":
-            fitting, dropped = fitting_in_every_stage(examples, tokenizer, config)
+            fitting, dropped = fitting_in_every_stage(examples, tokenizer, config, longest[split])
         else:
-            fitting, dropped = fitting_examples(examples, builder, lambda example: None)
+            fitting, dropped = fitting_examples(examples, builder, lambda example: None, longest[split])
         write_examples(folder / f"{split}.parquet", fitting)
         report["sizes"][split] = len(fitting)
         too_long += dropped
@@ -121,7 +172,8 @@ def _load_data(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, folde
     if too_long:
         get_run_logger().warning("%d prompts are too long and dropped (prompts.overflow=drop)", len(too_long))
     counts = [name for name in report if name.startswith("num_")]
-    return {name: report[name] for name in ("sizes", "digests", "reasons", *counts)} | {"prompts_too_long": len(too_long)}
+    found = {name: report[name] for name in ("sizes", "digests", "reasons", *counts)}
+    return found | {"prompts_too_long": len(too_long), "longest": longest}
 
 
 @task(name="start-campaign", **STAGE)
@@ -151,11 +203,10 @@ def start_campaign(
     experiment = tracker()
     run_id = experiment.campaign_run(config.name, campaign_id, identity["config"], _tags(initial, data))
     _log_data(run_id, data)
-    champion = _current_champion(config, initial, run_id)
-    if champion.digest == initial.digest:  # its weights are the start; its optimiser and adapters are another campaign's
-        champion = champion.model_copy(update={"state": None})
+    ensure_champion(config, initial, run_id)
 
     def write(folder: Path) -> dict[str, Any]:
+        champion = champion_at_start(config, initial, campaign_id, run_id, accepted)
         (folder / "config.json").write_text(config.model_dump_json(indent=1))
         (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
         (folder / "champion.json").write_text(champion.model_dump_json(indent=1))
@@ -163,6 +214,8 @@ def start_campaign(
 
     artifact, _ = produce("campaigns", identity, write)
     folder = local(artifact.uri)
+    champion = PolicyRef.model_validate_json((folder / "champion.json").read_text())
+    experiment.settle(run_id, CHAMPION_AT_START, lambda: str(champion.version))
     for name in ("config.json", "environment.json"):
         experiment.log_text(run_id, (folder / name).read_text(), name)
     return Campaign(
@@ -172,7 +225,7 @@ def start_campaign(
         data=data,
         initial=initial,
         teachers=list(teachers),
-        champion=PolicyRef.model_validate_json((folder / "champion.json").read_text()),
+        champion=champion,
         run_id=run_id,
         pretraining=pretraining,
         flow_run_id=flow_run.get_id(),
@@ -186,32 +239,6 @@ def _log_data(run_id: str, data: Ref) -> None:
     counts = {f"data/{name.removeprefix('num_')}": float(summary[name]) for name in summary if name.startswith("num_")}
     tracker().log_metrics(run_id, [(0, counts)])
     tracker().log_text(run_id, (local(data) / "report.json").read_text(), "data.json")
-
-
-def _current_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -> PolicyRef:
-    """The registry's champion, or the starting weights registered as the first version."""
-    registry = tracker()
-    registry.ensure_model(config.name)
-    number = registry.version_by_alias(config.name, "champion")
-    if number is not None:
-        tags = registry.version_tags(config.name, number)
-        if "opsd.model_uri" not in tags:
-            raise ModelError(
-                f"models:/{config.name}@champion (version {number}) was not registered by opsd: tag opsd.model_uri is "
-                f"missing. Choose another campaign name (name={config.name!r}) or remove the alias."
-            )
-        state = Ref(uri=tags["opsd.state_uri"]) if tags.get("opsd.state_uri") else None
-        champion = PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"], state=state, version=number)
-        known = tags.get("opsd.acceptance")
-        return champion.model_copy(update={"acceptance": known}) if known else accepted(champion, config.model)
-    tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
-    tags["opsd.acceptance"] = initial.acceptance
-    source = served(initial, config).uri
-    number = registry.register(config.name, source, run_id, tags, "Starting weights of the first campaign.")
-    registry.promote(
-        config.name, number, why="first version: the starting weights", who="opsd", expected_champion=None
-    )
-    return initial.model_copy(update={"version": number})
 
 
 def _tags(initial: PolicyRef, data: Ref) -> dict[str, str]:

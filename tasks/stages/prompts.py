@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from prefect import task
 
 from opsd_core.records.examples import write_examples
 from opsd_core.records.grades import read_grades
@@ -14,6 +13,7 @@ from opsd_core.selection.curriculum import Counts, CurriculumState, next_state, 
 from tasks.context import local, produce, rollouts_of, stored_examples
 from tasks.refs import CurriculumRef, GradedRef, Iteration, PromptSet, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 
 
 @task(name="choose-prompts", task_run_name="choose-prompts-it{iteration.number}", **STAGE)

@@ -4,10 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
+from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig, DataConfig
-from opsd_core.data import load_examples, source_content
+from opsd_core.data import load_examples
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.models.policy import tokenizer_digest
@@ -19,8 +19,10 @@ from tasks.context import produce, scratch, shared_policy
 from tasks.refs import Campaign, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
-from tasks.sources import download_file
+from tasks.runtime.stage import task
+from tasks.sources import data_sources, download_file, named
 from tasks.stages.rollout import engine
+from tasks.states import data_state, in_words, unchanged_data
 
 
 @task(name="rehearse", **STAGE)
@@ -34,7 +36,7 @@ def rehearse(campaign: Campaign) -> Campaign:
     builder = PromptBuilder(policy.tokenizer, rehearsal.prompts, config.teacher, config.model.chat_template)
     identity = {
         "initial": campaign.initial.digest,
-        "sources": [[data.model_dump(mode="json"), source_content(data)] for data in rehearsal.data],
+        "sources": rehearsal_sources(config),
         "num_prompts": rehearsal.num_prompts,
         "template": builder.student_digest,
         "prompts": rehearsal.prompts.model_dump(include={"max_prompt_length", "overflow"}),
@@ -47,6 +49,16 @@ def rehearse(campaign: Campaign) -> Campaign:
     }
     artifact, _ = produce("rehearsals", identity, partial(_answer, config, policy, builder))
     return campaign.model_copy(update={"rehearsal": Ref(uri=artifact.uri)})
+
+
+def rehearsal_sources(config: CampaignConfig) -> list[list[Any]]:
+    """Settings and present state of every source of prompts."""
+    found = []
+    for field, data in data_sources(config)[1:]:
+        state = data_state(data, field)
+        get_run_logger().info("%s=%s: %s", field, data.source, in_words(state))
+        found.append([data.model_dump(mode="json"), state])
+    return found
 
 
 def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
@@ -65,7 +77,8 @@ def rehearsal_examples(config: CampaignConfig, builder: PromptBuilder) -> tuple[
     rehearsal, chosen, too_long = config.rehearsal, {}, 0
     for number, data in enumerate(rehearsal.data):
         part = rehearsal.num_prompts // len(rehearsal.data) + (number < rehearsal.num_prompts % len(rehearsal.data))
-        found, dropped = fitting_examples(prompts_of_source(data), builder, lambda example: None)
+        with named(field := f"rehearsal.data[{number}].source"):
+            found, dropped = fitting_examples(prompts_of_source(data, field), builder, lambda example: None)
         too_long += len(dropped)
         found = [example for example in found if example.id not in chosen]
         if len(found) < part:
@@ -79,7 +92,10 @@ def rehearsal_examples(config: CampaignConfig, builder: PromptBuilder) -> tuple[
     return list(chosen.values()), too_long
 
 
-def prompts_of_source(data: DataConfig) -> list[Example]:
-    """The training split of one source of prompts."""
-    with scratch() as downloads:
-        return load_examples(data, fetch=lambda uri: download_file(uri, downloads)).train
+def prompts_of_source(data: DataConfig, field: str) -> list[Example]:
+    """The training split of one source of prompts. DataError by `field` when it cannot be read, or changes meanwhile."""
+    before = data_state(data, field)
+    with named(field), scratch() as downloads:
+        loaded = load_examples(data, fetch=lambda uri: download_file(uri, downloads, field))
+        unchanged_data(data, before, field)
+    return loaded.train

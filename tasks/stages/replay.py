@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-from prefect import task
 from pydantic import ValidationError
 
 from opsd_core.config import CampaignConfig, deep_merge
@@ -11,9 +10,10 @@ from opsd_core.config.moved import with_present_names
 from opsd_core.config.refusals import as_settings, explained, shown
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, IntegrityError
-from tasks.context import local, store, tracker
+from tasks.context import lineage, local, store, tracker
 from tasks.refs import PolicyRef, PromptSet, Record, Ref, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.storage.artifacts import describe
 
 SECTIONS = ("teacher", "distillation", "token_weights", "optimizer", "filter")
@@ -45,8 +45,8 @@ def find_rollouts(name: str, iterations: list[int] | None, campaign: str | None)
 
     Raises ConfigError naming the iterations that exist when one is asked for that does not.
     """
-    versions = [entry.tags for entry in tracker().versions(name) if "opsd.rollouts" in entry.tags]
-    numbers = [entry.version for entry in tracker().versions(name) if "opsd.rollouts" in entry.tags]
+    made = [entry for entry in tracker().versions(name) if {"opsd.lineage", "opsd.rollouts"} & entry.tags.keys()]
+    versions, numbers = [entry.tags for entry in made], [entry.version for entry in made]
     campaigns = [tags["opsd.campaign"] for tags in versions]
     wanted_campaign = campaign or (campaigns[-1] if campaigns else "")
     found = {
@@ -61,19 +61,19 @@ def find_rollouts(name: str, iterations: list[int] | None, campaign: str | None)
             f"model {name!r} has no stored rollouts of iterations {missing or 'any'} of campaign {wanted_campaign or '(none)'}; "
             f"there are iterations {sorted(found)} and campaigns {sorted(set(campaigns))}. Correct iterations or campaign."
         )
-    tags = found[wanted[0]][1]
+    known = lineage(found[wanted[0]][1])
     stored = [_stored(number, *found[number]) for number in wanted]
     return ReplaySource(
         name=name,
         campaign=wanted_campaign,
-        record=Ref(uri=tags["opsd.config"]),
-        data=Ref(uri=tags["opsd.data"]),
+        record=Ref(uri=known["config"]),
+        data=Ref(uri=known["data"]),
         iterations=stored,
     )
 
 
 def _stored(iteration: int, version: int, tags: dict[str, str]) -> StoredIteration:
-    uris = json.loads(tags["opsd.rollouts"])
+    uris = lineage(tags)["rollouts"]
     files = describe(store(), uris[0]).identity["prompts"]
     keys = [info.key for info in store().list("prompts/") if f"/{files}/" in info.key]
     if not keys:

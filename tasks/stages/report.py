@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
-from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from pydantic import Field
 
+from opsd_core.answers.words import accuracy_interval, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
 from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
 from tasks.refs import (
+    AnswersRef,
     Campaign,
     CurriculumRef,
-    EvaluationRef,
     GradedRef,
     Iteration,
     Outcome,
@@ -24,7 +24,10 @@ from tasks.refs import (
 )
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.journal import read_steps
+from tasks.stages.weights import state_of_model
+from tasks.states import in_words
 from tasks.storage.artifacts import describe
 
 Peaks = dict[str, tuple[int, int]]
@@ -38,10 +41,14 @@ class IterationSummary(Record):
     version: int
     promoted: bool
     accuracy_before: float | None
-    """None without labels, as the next three."""
+    """None without labels, as the next."""
     accuracy_after: float | None
-    error_before: float | None
-    error_after: float | None
+    outcome: str
+    """promoted, refused, or waits for a person."""
+    items: int
+    """Held-out items."""
+    answers: str
+    """Address of the page of answers."""
     loss_first: float
     loss_last: float
     wall_seconds: float
@@ -79,7 +86,7 @@ def open_iteration(
 
 
 @task(name="report", task_run_name="report-it{iteration.number}", **STAGE)
-def report_iteration(iteration: Iteration, outcome: Outcome) -> IterationSummary:
+def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef) -> IterationSummary:
     """Metrics and plots to MLflow, a markdown and a table artifact to Prefect."""
     stages, peaks, experiment = _seconds(outcome), _peaks(outcome), tracker()
     _log_metrics(iteration, outcome, stages, peaks)
@@ -96,17 +103,20 @@ def report_iteration(iteration: Iteration, outcome: Outcome) -> IterationSummary
         promoted=outcome.verdict.promote,
         accuracy_before=before.get("eval/accuracy"),
         accuracy_after=after.get("eval/accuracy"),
-        error_before=before.get("eval/accuracy_se"),
-        error_after=after.get("eval/accuracy_se"),
+        outcome=outcome.verdict.outcome,
+        items=int(after["eval/num_items"]),
+        answers=answers.address,
         loss_first=outcome.distilled.metrics["distillation/first_loss"],
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
         compute_seconds=sum(stages.values()),
     )
+    worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *answers.warnings]
     create_markdown_artifact(
-        _markdown(iteration, outcome, summary, stages, peaks),
+        report_head(iteration.name, iteration.number, summary.version, summary.outcome, worries, answers.address)
+        + _markdown(iteration, outcome, summary, stages, peaks),
         key=f"opsd-{artifact_key(iteration.name)}-it{iteration.number}",
-        description=f"Version {summary.version} {'promoted' if summary.promoted else 'not promoted'}; "
+        description=f"Version {summary.version} {summary.outcome}; "
         f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
     )
     return summary
@@ -156,8 +166,11 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in peaks.items()},
     }
     of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))}
-    tracker().log_metrics(iteration.run_id, [(iteration.number, metrics)])
-    tracker().log_metrics(iteration.campaign.run_id, [(iteration.number, of_campaign)])
+    number, before = iteration.number, outcome.before.metrics
+    # Point 0 of every curve is the model that an iteration, or the campaign, compares with; point 1 what came of it.
+    tracker().log_metrics(iteration.run_id, [(number, before), (number + 1, metrics)])
+    start = [(0, before)] if number == 0 else []
+    tracker().log_metrics(iteration.campaign.run_id, [*start, (number + 1, of_campaign)])
 
 
 def _plots(iteration: Iteration, outcome: Outcome) -> None:
@@ -175,29 +188,26 @@ def _markdown(
 ) -> str:
     before, after, sampled, name = outcome.before, outcome.after, outcome.sampled, iteration.name
     graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
-    result = "promoted to champion" if summary.promoted else "refused"
     times = "\n".join(
         f"| {stage} | {seconds:.1f} | {peaks[stage][0] / 1e9:.2f} | {peaks[stage][1] / 1e9:.2f} |"
         for stage, seconds in stages.items()
     )
-    lengths = f"{before.metrics['eval/mean_length']:.1f} → {after.metrics['eval/mean_length']:.1f}"
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
-    return f"""# {name}: iteration {summary.iteration} — version {summary.version} {result}
-
-{verdict.summary}
+    return f"""{verdict.summary}
 
 | | before (champion) | after (candidate) |
 |---|---|---|
-| held-out accuracy | {_accuracy(before)} | {_accuracy(after)} |
-| the commonest answer alone would give | {_share(before, "constant_accuracy")} | {_share(after, "constant_accuracy")} |
-| different answers per completion | {_share(before, "answer_diversity")} | {_share(after, "answer_diversity")} |
+| held-out accuracy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
+| the commonest answer alone would give | {_shown(before.metrics.get("eval/constant_accuracy"), 3)} | {_shown(after.metrics.get("eval/constant_accuracy"), 3)} |
+| different answers per completion | {_shown(before.metrics.get("eval/answer_diversity"), 3)} | {_shown(after.metrics.get("eval/answer_diversity"), 3)} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 
-Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token; mean length {lengths};
+Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token;
 {sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)};
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
 Data: {_data(iteration)}.
+Model: {iteration.campaign.config.model.source}: {state_of_model(describe(store(), iteration.campaign.initial.uri))}.
 Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
 | stage | seconds | peak memory (GB) | estimated at most |
@@ -217,11 +227,13 @@ def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
 
 
 def _data(iteration: Iteration) -> str:
-    """What became of the data set's rows."""
-    summary = describe(store(), iteration.campaign.data.uri).summary
+    """What became of the data set's rows, and which state of the source they are of."""
+    stored = describe(store(), iteration.campaign.data.uri)
+    summary = stored.summary
     counts = {name.removeprefix("num_").replace("_", " "): summary[name] for name in summary if name.startswith("num_")}
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary.get("reasons", {}).items())
-    return ", ".join(f"{count} {name}" for name, count in counts.items()) + (f" ({reasons})" if reasons else "")
+    rows = ", ".join(f"{count} {name}" for name, count in counts.items()) + (f" ({reasons})" if reasons else "")
+    return f"{rows}; {iteration.campaign.config.data.source}: {in_words(stored.identity.get('content', {}))}"
 
 
 def _references(graded: GradedRef) -> str:
@@ -229,20 +241,8 @@ def _references(graded: GradedRef) -> str:
     return "" if share is None else f" (the grader accepts {share:.3f} of these)"
 
 
-def _share(evaluation: EvaluationRef, name: str) -> str:
-    value = evaluation.metrics.get(f"eval/{name}")
-    return "unknown" if value is None else f"{value:.3f}"
-
-
-def _accuracy(evaluation: EvaluationRef) -> str:
-    if "eval/accuracy" not in evaluation.metrics:
-        return "unknown (no labels)"
-    accuracy, error = evaluation.metrics["eval/accuracy"], evaluation.metrics["eval/accuracy_se"]
-    return f"{accuracy:.3f} ± {1.96 * error:.3f}"
-
-
-def _shown(accuracy: float | None) -> str:
-    return "unknown" if accuracy is None else f"{accuracy:.4f}"
+def _shown(share: float | None, digits: int = 4) -> str:
+    return "unknown" if share is None else f"{share:.{digits}f}"
 
 
 @task(name="close-campaign", **STAGE)
@@ -252,7 +252,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         {
             "iteration": s.iteration,
             "version": s.version,
-            "outcome": "promoted" if s.promoted else "refused",
+            "outcome": s.outcome,
             "accuracy before": _shown(s.accuracy_before),
             "accuracy after": _shown(s.accuracy_after),
             "loss": f"{s.loss_first:.4f} → {s.loss_last:.4f}",
@@ -266,8 +266,11 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
     )
     measured = [s for s in summaries if s.accuracy_before is not None]
-    points = [("start", s.accuracy_before, s.error_before or 0.0, True) for s in measured[:1]]
-    points += [(f"it{s.iteration} (v{s.version})", s.accuracy_after, s.error_after or 0.0, s.promoted) for s in measured]
+    points = [("start", s.accuracy_before, accuracy_interval(s.accuracy_before, s.items), True) for s in measured[:1]]
+    points += [
+        (f"it{s.iteration} (v{s.version})", s.accuracy_after, accuracy_interval(s.accuracy_after, s.items), s.promoted)
+        for s in measured
+    ]
     if points:
         with scratch() as folder:
             plot_accuracy(points, folder / "accuracy.png")
@@ -276,11 +279,12 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     tracker().flush()
     wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
     lines = [
-        f"iteration {s.iteration}: version {s.version} {'promoted' if s.promoted else 'refused'}, "
+        f"iteration {s.iteration}: version {s.version} {s.outcome}, "
         f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}"
         for s in summaries
     ]
     lines += stopped
+    lines += [f"what it answers, before and after: {s.answers}" for s in summaries[-1:]]
     if summaries:
         share = 100 * (1 - compute / wall)
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")

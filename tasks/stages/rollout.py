@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 
 from opsd_core.config import CampaignConfig
 from opsd_core.models.memory import memory_estimate
@@ -19,11 +18,22 @@ from tasks.context import local, produce, prompt_builder, shared_policy
 from tasks.refs import Iteration, PromptSet, ShardRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 
 
 @task(name="rollout", task_run_name="rollout-it{iteration.number}-shard{shard}", **STAGE)
 def rollout(iteration: Iteration, prompts: PromptSet, shard: int) -> ShardRef:
     """Sample the shard's completions from the policy and store them with the distribution at every position."""
+    identity = rollout_identity(iteration, prompts, shard)
+    artifact, seconds = produce("rollouts", identity, partial(_sample, iteration, prompts, shard))
+    counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_references", "num_tokens")}
+    return ShardRef(
+        iteration=iteration.number, shard=shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts
+    )
+
+
+def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> dict[str, Any]:
+    """What decides a shard of completions."""
     config, builder = iteration.config, prompt_builder(iteration.policy, iteration.config)
     identity = {
         "policy": iteration.policy.digest,
@@ -38,11 +48,7 @@ def rollout(iteration: Iteration, prompts: PromptSet, shard: int) -> ShardRef:
     }
     if config.rollout.on_policy_fraction < 1.0:
         identity["references"] = reference_template(config)
-    artifact, seconds = produce("rollouts", identity, partial(_sample, iteration, prompts, shard))
-    counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_references", "num_tokens")}
-    return ShardRef(
-        iteration=iteration.number, shard=shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts
-    )
+    return identity
 
 
 def engine(config: CampaignConfig) -> dict[str, Any]:

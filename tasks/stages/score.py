@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from prefect import task
-
 from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import write_targets
@@ -19,13 +17,22 @@ from tasks.context import produce, prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
-from tasks.stages.teacher import grades_for_context, prompts_of, solvers, teacher_parts, teacher_ref
+from tasks.stages.teacher import grades_for_context, prompts_of, solvers, teacher_budget, teacher_parts, teacher_ref
 
 
 @task(name="score-targets", task_run_name="score-targets-it{iteration.number}-shard{shard.shard}", **STAGE)
 def score_shard(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> TargetsRef:
     """Teacher's top-k and tail at every position of the shard's completions."""
+    identity = score_identity(iteration, shard, graded)
+    artifact, seconds = produce("targets", identity, partial(_score, iteration, shard, graded))
+    counts = {name: artifact.summary[name] for name in ("num_tokens", "metrics")}
+    return TargetsRef(shard=shard.shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts)
+
+
+def score_identity(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> dict[str, Any]:
+    """What decides the teacher's targets of a shard."""
     config, campaign = iteration.config, iteration.campaign
     identity = {
         "rollouts": shard.digest,
@@ -37,12 +44,10 @@ def score_shard(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> Tar
         "top_k": config.distillation.top_k,
     } | teacher_identity(config)
     if config.teacher.kind.rollouts:
-        identity["grades"] = graded.digest
+        identity |= {"grades": graded.digest, "budget": teacher_budget(config)}
     if iteration.solved:
         identity["solved"] = [iteration.solved.identity, iteration.solved.content]
-    artifact, seconds = produce("targets", identity, partial(_score, iteration, shard, graded))
-    counts = {name: artifact.summary[name] for name in ("num_tokens", "metrics")}
-    return TargetsRef(shard=shard.shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts)
+    return identity
 
 
 def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 
+from opsd_core.config import CampaignConfig
 from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
 from opsd_core.models.policy import Policy
@@ -57,6 +59,11 @@ def prompts_of(iteration: Iteration, rollouts: Sequence[Rollout], correct: Mappi
     for example_id in known.keys() - {rollout.example_id for rollout in rollouts}:
         del known[example_id]
     return prompts
+
+
+def teacher_budget(config: CampaignConfig) -> dict[str, Any]:
+    """What decides which contexts made from completions are too long; those of the data set were measured with it."""
+    return config.prompts.model_dump(include={"max_teacher_prompt_length", "overflow"})
 
 
 def _prompt_settings(iteration: Iteration) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
@@ -14,15 +13,17 @@ from tasks.context import tracker
 from tasks.refs import Campaign, Iteration
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 
 
-def watch(iteration: Iteration, stage: Stage, history: Sequence[Metrics]) -> None:
-    """Check the latest metrics. AlarmError when a limit is passed and alarms.remedy is not warn."""
+def watch(iteration: Iteration, stage: Stage, history: Sequence[Metrics]) -> list[str]:
+    """Check the latest metrics; the alarms, in words. AlarmError when a limit is passed and alarms.remedy is not warn."""
     found = find_alarms(iteration.config.alarms, stage, history)
     if found:
         raised = {f"alarms/{alarm.name}": 1.0 for alarm in found}
         tracker().log_metrics(iteration.run_id, [(iteration.number, raised)])
         sound(iteration, found)
+    return [f"{alarm.name}: {alarm.message}" for alarm in found]
 
 
 def sound(iteration: Iteration, found: Sequence[Alarm]) -> None:

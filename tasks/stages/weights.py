@@ -1,26 +1,34 @@
 """Where a campaign starts: weights in the store, tested against themselves, those that opsd/pretrain promoted first."""
 
 import json
-import shutil
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.acceptance import accept
 from opsd_core.config import CampaignConfig, ModelConfig
-from opsd_core.digest import file_digest
 from opsd_core.models import tiny
-from opsd_core.models.policy import Serving, hub_commit, load_gguf, load_policy, resolve_dtype, save_policy
+from opsd_core.models.policy import (
+    hub_commit,
+    load_gguf,
+    load_policy,
+    resolve_device,
+    resolve_dtype,
+    save_policy,
+)
 from opsd_core.models.smollm2 import smollm2_gguf
-from opsd_core.models.storage.adapter_folders import local_base
-from opsd_core.models.storage.serving import served_settings, write_serving
-from tasks.context import load, local, produce, scratch, settings, tracker
-from tasks.refs import PolicyRef, Ref
+from opsd_core.models.storage.skeleton import check_targets, stored_config
+from opsd_core.models.types import context_length
+from tasks.context import local, produce, scratch, settings, tracker
+from tasks.refs import PolicyRef
 from tasks.runtime.retries import STAGE
-from tasks.sources import download_folder, model_address, stored_model
+from tasks.runtime.stage import task
+from tasks.sources import download_folder, model_address, named, stored_model
+from tasks.states import State, in_words, model_state, unchanged_model
+from tasks.storage.artifacts import Artifact
 
 PRETRAINED_FROM = "opsd.pretrained_from"
 """Tag of a version that opsd/pretrain made: digest of the weights that it started from."""
@@ -57,10 +65,12 @@ def stored_weights(config: CampaignConfig, field: str = "model.source") -> Polic
     `field` is the setting to name when there are none at that address.
     """
     source = model_address(config.model.source, field)
-    if artifact := stored_model(source, field):
-        return accepted(PolicyRef(uri=artifact.uri, digest=artifact.digest), config.model)
-    identity = {"source": source, "model": _identity(config.model), "content": source_content(source)}
-    artifact, _ = produce("models", identity, lambda folder: _materialise(source, config, folder))
+    artifact = stored_model(source, field)
+    if artifact is None:
+        with named(field):
+            identity = model_identity(source, config.model, field)
+            artifact, _ = produce("models", identity, partial(_materialise, source, config, field, identity["content"]))
+    get_run_logger().info("%s=%s: %s", field, config.model.source, state_of_model(artifact))
     return accepted(PolicyRef(uri=artifact.uri, digest=artifact.digest), config.model)
 
 
@@ -69,10 +79,7 @@ def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
 
     A model is tested once for each dtype, kind of adapters and version of the libraries that compute it.
     """
-    libraries = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
-    identity = {"model": policy.digest, "dtype": str(resolve_dtype(model)), "libraries": libraries}
-    if model.lora.rank:
-        identity["lora"] = model.lora.model_dump()
+    identity = acceptance_identity(policy, model)
 
     def write(folder: Path) -> dict[str, Any]:
         with scratch() as copies:
@@ -86,35 +93,57 @@ def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
     return policy.model_copy(update={"acceptance": (local(artifact.uri) / "acceptance.json").read_text()})
 
 
-def served(policy: PolicyRef, config: CampaignConfig) -> Ref:
-    """The folder of the starting weights as the gate of this campaign judges them: what the first version gives to others."""
-    identity = {"weights": policy.digest, "served": served_settings(config)}
-
-    def write(folder: Path) -> dict[str, Any]:
-        shutil.copytree(local(policy), folder, dirs_exist_ok=True)
-        loaded = load(policy, config.model)
-        write_serving(Serving.of(loaded, config), loaded, folder)
-        tracker().write_mlmodel(folder)
-        return {"weights": policy.uri}
-
-    return Ref(uri=produce("models", identity, write)[0].uri)
+def model_identity(source: str, model: ModelConfig, field: str = "model.source") -> dict[str, Any]:
+    """What decides the stored folder of a model: its address, what lies there now, and the settings it is stored with."""
+    settings_of_it: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    if model.chat_template:  # is written into the stored tokenizer
+        settings_of_it["chat_template"] = model.chat_template
+    if not _in_float32(source) and (stored_in := engine_dtype(model)) != "float32":  # weights are stored as they are loaded
+        settings_of_it["dtype"] = stored_in
+    return {"source": source, "model": settings_of_it, "content": model_state(source, field)}
 
 
-def _identity(model: ModelConfig) -> dict[str, Any]:
-    given = {"chat_template": model.chat_template} if model.chat_template else {}  # is written into the stored tokenizer
-    return {"revision": model.revision, "trust_remote_code": model.trust_remote_code} | given
+def acceptance_identity(policy: PolicyRef, model: ModelConfig) -> dict[str, Any]:
+    """What decides on which paths an architecture can be computed: weights, dtype, device and libraries."""
+    libraries = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
+    identity = {"model": policy.digest, "dtype": str(resolve_dtype(model)), "libraries": libraries}
+    if model.lora.rank:
+        identity["lora"] = model.lora.model_dump()
+    device = resolve_device(model).type
+    return identity if device == "cpu" else identity | {"device": device}
 
 
-def source_content(source: str) -> dict[str, str]:
-    """Digest of every local file that a source names; empty for what its name alone decides."""
-    path = Path(tiny.__file__ if source in tiny.SIZES else source)  # a tiny model is what its code makes of it
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
-    contents = {file.name: file_digest(file) for file in files}
-    base = local_base(path)  # of an adapter folder
-    return contents | ({f"base/{name}": value for name, value in source_content(base).items()} if base else {})
+def state_of_model(artifact: Artifact) -> str:
+    """Where stored weights came from and in which state that was, in words."""
+    identity = artifact.identity
+    if "content" not in identity:
+        return f"stored weights {artifact.digest[:16]}"
+    commit = artifact.summary.get("commit")
+    return f"{in_words(identity['content'])}{f', commit {commit}' if commit else ''}; stored weights {artifact.digest[:16]}"
 
 
-def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str, Any]:
+def stored_context(policy: PolicyRef, model: ModelConfig) -> int:
+    """Tokens that a stored model can attend to, read from its config.json."""
+    return context_length(stored_config(local(policy), model))
+
+
+def check_adapters(policy: PolicyRef, config: CampaignConfig) -> None:
+    """ConfigError when model.lora.target_modules names a layer that the model does not have; no weights are read."""
+    if config.model.lora.rank:
+        check_targets(local(policy), config.model)
+
+
+def engine_dtype(model: ModelConfig) -> str:
+    """ "float32" or "bfloat16": what model.dtype stands for on this hardware."""
+    return str(resolve_dtype(model)).removeprefix("torch.")
+
+
+def _in_float32(source: str) -> bool:
+    """Whether a source is stored in float32 whatever model.dtype says."""
+    return source in tiny.SIZES or source == "smollm2" or source.endswith(".gguf")
+
+
+def _materialise(source: str, config: CampaignConfig, field: str, state: State, folder: Path) -> dict[str, Any]:
     if source in tiny.SIZES:
         tiny.build_tiny(folder, seed=0, settings=tiny.SIZES[source])
     elif source == "smollm2":
@@ -123,10 +152,11 @@ def _materialise(source: str, config: CampaignConfig, folder: Path) -> dict[str,
         save_policy(load_gguf(Path(source)), folder)
     elif source.startswith("s3://"):
         with scratch() as copy:
-            download_folder(source, copy)
+            download_folder(source, copy, field)
             save_policy(load_policy(copy, config.model, dtype=None), folder)
     else:
         save_policy(load_policy(source, config.model), folder)
+    unchanged_model(source, state, field)
     tracker().write_mlmodel(folder)
     commit = hub_commit(config.model)
     return {"source": source} | ({"commit": commit} if commit else {})

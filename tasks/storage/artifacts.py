@@ -29,7 +29,7 @@ from tasks.storage.manifest import (
 from tasks.storage.quarantine import quarantine
 from tasks.storage.s3 import Store
 
-__all__ = ["Artifact", "artifact_key", "describe", "discard", "fetch", "find", "prune_cache", "publish"]
+__all__ = ["Artifact", "artifact_key", "describe", "discard", "fetch", "find", "prune_cache", "publish", "verify"]
 
 _LOG = logging.getLogger(__name__)
 _READS = 4
@@ -120,6 +120,23 @@ def fetch(store: Store, artifact: Artifact | str, cache: Path) -> Path:
         for file in artifact.manifest["files"]:
             _download(store, artifact, file, staged / file["name"])
         return enter(staged, target)
+
+
+def verify(store: Store, uri: str, cache: Path) -> Artifact:
+    """The artifact at `uri` after every stored byte of it was read and compared; what lies in the cache is not asked.
+
+    IntegrityError naming the object that is missing, of another length or of another sha256; that one is quarantined. `cache`
+    is a folder with room for the largest object.
+    """
+    artifact = describe(store, uri)
+    if wrong := _wrong_objects(store, artifact) and _wrong_objects(store, artifact):
+        raise IntegrityError(f"{artifact.uri}: {wrong}.")
+    need_space(cache, artifact)
+    with staging(cache) as staged:
+        for file in artifact.manifest["files"]:
+            _download(store, artifact, file, staged / file["name"])
+            (staged / file["name"]).unlink()
+    return artifact
 
 
 def discard(store: Store, key: str) -> int:

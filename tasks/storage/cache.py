@@ -13,12 +13,13 @@ from opsd_core.digest import file_digest
 from opsd_core.errors import ServiceError
 from tasks.storage.base import local_disk
 from tasks.storage.manifest import Artifact
+from tasks.storage.process_mark import process_tag, tagged_process_is_gone
 
 _COPY = re.compile(r"[0-9a-f]{32}")
 _TEMPORARY = (".staged-", ".trash-", ".work-")
 _VERIFIED: dict[Path, tuple[str, int, int, int]] = {}
 """Files whose bytes this process has read or made: their sha256, inode, size and time of the last change back then."""
-_ABANDONED_S = 24 * 3600.0  # a temporary folder unchanged for this long belongs to a killed process
+_ABANDONED_S = 24 * 3600.0  # a temporary folder unchanged for this long belongs to a killed process of another machine
 
 
 def copy_of(cache: Path, artifact: Artifact) -> Path:
@@ -72,7 +73,7 @@ def need_space(cache: Path, artifact: Artifact) -> None:
 @contextmanager
 def staging(cache: Path) -> Iterator[Path]:
     """The name of a new folder on the cache's disk; what is left there at the end is removed."""
-    staged = cache / f".staged-{uuid.uuid4().hex}"
+    staged = cache / temporary_name(".staged-")
     try:
         yield staged
     finally:
@@ -119,7 +120,7 @@ def prune_cache(cache: Path, max_bytes: int, *, idle_s: float = 300.0) -> int:
     now, copies = time.time(), []
     for folder in cache.iterdir():
         try:
-            if folder.name.startswith(_TEMPORARY) and _last_change(folder) < now - _ABANDONED_S:
+            if folder.name.startswith(_TEMPORARY) and _is_abandoned(folder, now):
                 remove(folder)
             elif _COPY.fullmatch(folder.name):
                 size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -137,7 +138,7 @@ def prune_cache(cache: Path, max_bytes: int, *, idle_s: float = 300.0) -> int:
 
 def remove(folder: Path) -> None:
     """Take a folder out of sight in one step, then delete it."""
-    trash = folder.with_name(f".trash-{uuid.uuid4().hex}")
+    trash = folder.with_name(temporary_name(".trash-"))
     try:
         folder.rename(trash)
     except FileNotFoundError:
@@ -148,6 +149,17 @@ def remove(folder: Path) -> None:
 def touch(folder: Path) -> None:
     """Note that a copy was used now."""
     os.utime(folder)
+
+
+def temporary_name(prefix: str) -> str:
+    """A new name for a temporary folder of this process; `prefix` is one of `_TEMPORARY`."""
+    return f"{prefix}{process_tag()}{uuid.uuid4().hex}"
+
+
+def _is_abandoned(folder: Path, now: float) -> bool:
+    """Whether nobody works in a temporary folder: its process is known to be gone, or it is unchanged for a day."""
+    tagged = folder.name.removeprefix(next(prefix for prefix in _TEMPORARY if folder.name.startswith(prefix)))
+    return tagged_process_is_gone(tagged) or _last_change(folder) < now - _ABANDONED_S
 
 
 def _last_change(folder: Path) -> float:

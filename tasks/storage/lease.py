@@ -15,10 +15,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from opsd_core.errors import BusyError, IntegrityError, ServiceError
+from tasks.storage.process_mark import process_is_gone, process_mark
 
 _CLOCK_SLACK_S = 2.0
 _POLL_S = 0.5
@@ -57,7 +57,7 @@ class Lease:
 
     def _body(self, ttl_s: float) -> bytes:
         expires_at = time.time() + ttl_s
-        record = {"holder": self.holder, "token": self.token, "expires_at": expires_at, "process": _process_mark()}
+        record = {"holder": self.holder, "token": self.token, "expires_at": expires_at, "process": process_mark()}
         return json.dumps(record).encode()
 
     def _write(self, etag: str | None) -> bool:
@@ -154,33 +154,4 @@ def hold_lease(store: LeaseStore, key: str, ttl_s: float, *, wait_s: float = 0.0
 def _is_over(record: dict[str, Any]) -> bool:
     """Whether a lease was given back, ran out, or was held by a process of this machine that is gone."""
     expired = record["expires_at"] + _CLOCK_SLACK_S < time.time() or record["expires_at"] == 0.0
-    return expired or _process_is_gone(record.get("process"))
-
-
-def _process_mark() -> dict[str, Any] | None:
-    """What tells this process from every other on this machine since boot; None where /proc cannot say."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace = str(Path("/proc/self/ns/pid").readlink())
-        return {"boot": boot, "namespace": namespace, "pid": os.getpid(), "start": _start_ticks(os.getpid())}
-    except OSError:
-        return None
-
-
-def _start_ticks(pid: int) -> str:
-    # Fields 3 (state) and 22 (start) of /proc/PID/stat; the command name in parentheses before them may hold spaces.
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return "ended" if fields[0] in "ZX" else fields[19]
-
-
-def _process_is_gone(mark: dict[str, Any] | None) -> bool:
-    """Whether `mark` names a process of this machine and PID namespace that no longer runs."""
-    mine = _process_mark()
-    if not mark or mine is None or (mark.get("boot"), mark.get("namespace")) != (mine["boot"], mine["namespace"]):
-        return False
-    try:
-        return _start_ticks(int(mark["pid"])) != mark["start"]
-    except FileNotFoundError:
-        return True
-    except (OSError, KeyError, ValueError, TypeError, IndexError):
-        return False
+    return expired or process_is_gone(record.get("process"))

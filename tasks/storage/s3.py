@@ -254,6 +254,11 @@ class S3Store(Store):
         return kind(f"{place} {why}. Object {target}; it answered {code}: {detail}")
 
 
+def denied(error: ServiceError) -> bool:
+    """Whether the server refused the credentials for what was asked."""
+    return isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _REFUSED
+
+
 @lru_cache(maxsize=8)
 def _client(settings: Settings, attempts: int, _pid: int) -> Any:
     """One client per server and process: making one costs half a second, connections do not survive a fork."""

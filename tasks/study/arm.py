@@ -11,23 +11,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig, config_at
+from opsd_core.config.teacher import MOVING
 from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.study import find_arm
 from tasks.context import local, produce, rollouts_of, store, tidy_cache, tracker
 from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import prepare_teachers
 from tasks.stages.prompts import advance_curriculum, choose_prompts
-from tasks.stages.rehearse import rehearse
+from tasks.stages.rehearse import rehearsal_sources, rehearse
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
 from tasks.stages.teacher_probe import probe_teacher
@@ -46,14 +47,19 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
         torch.set_num_threads(threads)
     config = study.arm_config(arm, seed, rate)
     data = labelled_part(study, find_arm(arm).num_labels)
+    teachers = prepare_teachers.fn(config, study.initial)
     identity = {
         "config": config.model_dump(mode="json", exclude={"name", "promotion", "execution"}),
         "initial": study.initial.digest,
         "data": data.identity,
         "arm": arm,
     }
+    if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
+        identity["teachers"] = [teacher.digest for teacher in teachers]
+    if config.rehearsal.share:
+        identity["rehearsal"] = rehearsal_sources(config)
     run_id = tracker().child_run(study.run_id, f"{arm}-seed{seed}-rate{config.optimizer.learning_rate:g}")
-    campaign = study.campaign(config, data=data).model_copy(update={"run_id": run_id})
+    campaign = study.campaign(config, teachers, data).model_copy(update={"run_id": run_id})
     artifact, seconds = produce("study-arms", identity, partial(_train, study, campaign, arm))
     trained = json.loads((local(artifact.uri) / "training.json").read_text())
     training = Training(**trained, arm=arm, seed=seed, rate=config.optimizer.learning_rate, run_id=run_id)
@@ -79,7 +85,6 @@ def _train(study: Study, campaign: Campaign, arm: str, folder: Path) -> dict[str
 def _iterations(study: Study, campaign: Campaign) -> Iterator[Checkpoint]:
     """The loop of `flows.iterate` without a gate: every iteration starts from the one before, which is `previous`."""
     config = campaign.config
-    campaign = campaign.model_copy(update={"teachers": prepare_teachers.fn(config, study.initial)})
     if config.rehearsal.share:
         campaign = rehearse.fn(campaign)
     measuring = study.measuring(num_samples=0)
@@ -131,7 +136,8 @@ def _iteration(
         rehearsal=iteration.campaign.rehearsal,
     )
     logged = validation.metrics | {name: value for name, value in training.items() if name.startswith("rollout/")}
-    tracker().log_metrics(iteration.run_id, [(iteration.number, logged)])
+    start = evaluate.fn(measuring, data, iteration.campaign.initial, "base").metrics if iteration.number == 0 else {}
+    tracker().log_metrics(iteration.run_id, [(iteration.number, start), (iteration.number + 1, logged)])
     return point, curriculum
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from prefect import task
 from prefect.runtime import flow_run
 
 from opsd_core.config import CampaignConfig, DataConfig, EvaluationConfig, PromptConfig
@@ -14,9 +13,10 @@ from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
 from opsd_core.graders import VERSION, get_grader
 from opsd_core.judgement.evaluation import evaluate_policy
+from opsd_core.models.policy import dtype_identity
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
-from opsd_core.study import StudyConfig
+from opsd_core.study import StudyConfig, resolve_arm
 from opsd_core.study.instructions import follows
 from opsd_core.study.likelihood import mean_loglikelihoods
 from opsd_core.study.sets import SETS, EvaluationSet
@@ -24,9 +24,12 @@ from tasks.context import produce, prompt_builder, shared_policy, stored_example
 from tasks.refs import PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
+from tasks.sources import data_sources
 from tasks.stages.evaluate import evaluate
 from tasks.stages.prepare import prepare_data, prepare_model
 from tasks.stages.rehearse import prompts_of_source
+from tasks.states import check_sources
 from tasks.study.refs import Measured, Study, Training
 
 
@@ -34,6 +37,8 @@ from tasks.study.refs import Measured, Study, Training
 def open_study(config: StudyConfig) -> Study:
     """Base model, data split and the MLflow parent run; the same configuration continues the same study."""
     base = config.base
+    for arm in config.trained_arms:
+        check_sources(resolve_arm(config, arm, config.seeds[0], None))
     initial = prepare_model.fn(base)
     data = prepare_data.fn(base, initial)
     identity = {
@@ -98,7 +103,7 @@ def _measure_set(study: Study, policy: PolicyRef, name: str) -> tuple[Ref, float
         "items": split_digest(examples),
         "score": [chosen.score, chosen.grader, VERSION, chosen.max_completion_length],
         "template": prompt_builder(policy, config).student_digest,
-        "dtype": study.base.model.dtype,
+        "dtype": dtype_identity(study.base.model),
     }
     artifact, seconds = produce("study-sets", identity, partial(_score_set, chosen, examples, policy, config))
     return Ref(uri=artifact.uri), seconds
@@ -119,8 +124,8 @@ def _set_examples(study: Study, chosen: EvaluationSet) -> list[Example]:
     data = load_examples(DataConfig.model_validate(chosen.data))
     trained = {example.question for example in stored_examples(study.data, "train")}
     for arm in study.config.trained_arms:
-        for source in study.arm_config(arm, study.config.seeds[0]).rehearsal.data:
-            trained |= {example.question for example in prompts_of_source(source)}
+        for field, source in data_sources(study.arm_config(arm, study.config.seeds[0]))[1:]:
+            trained |= {example.question for example in prompts_of_source(source, field)}
     items = [e for e in data.train + data.validation + data.test if e.question not in trained]
     return sorted(items, key=lambda example: example.id)[: study.config.set_items]
 

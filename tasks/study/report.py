@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from opsd_core.answers import Answers, Side
+from opsd_core.answers import render as render_answers
+from opsd_core.answers.tokens import along_positions
 from opsd_core.digest import digest
 from opsd_core.records.examples import read_examples
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes
@@ -20,8 +22,10 @@ from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
 from opsd_core.teacher.scoring import divergence_along
 from tasks.context import local, produce, rollouts_of, tracker
+from tasks.refs import ANSWERS_PAGE
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.stages.evaluate import evaluate
 from tasks.study.refs import Measured, Study, Training
 
@@ -50,17 +54,33 @@ def report_study(study: Study, trained: Sequence[Training], measured: Sequence[M
     produce("study-reports", {"study": study.id, "measured": arms, "page": digest(html)}, write)
     experiment = tracker()
     experiment.log_text(study.run_id, html, PAGE)
+    experiment.log_text(study.run_id, _answers(study, data, lines), ANSWERS_PAGE)
     experiment.log_text(study.run_id, text, NUMBERS)
     experiment.log_metrics(study.run_id, [(0, _headline(numbers))])
     experiment.end_run(study.run_id, "FINISHED")
-    link = f"{experiment.run_url(study.run_id)}/artifacts"
+    link, answers = (experiment.artifact_url(study.run_id, page) for page in (PAGE, ANSWERS_PAGE))
     key = artifact_key(f"opsd-{study.config.name}")
     create_link_artifact(link=link, link_text=f"{study.config.name}: {PAGE}", key=f"{key}-report")
+    create_link_artifact(link=answers, link_text=f"{study.config.name}: {ANSWERS_PAGE}", key=f"{key}-answers")
     create_markdown_artifact(
-        f"# {study.config.name}\n\n" + "\n".join(f"- {line}" for line in lines) + f"\n\n[The whole report]({link})\n",
+        f"# {study.config.name}\n\n" + "\n".join(f"- {line}" for line in lines)
+        + f"\n\n[The whole report]({link}) · [what every arm answers]({answers})\n",
         key=f"{key}-words",
     )
-    return "\n".join([*lines, f"The whole report: {link} ({PAGE}, {NUMBERS})"])
+    where = [f"The whole report: {link} (its numbers: {NUMBERS})", f"What every arm answers: {answers}"]
+    return "\n".join([*lines, *where])
+
+
+def _answers(study: Study, data: StudyData, lines: Sequence[str]) -> str:
+    """The page that has every arm's answers to the test items next to the base model's, each arm's first seed."""
+    measured = [(arm, min(arm.outcomes)) for arm in data.arms.values() if arm.outcomes]
+    sides = [Side(arm.name if arm.role == "base" else f"{arm.name}, seed {seed}", arm.outcomes[seed]) for arm, seed in measured]
+    facts = [("test items", f"{len(data.examples):,}"), ("seeds", ", ".join(map(str, study.config.seeds)))]
+    links = [("MLflow run", tracker().run_url(study.run_id))]
+    title = f"{study.config.name}: what every arm answers"
+    if len(sides) < 2:
+        sides = sides * 2  # no arm could be trained: the base model next to itself
+    return render_answers(Answers(title, data.examples, sides, sentences=lines, facts=facts, links=links))
 
 
 def _headline(numbers: dict[str, Any]) -> dict[str, float]:
@@ -121,20 +141,14 @@ def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]
             continue
         last = training.checkpoints[-1]
         rollouts = rollouts_of(*last.shards)
-        curves["entropy"][training.arm] = _by_position([r.entropy_T for r in rollouts])
+        curves["entropy"][training.arm] = _means([r.entropy_T for r in rollouts])
         scored = {t.key: t for ref in last.targets for t in read_targets(local(ref) / "targets.parquet")}
         gaps = [divergence_along(r, scored[r.key]) for r in rollouts if r.key in scored]
         if gaps:
-            curves["kl"][training.arm] = _by_position(gaps)
+            curves["kl"][training.arm] = _means(gaps)
     return curves
 
 
-def _by_position(rows: Sequence[np.ndarray]) -> list[float]:
+def _means(rows: Sequence[np.ndarray]) -> list[float]:
     """Means over the rows that are long enough, for positions that at least a tenth of them reach."""
-    means = []
-    for position in range(max(map(len, rows))):
-        values = [float(row[position]) for row in rows if len(row) > position]
-        if len(values) < max(1, len(rows) // 10):
-            break
-        means.append(float(np.mean(values)))
-    return means
+    return [mean for mean, _, _ in along_positions(rows)]

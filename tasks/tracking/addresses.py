@@ -1,9 +1,11 @@
-"""`models:/name@alias` and `models:/name/3`: the version that a setting names, or what there is instead."""
+"""Addresses: the version that `models:/name@alias` or `models:/name/3` names, and where MLflow shows an experiment."""
 
 import re
 
 from opsd_core.errors import ConfigError, RefusedError
+from tasks.tracking.folders import MODEL_URI
 from tasks.tracking.registry import ABSENT, Registry, Version
+from tasks.tracking.runs import RUNS_PAGES
 
 _ADDRESS = re.compile(r"models:/([^/@]+)(?:@([^/@]+)|/([1-9][0-9]{0,8}))")
 
@@ -35,8 +37,13 @@ class Addresses(Registry):
 
         Of a first version those that its campaign started from, not the copy that is served.
         """
-        found = self.resolve(uri, field)
-        return found.tags.get("opsd.model_uri", found.source)
+        version = self.resolve(uri, field)
+        return version.tags.get(MODEL_URI, version.source)
+
+    def experiment_url(self, name: str) -> str | None:
+        """Address of the table of an experiment's runs; None when there is no such experiment."""
+        found = self._call(f"read the experiment {name}", lambda: self.client.get_experiment_by_name(name))
+        return f"{self.public_uri}/#/experiments/{found.experiment_id}/runs?{RUNS_PAGES}" if found else None
 
     def _instead(self, name: str) -> str:
         """What is registered where something else was asked for."""

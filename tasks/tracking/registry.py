@@ -17,7 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from opsd_core.errors import ConfigError, ServiceError
-from tasks.tracking.connection import Connection
+from tasks.tracking.folders import Folders
 
 CHAMPION, CANDIDATE, PREVIOUS = "champion", "candidate", "previous"
 ANY: Any = object()
@@ -60,7 +60,7 @@ class Move:
     who: str
 
 
-class Registry(Connection):
+class Registry(Folders):
     """Versions and aliases of registered models."""
 
     def ensure_model(self, name: str, description: str = "") -> None:
@@ -84,15 +84,17 @@ class Registry(Connection):
         self, name: str, source_uri: str, run_id: str, tags: Mapping[str, Any] | None = None, description: str = ""
     ) -> int:
         """The version of this source and run, made at the first call; `tags` are set when it is made."""
+        source = self.source_for(source_uri, run_id)
 
         def look_up_or_create() -> int:
-            found = self._versions_of(name, run_id, source_uri)
+            found = self._versions_of(name, run_id, source)
             if not found:
+                self.hand_over(source_uri, run_id)
                 texts = {tag: str(value)[:_TAG_CHARS] for tag, value in (tags or {}).items()}
                 self.client.create_model_version(
-                    name, source_uri, run_id, tags=texts, description=description, await_creation_for=0
+                    name, source, run_id, tags=texts, description=description, await_creation_for=0
                 )
-                found = self._versions_of(name, run_id, source_uri)
+                found = self._versions_of(name, run_id, source)
             for double in found[1:]:  # two creators at once, or a request repeated on its way
                 self._delete_version(name, double)
             return found[0]
@@ -217,6 +219,15 @@ class Registry(Connection):
         model = self._call(f"read the model {name}", lambda: self.client.get_registered_model(name))
         kept = sorted(tag for tag in model.tags if tag.startswith(_MOVE_TAG))
         return [Move(**json.loads(model.tags[tag])) for tag in kept]
+
+    def describe_version(self, name: str, version: int, text: str) -> None:
+        """Replace the description of a version, markdown; cut at MLflow's 5000 characters."""
+        text = text[:_TAG_CHARS]
+        if self.get_version(name, version).description != text:
+            self._call(
+                f"describe {name} version {version}",
+                lambda: self.client.update_model_version(name, str(version), description=text),
+            )
 
     def model_url(self, name: str, version: int) -> str:
         """Address of a version in MLflow's pages."""

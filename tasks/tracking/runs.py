@@ -28,6 +28,7 @@ from tasks.runtime.settings import Settings
 from tasks.storage.base import check_key
 from tasks.tracking.background import Background
 from tasks.tracking.connection import Connection, is_outage
+from tasks.tracking.flatten import flatten
 from tasks.tracking.spool import Spool
 from tasks.tracking.system_metrics import sampling
 
@@ -39,6 +40,9 @@ _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 CAMPAIGN_TAG, ITERATION_TAG, PARENT_TAG = "opsd.campaign_id", "opsd.iteration", "mlflow.parentRunId"
 CHILD_TAG = "opsd.child"
+FLOW_RUN_TAG = "prefect.flow_run_id"
+"""The Prefect run that opened it last."""
+RUNS_PAGES = "workflowType=machine_learning"  # else MLflow opens its pages for traces of applications, which are empty
 
 
 class RunLog(Connection):
@@ -102,7 +106,11 @@ class RunLog(Connection):
         """Address of the run in MLflow's pages."""
         if run_id not in self._experiment_of:
             self._call("read a run", lambda: self._remember(self.client.get_run(run_id)))
-        return f"{self.public_uri}/#/experiments/{self._experiment_of[run_id]}/runs/{run_id}"
+        return f"{self.public_uri}/#/experiments/{self._experiment_of[run_id]}/runs/{run_id}?{RUNS_PAGES}"
+
+    def artifact_url(self, run_id: str, path: str) -> str:
+        """Address at which MLflow's pages show a file of the run."""
+        return self.run_url(run_id).replace("?", f"/artifacts/{path}?")
 
     def log_metrics(self, run_id: str, rows: Iterable[tuple[int, Mapping[str, float]]]) -> None:
         """Log (step, {name: value}) rows in as few calls as possible; non-finite values are left out with a warning.
@@ -180,6 +188,9 @@ class RunLog(Connection):
         found = self.client.search_runs([experiment_id], wanted, max_results=1, order_by=["attributes.start_time ASC"])
         if found:
             self._remember(found[0])
+            opener = (tags or {}).get(FLOW_RUN_TAG)
+            if opener and found[0].data.tags.get(FLOW_RUN_TAG) != opener:
+                self.client.set_tag(found[0].info.run_id, FLOW_RUN_TAG, opener)
             if found[0].info.status != "RUNNING":
                 self.client.update_run(found[0].info.run_id, status="RUNNING")
             return found[0], False
@@ -274,17 +285,6 @@ _EXECUTE = {
     for name, function in vars(RunLog).items()
     if name.startswith("_execute_") and name != "_execute_or_drop"
 }
-
-
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `section.field` names."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{prefix}{name}."))
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _checked_id(value: str) -> str:

@@ -2,7 +2,6 @@
 
 from datetime import UTC, datetime
 
-from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
@@ -11,6 +10,7 @@ from tasks.context import store, tracker
 from tasks.exclusive import running_campaigns
 from tasks.refs import Record
 from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
 from tasks.storage.artifacts import discard
 from tasks.upkeep.retention import Plan, make_plan
 

@@ -1,9 +1,9 @@
 """What may be deleted from the store: everything that no kept version needs, by lineage.
 
-A version needs what its tags name (weights, trainer state, rollouts, grades, targets, evaluation, data, configuration)
-and what those name in turn (prompts, teacher, starting weights), but not its ancestors' rollouts: a trainer state is
-complete in itself. Configurations, verdicts and other small records stay, and so do studies with all that their arms made.
-What was deleted is made again when a campaign needs it, because a stage whose manifest is gone runs.
+A version needs what its tags and its stored lineage name (weights, trainer state, rollouts, grades, targets, evaluation, data,
+configuration, the page of its answers) and what those name in turn (prompts, teacher, starting weights), but not its ancestors'
+rollouts: a trainer state is complete in itself. Configurations, verdicts and other small records stay, and so do studies with all
+that their arms made. What was deleted is made again when a campaign needs it, because a stage whose manifest is gone runs.
 """
 
 import re
@@ -33,10 +33,12 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "states": ("initial", "teacher", "rollouts", "grades", "targets", "rehearsal"),
     "models": ("state",),
     "evaluations": (),
+    "answers": (),
+    "lineage": (),
     "campaigns": ("initial", "data", "teachers"),
     "verdicts": ("evaluations",),
     "studies": ("initial", "data"),
-    "study-arms": ("initial", "data"),
+    "study-arms": ("initial", "data", "teachers"),
     "study-sets": (),
     "study-reports": (),
 }
@@ -45,7 +47,7 @@ ALWAYS_KEPT = ("campaigns", "peers", "stopped", "verdicts")
 """Small records; what they name may go."""
 STUDIES = ("studies", "study-arms", "study-sets", "study-reports")
 """Results for good: they stay, with the weights, states, rollouts and targets of every arm."""
-_NAMES_IN = {"study-arms": "training.json"}
+_NAMES_IN = {"study-arms": "training.json", "lineage": "lineage.json"}
 """Kind -> the file of addresses of what it needs, beside its identity."""
 PINNED = "opsd.pinned"
 

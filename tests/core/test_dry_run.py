@@ -22,7 +22,7 @@ def tried(tiny_model):
         policy = load_policy(tiny_model, config.model)
         student = load_policy(tiny_model, config.model)
         parts = Parts(config, Models(policy, policy), load=lambda p: p, load_copy=copy.deepcopy, student=student)
-        return dry_run(policy, student, parts, spoil(load_examples(config.data)), config), config
+        return dry_run(policy, student, parts, spoil(load_examples(config.data)).train, config), config
 
     return run
 

@@ -14,20 +14,22 @@ from infra import processes
 from infra.approve import main as approve
 from infra.approve import waiting
 from opsd_core.config import resolve
+from opsd_core.errors import ConfigError, IntegrityError
 from opsd_core.records.outcomes import ItemOutcome, write_outcomes
 from tasks.champion.approval import carry_out_answer
 from tasks.context import produce, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import Campaign, EvaluationRef, Iteration, PolicyRef, Ref
 from tasks.stages.decide import decide
+from tasks.storage.artifacts import publish
 
 pytestmark = pytest.mark.timeout(400)
 _BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text")
 
 
 @flow(name="opsd-test-judge")
-def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: float = 1.0):
-    """A first champion with 10 of 50 right, a candidate with `right`, and the gate's verdict."""
+def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: float = 1.0, damage: str = ""):
+    """A first champion with 10 of 50 right, a candidate with `right`, `damage` done to it, and the gate's verdict."""
     config = resolve("tiny", {"name": name, "promotion": {"mode": mode, "approval_hours": hours}})
     registry = tracker()
     run_id = registry.campaign_run(name, "c0", {}, {})
@@ -36,6 +38,8 @@ def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: 
     if registry.version_by_alias(name, "champion") is None:
         registry.promote(name, champion.version, "first", "test", expected_champion=None)
     candidate, after = _version(name, run_id, iteration, "candidate", right)
+    if damage:
+        do(damage, candidate.uri, "model.safetensors")
     nowhere = Ref(uri="")
     campaign = Campaign(
         id="c0", config=config, record=nowhere, data=nowhere, initial=champion, champion=champion, run_id=run_id
@@ -49,7 +53,8 @@ def _version(name: str, run_id: str, iteration: int, role: str, right: int) -> t
     which = "first" if role == "champion" else f"it{iteration}"
 
     def weights(folder):
-        (folder / "model.safetensors").write_bytes(which.encode())
+        (folder / "model.safetensors").write_bytes(f"weights of {which}".encode())
+        (folder / "config.json").write_text("{}")
         return {}
 
     def outcomes(folder):
@@ -65,6 +70,18 @@ def _version(name: str, run_id: str, iteration: int, role: str, right: int) -> t
         uri=evaluation.uri, digest=evaluation.digest, conditions_digest="e", metrics={"eval/accuracy": right / 50}, seconds=0.0
     )
     return PolicyRef(uri=model.uri, digest=model.digest, version=version), measured
+
+
+def do(damage: str, uri: str, name: str) -> None:
+    """Delete, truncate or flip one byte of a stored object."""
+    key = f"{store().key_of(uri)}/{name}"
+    data = store().get(key)
+    if damage == "deleted":
+        store().delete(key)
+    elif damage == "truncated":
+        store().put(key, data[:-1])
+    else:
+        store().put(key, data[:-1] + bytes([data[-1] ^ 1]))
 
 
 def _wait(what, seconds=120.0):
@@ -105,9 +122,14 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     store().ensure_bucket()
     version, verdict = judged("asks", 0, 40)
     assert not verdict.promote and "waits for approval until" in verdict.reasons[-1]
-    assert tracker().version_tags("asks", version)["opsd.gate"] == "awaiting approval"
+    assert verdict.outcome == "waits for a person" and verdict.summary.startswith("## Waits for a person: version")
+    tags = tracker().version_tags("asks", version)
+    assert tags["opsd.gate"] == "awaiting approval" and tags["gate.verdict"] == "waits for a person"
     run = _suspended("asks")
     assert "accuracy, 50 items | 0.200 | 0.800" in _wait(lambda: _shown(run))
+    tracker().describe_version("asks", version, "**Waits for a person** against version 1: it rose")  # as the page's stage does
+    form = _shown(run)
+    assert "/artifacts/answers.html" in form.partition("## Waits for a person")[0] and "Promoted" not in form
     assert tracker().version_by_alias("asks", "champion") != version
 
     assert judged("asks", 0, 40)[0] == version  # the campaign triggered again asks nobody twice
@@ -120,7 +142,9 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     assert tracker().version_by_alias("asks", "champion") == version
     move = tracker().moves("asks")[-1]
     assert (move.after, move.who, move.why) == (version, "ada", "approved: read ten completions")
-    assert tracker().version_tags("asks", version)["opsd.approval"] == "approved"
+    tags = tracker().version_tags("asks", version)
+    assert tags["opsd.approval"] == "approved" and tags["gate.verdict"] == "promoted"
+    assert tracker().get_version("asks", version).description == "**Promoted** against version 1: it rose"
     assert approve(["asks", "approve"]) == 1
     assert "no promotion of 'asks' waits" in capsys.readouterr().err
 
@@ -174,7 +198,8 @@ def test_an_answer_is_refused_when_the_evaluation_set_or_the_weights_are_no_long
     tracker().set_version_tags("moved", later, {"gate.evaluation": "e"})
     key = store().key_of(tracker().version_tags("moved", version)["opsd.model_uri"])
     store().delete("/".join(key.split("/")[:2]) + "/MANIFEST.json")
-    assert "its weights are not in the store" in answered("moved", version, verdict.uri, "approve", "", "ada")
+    late = answered("moved", version, verdict.uri, "approve", "", "ada")
+    assert f"version {version} of moved cannot be champion, for it is not whole" in late
     assert tracker().version_by_alias("moved", "champion") != version
 
 
@@ -187,6 +212,56 @@ def test_the_gate_refuses_when_the_champion_changed_while_it_compared(stack):
     assert not verdict.promote and "the champion changed underneath" in verdict.reasons[-1]
     assert tracker().version_tags("raced", second)["opsd.gate"] == "refused"
     assert tracker().version_by_alias("raced", "champion") == first
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "flipped"])
+def test_a_version_that_is_not_whole_becomes_champion_by_no_way(stack, damage):
+    """By hand, by an answer, by the gate, by going back; triggered again, what is damaged is made again and may stand."""
+    store().ensure_bucket()
+    name, object_name = f"torn-{damage}", "config.json" if damage == "deleted" else "model.safetensors"
+    version, verdict = judged(name, 0, 40, "manual")
+    first, uri = tracker().version_by_alias(name, "champion"), tracker().version_tags(name, version)["opsd.model_uri"]
+    refused = rf"version {version} of {name} cannot be champion, .*{object_name}.*The champion stays as it is"
+    do(damage, uri, object_name)
+    with pytest.raises(IntegrityError, match=refused):
+        promote(name=name, version=version, reason="reviewed")
+    tracker().set_alias(name, "candidate", version)
+    with pytest.raises(IntegrityError, match=rf"version {version} of {name} cannot be champion"):
+        promote(name=name, reason="the candidate")
+    assert "refused by ada: version" in (said := answered(name, version, verdict.uri, "approve", "", "ada"))
+    assert "not whole" in said and tracker().version_by_alias(name, "champion") == first
+
+    assert judged(name, 0, 40, "manual")[0] == version
+    promote(name=name, version=version, reason="it is whole again")
+    do(damage, tracker().version_tags(name, first)["opsd.model_uri"], object_name)
+    with pytest.raises(IntegrityError, match=rf"version {first} of {name} cannot be champion, .*{object_name}"):
+        rollback(name=name, reason="odd")
+    assert tracker().version_by_alias(name, "champion") == version
+
+    with pytest.raises(IntegrityError, match=rf"of {name} cannot be champion, .*model\.safetensors"):
+        judged(name, 1, 45, "auto", damage=damage)
+    assert tracker().version_by_alias(name, "champion") == version and len(tracker().moves(name)) == 2
+    judged(name, 1, 40, "manual")  # what was damaged is whole again for the tests that look at every version
+
+
+def test_a_version_whose_trainer_state_is_damaged_or_that_opsd_does_not_know_is_refused(stack):
+    store().ensure_bucket()
+    version, _ = judged("stateless", 0, 40, "manual")
+    made = publish(store(), "states", {"test": "stateless"}, _file(stack, "trainer.safetensors"), {})
+    tracker().set_version_tags("stateless", version, {"opsd.state_uri": made.uri})
+    do("flipped", made.uri, "trainer.safetensors")
+    with pytest.raises(IntegrityError, match=rf"version {version} of stateless cannot be champion, .*trainer\.safetensors"):
+        promote(name="stateless", version=version, reason="reviewed")
+    foreign = tracker().register("stateless", "s3://elsewhere/model", tracker().campaign_run("stateless", "c0", {}, {}))
+    with pytest.raises(ConfigError, match=rf"version {foreign} of stateless was not registered by opsd"):
+        promote(name="stateless", version=foreign, reason="reviewed")
+
+
+def _file(stack, name: str):
+    folder = stack.state.root / "a-state"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"optimiser")
+    return folder
 
 
 @pytest.mark.parametrize("move", [promote, rollback])

@@ -48,9 +48,10 @@ def no_bucket(monkeypatch):
 
 
 @pytest.mark.parametrize("flow", [iterate, study], ids=["iterate", "study"])
-def test_a_bucket_that_does_not_exist_is_made_before_the_lease_is_taken(no_bucket, flow):
-    with pytest.raises(DataError, match=r"none\.jsonl"):
-        flow(recipe="tiny", name="first", overrides={"data": {"source": "none.jsonl"}})
+def test_a_bucket_that_does_not_exist_is_made_before_the_lease_is_taken(no_bucket, flow, tmp_path):
+    (path := tmp_path / "useless.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"useless\.jsonl"):
+        flow(recipe="tiny", name="first", overrides={"data": {"source": str(path)}})
     assert [info.key for info in store().list("leases/")] == ["leases/campaign/first"]
 
 

@@ -21,7 +21,7 @@ from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import read_rollouts
-from tasks.context import local, store, tracker
+from tasks.context import lineage, local, store, tracker
 from tasks.refs import PolicyRef, Ref
 from tasks.stages.evaluate import evaluate
 from tasks.stages.prepare import prepare_model
@@ -58,14 +58,14 @@ def test_self_distillation_rises_and_the_gate_promotes(learned):
 
 def test_lineage_leads_from_the_version_to_verified_rollouts(learned):
     tags = tracker().aliased("learns", "champion").tags
-    rollouts = [r for uri in json.loads(tags["opsd.rollouts"]) for r in read_rollouts(local(uri) / "rollouts.parquet")]
+    rollouts = [r for uri in lineage(tags)["rollouts"] for r in read_rollouts(local(uri) / "rollouts.parquet")]
     config = resolve("tiny")
     assert len(rollouts) == config.rollout.num_prompts
-    assert len(read_grades(local(tags["opsd.grades"]) / "grades.parquet")) == len(rollouts)
-    identity = describe(store(), json.loads(tags["opsd.rollouts"])[0]).identity
+    assert len(read_grades(local(lineage(tags)["grades"]) / "grades.parquet")) == len(rollouts)
+    identity = describe(store(), lineage(tags)["rollouts"][0]).identity
     assert identity["sampling"]["temperature"] == 1.0 and identity["engine"]["dtype"] == "float32"
-    assert describe(store(), json.loads(tags["opsd.rollouts"])[0]).summary["computed"]["bitwise_reproducible"]
-    settings = json.loads((local(tags["opsd.config"]) / "environment.json").read_text())
+    assert describe(store(), lineage(tags)["rollouts"][0]).summary["computed"]["bitwise_reproducible"]
+    settings = json.loads((local(lineage(tags)["config"]) / "environment.json").read_text())
     assert settings["git_revision"] and settings["packages"]["torch"]
 
 
@@ -84,7 +84,7 @@ def test_the_first_version_is_served_as_it_was_judged_too(learned, tmp_path):
     folder = Path(download_artifacts(artifact_uri="models:/learns/1", dst_path=str(tmp_path)))
     weights = local(first.tags["opsd.model_uri"]) / "model.safetensors"
     assert first.source != first.tags["opsd.model_uri"] and file_digest(folder / "model.safetensors") == file_digest(weights)
-    config, data = resolve("tiny", {"name": "learns"}), Ref(uri=tracker().aliased("learns", "champion").tags["opsd.data"])
+    config, data = resolve("tiny", {"name": "learns"}), Ref(uri=lineage(tracker().aliased("learns", "champion").tags)["data"])
     start = PolicyRef(uri=first.tags["opsd.model_uri"], digest=first.tags["opsd.model_digest"])
     judged = flow(lambda: evaluate(config, data, start, "again"), name="judged")()
     outcomes = [o for o in read_outcomes(local(judged) / "outcomes.parquet") if o.mode == "greedy"][:20]

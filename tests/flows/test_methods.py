@@ -8,7 +8,7 @@ from flows.iterate import iterate
 from opsd_core.data import addition_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
-from tasks.context import local, store, tracker
+from tasks.context import lineage, local, store, tracker
 from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(900)
@@ -42,14 +42,14 @@ def test_label_free_campaigns_run_and_leave_the_promotion_to_a_person(stack, unl
     text, tags = run(recipe, f"free-{recipe}", data=unlabelled, promotion={"mode": "manual"})
     assert "accuracy unknown -> unknown" in text
     assert tags["opsd.gate"] == "refused" and "no answers" in json.dumps(tags)
-    grades = read_grades(local(tags["opsd.grades"]) / "grades.parquet")
+    grades = read_grades(local(lineage(tags)["grades"]) / "grades.parquet")
     assert {grade.correct for grade in grades} == {None}
-    assert not [name for name in describe(store(), tags["opsd.evaluation"]).summary["metrics"] if "accuracy" in name]
+    assert not [name for name in describe(store(), lineage(tags)["evaluation"]).summary["metrics"] if "accuracy" in name]
 
 
 def test_contexts_made_from_rollouts_say_why_a_completion_has_none(stack):
     _, tags = run("sdpo_like", "siblings", prompts=200)
-    grades = read_grades(local(tags["opsd.grades"]) / "grades.parquet")
+    grades = read_grades(local(lineage(tags)["grades"]) / "grades.parquet")
     right = {}
     for grade in grades:
         right.setdefault(grade.example_id, []).append(bool(grade.correct))
@@ -62,9 +62,9 @@ def test_contexts_made_from_rollouts_say_why_a_completion_has_none(stack):
 def test_peers_are_mixed_into_recorded_targets(stack):
     peers = {"weights": "peers", "peers": ["tiny", "tiny"], "mixture": "geometric", "top_p": 0.9}
     _, tags = run("tiny", "peers", teacher=peers)
-    identity = describe(store(), json.loads(tags["opsd.targets"])[0]).identity
+    identity = describe(store(), lineage(tags)["targets"][0]).identity
     assert identity["mixture"] == ["geometric", "uniform"] and identity["transform"]["top_p"] == 0.9
-    targets = read_targets(local(json.loads(tags["opsd.targets"])[0]) / "targets.parquet")
+    targets = read_targets(local(lineage(tags)["targets"][0]) / "targets.parquet")
     assert all((target.topk_logprobs_TK[:, 0] > -2.5).all() for target in targets)
 
 
@@ -73,5 +73,5 @@ def test_peers_are_mixed_into_recorded_targets(stack):
 )
 def test_teachers_that_move_teach_online(stack, recipe, weights):
     _, tags = run(recipe, f"moving-{weights.replace('_', '-')}", teacher={"weights": weights})
-    assert tags["opsd.teacher_weights"] == weights and json.loads(tags["opsd.targets"]) == []
+    assert lineage(tags)["teacher_weights"] == weights and lineage(tags)["targets"] == []
     assert tags["opsd.gate"] in ("refused", "promoted")

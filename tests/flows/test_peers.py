@@ -13,7 +13,7 @@ from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
 from tasks.champion.moves import promote_version
-from tasks.context import local, store, tracker
+from tasks.context import lineage, local, store, tracker
 from tasks.stages.peers import meet_peers, refresh_peers
 from tasks.stages.prepare import prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.stages.prompts import choose_prompts
@@ -53,14 +53,14 @@ def test_a_peer_teaches_only_where_its_own_answer_is_right(stack, sums):
     run("ann", settings(sums))
     tags = run("bob", settings(sums, weights="external", source="opsd:ann@champion", peer_filter="solved"))
     champion = tracker().aliased("ann", "champion").tags["opsd.model_digest"]
-    assert [[name, short] for name, _, short in json.loads(tags["opsd.teachers"])] == [["opsd:ann@champion", champion[:16]]]
-    grades = {grade.key: grade for grade in read_grades(local(tags["opsd.grades"]) / "grades.parquet")}
+    assert [[name, short] for name, _, short in lineage(tags)["teachers"]] == [["opsd:ann@champion", champion[:16]]]
+    grades = {grade.key: grade for grade in read_grades(local(lineage(tags)["grades"]) / "grades.parquet")}
     easy = {make_example(f"{a}+{b}=", f"{a + b:03d}"[::-1]).id for a in range(10) for b in range(10)}
     kept = [grade for grade in grades.values() if grade.keep]
     silent = [grade for grade in grades.values() if grade.reason == "no_peer_solved"]
     assert len(kept) >= 5 and {grade.example_id for grade in kept} <= easy
     assert len(silent) >= 5 and len([grade for grade in silent if grade.example_id not in easy]) >= 5
-    targets = [t for uri in json.loads(tags["opsd.targets"]) for t in read_targets(local(uri) / "targets.parquet")]
+    targets = [t for uri in lineage(tags)["targets"] for t in read_targets(local(uri) / "targets.parquet")]
     assert {target.key for target in targets} == {grade.key for grade in kept}
 
 
@@ -73,17 +73,17 @@ def test_the_policy_teaches_itself_with_what_a_peer_answered(stack, sums, contex
     run("ann", settings(sums))
     tags = run(context, settings(sums, context=context, template=template, peers=["opsd:ann@champion"]))
     champion = tracker().aliased("ann", "champion").tags["opsd.model_digest"]
-    assert [short for _, _, short in json.loads(tags["opsd.teachers"])] == [champion[:16]]
-    uris = json.loads(tags["opsd.targets"])
+    assert [short for _, _, short in lineage(tags)["teachers"]] == [champion[:16]]
+    uris = lineage(tags)["targets"]
     (solved,) = {"/".join(describe(store(), uri).identity["solved"]) for uri in uris}
     made = describe(store(), store().uri(f"solved/{solved}"))
     assert made.identity["peers"] == [champion] and made.identity["seeds"] and made.identity["sampling"]["temperature"] == 0
     answers = {i: answer for i, (answer,) in json.loads((local(made.uri) / "answers.json").read_text()).items()}
-    grades = read_grades(local(tags["opsd.grades"]) / "grades.parquet")
+    grades = read_grades(local(lineage(tags)["grades"]) / "grades.parquet")
     shown = {i for i, answer in answers.items() if answer["correct"] == right}
     assert {grade.example_id for grade in grades if grade.keep} == shown and 5 <= len(shown) <= len(answers) - 5
     assert {grade.reason for grade in grades if not grade.keep} == {"no_context"}
-    questions = {e.id: e.question for e in read_examples(local(tags["opsd.data"]) / "train.parquet")}
+    questions = {e.id: e.question for e in read_examples(local(lineage(tags)["data"]) / "train.parquet")}
     targets = [t for uri in uris for t in read_targets(local(uri) / "targets.parquet")]
     assert {target.example_id for target in targets} == shown
     for target in targets:  # one token per character, after the first
@@ -122,7 +122,7 @@ def test_two_campaigns_teach_each_other_and_an_iteration_meets_the_champion_of_i
     champion_by_hand("dan")
     mixed = {"weights": "peers", "peers": ["opsd:dan@champion", "opsd:eve@champion"]}
     tags = run("eve", settings(sums, **mixed))
-    peers = json.loads(tags["opsd.teachers"])
+    peers = lineage(tags)["teachers"]
     assert [name for name, _, _ in peers] == mixed["peers"] and peers[0][1] == first["opsd.model_uri"]
 
     before, again, after = late(resolve("tiny", settings(sums, **mixed), {"name": "late"}))

@@ -1,6 +1,5 @@
 """pytest tests/flows/test_pretrain.py — a supervised warm start, and the campaign of the same name that starts from it."""
 
-import json
 
 import mlflow
 import pytest
@@ -13,7 +12,7 @@ from opsd_core.config import resolve, supervised
 from opsd_core.errors import ConfigError
 from opsd_core.records.rollouts import read_rollouts
 from tasks.champion.moves import promote_version, roll_back
-from tasks.context import local, tracker
+from tasks.context import lineage, local, tracker
 from tasks.stages.prepare import prepare_model
 from tasks.stages.weights import warm_start
 
@@ -54,8 +53,8 @@ def test_a_campaign_starts_from_what_pretraining_of_the_same_name_promoted(stack
     report, metrics = shown("warm")
     assert "24 prompts, nothing sampled, 24 references of 96 tokens;" in report
     assert metrics["rollout/references"] == 24 and not {"rollout/accuracy", "rollout/tokens"} & metrics.keys()
-    rollouts = [r for uri in json.loads(made.tags["opsd.rollouts"]) for r in read_rollouts(local(uri) / "rollouts.parquet")]
-    assert {r.source for r in rollouts} == {"reference"} and made.tags["opsd.targets"] == "[]"
+    rollouts = [r for uri in lineage(made.tags)["rollouts"] for r in read_rollouts(local(uri) / "rollouts.parquet")]
+    assert {r.source for r in rollouts} == {"reference"} and lineage(made.tags)["targets"] == []
     config = resolve("tiny", SMALL, {"name": "warm"})
     source = inside(prepare_model, config)
     assert made.tags["opsd.pretrained_from"] == source.digest
@@ -72,7 +71,7 @@ def test_a_campaign_starts_from_what_pretraining_of_the_same_name_promoted(stack
     sampled = f"{metrics['rollout/tokens']:.0f} sampled tokens, accuracy of the rollouts {metrics['rollout/accuracy']:.3f};"
     assert sampled in report and metrics["rollout/tokens"] >= 24
     candidate = registry.aliased("warm", "candidate")
-    assert candidate.tags["opsd.parent_digest"] == made.tags["opsd.model_digest"]
+    assert lineage(candidate.tags)["parent_digest"] == made.tags["opsd.model_digest"]
     assert candidate.tags["opsd.parent_version"] == str(made.version) and "opsd.pretrained_from" not in candidate.tags
     assert len(registry.versions("warm")) == 3  # source, pretrained, candidate
     registry.promote("warm", candidate.version, "later champion", "test")

@@ -7,7 +7,7 @@ import pytest
 from flows.iterate import iterate
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
-from tasks.context import local, store, tracker
+from tasks.context import lineage, local, store, tracker
 from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(900)
@@ -23,8 +23,8 @@ SMALL = {
 def run(name, overrides):
     iterate(recipe="tiny", name=name, num_prompts=48, num_steps=2, overrides=SMALL | overrides)
     tags = tracker().aliased(name, "candidate").tags
-    shards = [read_rollouts(local(uri) / "rollouts.parquet") for uri in json.loads(tags["opsd.rollouts"])]
-    grades = read_grades(local(tags["opsd.grades"]) / "grades.parquet")
+    shards = [read_rollouts(local(uri) / "rollouts.parquet") for uri in lineage(tags)["rollouts"]]
+    grades = read_grades(local(lineage(tags)["grades"]) / "grades.parquet")
     return tags, sorted((r for shard in shards for r in shard), key=lambda r: r.key), grades
 
 
@@ -32,9 +32,9 @@ def test_supervised_fine_tuning_asks_no_teacher_and_trains_on_what_the_grader_ac
     sft = {"distillation": {"divergence": "cross_entropy"}, "rollout": {"on_policy_fraction": 0.0}}
     tags, rollouts, grades = run("sft", sft)
     assert {r.source for r in rollouts} == {"reference"} and len(rollouts) == 48
-    assert json.loads(tags["opsd.targets"]) == [] and tags["opsd.teacher_digest"] == ""
+    assert lineage(tags)["targets"] == [] and lineage(tags)["teacher_digest"] == ""
     assert all(grade.keep and grade.correct is None for grade in grades)
-    counts = describe(store(), tags["opsd.grades"]).summary["counts"]
+    counts = describe(store(), lineage(tags)["grades"]).summary["counts"]
     assert counts["num_references"] == 48 and counts["metrics"] == {
         "references/accuracy": 1.0,
         "self_distillation/empty_target_batch": 0.0,
@@ -50,12 +50,12 @@ def test_a_mixture_stays_as_it_was_cut_when_the_number_of_shards_changes_and_a_t
     half = {"rollout": {"on_policy_fraction": 0.5}}
     first, two, grades = run("half-two", half)
     tags, five, again = run("half-five", {"rollout": {"on_policy_fraction": 0.5}, "execution": {"num_shards": 5}})
-    assert tags["opsd.rollouts"] == first["opsd.rollouts"] and len(two) == len(five)
+    assert lineage(tags)["rollouts"] == lineage(first)["rollouts"] and len(two) == len(five)
     assert {r.source for r in two} == {"policy", "reference"}
     assert {g.key for g in grades} == {r.key for r in two} and sorted(grades, key=lambda g: g.key) == sorted(
         again, key=lambda g: g.key
     )
-    tokens = [describe(store(), uri).summary["num_tokens"] for uri in json.loads(tags["opsd.targets"])]
+    tokens = [describe(store(), uri).summary["num_tokens"] for uri in lineage(tags)["targets"]]
     assert sum(tokens) == sum(len(r.completion_ids) for r in five)
 
 

@@ -9,7 +9,7 @@ from flows.iterate import iterate
 from flows.study import study
 from opsd_core.errors import DataError
 from opsd_core.records.rollouts import read_rollouts
-from tasks.context import local, store, tracker
+from tasks.context import lineage, local, store, tracker
 from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(600)
@@ -44,8 +44,8 @@ def campaign(name, tiny_model, prompts, template=None, **rehearsal):
 
 def test_rehearsal_is_answered_once_kept_with_its_versions_and_named_by_them(stack, tiny_model, prompts):
     first, second = campaign("held", tiny_model, prompts)
-    assert first.tags["opsd.rehearsal"] == second.tags["opsd.rehearsal"]
-    rehearsal = describe(store(), first.tags["opsd.rehearsal"])
+    assert lineage(first.tags)["rehearsal"] == lineage(second.tags)["rehearsal"]
+    rehearsal = describe(store(), lineage(first.tags)["rehearsal"])
     rollouts = read_rollouts(local(rehearsal.uri) / "rollouts.parquet")
     assert len({r.example_id for r in rollouts}) == len(rollouts) == 30
     assert describe(store(), second.tags["opsd.state_uri"]).identity["rehearsal"] == rehearsal.uri.rsplit("/", 1)[-1]
@@ -57,13 +57,13 @@ def test_rehearsal_is_answered_once_kept_with_its_versions_and_named_by_them(sta
     assert describe(store(), rehearsal.uri).digest == rehearsal.digest
     before = [entry.tags["opsd.model_digest"] for entry in (first, second)]
     (other, _) = campaign("other", tiny_model, prompts, coefficient=3.0)
-    assert other.tags["opsd.rehearsal"] == rehearsal.uri and other.tags["opsd.model_digest"] not in before
+    assert lineage(other.tags)["rehearsal"] == rehearsal.uri and other.tags["opsd.model_digest"] not in before
 
 
 def test_a_tighter_budget_is_another_rehearsal(stack, tiny_model, prompts):
     """What was answered under other limits is not found again: a prompt that does not fit now is not trained on."""
     roomy, _ = campaign("roomy", tiny_model, prompts, template={"overflow": "drop"})
-    assert describe(store(), roomy.tags["opsd.rehearsal"]).summary["prompts_too_long"] == 0
+    assert describe(store(), lineage(roomy.tags)["rehearsal"]).summary["prompts_too_long"] == 0
     with pytest.raises(DataError, match="has 0 prompts in its training split"):
         campaign("tight", tiny_model, prompts, template={"overflow": "drop", "max_prompt_length": 2})
 

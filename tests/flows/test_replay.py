@@ -9,7 +9,7 @@ from flows.gc import gc
 from flows.iterate import iterate
 from flows.replay import replay
 from opsd_core.errors import ConfigError
-from tasks.context import store, tracker
+from tasks.context import lineage, store, tracker
 from tasks.storage.artifacts import describe
 
 pytestmark = pytest.mark.timeout(600)
@@ -43,13 +43,13 @@ def test_replay_trains_a_line_of_its_own_and_generates_nothing(source):
     assert name.startswith("source-replay-") and _counts("rollouts") == rollouts
     line = [entry for entry in tracker().versions(name) if entry.tags["opsd.role"] == "candidate"]
     before = [entry for entry in source if entry.tags["opsd.role"] == "candidate"]
-    assert [entry.tags["opsd.rollouts"] for entry in line] == [entry.tags["opsd.rollouts"] for entry in before]
+    assert [lineage(entry.tags)["rollouts"] for entry in line] == [lineage(entry.tags)["rollouts"] for entry in before]
     assert not {e.tags["opsd.model_digest"] for e in line} & {e.tags["opsd.model_digest"] for e in before}
     assert all("gate.verdict" in entry.tags and entry.tags["opsd.gate"] != "promoted" for entry in line)
     assert tracker().version_by_alias("source", "champion") == champion
     assert [(e.version, e.tags) for e in tracker().versions("source")] == [(e.version, e.tags) for e in source]
     # The objective changed, the teacher did not: its targets are the stored ones.
-    assert [e.tags["opsd.targets"] for e in line] == [e.tags["opsd.targets"] for e in before]
+    assert [lineage(e.tags)["targets"] for e in line] == [lineage(e.tags)["targets"] for e in before]
 
 
 def test_replay_without_a_change_is_the_campaign_again(source):
@@ -77,7 +77,7 @@ def test_retention_is_dry_by_default_and_then_leaves_every_kept_version_whole(so
             # A registry may hold versions whose weights lie in another store; retention leaves both alone.
             if version.aliases and version.tags.get("opsd.model_uri", "").startswith(store().uri("models") + "/"):
                 assert describe(store(), version.tags["opsd.model_uri"])
-                for uri in json.loads(version.tags.get("opsd.rollouts", "[]")):
+                for uri in lineage(version.tags).get("rollouts", []):
                     assert describe(store(), uri)
     with get_client(sync_client=True) as client:
         (table, *_) = [a for a in client.read_artifacts(limit=200) if a.key == "opsd-retention"]

@@ -64,6 +64,16 @@ def runs_of(name):
     return parent, children
 
 
+def test_every_arms_answers_stand_on_one_page_and_its_curve_begins_with_the_base_model(report):
+    parent, children = runs_of("few-steps")
+    page = Path(download_artifacts(run_id=parent.info.run_id, artifact_path="answers.html")).read_text()
+    data = json.loads(page.partition('id="data">')[2].partition("</script>")[0])
+    assert data["sides"] == ["base", *(f"{arm}, seed 0" for arm in ARMS[1:])] and data["num_items"] == 50
+    assert all(sum(total["kinds"].values()) == 50 for total in data["totals"].values())
+    starts = {mlflow.MlflowClient().get_metric_history(run.info.run_id, "eval/accuracy")[0].value for run in children}
+    assert len(starts) == 1
+
+
 def test_arms_tidy_the_local_copies(report):
     """A study is hours of iterations, each of which leaves copies of trainer states and weights."""
     assert not LEFT_BEHIND.exists()

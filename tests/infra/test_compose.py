@@ -19,13 +19,15 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
+from infra.access.certificates import certificate_variables
 from infra.services import describe
 from infra.state import POOL, SERVER_SECRETS, open_state
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-LONG_RUNNING = sorted(set(SERVICES) - {"deployer"})
+ONE_SHOT = {"deployer", "certificates"}
+LONG_RUNNING = sorted(set(SERVICES) - ONE_SHOT)
 # Where each service listens; its command, health check, published port and every address must agree with it.
 PORTS = {"postgres": 5432, "s3": 8333, "prefect": 4200, "mlflow": 5000, "worker": 8080, "worker-gpu": 8080}
 # Read by other programs than ours: the Postgres image, the Go and OpenMP runtimes, the trackers' common switch.
@@ -85,7 +87,10 @@ def _help(*command: str) -> str:
 
 
 def test_every_flag_is_one_that_the_installed_program_has(defined: dict[str, list[str]]) -> None:
-    for name, program, verbs in (("prefect", ["prefect"], 2), ("worker", ["python", "-m", "infra.worker"], 0)):
+    for name, program, verbs in (
+        ("prefect", ["python", "-m", "infra.access.prefect_server"], 0),
+        ("worker", ["python", "-m", "infra.worker"], 0),
+    ):
         command = SERVICES[name]["command"]
         assert command[: len(program)] == program
         words = command[len(program) :]
@@ -108,7 +113,8 @@ def test_the_deployer_runs_what_exists() -> None:
     assert "OPSD_HOME" not in SERVICES["deployer"]["environment"], "it would fix one machine's folder for every worker"
 
 
-def test_every_variable_is_read_by_someone(defined: dict[str, list[str]]) -> None:
+def test_every_variable_is_read_by_someone(defined: dict[str, list[str]], tmp_path: Path) -> None:
+    certificates = certificate_variables(tmp_path)
     sources = "".join(p.read_text() for folder in ("infra", "tasks", "opsd_core") for p in (ROOT / folder).rglob("*.py"))
     jwt = tomllib.loads(_help(str(Path(sys.executable).parent / "weed"), "scaffold", "-config=security"))["jwt"]
     keys = {"SIGNING": jwt["signing"], "FILER_SIGNING": jwt["filer_signing"]}
@@ -121,11 +127,13 @@ def test_every_variable_is_read_by_someone(defined: dict[str, list[str]]) -> Non
             assert name in defined["mlflow"], name
         elif name.startswith("OPSD_"):
             assert f'"{name}"' in sources, name
+        elif name.startswith("WEED_GRPC_"):
+            assert name in certificates, name
         elif name.startswith("WEED_"):
             assert name in weed & set(SERVER_SECRETS), name
         elif name not in FOREIGN:
             assert name == "AWS_ENDPOINT_URL_S3" or f"'{name}'" in aws, name
-    assert set(SERVER_SECRETS) <= set(_variables())
+    assert set(SERVER_SECRETS) | set(certificates) <= set(_variables())
 
 
 def test_secrets_come_from_the_environment_and_are_required() -> None:
@@ -173,7 +181,7 @@ def test_dependencies_exist_wait_for_health_and_have_no_cycle() -> None:
     def above(name: str, seen: tuple[str, ...] = ()) -> None:
         assert name not in seen, f"cycle: {seen}"
         for other, rule in SERVICES[name].get("depends_on", {}).items():
-            one_shot = other == "deployer"
+            one_shot = other in ONE_SHOT
             assert rule["condition"] == ("service_completed_successfully" if one_shot else "service_healthy")
             assert one_shot or "healthcheck" in SERVICES[other]
             above(other, (*seen, name))
@@ -232,7 +240,7 @@ def test_every_service_restarts_is_reaped_and_checked() -> None:
         assert service["restart"] == "unless-stopped"
         assert service["init"] is True
         assert set(service["healthcheck"]) == {"test", "interval", "timeout", "retries", "start_period"}
-    assert SERVICES["deployer"]["restart"] == "no"
+    assert {SERVICES[name]["restart"] for name in ONE_SHOT} == {"no"}
     assert {SERVICES[name]["stop_grace_period"] for name in ("worker", "worker-gpu")} == {"10m"}
     assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
     assert "profiles" not in SERVICES["worker"]
@@ -241,7 +249,7 @@ def test_every_service_restarts_is_reaped_and_checked() -> None:
 def test_same_switches_as_the_embedded_stack(tmp_path: Path) -> None:
     state = open_state(tmp_path)
     embedded = {name: describe(name, state, {}) for name in ("s3", "prefect", "mlflow", "worker")}
-    switches = {word for word in embedded["s3"].command if word.endswith(("=false", "=0"))}
+    switches = {word for word in embedded["s3"].command if word.endswith(("=false", "=0", "=true"))}
     assert switches <= set(SERVICES["s3"]["command"])
     worker = SERVICES["worker"]["command"]
     assert worker[worker.index("--pool") + 1] == POOL
@@ -251,6 +259,8 @@ def test_same_switches_as_the_embedded_stack(tmp_path: Path) -> None:
     client = SERVICES["worker"]["environment"]
     assert set(state.client_variables({})) - ours <= set(client)
     fixed = {n: v for n, v in state.client_variables({}).items() if n in client and "://127" not in v and "AWS_" not in n}
+    assert {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD"} <= set(fixed)
+    fixed = {n: v for n, v in fixed.items() if n not in ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD")}
     assert {n: client[n] for n in fixed if n not in ours} == {n: v for n, v in fixed.items() if n not in ours}
 
 
@@ -270,3 +280,15 @@ def test_the_compose_tool_accepts_the_file_and_misses_a_missing_secret() -> None
         refused = config(plain | dict.fromkeys(names - {name}, "value"))
         assert refused.returncode != 0
         assert name in refused.stderr
+
+
+def test_prefect_and_mlflow_are_behind_the_same_door_as_in_the_embedded_stack(tmp_path: Path) -> None:
+    embedded = {name: describe(name, open_state(tmp_path), {}) for name in ("prefect", "mlflow")}
+    prefect, mlflow = SERVICES["prefect"], SERVICES["mlflow"]
+    assert list(embedded["prefect"].command[1:3]) == prefect["command"][1:3]
+    for words in (embedded["mlflow"].command, mlflow["command"]):
+        assert words[words.index("--app-name") + 1] == "opsd"
+    assert prefect["environment"]["PREFECT_SERVER_CSRF_PROTECTION_ENABLED"] == "true"
+    assert (prefect["environment"]["OPSD_HOSTS"], mlflow["environment"]["OPSD_HOSTS"]) == ("prefect", "mlflow")
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        assert mlflow["environment"][name] == SERVICES["worker"]["environment"][name]

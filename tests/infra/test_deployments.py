@@ -1,33 +1,25 @@
-"""Pool, automation, deployments and worker on a real Prefect server: `pytest tests/infra/test_deployments.py`."""
+"""Pool, queues, deployments and worker on a real Prefect server: `pytest tests/infra/test_deployments.py`."""
 
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from prefect.automations import AutomationCore, DoNothing, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from infra import bootstrap, processes, summary
+from infra import bootstrap, recovery, summary
 from infra.lifecycle import down, up
 from infra.state import MODEL_QUEUE, POOL, open_state
 from opsd_core.config import RECIPES
 from opsd_core.errors import ServiceError
+from tests.own_stack import OwnStack
 from tests.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
-SLEEPER = """
-import time
-from prefect import flow
-
-@flow(name="opsd")
-def iterate(seconds: float = 600):
-    time.sleep(seconds)
-"""
-
 KILLS_ITSELF = """
 import os, signal, time
 from prefect import flow
@@ -52,19 +44,22 @@ def client(stack: Stack) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-def test_pool_queue_and_automation_exist_once_however_often_they_are_prepared(client: SyncPrefectClient) -> None:
+def test_pool_and_queue_exist_once_however_often_they_are_prepared(client: SyncPrefectClient) -> None:
     for jobs in (3, 1):
         bootstrap.prepare(client, model_jobs=jobs)
         assert client.read_work_queue_by_name(MODEL_QUEUE, work_pool_name=POOL).concurrency_limit == jobs
     assert client.read_work_pool(POOL).type == "process"
-    (automation,) = client.read_automations_by_name(bootstrap.DEAD_RUNS)
-    assert automation.enabled
-    assert automation.trigger.within.total_seconds() > 3 * 60, "shorter than three heartbeats would end healthy runs"
-    queue = automation.trigger.match_related.model_dump()["prefect.resource.name"]
-    assert queue == MODEL_QUEUE, "a promotion that waits for a person has no heartbeats"
-    (automation,) = client.read_automations_by_name(bootstrap.CONTINUE)
     declared = {deployment["name"] for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
-    assert automation.enabled and set(bootstrap.CONTINUED) <= declared
+    assert set(recovery.WATCHED) == declared
+
+
+def test_automations_of_earlier_versions_are_deleted(client: SyncPrefectClient) -> None:
+    trigger = EventTrigger(expect={"prefect.flow-run.Crashed"}, posture=Posture.Reactive, threshold=1)
+    for name in (*bootstrap.RETIRED, "mine"):
+        client.create_automation(AutomationCore(name=name, trigger=trigger, actions=[DoNothing()]))
+    bootstrap.prepare(client, model_jobs=1)
+    left = [len(client.read_automations_by_name(name)) for name in (*bootstrap.RETIRED, "mine")]
+    assert left == [0, 0, 1], "somebody else's automation stays"
 
 
 def test_each_deployment_has_its_own_form_and_leaves_the_folder_to_the_worker(
@@ -120,55 +115,6 @@ def test_summary_of_a_deployment_without_runs_or_unknown(worker: Stack, capsys: 
     assert "has not run yet" in capsys.readouterr().err
     assert summary.main(["opsd/none"]) == 1
     assert "not registered" in capsys.readouterr().err
-
-
-class OwnStack:
-    """A project of its own whose opsd/iterate is `flow`: servers, deployment and worker, and one run of it."""
-
-    def __init__(self, folder: Path, flow: str) -> None:
-        (folder / "flows").mkdir()
-        (folder / "flows" / "iterate.py").write_text(flow)
-        declared = yaml.safe_load((ROOT / "prefect.yaml").read_text())
-        declared["deployments"] = [d for d in declared["deployments"] if d["name"] == "iterate"]
-        (folder / "prefect.yaml").write_text(yaml.safe_dump(declared))
-        self.environ = {"PATH": os.environ["PATH"], "OPSD_HOME": str(folder), "OPSD_STATE": str(folder / "state")}
-        subprocess.run([sys.executable, "-m", "infra.stack", "up", "--worker"], env=self.environ, check=True)
-        self.state = open_state(folder / "state")
-
-    def trigger(self) -> str:
-        return self._python(
-            "from prefect.deployments import run_deployment; print(run_deployment('opsd/iterate', timeout=0).id)"
-        )
-
-    def wait_for(self, state: str, run_id: str, patience_s: float) -> int:
-        """The run's number of starts, once it has been in this state."""
-        program = (
-            "import sys; from prefect.client.orchestration import get_client\n"
-            "with get_client(sync_client=True) as c:\n"
-            "    print(c.read_flow_run(sys.argv[1]).run_count, *(s.name for s in c.read_flow_run_states(sys.argv[1])))"
-        )
-        deadline = time.monotonic() + patience_s
-        while state not in (found := self._python(program, run_id).split()):
-            assert time.monotonic() < deadline, f"still {found}"
-            time.sleep(5)
-        return int(found[0])
-
-    def _python(self, text: str, *arguments: str) -> str:
-        command = [sys.executable, "-m", "infra.stack", "run", sys.executable, "-c", text, *arguments]
-        return subprocess.run(command, env=self.environ, capture_output=True, text=True, check=True).stdout.strip()
-
-
-@pytest.mark.slow
-def test_a_run_whose_processes_all_died_is_set_to_crashed(tmp_path: Path) -> None:
-    own = OwnStack(tmp_path, SLEEPER)
-    try:
-        run_id = own.trigger()
-        own.wait_for("Running", run_id, 180)
-        for process in processes.family(own.state.root, "worker"):
-            process.kill()
-        own.wait_for("Crashed", run_id, 400)
-    finally:
-        down(own.state)
 
 
 @pytest.mark.slow

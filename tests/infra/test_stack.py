@@ -176,7 +176,7 @@ def test_taken_port_is_named_and_what_was_started_is_stopped(tmp_path: Path) -> 
 def test_a_service_that_ends_while_starting_shows_the_end_of_its_log(stack: Stack, tmp_path: Path) -> None:
     state = open_state(tmp_path / "state")
     (state.root / "s3" / "filerldb2").write_text("a file where a folder belongs")
-    environ = {name: os.environ[name] for name in ("PATH", "PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    environ = {name: os.environ[name] for name in ("PATH", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_URI")}
     with pytest.raises(ServiceError, match=r"s3 ended while starting(?s:.*)filerldb2"):
         up(state, environ, worker=False)
     assert down(state) == []

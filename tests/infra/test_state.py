@@ -58,16 +58,18 @@ def test_own_variables_do_not_make_a_service_external(tmp_path: Path) -> None:
     assert state.write_env(variables) == variables
 
 
-def test_a_folder_store_needs_no_object_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("store", ["file:///data/opsd", "/data/opsd", "/data/../data/opsd"])
+def test_a_folder_store_needs_no_object_server(tmp_path: Path, store: str) -> None:
     state = open_state(tmp_path)
-    environ = {"OPSD_STORE": "file:///data/opsd"}
+    environ = {"OPSD_STORE": store}
     assert set(state.external(environ)) == {"s3"}
-    assert "AWS_ENDPOINT_URL_S3" not in state.client_variables(environ)
+    variables = state.client_variables(environ)
+    assert "AWS_ENDPOINT_URL_S3" not in variables and variables["OPSD_STORE"] == "file:///data/opsd"
 
 
 def test_silent_external_server_is_named_before_anything_starts(tmp_path: Path) -> None:
     state = open_state(tmp_path)
-    with pytest.raises(ServiceError, match=r"MLFLOW_TRACKING_URI names an external mlflow server at 127\.0\.0\.1:9,"):
+    with pytest.raises(ServiceError, match=r"MLFLOW_TRACKING_URI names an external mlflow server at http://127\.0\.0\.1:9,"):
         up(state, {"MLFLOW_TRACKING_URI": "http://user:word@127.0.0.1:9"}, worker=False)
     assert list((tmp_path / "run").glob("*.json")) == []
 

@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -14,6 +16,7 @@ from opsd_core.digest import canonical_json, digest, file_digest
 from opsd_core.errors import ConfigError, IntegrityError
 from tasks.storage.artifacts import Artifact, artifact_key, describe, discard, fetch, find, prune_cache, publish
 from tasks.storage.manifest import parse_manifest
+from tasks.storage.process_mark import process_tag
 from tasks.storage.quarantine import quarantine, quarantined
 
 IDENTITY = {"policy": "ab12", "seed": 7, "sampling": {"temperature": 1.0, "top_p": 0.9}}
@@ -255,6 +258,18 @@ def test_the_cache_keeps_what_was_used_last(store, tmp_path):
     assert sorted(cache.iterdir()) == sorted([folders[0], folders[2], *kept])
     assert prune_cache(cache, 0) == 100 and sorted(cache.iterdir()) == sorted([folders[0], *kept])
     assert prune_cache(cache, 0, idle_s=0) == 100 and prune_cache(tmp_path / "absent", 0) == 0
+
+
+def test_temporary_folders_of_a_killed_process_go_at_once_and_those_of_a_living_one_stay(tmp_path):
+    program = "from tasks.storage.process_mark import process_tag; print(process_tag())"
+    dead = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    elsewhere = f"00000000{dead[8:]}"
+    for tag in (dead, process_tag(), elsewhere, ""):
+        for prefix in (".work-", ".staged-", ".trash-"):
+            (tmp_path / f"{prefix}{tag}x").mkdir()
+    assert prune_cache(tmp_path, 0) == 0
+    kept = [f"{prefix}{tag}x" for tag in (process_tag(), elsewhere, "") for prefix in (".work-", ".staged-", ".trash-")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
 
 
 def test_the_cache_is_pruned_beside_a_process_whose_folders_come_and_go(tmp_path):

@@ -1,5 +1,6 @@
 """A registered folder of weights loads through MLflow, and plainly after a download."""
 
+import shutil
 import uuid
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from opsd_core.digest import file_digest
-from opsd_core.errors import DataError, ModelError
+from opsd_core.errors import DataError, IntegrityError, ModelError
 from opsd_core.mlmodel import write_mlmodel
 from opsd_core.pyfunc_loader import _load_pyfunc
 from tasks.storage.artifacts import publish
@@ -95,8 +96,48 @@ def test_wrong_input_and_pickles_are_refused(tiny, tmp_path):
 
 
 def test_the_mlmodel_file_is_the_same_every_time(tiny, tmp_path):
-    write_mlmodel(tmp_path)
-    assert file_digest(tmp_path / "MLmodel") == file_digest(tiny / "MLmodel")
+    assert file_digest(save_tiny(tmp_path) / "MLmodel") == file_digest(tiny / "MLmodel")
+    before = file_digest(tiny / "MLmodel")
+    write_mlmodel(tiny)
+    assert file_digest(tiny / "MLmodel") == before
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place % len(data)] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"])
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "flipped"])
+def test_a_file_that_was_damaged_on_its_way_is_refused_by_name(tiny, tmp_path, name, damage):
+    folder = shutil.copytree(tiny, tmp_path / "copy")
+    _load_pyfunc(str(folder))
+    path = folder / name
+    if damage == "deleted":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        flip(path, -2)
+    with pytest.raises(IntegrityError, match=rf"{name}: (it is missing|expected \[\d+, '\w{{64}}'\], actual)"):
+        _load_pyfunc(str(folder))
+
+
+def test_a_strange_file_and_a_changed_list_are_refused_and_notes_are_not(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "copy")
+    (folder / "README.md").write_text("mine")
+    (folder / "registered_model_meta").write_text("model_name: x")
+    _load_pyfunc(str(folder))
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(IntegrityError, match=r"chat_template\.jinja: it is no file of this model"):
+        _load_pyfunc(str(folder))
+    (folder / "chat_template.jinja").unlink()
+    text = (folder / "MLmodel").read_text()
+    for one, other in (("checksum: ", "checksum: 0"), ("long", "lung"), ("files:", "flies:"), (text, "{")):
+        (folder / "MLmodel").write_text(text.replace(one, other))
+        with pytest.raises(IntegrityError, match=r"MLmodel: it (does not match its own checksum|cannot be read)"):
+            _load_pyfunc(str(folder))
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")  # mlflow's own classes

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,24 @@ def test_aliased_and_pinned_versions_stay(line, aliases, tags):
     gone = set(line.plan().deletable)
     assert not gone & keys(line.turns[0], "prompts", "rollouts", "grades", "targets", "state", "model", "evaluation")
     assert keys(line.turns[1], "model", "state") <= gone
+
+
+def test_what_a_stored_lineage_names_stays_as_what_tags_name(line):
+    """Versions of both kinds stand in one line: the lineage of the newer ones is a file of the store."""
+    before = line.plan()
+    lineages = []
+    for index, version in enumerate(line.versions[1:], 1):
+        moved = {tag.removeprefix("opsd."): text for tag, text in version.tags.items()}
+        moved |= {name: json.loads(moved[name]) for name in ("rollouts", "targets")}
+        folder = line.folder / f"lineage-{index}"
+        folder.mkdir()
+        (folder / "lineage.json").write_text(json.dumps(moved, indent=1))
+        lineages.append(publish(line.store, "lineage", {"lineage": moved}, folder, {}))
+        few = {tag: version.tags[tag] for tag in ("opsd.role", "opsd.campaign", "opsd.model_uri")}
+        line.versions[index] = replace(version, tags=few | {"opsd.lineage": lineages[-1].uri})
+    after = line.plan()
+    assert set(after.deletable) == set(before.deletable) | {lineage.key for lineage in lineages[:-1]}
+    assert lineages[-1].key in after.kept
 
 
 def test_young_artifacts_and_running_campaigns_are_left_alone(line):

@@ -51,7 +51,7 @@ def test_a_campaign_and_its_iterations_keep_their_runs(settings, tracker):
     assert run.data.tags["opsd.git"] == "abc" and run.data.tags["opsd.campaign_id"] == campaign
     assert again.client.get_run(child).data.tags["mlflow.parentRunId"] == run_id
     assert again.client.get_run(child).info.status == "RUNNING"
-    assert again.run_url(child).endswith(f"/runs/{child}")
+    assert again.run_url(child).endswith(f"/runs/{child}?workflowType=machine_learning")
     with pytest.raises(ConfigError, match="cannot identify a run"):
         tracker.campaign_run("tests", "x' or '1'='1", CONFIG)
 

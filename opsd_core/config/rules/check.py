@@ -43,6 +43,19 @@ def _prompt_budget(config: CampaignSettings) -> str | None:
     return None
 
 
+def _tokens_are_left_to_count(config: CampaignSettings) -> str | None:
+    skipped, longest = config.distillation.skip_first_tokens, config.rollout.max_completion_length
+    field = "rollout.max_completion_length"
+    if 0 < config.curriculum.length_start < longest:
+        longest, field = config.curriculum.length_start, "curriculum.length_start"
+    if skipped >= longest:
+        return (
+            f"distillation.skip_first_tokens={skipped} leaves out every token of a completion, which has at most {field}="
+            f"{longest}: nothing would be learned. Lower distillation.skip_first_tokens."
+        )
+    return None
+
+
 def _split_leaves_training_items(config: CampaignSettings) -> str | None:
     held_out = config.data.validation_fraction + config.data.test_fraction
     if held_out >= 0.95:
@@ -77,6 +90,7 @@ RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     _recorded_entries_suffice,
     _near_limit_beta,
     _prompt_budget,
+    _tokens_are_left_to_count,
     _split_leaves_training_items,
     _top_k_side_was_recorded,
     _sampled_token_has_no_entries,

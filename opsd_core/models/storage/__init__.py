@@ -8,5 +8,6 @@ gguf.py              a GGUF file, dequantised
 saving.py            a plain safetensors folder
 adapter_folders.py   a peft adapter folder
 serving.py           what a policy was judged with, written into the folder's own files
+skeleton.py          a stored model without its weights: its configuration, whether adapters fit
 verify.py            the stored folder against the policy in memory
 """

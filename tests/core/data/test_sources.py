@@ -18,7 +18,7 @@ from opsd_core.config.kinds.columns import COLUMN_PRESETS
 from opsd_core.config.kinds.sources import FILE_FORMATS, SOURCE_KINDS, source_kind
 from opsd_core.data import load_examples
 from opsd_core.data.files import reader
-from opsd_core.data.remote import download
+from opsd_core.data.remote import download, web_content
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders import GRADERS
 
@@ -216,6 +216,22 @@ def test_a_download_is_bounded_and_never_leaves_https(tmp_path, https_server):
         download(f"{url}/absent.csv", tmp_path / "g.csv")
 
 
+def test_the_state_of_a_web_file_is_what_its_server_says_or_its_bytes(https_server):
+    page, tag = b"question,answer\n1,2\n", {"ETag": '"a1"', "Content-Length": "20"}
+    dated = {"Last-Modified": "Mon, 02 Nov 2026 10:00:00 GMT"}
+    url = https_server({"/plain.csv": page, "/silent.csv": page}, {"/tagged.csv": tag, "/dated.csv": dated, "/silent.csv": {}})
+    assert web_content(f"{url}/tagged.csv") == {"etag": '"a1"', "bytes": "20"}
+    assert web_content(f"{url}/dated.csv") == {"last_modified": dated["Last-Modified"]}
+    plain = web_content(f"{url}/plain.csv")  # describes no file; the other describes it without a mark
+    assert plain == web_content(f"{url}/silent.csv") and set(plain) == {"sha256"}
+    https_server({"/plain.csv": page + b"3,4\n"}, {"/tagged.csv": tag | {"ETag": '"b2"'}})
+    assert web_content(f"{url}/plain.csv") != plain and web_content(f"{url}/tagged.csv")["etag"] == '"b2"'
+    for wrong in (f"{url}/absent.csv", f"{url}/page.html", url.replace("https://", "https://user:secret@") + "/plain.csv"):
+        with pytest.raises(DataError, match=r"cannot be fetched|does not end as|holds a password") as caught:
+            web_content(wrong)
+        assert "secret" not in str(caught.value)
+
+
 @pytest.fixture
 def https_server(tmp_path, monkeypatch):
     """A server with a certificate of its own that this process trusts; a text stands for a redirect."""
@@ -229,8 +245,15 @@ def https_server(tmp_path, monkeypatch):
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     pages: dict = {}
+    marks: dict = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200 if self.path in marks else 501 if self.path in pages else 404)
+            for name, value in marks.get(self.path, {}).items():
+                self.send_header(name, value)
+            self.end_headers()
+
         def do_GET(self):
             page = pages.get(self.path)
             self.send_response(404 if page is None else 302 if isinstance(page, str) else 200)
@@ -250,8 +273,9 @@ def https_server(tmp_path, monkeypatch):
     server.socket = context.wrap_socket(server.socket, server_side=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
-    def start(content: dict) -> str:
+    def start(content: dict, described: dict | None = None) -> str:
         pages.update(content)
+        marks.update(described or {})
         return f"https://127.0.0.1:{server.server_port}"
 
     yield start

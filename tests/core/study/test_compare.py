@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from opsd_core.errors import DataError
-from opsd_core.study.compare import compare, holm, two_sided_p, variance_of_mean
+from opsd_core.judgement.statistics import holm
+from opsd_core.study.compare import compare, two_sided_p, variance_of_mean
 
 
 def excludes_zero(found):

@@ -111,6 +111,19 @@ def test_a_version_is_exported_whole_with_its_adapters(learned, tmp_path, capsys
     assert "no registered model 'nobody'" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
+def test_answers_before_and_after_are_one_file(learned, tmp_path, capsys):
+    page = tmp_path / "pages" / "answers.html"
+    assert run(["answers", "shell@candidate", "--to", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page) and "</html>" in page.read_text()
+    assert run(["answers", "shell", "2", "--against", "1", "--to", str(page)]) == 0
+    assert "version 1" in page.read_text()
+    capsys.readouterr()
+    assert run(["answers", "shell", "--against", "7"]) == 1
+    assert "it has 1 @champion, 2 @candidate" in capsys.readouterr().err
+    assert run(["answers", "shell", "2", "--to", str(tmp_path)]) == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
 def test_what_cannot_be_served_or_converted_here_is_refused_with_what_to_install(learned, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run(["export", "shell", "--to", str(tmp_path / "folder"), "--gguf"]) == 1

@@ -16,7 +16,7 @@ from opsd_core.errors import ConfigError
 
 COMMANDS = {
     "check", "run", "status", "logs", "cancel", "versions", "promote", "rollback", "approve", "refuse", "answers", "export",
-    "serve", "chat", "recipes", "config", "pretrain", "study", "replay", "gc", "up", "down", "doctor",
+    "serve", "chat", "recipes", "config", "pretrain", "study", "replay", "gc", "up", "down", "login", "doctor",
 }  # fmt: skip
 
 

@@ -1,0 +1,163 @@
+"""Accuracy before and after by slices of the held-out items, and which slices fall although the whole does not.
+
+A slice is a value of a data column, of the answer's form, of lengths, or of difficulty. Whether it falls is an exact one-sided
+McNemar test within it; of all slices on a page, Holm's procedure says which falls are more than chance. Slices made of what the
+first side did (its length, its pass rate) also move by regression to the mean: what was lucky before falls without any change.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from opsd_core.answers.forms import answer_form, form_in_question
+from opsd_core.answers.sides import Item
+from opsd_core.judgement.statistics import holm, mcnemar, paired_interval, wilson
+from opsd_core.records.examples import Example
+
+ALPHA = 0.05
+"""Family-wise level of the warnings of one page."""
+_MOST_VALUES = 12
+_MOST_COLUMNS = 24
+_SHORT = 40
+_NUM_BINS = 4
+Key = Callable[[Item], str | float | None]
+
+
+def slices_of(items: Sequence[Item], after: int = 1) -> list[dict[str, Any]]:
+    """One row per slice, by dimension: n, accuracies, their intervals, the paired difference, and whether it warns.
+
+    Of each: `dimension`, `value`, `n`, `before` and `after` as [share, low, high] (Wilson, 95 %), `difference` as [mean, low,
+    high] (Newcombe's paired interval), `p_falls` (exact, one-sided) and `warns`: the slice falls, Holm's procedure over all rows
+    rejects at 5 %, and the whole does not fall.
+    """
+    rows = []
+    for name, key in _dimensions(items):
+        groups = _grouped(items, key)
+        if len(groups) > 1:
+            rows += [_row(name, value, group, after) for value, group in groups]
+    total = _row("", "", items, after)["difference"][0] if items else 0.0
+    rejected = holm({str(i): row["p_falls"] for i, row in enumerate(rows)}, ALPHA)
+    for index, row in enumerate(rows):
+        row["warns"] = bool(rejected[str(index)] and row["difference"][0] < 0.0 <= total)
+    return rows
+
+
+def warnings_of(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence for every slice that falls although the whole does not."""
+    return [
+        f"Falls: {row['dimension']} = {row['value']}, from {100 * row['before'][0]:.0f} to {100 * row['after'][0]:.0f} % on "
+        f"{row['n']} items (p = {row['p_falls']:.2g}; {len(rows)} slices, Holm's procedure at {ALPHA:.0%})."
+        for row in rows
+        if row["warns"]
+    ]
+
+
+def _row(dimension: str, value: str, items: Sequence[Item], after: int) -> dict[str, Any]:
+    count = Counter(item.kind(after) for item in items)
+    wins, losses, both = count["wrong→right"], count["right→wrong"], count["right→right"]
+    number, before, now = len(items), both + losses, both + wins
+    mean, low, high = paired_interval(wins, losses, both, number)
+    return {
+        "dimension": dimension,
+        "value": value,
+        "n": number,
+        "before": [before / number, *wilson(before, number)],
+        "after": [now / number, *wilson(now, number)],
+        "difference": [mean, low, high],
+        "p_falls": mcnemar(losses, wins),
+    }
+
+
+def _dimensions(items: Sequence[Item]) -> Iterable[tuple[str, Key]]:
+    yield "form of the reference", lambda item: answer_form(item.example.answer)
+    yield (
+        "form of the answer in the question",
+        lambda item: form_in_question(item.example.question, item.example.answer),
+    )
+    yield "form of the answer before", lambda item: answer_form(item.answers[0].extracted or "")
+    if any(item.pass_rate is not None for item in items):
+        yield "difficulty: share of right samples before", lambda item: _pass_rate(item.pass_rate)
+    tables = [columns_of(item.example) for item in items]
+    by_id = {item.example.id: table for item, table in zip(items, tables, strict=True)}
+    for column in list(dict.fromkeys(name for table in tables for name in table))[:_MOST_COLUMNS]:
+        yield f"column {column}", lambda item, column=column: by_id[item.example.id].get(column)
+    yield "length of the question (characters)", lambda item: float(len(item.example.question))
+    yield "length of the answer before (tokens)", lambda item: float(item.answers[0].num_tokens)
+
+
+def varying_columns(items: Sequence[Item]) -> set[str]:
+    """Names of the columns that have more than one value."""
+    values: dict[str, set[str | float]] = {}
+    for item in items:
+        for name, value in columns_of(item.example).items():
+            values.setdefault(name, set()).add(value)
+    return {name for name, found in values.items() if len(found) > 1}
+
+
+def columns_of(example: Example) -> dict[str, str | float]:
+    """The item's own columns: short texts, numbers and truth values of its metadata, nested names joined by dots.
+
+    What a generator kept to grade an answer is not a column: the options of its task, and the answer itself.
+    """
+    found: dict[str, str | float] = {}
+    entry = example.metadata.get("entry")
+    nested = entry.get("metadata", {}) if isinstance(entry, dict) else {}
+    plain = {name: value for name, value in example.metadata.items() if name not in ("entry", "options", "columns")}
+    for table in (plain, example.metadata.get("columns", {}), nested):
+        _flatten(table, "", found)
+    return {name: value for name, value in found.items() if name not in ("solution", "source_index", "source_dataset")}
+
+
+def _flatten(table: Any, prefix: str, found: dict[str, str | float]) -> None:
+    for name, value in table.items() if isinstance(table, dict) else ():
+        path = f"{prefix}{name}"[:_SHORT]
+        if isinstance(value, dict) and prefix.count(".") < 2:
+            _flatten(value, f"{path}.", found)
+        elif isinstance(value, bool):
+            found[path] = "yes" if value else "no"
+        elif isinstance(value, int | float):
+            found[path] = float(value)
+        elif isinstance(value, str) and 0 < len(value) <= _SHORT:
+            found[path] = value
+
+
+def _pass_rate(rate: float | None) -> str | None:
+    if rate is None:
+        return None
+    return "never" if rate == 0 else "always" if rate == 1 else "up to half" if rate <= 0.5 else "more than half"
+
+
+def _grouped(items: Sequence[Item], key: Key) -> list[tuple[str, list[Item]]]:
+    """(value, items) of each value; numbers of many values in quarters, rare texts together, one group each for ids: none."""
+    values = [key(item) for item in items]
+    known = [value for value in values if value is not None]
+    distinct = set(known)
+    if len(distinct) < 2:
+        return []
+    if all(isinstance(value, float) for value in known) and len(distinct) > _NUM_BINS:
+        edges = _quarters(sorted(known))
+        values = [None if value is None else _bin(float(value), edges) for value in values]
+    elif len(distinct) > _MOST_VALUES:
+        if len(distinct) > len(known) / 2:
+            return []
+        common = {value for value, _ in Counter(known).most_common(_MOST_VALUES - 1)}
+        values = [value if value is None or value in common else "(other)" for value in values]
+    groups: dict[str, list[Item]] = {}
+    order = sorted({value for value in values if value is not None}, key=lambda v: (isinstance(v, str), v))
+    for value in order:
+        label = f"{value:g}" if isinstance(value, float) else str(value).partition("\0")[2] or str(value)
+        groups[label] = [item for item, mine in zip(items, values, strict=True) if mine == value]
+    return list(groups.items())
+
+
+def _quarters(values: Sequence[float]) -> list[float]:
+    """Upper edges of at most four groups of about equal size."""
+    edges = [values[min(len(values) - 1, (len(values) * part) // _NUM_BINS)] for part in range(1, _NUM_BINS)]
+    return sorted({*edges, values[-1]})
+
+
+def _bin(value: float, edges: Sequence[float]) -> str:
+    """A label that sorts by its place and shows the bounds."""
+    place = next(index for index, edge in enumerate(edges) if value <= edge)
+    text = f"up to {edges[0]:g}" if place == 0 else f"above {edges[place - 1]:g}, up to {edges[place]:g}"
+    return f"{place}\0{text}"

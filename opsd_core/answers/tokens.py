@@ -1,0 +1,149 @@
+"""Completions token by token: what the student drew, how likely the teacher finds it, and what both would have said.
+
+T = tokens of a completion. Only what is recorded is shown: log S from the rollouts, log T from the targets.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from opsd_core.digest import derive_seed
+from opsd_core.records.examples import Example
+from opsd_core.records.grades import GradedRollout
+from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.records.targets import Target
+from opsd_core.teacher.scoring import divergence_along
+
+_LIKELIEST = 4
+"""Tokens of each side shown at a position."""
+_CURVE_COMPLETIONS = 512
+"""Completions that the curve along positions is averaged over, at most."""
+TokenText = Callable[[int], str]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """An iteration's completions, and what is known about each."""
+
+    rollouts: Sequence[Rollout]
+    grades: Mapping[Key, GradedRollout]
+    token_text: TokenText
+    """A token's id -> how it is written."""
+    prompt_text: Callable[[Sequence[int]], str]
+    """Token ids of a prompt -> its text, control tokens included."""
+    targets: Mapping[Key, Target] = field(default_factory=dict)
+    examples: Mapping[str, Example] = field(default_factory=dict)
+    privileged: Mapping[Key, Sequence[int]] = field(default_factory=dict)
+    """The teacher's prompt of a completion, token ids."""
+    note: str = ""
+    """How log T came about, or why it is not there."""
+
+
+def states(rollout: Rollout, grade: GradedRollout | None) -> list[str]:
+    """What a completion can be found by: right, wrong or ungraded; cut; reference; trained on, or dropped with its reason."""
+    correct = grade.correct if grade else None
+    found = [
+        "reference" if rollout.source == "reference" else {True: "right", False: "wrong", None: "ungraded"}[correct]
+    ]
+    if rollout.truncated:
+        found.append("cut")
+    if grade is not None:
+        found.append("trained on" if grade.keep else f"dropped: {grade.reason or 'no reason'}")
+    return found
+
+
+def drawn(sampled: Sampled) -> list[Rollout]:
+    """The completions in the order in which they are shown: in turns from every combination of states, those with log T first."""
+    groups: dict[tuple[str, ...], list[Rollout]] = defaultdict(list)
+    for rollout in sampled.rollouts:
+        if len(rollout.completion_ids):
+            groups[tuple(states(rollout, sampled.grades.get(rollout.key)))].append(rollout)
+    for group in groups.values():
+        group.sort(key=lambda r: (r.key not in sampled.targets, derive_seed("answers", *r.key)))
+    order = []
+    for turn in range(max(map(len, groups.values()), default=0)):
+        order += [group[turn] for _, group in sorted(groups.items()) if turn < len(group)]
+    return order
+
+
+def token_rows(sampled: Sampled, rollout: Rollout, vocabulary: dict[int, int]) -> dict[str, Any]:
+    """One completion for the page: `ids` and the sides' likeliest tokens as places in `vocabulary`, which grows.
+
+    log-probabilities in hundredths of nats: `s` (T,) of the student, `t` (T,) of the teacher or None; `S` and `T` hold per
+    position [token, log-probability, token, ...], likeliest first.
+    """
+    grade, target = sampled.grades.get(rollout.key), sampled.targets.get(rollout.key)
+    example = sampled.examples.get(rollout.example_id)
+
+    def place(token: int) -> int:
+        return vocabulary.setdefault(int(token), len(vocabulary))
+
+    def likeliest(ids_TK: np.ndarray, logprobs_TK: np.ndarray) -> list[list[int]]:
+        order_TK = np.argsort(-logprobs_TK, axis=1, kind="stable")[:, :_LIKELIEST]
+        ids, logs = np.take_along_axis(ids_TK, order_TK, 1), np.take_along_axis(logprobs_TK, order_TK, 1)
+        return [
+            [n for i, p in zip(row, values, strict=True) for n in (place(i), hundredths(p))]
+            for row, values in zip(ids, logs, strict=True)
+        ]
+
+    privileged = sampled.privileged.get(rollout.key)
+    return {
+        "id": rollout.example_id,
+        "sample": rollout.sample_index,
+        "states": states(rollout, grade),
+        "extracted": grade.extracted if grade else None,
+        "reference": example.answer if example else "",
+        "weight": grade.weight if grade else 1.0,
+        "prompt": sampled.prompt_text(rollout.prompt_ids),
+        "privileged": None if privileged is None else sampled.prompt_text(privileged),
+        "ids": [place(token) for token in rollout.completion_ids],
+        "s": [hundredths(value) for value in rollout.logprobs_T],
+        "t": None if target is None else [hundredths(value) for value in target.sampled_logprob_T],
+        "S": likeliest(rollout.topk_ids_TK, rollout.topk_logprobs_TK),
+        "T": None if target is None else likeliest(target.topk_ids_TK, target.topk_logprobs_TK),
+    }
+
+
+def hundredths(logprob: float) -> int | None:
+    """A log-probability in hundredths of nats; None for one that is not a number, -99999 for an impossible token."""
+    if np.isnan(logprob):
+        return None
+    return round(100 * max(float(logprob), -999.99))
+
+
+def divergence_curve(sampled: Sampled) -> dict[str, Any]:
+    """KL(student || teacher) at each position: mean, standard error and number of completions; empty where nothing is recorded.
+
+    Over at most 512 completions that have targets, drawn with a fixed seed; positions that at least a tenth of them reach.
+    """
+    scored = [r for r in sampled.rollouts if r.key in sampled.targets and r.topk_ids_TK.shape[1]]
+    scored.sort(key=lambda r: derive_seed("answers", *r.key))
+    rows = [divergence_along(r, sampled.targets[r.key]) for r in scored[:_CURVE_COMPLETIONS]]
+    return {"points": along_positions(rows), "completions": len(rows), "of": len(scored)}
+
+
+def along_positions(rows: Sequence[np.ndarray]) -> list[list[float]]:
+    """[mean, standard error, rows] per position, over rows that are long enough, where at least a tenth of them are."""
+    points = []
+    for position in range(max(map(len, rows), default=0)):
+        values = np.array([float(row[position]) for row in rows if len(row) > position])
+        if len(values) < max(1, len(rows) // 10):
+            break
+        error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+        points.append([round(float(values.mean()), 5), round(error, 5), len(values)])
+    return points
+
+
+def reader(tokenizer: Any) -> TokenText:
+    """How `tokenizer` (of transformers) writes one token: leading spaces kept, control tokens by their names."""
+
+    def text(token: int) -> str:
+        piece = tokenizer.convert_ids_to_tokens(int(token))
+        if isinstance(piece, str) and piece.startswith("▁"):
+            return piece.replace("▁", " ")
+        return tokenizer.decode([int(token)], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    return text

@@ -1,0 +1,89 @@
+"""An iteration in a few sentences: what was decided, what the teacher taught, what should worry."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from opsd_core.judgement.statistics import wilson
+from opsd_core.judgement.verdict import Verdict
+
+_LEAST_DIVERGENCE = 1e-6
+"""Mean divergence, in nats, below which a teacher says what the student says."""
+_FEW = 10
+"""Items below which the lowest slice is not worth a sentence."""
+
+
+def report_head(name: str, number: int, version: int, outcome: str, worries: Sequence[str], address: str) -> str:
+    """The first lines of an iteration's report: what was decided, what should worry, and where the answers are."""
+    listed = [f"- **{worry[:1].upper()}{worry[1:]}**" for worry in worries]
+    lines = [f"# {name}: iteration {number} — version {version} {outcome}", "", *listed, *([""] if listed else [])]
+    return "\n".join([*lines, f"[What it answers, before and after]({address})", "", ""])
+
+
+def shown_accuracy(metrics: Mapping[str, float]) -> str:
+    """Such as 0.473 [0.395, 0.553]."""
+    if "eval/accuracy" not in metrics:
+        return "unknown (no labels)"
+    low, high = accuracy_interval(metrics["eval/accuracy"], int(metrics["eval/num_items"]))
+    return f"{metrics['eval/accuracy']:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def accuracy_interval(accuracy: float, items: int) -> tuple[float, float]:
+    """95 % (Wilson): inside [0, 1] also near its ends."""
+    return wilson(accuracy * items, items)
+
+
+def taught(probes: Mapping[str, float], num_kept: int, unchanged: bool) -> list[str]:
+    """Why the teacher taught nothing, one sentence per sign of it; empty when it taught something.
+
+    `probes`: of the first step; `num_kept`: completions trained on; `unchanged`: no held-out answer became right or wrong.
+    """
+    found = []
+    divergence, gain = probes.get("teacher/divergence"), probes.get("teacher/privilege_gain")
+    if num_kept == 0:
+        found.append("The teacher taught nothing: no completion was kept to train on.")
+    if divergence is not None and divergence < _LEAST_DIVERGENCE:
+        found.append(
+            f"The teacher taught nothing: its distribution is the student's (mean divergence {divergence:.2g} nats per token). "
+            "Is what only the teacher sees in its prompt?"
+        )
+    elif gain is not None and gain <= 0.0:
+        found.append(
+            f"The teacher knows no more than the student: with its context it gives the reference answers {gain:+.3g} nats per "
+            "token, which is not above 0."
+        )
+    if unchanged and not found:
+        found.append("The training changed nothing that is measured: no held-out answer became right or wrong.")
+    return found
+
+
+def warned_slices(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The slices that fall while the whole does not, in one line; "" when none does."""
+    fallen = [f"{r['dimension']} = {r['value']}" for r in rows if r["warns"]]
+    return f"Slices that fall although the whole does not: {'; '.join(fallen)}." if fallen else ""
+
+
+def version_description(verdict: Verdict, outcome: str, slices: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> str:
+    """A version's page in at most ten lines of markdown: verdict, number, guards, slices, links."""
+    low, high = verdict.interval
+    guards = [check for check in verdict.checks if check.name not in ("p_value", "gain")]
+    failed = [f"{check.name} {check.value:.3g} (rule {check.rule} {check.threshold:.3g})" for check in guards if not check.passed]
+    lines = [
+        f"**{outcome[:1].upper()}{outcome[1:]}** against version {verdict.champion_version}: {' '.join(verdict.reasons)[:600]}",
+        f"{verdict.metric} {100 * verdict.accuracy_before:.1f} → {100 * verdict.accuracy_after:.1f} % on "
+        f"{verdict.num_items} items, {100 * verdict.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]; "
+        f"better on {verdict.wins}, worse on {verdict.losses}.",
+        f"Guards: {'; '.join(failed) if failed else f'all {len(guards)} hold'}.",
+    ]
+    extremes = sorted((row for row in slices if row["n"] >= _FEW), key=lambda row: row["difference"][0])
+    if warned := warned_slices(slices):
+        lines.append(f"⚠ {warned}")
+    elif not extremes:
+        lines.append("Slices: none has enough items to say anything.")
+    else:
+        worst = extremes[0]
+        lines.append(
+            f"Slices: none of {len(slices)} falls beyond chance; the lowest is {worst['dimension']} = {worst['value']} "
+            f"({100 * worst['difference'][0]:+.1f} points on {worst['n']} items)."
+        )
+    lines.append(" · ".join(f"[{text}]({address})" for text, address in links.items() if address))
+    return "\n\n".join(lines)

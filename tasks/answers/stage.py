@@ -1,0 +1,172 @@
+"""The page of answers of an iteration: made once from what is stored, kept in the store, shown in MLflow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from opsd_core.answers import Answers, Side, render
+from opsd_core.answers.page import MAX_COMPLETIONS
+from opsd_core.answers.sides import items_of
+from opsd_core.answers.slices import slices_of, warnings_of
+from opsd_core.answers.tokens import Sampled as SampledRecords
+from opsd_core.answers.tokens import drawn, reader
+from opsd_core.answers.words import taught, version_description, warned_slices
+from opsd_core.judgement.verdict import Check, Verdict
+from opsd_core.records.grades import read_grades
+from opsd_core.records.outcomes import read_outcomes
+from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.records.targets import Target, read_targets
+from opsd_core.teacher.kinds import teacher_before_training
+from opsd_core.teacher.scoring import score_rollouts
+from tasks.context import local, produce, rollouts_of, shared_tokenizer, store, stored_examples, tracker
+from tasks.refs import ANSWERS_PAGE as PAGE
+from tasks.refs import AnswersRef, Iteration, Outcome
+from tasks.runtime.retries import STAGE
+from tasks.runtime.stage import task
+from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts
+from tasks.storage.artifacts import describe
+
+_VERSION = 1
+"""Of what the page holds: another one makes the pages of finished iterations again."""
+_SPLITS = {"train": "training items", "validation": "held-out items", "test": "test items, not touched"}
+_SCORED_ONLINE = 24
+"""Completions that are scored for the page where the teacher answered during training and nothing was stored."""
+
+
+@task(name="write-answers", task_run_name="write-answers-it{iteration.number}", **STAGE)
+def write_answers(iteration: Iteration, outcome: Outcome) -> AnswersRef:
+    """`answers.html` in the store and at the iteration's MLflow run; the version's description says what it shows."""
+    identity = {
+        "campaign": iteration.campaign.id,
+        "iteration": iteration.number,
+        "version": outcome.candidate.version,
+        "verdict": outcome.verdict.content,
+        "evaluations": [outcome.before.digest, outcome.after.digest],
+        "grades": outcome.sampled.graded.digest,
+        "targets": [target.digest for target in outcome.sampled.targets],
+        "page": _VERSION,
+    }
+    artifact, _ = produce("answers", identity, partial(_write, iteration, outcome))
+    folder, registry = local(artifact.uri), tracker()
+    registry.log_text(iteration.run_id, (folder / PAGE).read_text(), PAGE)
+    slices = json.loads((folder / "slices.json").read_text())
+    address = registry.artifact_url(iteration.run_id, PAGE)
+    name, version = iteration.name, outcome.candidate.version
+    registry.set_version_tags(name, version, {"opsd.answers": artifact.uri})
+    registry.describe_version(name, version, _description(iteration, outcome, slices, address))
+    return AnswersRef(uri=artifact.uri, address=address, warnings=warnings_of(slices), taught=_taught(outcome))
+
+
+def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, Any]], address: str) -> str:
+    run = tracker().run_url(iteration.run_id)
+    links = {"answers": address, "run": run, "lineage": tracker().artifact_url(iteration.run_id, "lineage.json")}
+    return version_description(stored_verdict(outcome.verdict.uri), outcome.verdict.outcome, slices, links)
+
+
+def stored_verdict(uri: str) -> Verdict:
+    """The gate's verdict as it was stored."""
+    values = json.loads((local(uri) / "verdict.json").read_text())
+    numbers = [float("nan") if check["value"] is None else check["value"] for check in values["checks"]]
+    checks = [Check(**check | {"value": number}) for check, number in zip(values["checks"], numbers, strict=True)]
+    fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
+    return Verdict(**values | fixed)
+
+
+def _taught(outcome: Outcome) -> list[str]:
+    verdict = stored_verdict(outcome.verdict.uri)
+    return taught(outcome.distilled.probes, outcome.sampled.graded.num_kept, verdict.wins == verdict.losses == 0)
+
+
+def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, Any]:
+    examples = stored_examples(iteration.campaign.data, "validation")
+    before, after = outcome.before, outcome.after
+    sides = [
+        Side(f"version {iteration.champion.version}, champion", read_outcomes(local(before) / "outcomes.parquet")),
+        Side(f"version {outcome.candidate.version}, candidate", read_outcomes(local(after) / "outcomes.parquet")),
+    ]
+    labelled = "eval/accuracy" in after.metrics
+    slices = slices_of(items_of(examples, sides)) if labelled else []
+    experiment = tracker()
+    answers = Answers(
+        title=f"{iteration.name}: iteration {iteration.number}, version {outcome.candidate.version}",
+        examples=examples,
+        sides=sides,
+        verdict=outcome.verdict.outcome,
+        sentences=outcome.verdict.reasons,
+        alarms=[*outcome.alarms, *_taught(outcome)],
+        facts=_facts(iteration, outcome),
+        links=[
+            ("MLflow run", experiment.run_url(iteration.run_id)),
+            ("version", experiment.model_url(iteration.name, outcome.candidate.version)),
+        ],
+        labelled=labelled,
+        sampled=_sampled(iteration, outcome),
+    )
+    (folder / PAGE).write_text(render(answers))
+    (folder / "slices.json").write_text(json.dumps(slices))
+    return {"num_items": len(examples), "warnings": warned_slices(slices)}
+
+
+def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
+    data, graded = describe(store(), iteration.campaign.data.uri).summary, outcome.sampled.graded
+    measured = int(outcome.after.metrics["eval/num_items"])
+    sizes = data.get("sizes", {})
+    splits = [(title, f"{sizes[name]:,}") for name, title in _SPLITS.items() if name in sizes]
+    lost = [
+        (name.removeprefix("num_").replace("_", " "), f"{data[name]:,}")
+        for name in ("num_unusable", "num_duplicates", "num_not_read", "prompts_too_long")
+        if data.get(name)
+    ]
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in graded.reasons.items() if reason != "kept")
+    return [
+        *splits,
+        ("of the held-out, measured", f"{measured:,}"),
+        *lost,
+        ("prompts of this iteration", f"{outcome.sampled.prompts.num_prompts:,}"),
+        ("completions trained on", f"{graded.num_kept:,}"),
+        ("completions dropped", dropped or "none"),
+    ]
+
+
+def _sampled(iteration: Iteration, outcome: Outcome) -> SampledRecords:
+    """The iteration's completions with what is stored about them; where the teacher stored nothing, a few are scored."""
+    sampled, rollouts = outcome.sampled, rollouts_of(*outcome.sampled.shards)
+    grades = {grade.key: grade for grade in read_grades(local(sampled.graded) / "grades.parquet")}
+    targets = {t.key: t for ref in sampled.targets for t in read_targets(local(ref) / "targets.parquet")}
+    tokenizer = shared_tokenizer(iteration.campaign.initial)
+    wanted = {rollout.example_id for rollout in rollouts}
+    examples = {e.id: e for e in stored_examples(iteration.campaign.data, "train") if e.id in wanted}
+    records = SampledRecords(rollouts, grades, reader(tokenizer), tokenizer.decode, targets, examples)
+    if iteration.config.distillation.teacher_free:
+        return _noted(records, {}, {}, "Without a teacher there is no log T.")
+    privileged = prompts_of(iteration, rollouts, grades_for_context(iteration, sampled.graded)).ids
+    if targets:
+        return _noted(records, targets, privileged, "log T is what the teacher recorded before the training.")
+    found = _scored_now(iteration, drawn(records), privileged)
+    note = (
+        f"The teacher answered during the training and nothing of it is stored: log T of {len(found)} of these completions is "
+        "computed for this page, by the teacher as it was before the first step."
+    )
+    return _noted(records, found, privileged, note)
+
+
+def _noted(
+    records: SampledRecords, targets: Mapping[Key, Target], privileged: Mapping[Key, Sequence[int]], note: str
+) -> SampledRecords:
+    return SampledRecords(
+        records.rollouts, records.grades, records.token_text, records.prompt_text, targets, records.examples, privileged, note
+    )
+
+
+def _scored_now(
+    iteration: Iteration, rollouts: Sequence[Rollout], privileged: Mapping[Key, Sequence[int]]
+) -> dict[Key, Target]:
+    """The first completions of the page scored by the teacher before training; none for one of several models per prompt."""
+    if iteration.solved is not None:
+        return {}
+    chosen = [rollout for rollout in rollouts[:MAX_COMPLETIONS] if rollout.key in privileged][:_SCORED_ONLINE]
+    teacher = teacher_before_training(teacher_parts(iteration))
+    return {target.key: target for target in score_rollouts(teacher, chosen, privileged, iteration.config)}
+

@@ -1,0 +1,217 @@
+"""What the identity of every stored artifact is made of: one table, which docs/identity.md shows.
+
+Two artifacts of one identity are the same work; a stage whose identity exists is not run again. So whatever can change the
+outcome has to stand in it, as a setting, as the digest of what it was made of, or as the state of what lies elsewhere
+(`tasks.states`). What only decides how fast work is done (execution.*, the device) stands in none.
+"""
+
+from collections.abc import Mapping
+
+_DTYPE = "model.dtype; what auto stands for on this hardware, where that is not float32"
+_TEMPLATE = "both sides' templates, system message and chat template, with the date where one asks for it"
+_SOLVED = "what other models answered, where that is shown or decides who teaches"
+_BUDGET = "prompts.max_teacher_prompt_length and overflow, where contexts are made from completions"
+
+IDENTITIES: Mapping[str, Mapping[str, str]] = {
+    "models": {
+        "source": "model.source, or the address that a registered version leads to",
+        "model": "revision, trust_remote_code, chat_template; the dtype where weights are stored in another one than float32",
+        "content": "what lies at the address: sha256 of local files, ETag and length of objects; a tiny model's code",
+        "state": "of a trained model instead of the three above: digest of its trainer state",
+        "weights": "of the first version's copy for others instead: digest of the starting weights",
+        "served": "settings that are written into the folder: templates, system message, longest answer, dtype, source",
+    },
+    "acceptances": {
+        "model": "digest of the weights",
+        "dtype": "in which the architecture is tested",
+        "libraries": "versions of torch, transformers and peft",
+        "lora": "section model.lora, where adapters are trained",
+        "device": "where that is not the CPU",
+    },
+    "datasets": {
+        "data": "section data without the grader, which is checked again at every start",
+        "content": "what lies at data.source: sha256 of files, ETag and length of an object, what a web server says",
+        "tokenizer": "digest of the policy's tokenizer",
+        "lengths": "templates, contexts and budgets of every stage of the schedules, which decide what fits",
+        "of": "of a study's arm with fewer labels instead: the whole data set",
+        "train": "and how many of its training items",
+    },
+    "campaigns": {
+        "config": "all settings but execution",
+        "initial": "digest of the starting weights",
+        "data": "identity of the data set",
+        "teachers": "digests of other models that teach, where they are fixed",
+        "pretraining": "true for opsd/pretrain",
+    },
+    "rehearsals": {
+        "initial": "digest of the policy that answers",
+        "sources": "every section of rehearsal.data with what lies at its source",
+        "num_prompts": "rehearsal.num_prompts",
+        "template": _TEMPLATE,
+        "prompts": "budget and overflow",
+        "tokenizer": "digest",
+        "sampling": "section rollout without num_prompts, group_size, on_policy_fraction",
+        "seed": "seed",
+        "engine": "sampler and dtype",
+    },
+    "prompts": {
+        "data": "identity of the data set",
+        "num_prompts": "rollout.num_prompts",
+        "seed": "seed",
+        "iteration": "number",
+        "difficulty": "powers and limits of curriculum, where sampling=difficulty",
+        "pass_rates": "digest of the curriculum's state, where sampling=difficulty",
+    },
+    "peers": {
+        "campaign": "id",
+        "iteration": "number; the models found first stand, in a tag of the iteration's run too",
+        "sources": "their addresses",
+    },
+    "solved": {
+        "peers": "digests of the models that answer",
+        "prompts": "content of the prompts",
+        "template": _TEMPLATE,
+        "sampling": "greedy, with the longest completion",
+        "seeds": "how seeds are named",
+        "grader": "name and version of the graders",
+        "dtype": _DTYPE,
+    },
+    "rollouts": {
+        "policy": "digest of the weights that sample",
+        "prompts": "content of the prompts, references and metadata included",
+        "shard": "number",
+        "student_template": _TEMPLATE,
+        "tokenizer": "digest",
+        "sampling": "section rollout without num_prompts",
+        "seed": "seed",
+        "iteration": "number",
+        "engine": "sampler and dtype",
+        "references": "template of reference completions, where some are used",
+    },
+    "grades": {
+        "rollouts": "digests of the shards",
+        "grades": "of the teacher probe: digest of the grades before it",
+        "grader": "name and version of the graders",
+        "filter": "section filter",
+        "context": "settings of the teacher's context, where completions are left out for want of one",
+        "template": _TEMPLATE,
+        "budget": _BUDGET,
+        "solved": _SOLVED,
+        "pass_rates": "digest of the curriculum's state, where filter.route=pass_rate",
+        "policy": "of the probe: digest of the policy",
+        "teacher": "of the probe: digest of the teacher",
+        "mixture": "of the probe: how several teachers become one",
+        "data": "of the probe: identity of the data set",
+        "probe": "of the probe: its kind and threshold",
+        "dtype": _DTYPE,
+        "*": "what a kind of teacher weights adds",
+    },
+    "targets": {
+        "rollouts": "digest of the shard, which holds the dtype",
+        "teacher": "digest of the weights that teach",
+        "template": _TEMPLATE,
+        "context": "settings of the teacher's context",
+        "data": "identity of the data set, any item of which may be shown",
+        "transform": "temperatures and truncation",
+        "top_k": "distillation.top_k",
+        "grades": "digest, where the context is made from completions",
+        "budget": _BUDGET,
+        "solved": _SOLVED,
+        "*": "what a kind of teacher weights adds",
+    },
+    "states": {
+        "policy": "digest of the weights that sampled",
+        "state": "content of the trainer state that training continues from",
+        "initial": "digest of the starting weights",
+        "teacher": "digest of the weights that teach",
+        "rollouts": "digests",
+        "grades": "digest",
+        "targets": "digests",
+        "method": "sections teacher, distillation, token_weights, optimizer, prompts",
+        "model": "adapters and dtype",
+        "iterations": "number, on which the learning rate's schedule depends",
+        "iteration": "number",
+        "seed": "seed",
+        "control": "control",
+        "data": "identity of the data set, where the teacher answers during training",
+        "gold": "data, template and prompts of references that are held",
+        "rehearsal": "content of rehearsed completions",
+        "held": "their share and coefficient",
+    },
+    "checkpoints": {"distil": "identity of the state", "step": "optimiser steps done"},
+    "stopped": {"distil": "identity of the state", "step": "optimiser steps done when an alarm stopped it"},
+    "curricula": {
+        "before": "digest of the state before",
+        "grades": "digest",
+        "rollouts": "digests",
+        "length": "length_start, length_growth, length_max_entropy",
+        "limit": "rollout.max_completion_length",
+    },
+    "evaluations": {
+        "policy": "digest of the weights",
+        "conditions": "items by content, their metadata, template, tokenizer, section evaluation, grader, source, seed",
+        "dtype": _DTYPE,
+    },
+    "verdicts": {
+        "campaign": "id",
+        "iteration": "number",
+        "evaluations": "digests of both",
+        "versions": "candidate and champion",
+        "promotion": "section promotion",
+        "iterations": "number, among which the error rate is divided",
+        "max_repetition": "filter.max_repetition, which a guard rail reads",
+    },
+    "lineage": {"lineage": "all of it: addresses and digests of what a version was made of"},
+    "answers": {
+        "campaign": "id",
+        "iteration": "number",
+        "version": "number of the candidate",
+        "verdict": "content",
+        "evaluations": "digests of the champion's and the candidate's",
+        "grades": "digest",
+        "targets": "digests",
+        "page": "version of what the page holds",
+    },
+    "studies": {
+        "study": "all settings of the study",
+        "base": "all settings of its campaign but execution",
+        "initial": "digest of the base model",
+        "data": "identity of the data set",
+    },
+    "study-arms": {
+        "config": "all settings of the arm but name, promotion, execution",
+        "initial": "digest of the base model",
+        "data": "identity of the arm's data set",
+        "arm": "name",
+        "teachers": "digests of other models that teach, where they are fixed",
+        "rehearsal": "every section of rehearsal.data with what lies at its source",
+    },
+    "study-sets": {
+        "policy": "digest",
+        "items": "by content",
+        "score": "how they are scored: kind, grader and version, longest answer",
+        "template": _TEMPLATE,
+        "dtype": _DTYPE,
+    },
+    "study-reports": {"study": "id", "measured": "addresses of everything measured", "page": "digest of the page"},
+}
+"""Kind -> entry of its identity -> what that is."""
+
+
+def page() -> str:
+    """docs/identity.md."""
+    head = __doc__ or ""
+    lines = ["# Identities", "", "Generated from `tasks/identities.py` by `make docs`; a test compares it with the code.", ""]
+    lines += [*head.split("\n\n", 1)[1].strip().splitlines(), ""]
+    lines += [
+        "The code of opsd and the libraries it computes with stand in no identity but that of acceptances. A change of opsd that",
+        "changes an outcome raises a schema number, which is part of each identity; versions stand in `environment.json` of the",
+        "campaign. What a hub's name means is decided by `model.revision`, and the first fetch into the store stays.",
+        "",
+        "Which state of a model and of data was used is said in the log of the stage that reads it, in the report of every",
+        "iteration, and by `model_state` and `data_state` in `lineage.json` of every version.",
+    ]
+    for kind, entries in IDENTITIES.items():
+        lines += ["", f"## {kind}", "", "| entry | what it is |", "|---|---|"]
+        lines += [f"| {'others' if name == '*' else f'`{name}`'} | {what} |" for name, what in entries.items()]
+    return "\n".join(lines) + "\n"

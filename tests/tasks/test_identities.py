@@ -1,0 +1,315 @@
+"""pytest tests/tasks/test_identities.py — whatever a stage reads is in its identity: change it, and the identity is another."""
+
+import ast
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel
+
+from opsd_core.config import resolve
+from opsd_core.data import load_examples
+from opsd_core.graders import get_grader, grader_name
+from opsd_core.judgement.evaluation import evaluate_policy
+from opsd_core.models.policy import load_policy
+from opsd_core.prompts.budgets import fitting_in_every_stage
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.prompts.teacher import teacher_prompts
+from opsd_core.rollout.sample import sample_rollouts
+from opsd_core.selection.grading import grade_rollouts
+from opsd_core.selection.teacher_probe import probe_grades
+from opsd_core.teacher.kinds import teacher_before_training, teacher_in_training
+from opsd_core.teacher.parts import Models, Parts
+from opsd_core.teacher.scoring import score_rollouts
+from opsd_core.training.items import training_items
+from opsd_core.training.trainer import Schedule, distil
+from tasks import context
+from tasks.context import store
+from tasks.identities import IDENTITIES
+from tasks.refs import Campaign, CurriculumRef, GradedRef, Iteration, PolicyRef, PromptSet, Ref, Sampled, ShardRef
+from tasks.stages.distil import distil_identity
+from tasks.stages.evaluate import evaluation_identity
+from tasks.stages.grade import grade_identity
+from tasks.stages.prepare import data_identity
+from tasks.stages.rollout import rollout_identity
+from tasks.stages.score import score_identity
+from tasks.stages.teacher_probe import probe_identity
+from tasks.storage.artifacts import artifact_key, publish
+
+SMALL = {
+    "data": {"size": 60, "validation_fraction": 0.3},
+    "rollout": {"num_prompts": 6, "group_size": 2},
+    "optimizer": {"batch_size": 4, "num_steps": 1},
+    "evaluation": {"num_items": 4, "num_samples": 1},
+    "execution": {"num_shards": 1},
+}
+VARIANTS = {
+    "plain": {},
+    "online": {
+        "distillation": {"targets": "online", "top_k_of": "union"},
+        "teacher": {"context": "other_problem", "template": ""},
+    },
+    "sibling": {
+        "teacher": {"context": "feedback", "template": "", "missing_context": "student_prompt", "temperature": 0.7},
+        "token_weights": {"position": "late", "entropy": "down"},
+        "filter": {"route": "incorrect_only"},
+    },
+    "references": {"rollout": {"on_policy_fraction": 0.5}, "filter": {"teacher_probe": "answer"}, "teacher": {"top_p": 0.9}},
+}
+NO_PART = {"execution", "name", "promotion", "alarms"}
+"""Sections that decide how fast work is done, or what is done with an outcome."""
+
+
+class Traced:
+    """A section of settings that notes the path of every setting that is read of it."""
+
+    def __init__(self, real: BaseModel, path: str, seen: set[str]) -> None:
+        object.__setattr__(self, "_of", (real, path, seen))
+
+    def __getattr__(self, name: str) -> Any:
+        real, path, seen = self._of
+        found = getattr(type(real), name, None)
+        if isinstance(found, property):
+            return found.fget(self)
+        if name == "model_dump":
+            return self._dump
+        if name == "model_copy":
+            return lambda update: Traced(real.model_copy(update={k: _bare(v) for k, v in update.items()}), path, seen)
+        value = getattr(real, name)
+        if name in type(real).model_fields:
+            if isinstance(value, BaseModel):
+                return Traced(value, f"{path}{name}.", seen)
+            seen.add(path + name)
+        return value
+
+    def _dump(self, **options: Any) -> dict[str, Any]:
+        real, path, seen = self._of
+        dumped = real.model_dump(**options)
+        seen.update(path + name for name in dumped)
+        return dumped
+
+
+def _bare(value: Any) -> Any:
+    return value._of[0] if isinstance(value, Traced) else value
+
+
+class Work:
+    """The stages of one iteration of the tiny model, done with traced settings, and their identities for any settings."""
+
+    def __init__(self, folder: Path, overrides: dict[str, Any]) -> None:
+        self.config = resolve("tiny", SMALL, overrides)
+        made = publish(store(), "models", {"test": "identities"}, folder, {})
+        self.initial = PolicyRef(uri=made.uri, digest=made.digest)
+        self.policy, self.student = (load_policy(folder, self.config.model) for _ in range(2))
+        self.data = load_examples(self.config.data)
+        self.reads = {name: self._reads(getattr(self, f"_{name}")) for name in ("datasets", "rollouts", "grades", "targets")}
+        self.reads |= {"evaluations": self._reads(self._evaluations), "states": self._reads(self._states)}
+        if self.config.filter.teacher_probe != "off":
+            self.reads["probes"] = self._reads(self._probes)
+
+    def _reads(self, work: Any) -> set[str]:
+        seen: set[str] = set()
+        work(Traced(self.config, "", seen))
+        return {path for path in seen if path.partition(".")[0] not in NO_PART}
+
+    def _datasets(self, config: Any) -> None:
+        load_examples(config.data)
+        fitting_in_every_stage(self.data.train, self.policy.tokenizer, config)
+
+    def _rollouts(self, config: Any) -> None:
+        self.rollouts = sample_rollouts(self.policy, self.data.train[:6], 0, config)
+
+    def _grades(self, config: Any) -> None:
+        self.graded = grade_rollouts(self.rollouts, {e.id: e for e in self.data.train}, config)
+
+    def _prompts(self, config: Any) -> dict:
+        correct = {row.key: row.correct for row in self.graded.rows} if config.context_from_rollouts else {}
+        builder = PromptBuilder.of(self.policy.tokenizer, config)
+        return teacher_prompts(builder, self.rollouts, correct, self.data.train).ids
+
+    def _parts(self, config: Any) -> Parts:
+        models = Models(self.policy, self.policy, policy=self.policy)
+        return Parts(config, models, load=lambda p: p, load_copy=copy.deepcopy, student=self.student)
+
+    def _targets(self, config: Any) -> None:
+        self.targets = score_rollouts(teacher_before_training(self._parts(config)), self.rollouts, self._prompts(config), config)
+
+    def _probes(self, config: Any) -> None:
+        answers = {e.id: e.answer for e in self.data.train}
+        sides = teacher_before_training(self._parts(config)), self.policy
+        probe_grades(self.graded, self.rollouts, self._prompts(config), answers, sides, config)
+
+    def _evaluations(self, config: Any) -> None:
+        builder = PromptBuilder.of(self.policy.tokenizer, config)
+        evaluate_policy(self.policy, self.data.validation[:4], builder, get_grader(grader_name(config.data)), config)
+
+    def _states(self, config: Any) -> None:
+        examples = {e.id: e for e in self.data.train}
+        kept = [replace(row, keep=True) for row in self.graded.rows]
+        targets = self.targets if config.distillation.records_targets else []
+        prompts = self._prompts(config)
+        items = training_items(self.rollouts, kept, targets, prompts, examples, self.student, config)
+        distil(self.student, teacher_in_training(self._parts(config)), items, config, Schedule(0, 1), 0)
+
+    def identities(self, config: Any, **refs: str) -> dict[str, str]:
+        """Kind -> key under `config`; `refs` replaces addresses and digests of what the stages are made of."""
+        names = ("data", "prompts", "shard", "grades", "champion")
+        of = {name: f"{number}" * 8 for number, name in enumerate(names)} | refs
+        data, nowhere = Ref(uri=f"{store().root}/datasets/{of['data']}/0"), Ref(uri="x/y/z")
+        initial = self.initial.model_copy(update={"digest": of.get("initial", self.initial.digest)})
+        policy = self.initial.model_copy(update={"digest": of.get("policy", self.initial.digest)})
+        champion = policy.model_copy(update={"digest": of["champion"]})
+        campaign = Campaign(
+            id="c", config=config, record=nowhere, data=data, initial=initial, champion=champion, run_id=""
+        )
+        state = Ref(uri=f"x/states/{of['state']}/{of['state']}") if "state" in of else None
+        begun = Iteration(
+            campaign=campaign, number=int(of.get("number", 0)), config=config, run_id="", champion=champion,
+            policy=policy.model_copy(update={"state": state}),
+            solved=Ref(uri=f"x/solved/{of['solved']}/0") if "solved" in of else None,
+            curriculum=CurriculumRef(uri="x/curricula/a/b", digest=of.get("curriculum", "c")),
+        )  # fmt: skip
+        prompts = PromptSet(uri=f"x/prompts/0/{of['prompts']}", num_prompts=1, num_shards=1)
+        shard = ShardRef(uri="x/rollouts/a/b", iteration=0, shard=0, digest=of["shard"], num_rollouts=1, num_tokens=1, seconds=0)
+        graded = GradedRef(uri="x/grades/a/b", digest=of["grades"], num_kept=1, num_dropped=0, reasons={}, seconds=0)
+        sampled = Sampled(prompts=prompts, shards=[shard], graded=graded)
+        found = {
+            "datasets": data_identity(config, self.policy.tokenizer),
+            "rollouts": rollout_identity(begun, prompts, 0),
+            "grades": grade_identity(begun, [shard]),
+            "targets": score_identity(begun, shard, graded),
+            "evaluations": evaluation_identity(config, policy, self.data.validation[: config.evaluation.num_items]),
+            "states": distil_identity(begun, sampled),
+            "probes": probe_identity(begun, graded),
+        }
+        for kind, identity in found.items():
+            table = IDENTITIES["grades" if kind == "probes" else kind]
+            assert "*" in table or identity.keys() <= table.keys(), f"{kind}: {identity.keys() - table.keys()}"
+        return {kind: artifact_key(kind, identity) for kind, identity in found.items()}
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def work(request, tiny_model, tmp_path_factory):
+    """A variant's work, with a store in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp(request.param)
+        patch.setenv("OPSD_STORE", f"file://{folder}/objects")
+        patch.setenv("OPSD_CACHE", str(folder / "cache"))
+        for cached in (context.settings, context.store):
+            cached.cache_clear()
+        yield Work(tiny_model, VARIANTS[request.param])
+    for cached in (context.settings, context.store):
+        cached.cache_clear()
+
+
+def other(value: Any, annotation: Any) -> Any:
+    """Another value of the setting's type."""
+    choices = [c for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for c in get_args(part)]
+    if choices:
+        return next(choice for choice in choices if choice != value)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1
+    return f"{value or ''} other" if isinstance(value, str) or value is None else ({**value, "other": 1} if value == {} else ())
+
+
+def changed(config: BaseModel, path: str) -> BaseModel:
+    """The settings with another value at `path`, whatever the rules between settings say."""
+    name, _, rest = path.partition(".")
+    value = getattr(config, name)
+    new = changed(value, rest) if rest else other(value, type(config).model_fields[name].annotation)
+    return config.model_copy(update={name: new})
+
+
+TELLS_STAGES_APART = [
+    "curriculum.length_start", "rollout.on_policy_fraction", "distillation.divergence", "distillation.beta",
+    "teacher.ema_decay", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture",
+    "teacher.mixture_weights", "teacher.only_unsuccessful", "teacher.peers", "teacher.require_privilege_gain",
+    "teacher.student_noise", "teacher.temperature", "teacher.top_k", "teacher.top_p", "teacher.trust_region_lambda",
+    "teacher.weights", "teacher.peer_filter", "teacher.source",
+]  # fmt: skip
+ASKS_FOR_A_TEACHER = dict.fromkeys(("distillation.divergence", "distillation.beta"), "say whether there is a teacher at all")
+ELSEWHERE = {
+    "rollouts": {
+        "prompts.max_prompt_length": "decides which items the data set keeps",
+        "data.columns.solution": "in the template of references, where the source has that column",
+    },
+    "grades": {"data.source": "the items are held by content"},
+    "targets": {"prompts.max_prompt_length": "decides which items the data set keeps"} | ASKS_FOR_A_TEACHER,
+    "probes": {"prompts.max_prompt_length": "decides which items the data set keeps"} | ASKS_FOR_A_TEACHER,
+    "evaluations": {
+        "evaluation.num_items": "the items are held by content",
+        "prompts.max_prompt_length": "decides which items the data set keeps",
+    },
+    "states": {
+        "rollout.temperature": "digest of the rollouts", "rollout.top_p": "the same", "rollout.top_k": "the same",
+        "model.chat_template": "template in the digest of the rollouts",
+        "data.columns.solution": "content of the prompts",
+    },
+    "datasets": dict.fromkeys(TELLS_STAGES_APART, "compared between iterations, so that a prompt is measured once"),
+}  # fmt: skip
+"""Settings that a stage reads, and where its identity has them."""
+BUDGETS = {"prompts.max_teacher_prompt_length", "prompts.overflow"}
+NOT_YET_SHOWN = {"teacher.context_fraction", "teacher.reference", "teacher.system"}
+"""Of contexts that are made when there are completions."""
+
+
+def test_what_a_stage_reads_is_in_its_identity(work):
+    before, missing = work.identities(work.config), []
+    assert work.identities(work.config) == before and work.identities(work.config.model_copy(deep=True)) == before
+    for kind, paths in work.reads.items():
+        assert len(paths) >= 5, f"{kind} reads {paths}"
+        allowed = set(ELSEWHERE.get(kind, {}))
+        if not work.config.context_from_rollouts and kind in ("targets", "probes"):
+            allowed |= BUDGETS  # what the data set shows was measured with them when it was made
+        if work.config.context_from_rollouts and kind == "datasets":
+            allowed |= NOT_YET_SHOWN
+        for path in sorted(paths - allowed):
+            try:
+                same = work.identities(changed(work.config, path))[kind] == before[kind]
+            except Exception:  # a value that nothing can be made of
+                same = False
+            if same:
+                missing.append(f"{kind} reads {path}")
+    assert not missing, "; ".join(missing)
+
+
+MADE_OF = {
+    "data": {"targets"},
+    "prompts": {"rollouts"},
+    "shard": {"grades", "targets", "states"},
+    "grades": {"states", "probes"},
+    "policy": {"rollouts", "evaluations", "states", "probes"},
+    "initial": {"targets", "states"},
+    "state": {"states"},
+    "number": {"rollouts", "states"},
+    "solved": {"grades", "targets"},
+}
+
+
+@pytest.mark.parametrize("name", MADE_OF)
+def test_what_a_stage_is_made_of_is_in_its_identity(work, name):
+    before, after = work.identities(work.config), work.identities(work.config, **{name: "7" * 8})
+    differing = {kind for kind in before if before[kind] != after[kind]}
+    assert differing >= MADE_OF[name]
+    assert "datasets" not in differing and (name in ("data", "initial", "policy") or "evaluations" not in differing)
+
+
+def test_how_fast_work_is_done_is_in_no_identity(work):
+    before, config = work.identities(work.config), work.config
+    for field in type(config.execution).model_fields:
+        assert work.identities(changed(config, f"execution.{field}")) == before
+    assert work.identities(config.model_copy(update={"name": "other"})) == before
+
+
+
+def test_every_kind_that_is_stored_stands_in_the_table():
+    kinds = set()
+    for path in Path(__file__).parents[2].glob("tasks/**/*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            named = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("produce", "publish")
+            kinds |= {arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)} if named else set()
+    assert kinds == IDENTITIES.keys()
