@@ -37,8 +37,11 @@ A campaign is configured by a *recipe* (a partial configuration with a name), th
 `overrides`, which are merged deeply: setting one nested value leaves its siblings alone.
 
 ```bash
+opsd run tiny iterations=5 teacher.temperature=0.8
 prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides={"teacher": {"temperature": 0.8}}'
 ```
+
+`opsd config RECIPE` shows every value and where it comes from.
 
 Unknown keys are refused by name. Combinations that cannot work are refused with the reason, before any work is done. Values
 below are written as in `overrides`, i.e. as JSON. A setting with an entry under *read only with* has no effect otherwise; a

@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from infra.cli.app import cli
 from opsd_core.config import CampaignConfig
 from opsd_core.config.moved import MOVED, present_name
 from opsd_core.study import StudyConfig
@@ -310,8 +311,26 @@ def _command(words: list[str]) -> Iterator[str]:
     for word in words:
         if word.startswith("RECIPE=") and "make" in words:
             yield from _deployment_run("opsd/study", ["-p", word.replace("RECIPE", "recipe")])
+    if words[:1] == ["opsd"] and words[1:]:
+        yield from _opsd(words[1], words[2:])
     if words[:3] == ["prefect", "deployment", "run"] and words[3:]:
         yield from _deployment_run(words[3], words[4:])
+
+
+def _opsd(name: str, words: list[str]) -> Iterator[str]:
+    if not re.fullmatch(r"[a-z]+", name):
+        return
+    if name not in cli.commands:
+        yield f"opsd {name} is no command"
+        return
+    options = {option for parameter in cli.commands[name].params for option in (*parameter.opts, *parameter.secondary_opts)}
+    given = [word for word in words if word.startswith("-")]
+    yield from (f"opsd {name} has no option {word}" for word in given if word not in {*options, "--help"})
+    for key, equals, value in (word.partition("=") for word in words if not word.startswith("-")):
+        if equals and key in _settings():
+            yield from _setting(key, value)
+        elif equals and key != "key" and key not in StudyConfig.model_fields:
+            yield f"{key} is no setting"
 
 
 def _deployment_run(name: str, options: list[str]) -> Iterator[str]:

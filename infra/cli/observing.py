@@ -45,6 +45,10 @@ def status() -> int:
         runs = active_runs(client)
     listed = [(run.name, campaign_of(run), run.state_name or "?", str(run.id)[:8], page_of(run)) for run in runs]
     click.echo("\nRuns\n" + (table(listed, "  ") or "  none"))
+    for run in runs:
+        if run.state and run.state.is_paused():
+            version = run.parameters.get("version")
+            click.echo(f"{run.name} waits for a person: opsd approve {campaign_of(run)} {version} (or opsd refuse)")
     return 0 if serving.issuperset(SERVERS) else 1
 
 

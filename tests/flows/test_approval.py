@@ -13,6 +13,7 @@ from flows.promote import promote, rollback
 from infra import processes
 from infra.approve import main as approve
 from infra.approve import waiting
+from infra.cli.app import run as opsd
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError, IntegrityError
 from opsd_core.records.outcomes import ItemOutcome, write_outcomes
@@ -136,8 +137,9 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     with get_client(sync_client=True) as client:
         assert len(waiting(client, "asks")) == 1
 
-    assert approve(["asks", "approve", "--comment", "read ten completions", "--who", "ada"]) == 0
-    assert "is on its way" in capsys.readouterr().out
+    assert opsd(["status"]) == 0 and f"opsd approve asks {version}" in capsys.readouterr().out
+    assert opsd(["approve", f"asks/{version}", "--comment", "read ten completions", "--who", "ada"]) == 0
+    assert f"asks: version {version} approved by ada: read ten completions" in capsys.readouterr().out
     assert _ended(run.id).state.is_completed()
     assert tracker().version_by_alias("asks", "champion") == version
     move = tracker().moves("asks")[-1]
@@ -145,7 +147,7 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     tags = tracker().version_tags("asks", version)
     assert tags["opsd.approval"] == "approved" and tags["gate.verdict"] == "promoted"
     assert tracker().get_version("asks", version).description == "**Promoted** against version 1: it rose"
-    assert approve(["asks", "approve"]) == 1
+    assert opsd(["approve", "asks"]) == 1
     assert "no promotion of 'asks' waits" in capsys.readouterr().err
 
 
