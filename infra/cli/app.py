@@ -63,9 +63,17 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         from opsd_core.errors import OpsdError
 
-        if not isinstance(error, OpsdError):
+        if isinstance(error, OpsdError):
+            click.echo(f"opsd: {error}", err=True)
+            return 1
+        if os.environ.get("OPSD_TRACEBACK"):
             raise
-        click.echo(f"opsd: {error}", err=True)
+        said = str(error).strip().splitlines() or ["no message"]
+        click.echo(
+            f"opsd: unexpected {type(error).__name__}: {said[0][:300]}. This is a fault of opsd, not of what was asked for; with "
+            "OPSD_TRACEBACK=1 the same command says where.",
+            err=True,
+        )
         return 1
     return status if isinstance(status, int) else 0
 

@@ -76,13 +76,22 @@ def display() -> Iterator[Display]:
 
 def watch(client: SyncPrefectClient, run: FlowRun, progress: Progress) -> FlowRun:
     """Show a run until it has ended; returns it as it ended. The errors of httpx when the server stays away."""
-    told, began, silent_since = 0, time.monotonic(), 0.0
+    began, silent_since = time.monotonic(), None
+    told: set[int] = set()
     with display() as shown:
         while True:
             try:
                 run = client.read_flow_run(run.id)
                 progress.read(client, run)
-                silent_since = 0.0
+                for report in progress.reports:
+                    if report.iteration not in told:
+                        told.add(report.iteration)
+                        shown.keep(str(report))
+                if _has_ended(client, run):
+                    return run
+                waits = time.monotonic() - began > _WAITS_AFTER_S
+                shown.show(_line(client, run, progress, waits), progress.done, progress.left())
+                silent_since = None
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
                 if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
                     raise
@@ -90,15 +99,6 @@ def watch(client: SyncPrefectClient, run: FlowRun, progress: Progress) -> FlowRu
                 if time.monotonic() - silent_since > _PATIENCE_S:
                     raise
                 shown.show("Prefect does not answer; the run goes on without it", progress.done, "")
-                time.sleep(_EVERY_S)
-                continue
-            for report in progress.reports[told:]:
-                shown.keep(str(report))
-            told = len(progress.reports)
-            if run.state is not None and run.state.is_final() and not (_may_resume(run) and _resumes(client, run)):
-                return run
-            waits = time.monotonic() - began > _WAITS_AFTER_S
-            shown.show(_line(client, run, progress, waits), progress.done, progress.left())
             time.sleep(_EVERY_S)
 
 
@@ -125,16 +125,14 @@ def reason_of_waiting(client: SyncPrefectClient, run: FlowRun) -> str:
     return f" for its turn after {ahead[0].name}" if ahead else " for a worker"
 
 
-def _may_resume(run: FlowRun) -> bool:
-    return run.state is not None and run.state.is_crashed()
-
-
-def _resumes(client: SyncPrefectClient, run: FlowRun) -> bool:
-    """Whether a crashed run is scheduled again."""
+def _has_ended(client: SyncPrefectClient, run: FlowRun) -> bool:
+    """Whether a run is over: a crashed one only when nothing schedules it again for half a minute."""
+    if run.state is None or not run.state.is_final():
+        return False
     deadline = time.monotonic() + _RESCHEDULED_S
-    while time.monotonic() < deadline:
+    while run.state.is_crashed() and time.monotonic() < deadline:
+        time.sleep(_EVERY_S)
         now = client.read_flow_run(run.id)
         if now.state is not None and not now.state.is_final():
-            return True
-        time.sleep(_EVERY_S)
-    return False
+            return False
+    return True

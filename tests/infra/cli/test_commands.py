@@ -103,6 +103,13 @@ def test_what_is_refused_is_refused_before_any_server_is_asked(arguments, messag
     assert message in said and said.startswith("opsd: ") and "Traceback" not in said
 
 
+@pytest.mark.parametrize("address", ["foo", "http://", "http://[", "http://h:x/api", " http://h/api"])
+def test_an_address_that_is_none_is_refused_by_its_variable(address, capsys, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    assert run(["logs"]) == 1
+    assert capsys.readouterr().err.startswith("opsd: PREFECT_API_URL is no address")
+
+
 @pytest.mark.parametrize(
     ("given", "found"),
     [
