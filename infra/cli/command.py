@@ -6,6 +6,9 @@ from urllib.parse import urlsplit
 
 import click
 
+_QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""Libraries neither report to their makers nor say so."""
+
 
 class Command(click.Command):
     """A command; before it begins, the environment holds the addresses and credentials of the servers."""
@@ -22,6 +25,8 @@ def know_the_servers() -> None:
 
     os.environ.setdefault("OPSD_HOME", str(project_home()))
     load_settings()
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
     for name in ("PREFECT_API_URL", "AWS_ENDPOINT_URL_S3"):
         _check_address(name, os.environ.get(name, ""))
 

@@ -17,7 +17,8 @@ _EVERY_S = 1.0
 OF_THE_MACHINERY = (
     *("Finished in state Completed", "Beginning flow run", "Created task run", "Resuming flow run", "Worker '", "Flow run '"),
     *("Running 1 deployment pull step", "Executing deployment step", "Deployment step '", "All deployment steps", "View at"),
-    *("Completed submission of flow run", "Opening process", "Process for flow run", "Downloading flow code", "Hook '", "Running hook"),
+    *("Completed submission of flow run", "Opening process", "Process for flow run", "Downloading flow code"),
+    *("Hook '", "Running hook"),
 )
 """How lines begin that Prefect writes of itself."""
 _PAGE = 200
