@@ -73,6 +73,7 @@ def chat(name: str, port: int, system: str | None) -> int:
 
     An empty line ends it.
     """
+    from infra.cli.names import named
     from infra.cli.serving import talk
 
-    return talk(f"http://127.0.0.1:{port}", name, system)
+    return talk(f"http://127.0.0.1:{port}", named(name).name, system)

@@ -14,6 +14,7 @@ import httpx
 from infra.cli.folders import Kept
 from infra.state import HOST, port_is_free
 from opsd_core.errors import ConfigError, ServiceError
+from tasks.runtime.settings import load_settings
 
 _NEEDED = ("fastapi", "uvicorn", "openai")
 """What `transformers serve` imports."""
@@ -41,24 +42,28 @@ def _program(name: str) -> str | None:
 
 
 def start(program: Sequence[str], found: Kept, port: int) -> int:
-    """Become the server."""
-    label = f"{found.version.name}/{found.version.version}"
-    words = [word.format(folder=found.folder, name=found.version.name) for word in program]
-    click.echo(f"Serving {label} at http://{HOST}:{port}/v1 by {Path(words[0]).name} (model {found.folder}); Ctrl-C ends it.")
-    click.echo(f"To talk to it: opsd chat {found.version.name} --port {port}")
+    """Become the server; it calls the model by its registered name."""
+    name, place = found.version.name, load_settings().state / "serving"
+    words = [word.format(folder=name, name=name) for word in program]
+    click.echo(f"Serving {name}/{found.version.version} at http://{HOST}:{port}/v1 by {Path(words[0]).name}; Ctrl-C ends it.")
+    click.echo(f"To talk to it: opsd chat {name} --port {port}")
     sys.stdout.flush()
-    os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     try:
+        (place / "hub").mkdir(parents=True, exist_ok=True)  # an empty cache: transformers lists what is in it
+        link = place / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(found.folder)
+        os.environ |= {"HF_HUB_CACHE": str(place / "hub"), "HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1"}
+        os.chdir(place)
         os.execv(words[0], words)
     except OSError as error:
-        raise ServiceError(f"{words[0]} cannot be run: {error.strerror or error}") from error
+        raise ServiceError(f"{words[0]} cannot serve {name} from {place}: {error.strerror or error}") from error
 
 
 def talk(url: str, name: str, system: str | None) -> int:
     """Ask and print until an empty line or the end of input."""
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
-        model = _served(client, name)
         while True:
             try:
                 question = click.prompt("you", default="", show_default=False, prompt_suffix="> ").strip()
@@ -67,19 +72,13 @@ def talk(url: str, name: str, system: str | None) -> int:
             if not question:
                 return 0
             messages.append({"role": "user", "content": question})
-            answer = _asked(client, {"model": model, "messages": messages})
+            answer = _asked(client, {"model": name, "messages": messages})
             messages.append({"role": "assistant", "content": answer})
             click.echo(f"{name}> {answer}")
 
 
-def _served(client: httpx.Client, name: str) -> str:
-    """How the server calls its model."""
-    listed = _answer(client, "GET", "/v1/models").get("data") or [{}]
-    return str(listed[0].get("id") or name)
-
-
 def _asked(client: httpx.Client, request: dict[str, Any]) -> str:
-    answer = _answer(client, "POST", "/v1/chat/completions", request)
+    answer = _answer(client, "/v1/chat/completions", request)
     try:
         return str(answer["choices"][0]["message"]["content"]).strip()
     except (KeyError, IndexError, TypeError) as error:
@@ -88,9 +87,9 @@ def _asked(client: httpx.Client, request: dict[str, Any]) -> str:
         ) from error
 
 
-def _answer(client: httpx.Client, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def _answer(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        response = client.request(method, path, json=body)
+        response = client.post(path, json=body)
         response.raise_for_status()
         return response.json()
     except httpx.HTTPStatusError as error:

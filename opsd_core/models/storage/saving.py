@@ -45,8 +45,11 @@ def _tied_names(model: PreTrainedModel, weights: dict[str, Tensor]) -> set[str]:
 
 
 def _config(model: PreTrainedModel, tied: bool) -> PretrainedConfig:
-    """The model's configuration; it says that input and output embeddings are one only where they are."""
+    """The model's configuration; it names the model's class, as servers need it, and tied embeddings only where they are."""
     config = model.config
+    if not config.architectures:
+        config = copy.deepcopy(config)
+        config.architectures = [type(model).__name__]
     if getattr(config.get_text_config(), "tie_word_embeddings", False) and not tied:
         config = copy.deepcopy(config)
         for part in {id(c): c for c in (config, config.get_text_config())}.values():

@@ -92,6 +92,12 @@ def test_the_folder_as_a_source_gives_the_same_prompts_and_digests_and_the_same_
     assert again.student_digest == builder.student_digest
 
 
+def test_the_folder_names_the_class_that_servers_look_for(judged):
+    folder, *_ = judged
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == [type(AutoModelForCausalLM.from_pretrained(folder)).__name__]
+
+
 def test_other_arguments_of_the_caller_still_count(judged):
     tokenizer = AutoTokenizer.from_pretrained(judged[0])
     if "enable_thinking" not in tokenizer.chat_template:

@@ -2,6 +2,7 @@
 
 import io
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -211,3 +212,27 @@ def test_a_doctor_names_the_remedy_of_what_is_missing(tmp_path, monkeypatch, cap
     assert "FAIL prefect" in shown and "-> Start it: opsd up" in shown
     assert run(["status"]) == 1
     assert "Start it: opsd up" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_is_served_answers_under_its_registered_name(learned, capsys, monkeypatch):
+    pytest.importorskip("openai", reason="transformers serve needs the extra `serve`")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    server = subprocess.Popen([sys.executable, "-m", "infra.cli.app", "serve", "shell/2", "--port", port])
+    try:
+        deadline = time.monotonic() + 300
+        while run_chat(monkeypatch, port) != 0:
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(2)
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+    assert "shell> " in capsys.readouterr().out
+
+
+def run_chat(monkeypatch, port):
+    """One question to the server; the exit status of `opsd chat`."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("12+34=\n\n"))
+    return run(["chat", "shell", "--port", port])

@@ -1,5 +1,6 @@
 """pytest tests/infra/cli/test_commands.py — every command's help, its fast start, and its words where no server answers."""
 
+import io
 import os
 import resource
 import socket
@@ -143,7 +144,8 @@ def test_serving_on_a_port_that_is_taken_is_refused(capsys):
     assert "is taken by another program" in capsys.readouterr().err
 
 
-def test_a_conversation_without_a_server_is_refused_in_words(capsys):
+def test_a_conversation_without_a_server_is_refused_in_words(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("12+34=\n"))
     assert run(["chat", "demo", "--port", "9"]) == 1
     assert "Start it: opsd serve" in capsys.readouterr().err
 
