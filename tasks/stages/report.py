@@ -193,13 +193,15 @@ def _markdown(
         for stage, seconds in stages.items()
     )
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
+    sides, names = (before.metrics, after.metrics), ("eval/constant_accuracy", "eval/answer_diversity")
+    constant, different = (" | ".join(_shown(metrics.get(name), 3) for metrics in sides) for name in names)
     return f"""{verdict.summary}
 
 | | before (champion) | after (candidate) |
 |---|---|---|
 | held-out accuracy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
-| the commonest answer alone would give | {_shown(before.metrics.get("eval/constant_accuracy"), 3)} | {_shown(after.metrics.get("eval/constant_accuracy"), 3)} |
-| different answers per completion | {_shown(before.metrics.get("eval/answer_diversity"), 3)} | {_shown(after.metrics.get("eval/answer_diversity"), 3)} |
+| the commonest answer alone would give | {constant} |
+| different answers per completion | {different} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 
