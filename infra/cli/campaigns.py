@@ -29,7 +29,7 @@ def check(what: str, settings: tuple[str, ...]) -> int:
       opsd check tiny
       opsd check mine.yaml rollout.temperature=0.8
     """
-    from infra.cli.request import read_request
+    from infra.cli.settings.request import read_request
 
     request = read_request(what, settings)
     config = request.config()
@@ -62,8 +62,8 @@ def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
       opsd run mine.yaml optimizer.learning_rate=1e-5 --no-watch
     """
     from infra.cli.outcome import addresses, ending, verdict_lines
-    from infra.cli.request import read_request
     from infra.cli.server import page_of
+    from infra.cli.settings.request import read_request
 
     request = read_request(what, settings)
     config = request.config()

@@ -53,7 +53,7 @@ def config(what: str, settings: tuple[str, ...], changed: bool) -> int:
       opsd config demo --changed
       opsd config mine.yaml rollout.temperature=0.8 > resolved.yaml
     """
-    from infra.cli.request import flat, read_request
+    from infra.cli.settings.request import flat, read_request
 
     request = read_request(what, settings)
     resolved, origins = request.config().model_dump(mode="json"), request.origins()

@@ -22,7 +22,7 @@ def pretrain(what: str, settings: tuple[str, ...], watched: bool) -> int:
     \b
     Example: opsd pretrain mine.yaml iterations=1
     """
-    from infra.cli.request import read_request
+    from infra.cli.settings.request import read_request
     from opsd_core.config import supervised
 
     request = read_request(what, settings)
@@ -45,8 +45,8 @@ def study(recipe: str, settings: tuple[str, ...], watched: bool) -> int:
     """
     from pathlib import Path
 
-    from infra.cli.places import placed
-    from infra.cli.values import assignments
+    from infra.cli.settings.places import placed
+    from infra.cli.settings.values import assignments
     from opsd_core.study import StudyConfig, resolve_study
 
     given = placed(assignments(settings), Path.cwd())
@@ -72,7 +72,7 @@ def replay(name: str, settings: tuple[str, ...], watched: bool) -> int:
     Example: opsd replay demo distillation.divergence=reverse_kl 'iterations=[0]'
     """
     from infra.cli.names import named
-    from infra.cli.values import assignments
+    from infra.cli.settings.values import assignments
 
     given = assignments(settings)
     knobs = {key: given.pop(key) for key in ("iterations", "campaign") if key in given}

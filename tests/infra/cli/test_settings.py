@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from infra.cli.app import run
-from infra.cli.request import read_request
-from infra.cli.values import assignments, parse
+from infra.cli.settings.request import read_request
+from infra.cli.settings.values import assignments, parse
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError
 

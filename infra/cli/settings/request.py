@@ -6,8 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from infra.cli.places import placed
-from infra.cli.values import SUFFIXES, assignments, read_file
+from infra.cli.settings.places import placed
+from infra.cli.settings.values import SUFFIXES, assignments, read_file
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
 from opsd_core.config.recipes import starting_values
 from opsd_core.config.refusals import as_settings, known_name

@@ -1,0 +1,1 @@
+"""Settings as people write them: `FILE|RECIPE [key=value …]`, their paths, and where every value comes from."""
