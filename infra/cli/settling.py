@@ -18,6 +18,7 @@ _TELL_AFTER_S = 10.0
 _LOGS_S = 5.0
 _PRINTS = "prefect.flow_runs"
 _BEGINNING = "Beginning flow run"
+_MACHINERY = (*OF_THE_MACHINERY, "Finished in state")
 
 
 def settled(client: SyncPrefectClient, run: FlowRun) -> int:
@@ -49,7 +50,7 @@ def said(client: SyncPrefectClient, run: FlowRun) -> str:
         for line in client.read_logs(wanted, limit=100, sort=LogSort.TIMESTAMP_DESC):
             if line.message.startswith(_BEGINNING):
                 break  # the server has no line of its own yet
-            if line.name == _PRINTS and line.task_run_id is None and not line.message.startswith(OF_THE_MACHINERY):
+            if line.name == _PRINTS and line.task_run_id is None and not line.message.startswith(_MACHINERY):
                 return line.message.strip()
         time.sleep(_EVERY_S)
     return ""
