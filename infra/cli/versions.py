@@ -150,10 +150,9 @@ def answers(name: str, version: str | None, against: str | None, to: Path | None
       opsd answers demo --open
       opsd answers demo 3 --against 1 --to answers.html
     """
-    from tasks.answers import answers_of
-
     from infra.cli.names import named, number_of
     from opsd_core.errors import ServiceError
+    from tasks.answers import answers_of
 
     asked = named(name, version)
     number = number_of(asked)
