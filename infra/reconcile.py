@@ -183,7 +183,7 @@ class Reconciler:
             if known is None or known in candidates or known in here:
                 continue
             record = read_record(self.store, number)
-            if record is not None and record.is_over(time.time()) and not (record.is_vacant and _waits(client, known)):
+            if record is not None and record.is_over(time.time()) and not _goes_on(client, known):
                 forget(self.store, number)
 
     def _end_mlflow_runs(self, client: SyncPrefectClient, here: Processes) -> list[str]:
@@ -275,8 +275,8 @@ def _in_states(*types: StateType) -> FlowRunFilterState:
     return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
 
 
-def _waits(client: SyncPrefectClient, number: UUID) -> bool:
-    """Whether a run is to start, or has just been taken; False for one that was deleted."""
+def _goes_on(client: SyncPrefectClient, number: UUID) -> bool:
+    """Whether a run has not ended: its record is still asked for. False for one that was deleted."""
     try:
         state = client.read_flow_run(number).state
     except ObjectNotFound:

@@ -161,7 +161,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "iterations": "number, among which the error rate is divided",
         "max_repetition": "filter.max_repetition, which a guard rail reads",
     },
-    "lineage": {"lineage": "all of it: addresses and digests of what a version was made of"},
+    "lineage": {"campaign": "id", "iteration": "number", "model": "digest of the candidate; it stays as it was when registered"},
     "answers": {
         "campaign": "id",
         "iteration": "number",

@@ -41,8 +41,9 @@ def register(
         "champion_evaluation": before.uri,
         "champion_version": iteration.champion.version,
     }
-    stored, _ = produce("lineage", {"lineage": known}, partial(_write_lineage, known))
-    registry.log_dict(iteration.run_id, known, LINEAGE)
+    identity = {"campaign": iteration.campaign.id, "iteration": iteration.number, "model": policy.digest}
+    stored, _ = produce("lineage", identity, partial(_write_lineage, known))  # as it was when the version was registered
+    registry.log_text(iteration.run_id, (local(stored.uri) / LINEAGE).read_text(), LINEAGE)
     tags = _searched(iteration, policy) | {"opsd.lineage": stored.uri}
     version = registry.register(name, policy.uri, iteration.run_id, tags, description)
     registry.set_alias(name, "candidate", version)

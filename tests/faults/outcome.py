@@ -15,8 +15,8 @@ from tests.faults.kills import Arm
 _LINEAGE = re.compile(
     r"opsd\.(iteration|role|model_digest|parent_.*|teacher_.*|rollout_digests|gate|replaced.*)|gate\.(?!at).*"
 )
-_OWN = ("leases/", "probe/", "campaigns/", "verdicts/")
-"""Kinds whose identity holds the campaign's name; the other ones must be the same objects, byte for byte."""
+_OWN = ("leases/", "probe/", "campaigns/", "verdicts/", "lineage/", "answers/")
+"""Kinds whose identity holds the campaign's name or id; the other ones must be the same objects, byte for byte."""
 _TIMED = ("system/", "time/", "memory/")
 
 

@@ -110,8 +110,11 @@ def test_wrong_parameters_are_refused_before_a_run_exists(worker: Stack) -> None
     assert "iterations" in result.stdout + result.stderr
 
 
-def test_summary_of_a_deployment_without_runs_or_unknown(worker: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    assert summary.main(["opsd/gc"]) == 1
+def test_summary_of_a_deployment_without_runs_or_unknown(
+    worker: Stack, client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.create_deployment(flow_id=client.create_flow_from_name("opsd"), name="never")
+    assert summary.main(["opsd/never"]) == 1
     assert "has not run yet" in capsys.readouterr().err
     assert summary.main(["opsd/none"]) == 1
     assert "not registered" in capsys.readouterr().err

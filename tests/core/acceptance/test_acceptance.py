@@ -147,7 +147,7 @@ def test_an_adapter_that_does_nothing_until_it_is_merged_is_refused(tmp_path):
 
 
 def test_adapter_targets_that_match_nothing_are_refused_by_their_field(tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.lora\.target_modules='nowhere' does not fit"):
+    with pytest.raises(ConfigError, match=r"model\.lora\.target_modules='nowhere': LlamaForCausalLM has no module"):
         accept(tiny_policy("llama"), LoraConfig(rank=4, target_modules="nowhere"), tmp_path)
 
 

@@ -160,10 +160,13 @@ def test_text_that_never_ends_in_sympy_is_wrong_within_seconds_and_the_next_is_r
 
 def test_a_verdict_that_an_interrupt_left_unread_goes_to_no_other_completion():
     assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
-    main = threading.main_thread()
-    threading.Timer(0.5, lambda: signal.pthread_kill(main.ident, signal.SIGINT)).start()
-    with pytest.raises(KeyboardInterrupt):
-        grade("math", "7", r"\boxed{9^{9^{9^{9^{9}}}}}")
+    main, before = threading.main_thread(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Timer(0.5, lambda: signal.pthread_kill(main.ident, signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            grade("math", "7", r"\boxed{9^{9^{9^{9^{9}}}}}")
+    finally:
+        signal.signal(signal.SIGINT, before)
     for _ in range(3):
         assert grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{8}}").correct
         assert not grade("math", r"2\sqrt{2}", r"\boxed{\sqrt{7}}").correct

@@ -93,7 +93,7 @@ def test_samples_follow_the_distribution(policy):
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(policy):
-    with pytest.raises(DataError, match=r"120 tokens plus max_completion_length=20 exceeds.*128"):
+    with pytest.raises(DataError, match=r"120 tokens plus rollout\.max_completion_length=20 exceeds.*128"):
         generate(policy, [[3] * 120], [0], Sampling(max_completion_length=20), 1)
     with pytest.raises(DataError, match="no tokens"):
         generate(policy, [[]], [0], Sampling(max_completion_length=2), 1)
