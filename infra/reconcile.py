@@ -276,12 +276,12 @@ def _in_states(*types: StateType) -> FlowRunFilterState:
 
 
 def _goes_on(client: SyncPrefectClient, number: UUID) -> bool:
-    """Whether a run has not ended: its record is still asked for. False for one that was deleted."""
+    """Whether a run is to start or at work: its record is still asked for. False for one that was deleted."""
     try:
         state = client.read_flow_run(number).state
     except ObjectNotFound:
         return False
-    return state is not None and not state.is_final()
+    return state is not None and not (state.is_final() or state.is_paused())
 
 
 def _uuid(text: str) -> UUID | None:
