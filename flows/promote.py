@@ -2,7 +2,7 @@
 
 prefect deployment run opsd/promote -p name=demo -p version=3 -p reason="reviewed"
 prefect deployment run opsd/rollback -p name=demo -p reason="regression in production"
-python -m infra.approve demo approve --comment "read ten completions"     # answers what promotion.mode=approve asks
+opsd approve demo --comment "read ten completions"     # answers what promotion.mode=approve asks
 """
 
 from typing import Annotated

@@ -7,7 +7,9 @@ OPSD_SERVICE (the name) in its environment, so that `stop` finds children whose 
 
 import json
 import os
+import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +21,12 @@ from tasks.runtime.secrets import redact
 
 _LOG_LIMIT = 20 * 2**20
 _START_TOLERANCE_S = 0.05
+
+
+def program(name: str) -> str | None:
+    """A program of this Python environment, else of PATH; None when there is none."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name)
 
 
 def spawn(root: Path, name: str, command: Sequence[str], environ: Mapping[str, str], cwd: Path) -> int:

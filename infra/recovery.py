@@ -22,6 +22,8 @@ CONTINUED = ("iterate", "pretrain", "replay", "study")
 """Deployments whose crashed runs are resumed."""
 WATCHED = (*CONTINUED, "promote", "rollback", "gc")
 """Deployments whose runs never stay active without a process."""
+GOES_ON_WITHIN_S = 60.0
+"""Within this a killed run is on its way again, on one machine, as docs/operations.md promises."""
 MAX_STARTS = 5
 """How often one run may start; the crash of the last one stays."""
 CANCEL_PATIENCE_S = 60.0

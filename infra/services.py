@@ -1,7 +1,6 @@
 """What each embedded service is: its command, its environment, its ports, and when it counts as ready."""
 
 import os
-import shutil
 import sys
 import tempfile
 import urllib.error
@@ -10,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from infra import processes
 from infra.access.certificates import certificate_variables
 from infra.access.child_environment import child_environment
 from infra.access.servers import mlflow_access, prefect_access
@@ -72,9 +72,8 @@ def leftovers(state: State) -> list[Path]:
 
 
 def _program(name: str) -> str:
-    """A program of this Python environment, else of PATH; raises ServiceError when there is none."""
-    beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.exists() else shutil.which(name)
+    """As `processes.program`; raises ServiceError when there is none."""
+    found = processes.program(name)
     if found is None:
         raise ServiceError(f"The program {name!r} is not installed. Install the project with its 'stack' extra: make venv.")
     return found

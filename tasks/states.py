@@ -137,7 +137,6 @@ def in_words(state: State) -> str:
     return f"{name} with " + ", ".join(f"{kind} {value}"[:80] for kind, value in sorted(marks.items()))
 
 
-
 def _of_objects(objects: list[ObjectInfo]) -> State:
     return {info.key.rpartition("/")[2]: {"etag": info.etag.strip('"'), "bytes": info.size} for info in objects}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from infra.cli import campaigns, choices, handing_out, jobs, machine, observing, versions
+from infra.cli.command import INTERRUPTED
 
 _EPILOG = """\b
 Examples:
@@ -56,7 +57,7 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        return campaigns.INTERRUPTED
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,19 +1,15 @@
 """`opsd check` and `opsd run`: a campaign from a recipe or a file."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from infra.cli.command import Command
+from infra.cli.command import INTERRUPTED, Command
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-    from infra.cli.progress import Progress
     from opsd_core.config import CampaignConfig
-
-INTERRUPTED = 130
-
 
 @click.command(cls=Command)
 @click.argument("what", metavar="FILE|RECIPE")
@@ -29,15 +25,15 @@ def check(what: str, settings: tuple[str, ...]) -> int:
       opsd check tiny
       opsd check mine.yaml rollout.temperature=0.8
     """
+    from infra.cli.progress import Progress
     from infra.cli.settings.request import read_request
+    from infra.cli.watching import submitted
 
     request = read_request(what, settings)
     config = request.config()
     click.echo(plan(config, request.recipe))
-    run, progress = _submitted(request.parameters() | {"dry_run": True}, config, watched=True)
-    if run is None:
-        return INTERRUPTED
-    return _checked(run, progress)
+    run = submitted("iterate", request.parameters() | {"dry_run": True}, Progress.of(config), watched=True)
+    return INTERRUPTED if run is None else _checked(run)
 
 
 @click.command(cls=Command)
@@ -61,25 +57,22 @@ def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
       opsd run tiny iterations=3 name=mine teacher.temperature=0.8
       opsd run mine.yaml optimizer.learning_rate=1e-5 --no-watch
     """
-    from infra.cli.outcome import addresses, ending, verdict_lines
-    from infra.cli.server import page_of
+    from infra.cli.outcome import closing, verdict_lines
+    from infra.cli.progress import Progress
     from infra.cli.settings.request import read_request
+    from infra.cli.watching import submitted
 
     request = read_request(what, settings)
     config = request.config()
-    ended, progress = _submitted(request.parameters(), config, watched)
+    progress = Progress.of(config)
+    ended = submitted("iterate", request.parameters(), progress, watched=watched)
     if ended is None:
         return INTERRUPTED
     if not watched:
-        click.echo(f"{config.name} is on its way: {page_of(ended)}\nTo follow it: opsd logs {config.name} --follow")
         return 0
     completed = ended.state is not None and ended.state.is_completed()
-    lines = verdict_lines(config.name, progress.reports) if completed else []
     latest = progress.reports[-1].markdown if progress.reports else ""
-    click.echo("\n".join([*lines, "", *addresses(ended, "iterate", latest)]).lstrip("\n"))
-    if not completed:
-        click.echo(f"opsd: {ending(ended)}", err=True)
-    return 0 if completed else 1
+    return closing(ended, "iterate", verdict_lines(config.name, progress.reports) if completed else [], latest)
 
 
 def plan(config: "CampaignConfig", recipe: str) -> str:
@@ -102,43 +95,13 @@ def plan(config: "CampaignConfig", recipe: str) -> str:
     return "\n".join(f"{name:<11} {text}" for name, text in rows.items())
 
 
-def _submitted(parameters: dict[str, Any], config: "CampaignConfig", watched: bool) -> "tuple[FlowRun | None, Progress]":
-    """The run that was asked for, as it ended when it is watched; None when a person stopped watching."""
-    from infra.cli.progress import Progress
-    from infra.cli.server import prefect, submit
-    from infra.cli.watching import watch
-
-    progress = Progress.of(config)
-    with prefect() as client:
-        started = submit(client, "iterate", parameters)
-        if not watched:
-            return started, progress
-        try:
-            return watch(client, started, progress), progress
-        except KeyboardInterrupt:
-            stopped_watching(started)
-            return None, progress
-
-
-def stopped_watching(started: "FlowRun") -> None:
-    """Say that a run goes on."""
-    from infra.cli.server import page_of
-
-    which = str(started.id)[:8]
-    click.echo(
-        f"\n{started.name} goes on: {page_of(started)}\n"
-        f"  to follow it   opsd logs {which} --follow\n  to cancel it   opsd cancel {which}",
-        err=True,
-    )
-
-
-def _checked(ended: "FlowRun", progress: "Progress") -> int:
+def _checked(ended: "FlowRun") -> int:
     from infra.cli.outcome import ending
     from infra.cli.server import prefect
     from infra.summary import newest_report
 
-    if not (ended.state and ended.state.is_completed()):
-        click.echo(f"opsd: {ending(ended)}", err=True)
+    if why := ending(ended):
+        click.echo(f"opsd: {why}", err=True)
         return 1
     with prefect() as client:
         report = newest_report(client, ended)

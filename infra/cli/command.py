@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 import click
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
 _QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """Libraries neither report to their makers nor say so."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from infra.cli.command import Command
+from infra.cli.command import INTERRUPTED, Command
 
 _settings = click.argument("settings", metavar="[key=value]...", nargs=-1)
 _watch = click.option("--watch/--no-watch", "watched", default=True, help="Show the progress until it has ended (default).")
@@ -102,27 +102,19 @@ def gc(delete: bool, keep_candidates: int, min_age_hours: float) -> int:
 
 def _job(deployment: str, parameters: dict[str, Any], watched: bool, config: Any = None) -> int:
     """Submit, watch, and print the report; the exit status."""
-    from infra.cli.campaigns import INTERRUPTED, stopped_watching
-    from infra.cli.outcome import addresses, ending
+    from infra.cli.outcome import closing, ending
     from infra.cli.progress import Progress
-    from infra.cli.server import page_of, prefect, submit
-    from infra.cli.watching import watch
+    from infra.cli.server import prefect
+    from infra.cli.watching import submitted
     from infra.summary import newest_report
 
-    progress = Progress.of(config) if config is not None else Progress()
-    with prefect() as client:
-        run = submit(client, deployment, parameters)
-        if not watched:
-            click.echo(f"{run.name} is on its way: {page_of(run)}\nTo follow it: opsd logs {str(run.id)[:8]} --follow")
-            return 0
-        try:
-            run = watch(client, run, progress)
-        except KeyboardInterrupt:
-            stopped_watching(run)
-            return INTERRUPTED
-        completed = run.state is not None and run.state.is_completed()
-        report = newest_report(client, run) if completed else ""
-    click.echo("\n".join([report.strip(), "", *addresses(run, deployment, report)]).lstrip("\n"))
-    if not completed:
-        click.echo(f"opsd: {ending(run)}", err=True)
-    return 0 if completed else 1
+    run = submitted(deployment, parameters, Progress.of(config) if config else Progress(), watched=watched)
+    if run is None:
+        return INTERRUPTED
+    if not watched:
+        return 0
+    report = ""
+    if not ending(run):
+        with prefect() as client:
+            report = newest_report(client, run)
+    return closing(run, deployment, [report.strip()], report)

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+import click
 from prefect.client.schemas.objects import FlowRun
 
 from infra.access.servers import is_private, login_lines
@@ -45,10 +46,12 @@ def reasons_of(markdown: str) -> list[str]:
 
 
 def ending(run: FlowRun) -> str:
-    """How a run that did not complete ended."""
+    """How a run that did not complete ended; "" when it did."""
     state = run.state
-    if state is None or state.is_completed():
+    if state is not None and state.is_completed():
         return ""
+    if state is None:
+        return f"{run.name} has no state. Prefect's page: {page_of(run)}"
     if state.is_cancelled():
         return f"{run.name} was cancelled; finished stages are kept. To continue: the same command again."
     if state.is_crashed():
@@ -56,6 +59,14 @@ def ending(run: FlowRun) -> str:
             f"{run.name}: its process died ({message_of(run) or 'no reason is known'}). To continue: the same command again."
         )
     return message_of(run) or f"{run.name} failed. What it wrote: opsd logs {run.id}"
+
+
+def closing(run: FlowRun, deployment: str, head: Sequence[str], report: str) -> int:
+    """Print the head and where to look, and why a run did not complete; the exit status."""
+    click.echo("\n".join([*head, "", *addresses(run, deployment, report)]).lstrip("\n"))
+    if why := ending(run):
+        click.echo(f"opsd: {why}", err=True)
+    return 1 if why else 0
 
 
 def addresses(run: FlowRun, deployment: str, report: str) -> list[str]:

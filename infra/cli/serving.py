@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import click
 import httpx
 
 from infra.cli.folders import Kept
+from infra.processes import program
 from infra.state import HOST, port_is_free
 from opsd_core.errors import ConfigError, ServiceError
 from tasks.runtime.settings import load_settings
@@ -25,26 +25,21 @@ def command(port: int) -> Sequence[str]:
     """The program that serves, without the folder. ConfigError when none is installed or the port is taken."""
     if not port_is_free(port):
         raise ConfigError(f"--port {port} is taken by another program on this machine. Choose another one.")
-    if vllm := _program("vllm"):
+    if vllm := program("vllm"):
         return (vllm, "serve", "{folder}", "--host", HOST, "--port", str(port), "--served-model-name", "{name}")
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    program = _program("transformers")
-    if program is None or missing:
+    found = program("transformers")
+    if found is None or missing:
         raise ConfigError(
             f"vllm is not installed, and `transformers serve` lacks {', '.join(missing) or 'its program'}. {_INSTALL}"
         )
-    return (program, "serve", "{folder}", "--host", HOST, "--port", str(port))
+    return (found, "serve", "{folder}", "--host", HOST, "--port", str(port))
 
 
-def _program(name: str) -> str | None:
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else shutil.which(name)
-
-
-def start(program: Sequence[str], found: Kept, port: int) -> int:
+def start(words: Sequence[str], found: Kept, port: int) -> int:
     """Become the server; it calls the model by its registered name."""
     name, place = found.version.name, load_settings().state / "serving"
-    words = [word.format(folder=name, name=name) for word in program]
+    words = [word.format(folder=name, name=name) for word in words]
     click.echo(f"Serving {name}/{found.version.version} at http://{HOST}:{port}/v1 by {Path(words[0]).name}; Ctrl-C ends it.")
     click.echo(f"To talk to it: opsd chat {name} --port {port}")
     sys.stdout.flush()

@@ -9,6 +9,7 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import LogSort
 
+from infra.cli.command import INTERRUPTED
 from infra.cli.observing import OF_THE_MACHINERY
 from infra.cli.outcome import ending
 from infra.cli.watching import reason_of_waiting
@@ -33,7 +34,7 @@ def settled(client: SyncPrefectClient, run: FlowRun) -> int:
             run = client.read_flow_run(run.id)
     except KeyboardInterrupt:
         click.echo(f"\n{run.name} goes on. To cancel it: opsd cancel {str(run.id)[:8]}", err=True)
-        return 130
+        return INTERRUPTED
     if not run.state.is_completed():
         click.echo(f"opsd: {ending(run)}", err=True)
         return 1

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
@@ -12,14 +12,13 @@ from prefect.client.schemas.objects import FlowRun, StateType, WorkPoolStatus
 from prefect.exceptions import ObjectNotFound
 
 from infra.cli.progress import Progress
-from infra.cli.server import active_runs
+from infra.cli.server import active_runs, page_of, prefect, submit
+from infra.recovery import GOES_ON_WITHIN_S
 from infra.state import POOL
 
 _EVERY_S = 1.0
 _PATIENCE_S = 120.0
 """How long a server that does not answer is waited for."""
-_RESCHEDULED_S = 30.0
-"""How long a crashed run may take to be scheduled again."""
 _WAITS_AFTER_S = 5.0
 
 
@@ -74,6 +73,22 @@ def display() -> Iterator[Display]:
         yield Live()
 
 
+def submitted(deployment: str, parameters: dict[str, Any], progress: Progress, *, watched: bool) -> FlowRun | None:
+    """The run that was asked for, as it ended where it is watched; None after Ctrl-C, which ends the watching alone."""
+    with prefect() as client:
+        run = submit(client, deployment, parameters)
+        which = str(run.id)[:8]
+        if not watched:
+            print(f"{run.name} is on its way: {page_of(run)}\nTo follow it: opsd logs {which} --follow", flush=True)
+            return run
+        try:
+            return watch(client, run, progress)
+        except KeyboardInterrupt:
+            said = f"{run.name} goes on: {page_of(run)}\n  to follow it   opsd logs {which} --follow"
+            print(f"\n{said}\n  to cancel it   opsd cancel {which}", file=sys.stderr, flush=True)
+            return None
+
+
 def watch(client: SyncPrefectClient, run: FlowRun, progress: Progress) -> FlowRun:
     """Show a run until it has ended; returns it as it ended. The errors of httpx when the server stays away."""
     began, silent_since = time.monotonic(), None
@@ -126,10 +141,10 @@ def reason_of_waiting(client: SyncPrefectClient, run: FlowRun) -> str:
 
 
 def _has_ended(client: SyncPrefectClient, run: FlowRun) -> bool:
-    """Whether a run is over: a crashed one only when nothing schedules it again for half a minute."""
+    """Whether a run is over: a crashed one only when nothing schedules it again in the time that recovery promises."""
     if run.state is None or not run.state.is_final():
         return False
-    deadline = time.monotonic() + _RESCHEDULED_S
+    deadline = time.monotonic() + GOES_ON_WITHIN_S
     while run.state.is_crashed() and time.monotonic() < deadline:
         time.sleep(_EVERY_S)
         now = client.read_flow_run(run.id)

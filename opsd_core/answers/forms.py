@@ -1,7 +1,9 @@
 """In which form an answer is written: integer, decimal, scientific, fraction, choice, text."""
 
-import math
 import re
+from fractions import Fraction
+
+from opsd_core.graders.numbers import find_numbers, parse_number, read_number
 
 _INTEGER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)")
 _DECIMAL = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d*)\.\d+|[-+]?\d+\.")
@@ -18,11 +20,8 @@ _FORMS = (
     ("decimal", _DECIMAL),
     ("fraction", _FRACTION),
 )
-_NUMBER = re.compile(
-    r"(?<![\w.])[-+]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,40})?(?:\.\d{1,40})?(?:[eE][-+]?\d{1,4})?(?![\w])"
-)
 _MAX_CHARS = 200
-_NEAR = 1e-9
+_NEAR = Fraction(1, 10**9)
 """Relative distance within which two numbers are the same; 5.299589999999999e+02 is 529.959 written by a float."""
 
 
@@ -39,21 +38,11 @@ def form_in_question(question: str, answer: str) -> str:
 
     A task that asks to pick, copy or sort numbers shows the answer in its question, perhaps in another notation.
     """
-    value = _value(_AROUND.sub("", answer.strip()))
+    value = parse_number(answer)
     if value is None:
         return "not in it"
-    for match in _NUMBER.finditer(question[:20_000]):
-        found = _value(match.group())
-        if found is not None and math.isclose(found, value, rel_tol=_NEAR, abs_tol=0.0):
-            return answer_form(match.group())
+    for number in find_numbers(question[:20_000]):
+        found = read_number(number)
+        if found is not None and abs(found - value) <= _NEAR * abs(value):
+            return answer_form(number)
     return "not in it"
-
-
-def _value(text: str) -> float | None:
-    if not text or len(text) > 60:
-        return None
-    try:
-        value = float(text.replace(",", ""))
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

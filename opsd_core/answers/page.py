@@ -7,7 +7,6 @@ alone. A content security policy names the hashes of the one script and the one 
 import base64
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from opsd_core.answers.sides import KINDS, Item, Side, items_of
+from opsd_core.answers.sides import Item, Side, compared, items_of
 from opsd_core.answers.slices import columns_of, slices_of, varying_columns, warnings_of
 from opsd_core.answers.tokens import Sampled, divergence_curve, drawn, token_rows
 from opsd_core.digest import derive_seed
-from opsd_core.judgement.statistics import mcnemar, paired_interval, wilson
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 
@@ -55,7 +53,7 @@ class Answers:
 
 def render(answers: Answers) -> str:
     """The whole page, some 5 MB at most."""
-    return _html(answers.title, page_data(answers))
+    return page_of(page_data(answers))
 
 
 def page_data(answers: Answers) -> dict[str, Any]:
@@ -74,27 +72,13 @@ def page_data(answers: Answers) -> dict[str, Any]:
         "links": [[text, url] for text, url in answers.links if url.startswith(("http://", "https://"))],
         "labelled": answers.labelled,
         "sides": [side.name for side in answers.sides],
-        "totals": {str(side): _totals(items, side) for side in after} if answers.labelled else {},
+        "totals": {str(side): compared(items, side)._asdict() for side in after} if answers.labelled else {},
         "num_items": len(items),
         "left_out": _left_out(answers, items),
         "items": shown,
         "slices": slices,
         **_completions(answers.sampled),
         **answers.extra,
-    }
-
-
-def _totals(items: Sequence[Item], after: int) -> dict[str, Any]:
-    """Counts of the four kinds, both accuracies with Wilson intervals, the paired difference, and two one-sided p-values."""
-    count = Counter(item.kind(after) for item in items)
-    wins, losses, both = count["wrong→right"], count["right→wrong"], count["right→right"]
-    number = len(items)
-    return {
-        "kinds": {kind: count[kind] for kind in KINDS},
-        "before": [(both + losses) / number, *wilson(both + losses, number)],
-        "after": [(both + wins) / number, *wilson(both + wins, number)],
-        "difference": list(paired_interval(wins, losses, both, number)),
-        "p_rises": mcnemar(wins, losses),
     }
 
 
@@ -176,14 +160,15 @@ def _completions(sampled: Sampled | None) -> dict[str, Any]:
     }
 
 
-def _html(title: str, data: dict[str, Any]) -> str:
+def page_of(data: dict[str, Any]) -> str:
+    """The page that shows what `page_data` made."""
     style, script = (_HERE / "page.css").read_text(), (_HERE / "page.js").read_text()
     policy = (
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     shown = _TEMPLATE.render(
-        title=title,
+        title=data["title"],
         policy=policy,
         style=style,
         script=script,

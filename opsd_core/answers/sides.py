@@ -1,9 +1,12 @@
 """The sides of a comparison: what each model answered to the same held-out items."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from opsd_core.errors import DataError
+from opsd_core.judgement.statistics import mcnemar, paired_interval, wilson
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 
@@ -52,6 +55,29 @@ def items_of(examples: Sequence[Example], sides: Sequence[Side]) -> list[Item]:
             "were measured on is another one. Compare versions of campaigns on the same data."
         )
     return [Item(known[key], tuple(side[key] for side in answers), rates.get(key)) for key in common]
+
+
+class Compared(NamedTuple):
+    """Some items before and after."""
+
+    kinds: dict[str, int]
+    before: list[float]
+    """[share that is right, low, high]: Wilson's interval, as the next."""
+    after: list[float]
+    difference: list[float]
+    """[mean, low, high]: Newcombe's paired interval."""
+    p_rises: float
+    """Exact one-sided McNemar test."""
+    p_falls: float
+
+
+def compared(items: Sequence[Item], after: int) -> Compared:
+    """The first side against side `after`."""
+    count, number = Counter(item.kind(after) for item in items), len(items)
+    wins, losses, both = (count[kind] for kind in KINDS[:3])
+    shares = ([right / number if number else 0.0, *wilson(right, number)] for right in (both + losses, both + wins))
+    difference = list(paired_interval(wins, losses, both, number))
+    return Compared({kind: count[kind] for kind in KINDS}, *shares, difference, mcnemar(wins, losses), mcnemar(losses, wins))
 
 
 def _one_each(outcomes: Sequence[ItemOutcome]) -> dict[str, ItemOutcome]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from opsd_core.answers.forms import answer_form, form_in_question
-from opsd_core.answers.sides import Item
-from opsd_core.judgement.statistics import holm, mcnemar, paired_interval, wilson
+from opsd_core.answers.sides import Compared, Item, compared
+from opsd_core.judgement.statistics import holm
 from opsd_core.records.examples import Example
 
 ALPHA = 0.05
@@ -34,8 +34,8 @@ def slices_of(items: Sequence[Item], after: int = 1) -> list[dict[str, Any]]:
     for name, key in _dimensions(items):
         groups = _grouped(items, key)
         if len(groups) > 1:
-            rows += [_row(name, value, group, after) for value, group in groups]
-    total = _row("", "", items, after)["difference"][0] if items else 0.0
+            rows += [_row(name, value, compared(group, after), len(group)) for value, group in groups]
+    total = compared(items, after).difference[0]
     rejected = holm({str(i): row["p_falls"] for i, row in enumerate(rows)}, ALPHA)
     for index, row in enumerate(rows):
         row["warns"] = bool(rejected[str(index)] and row["difference"][0] < 0.0 <= total)
@@ -52,20 +52,9 @@ def warnings_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _row(dimension: str, value: str, items: Sequence[Item], after: int) -> dict[str, Any]:
-    count = Counter(item.kind(after) for item in items)
-    wins, losses, both = count["wrong→right"], count["right→wrong"], count["right→right"]
-    number, before, now = len(items), both + losses, both + wins
-    mean, low, high = paired_interval(wins, losses, both, number)
-    return {
-        "dimension": dimension,
-        "value": value,
-        "n": number,
-        "before": [before / number, *wilson(before, number)],
-        "after": [now / number, *wilson(now, number)],
-        "difference": [mean, low, high],
-        "p_falls": mcnemar(losses, wins),
-    }
+def _row(dimension: str, value: str, found: Compared, number: int) -> dict[str, Any]:
+    numbers = {name: getattr(found, name) for name in ("before", "after", "difference", "p_falls")}
+    return {"dimension": dimension, "value": value, "n": number, **numbers}
 
 
 def _dimensions(items: Sequence[Item]) -> Iterable[tuple[str, Key]]:

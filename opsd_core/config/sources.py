@@ -16,6 +16,9 @@ _TEMPLATE_FILES = (".jinja", ".jinja2", ".j2")
 DEFAULT_GENERATED = 2000
 """Items that a generated source makes when data.size says nothing."""
 
+BUILT_IN_MODELS = ("tiny", "tiny_large", "smollm2")
+"""Values of model.source that are no address."""
+
 GraderName = Literal["auto", *GRADER_KINDS]
 
 

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from opsd_core.answers.exports import completion_rows, inspect_log, write_dataset, write_inspect_log, write_jsonl
-from opsd_core.answers.tokens import Sampled, reader
-from opsd_core.records.grades import read_grades
-from opsd_core.records.targets import read_targets
+from tasks.answers.recorded import recorded
 from tasks.answers.versions import chosen_version, measured_sides, records_of
-from tasks.context import lineage, local, rollouts_of, shared_tokenizer, stored_examples, tracker
+from tasks.context import lineage, tracker
 from tasks.refs import Ref
 
 
@@ -20,20 +18,13 @@ def export_answers(name: str, version: int | None, folder: Path, against: int | 
     """
     versions = tracker().versions(name)
     chosen = chosen_version(name, versions, version)
-    rows = list(completion_rows(_sampled(lineage(chosen.tags))))
+    known = lineage(chosen.tags)
+    shards, targets = ([Ref(uri=uri) for uri in known[part]] for part in ("rollouts", "targets"))
+    graded, data, policy = (Ref(uri=known[part]) for part in ("grades", "data", "model_uri"))
+    rows = list(completion_rows(recorded(shards, graded, targets, data, policy)))
     examples, sides = records_of(measured_sides(name, versions, chosen, against))
     write_jsonl(folder / "completions.jsonl", rows)
     write_dataset(folder / "dataset", f"{name} version {chosen.version}", rows)
     for place, side in zip(("before", "after"), sides, strict=True):
         write_inspect_log(folder / f"{place}.json", inspect_log(name, f"{name}/{side.name}", examples, side.outcomes))
     return [folder / part for part in ("completions.jsonl", "dataset", "before.json", "after.json")]
-
-
-def _sampled(known: dict) -> Sampled:
-    """The completions of a version's iteration as they are stored; what the teacher read is not."""
-    rollouts = rollouts_of(*(Ref(uri=uri) for uri in known["rollouts"]))
-    grades = {grade.key: grade for grade in read_grades(local(known["grades"]) / "grades.parquet")}
-    targets = {t.key: t for uri in known["targets"] for t in read_targets(local(uri) / "targets.parquet")}
-    examples = {e.id: e for e in stored_examples(Ref(uri=known["data"]), "train")}
-    tokenizer = shared_tokenizer(Ref(uri=known["model_uri"]))
-    return Sampled(rollouts, grades, reader(tokenizer), tokenizer.decode, targets, examples)

@@ -2,25 +2,24 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opsd_core.answers import Answers, Side, render
-from opsd_core.answers.page import MAX_COMPLETIONS
-from opsd_core.answers.sides import items_of
-from opsd_core.answers.slices import slices_of, warnings_of
-from opsd_core.answers.tokens import Sampled as SampledRecords
-from opsd_core.answers.tokens import drawn, reader
+from opsd_core.answers import Answers, Side
+from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
+from opsd_core.answers.slices import warnings_of
+from opsd_core.answers.tokens import Sampled, drawn
 from opsd_core.answers.words import taught, version_description, warned_slices
 from opsd_core.judgement.verdict import Check, Verdict
-from opsd_core.records.grades import read_grades
 from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import Key, Rollout
-from opsd_core.records.targets import Target, read_targets
+from opsd_core.records.targets import Target
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
-from tasks.context import local, produce, rollouts_of, shared_tokenizer, store, stored_examples, tracker
+from tasks.answers.recorded import recorded
+from tasks.context import local, produce, store, stored_examples, tracker
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import AnswersRef, Iteration, Outcome
 from tasks.runtime.retries import STAGE
@@ -86,8 +85,6 @@ def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, An
         Side(f"version {iteration.champion.version}, champion", read_outcomes(local(before) / "outcomes.parquet")),
         Side(f"version {outcome.candidate.version}, candidate", read_outcomes(local(after) / "outcomes.parquet")),
     ]
-    labelled = "eval/accuracy" in after.metrics
-    slices = slices_of(items_of(examples, sides)) if labelled else []
     experiment = tracker()
     answers = Answers(
         title=f"{iteration.name}: iteration {iteration.number}, version {outcome.candidate.version}",
@@ -101,10 +98,12 @@ def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, An
             ("MLflow run", experiment.run_url(iteration.run_id)),
             ("version", experiment.model_url(iteration.name, outcome.candidate.version)),
         ],
-        labelled=labelled,
+        labelled="eval/accuracy" in after.metrics,
         sampled=_sampled(iteration, outcome),
     )
-    (folder / PAGE).write_text(render(answers))
+    data = page_data(answers)
+    slices = data["slices"].get("1", [])  # of the one side that is compared with the first
+    (folder / PAGE).write_text(page_of(data))
     (folder / "slices.json").write_text(json.dumps(slices))
     return {"num_items": len(examples), "warnings": warned_slices(slices)}
 
@@ -130,34 +129,24 @@ def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
     ]
 
 
-def _sampled(iteration: Iteration, outcome: Outcome) -> SampledRecords:
+def _sampled(iteration: Iteration, outcome: Outcome) -> Sampled:
     """The iteration's completions with what is stored about them; where the teacher stored nothing, a few are scored."""
-    sampled, rollouts = outcome.sampled, rollouts_of(*outcome.sampled.shards)
-    grades = {grade.key: grade for grade in read_grades(local(sampled.graded) / "grades.parquet")}
-    targets = {t.key: t for ref in sampled.targets for t in read_targets(local(ref) / "targets.parquet")}
-    tokenizer = shared_tokenizer(iteration.campaign.initial)
-    wanted = {rollout.example_id for rollout in rollouts}
-    examples = {e.id: e for e in stored_examples(iteration.campaign.data, "train") if e.id in wanted}
-    records = SampledRecords(rollouts, grades, reader(tokenizer), tokenizer.decode, targets, examples)
+    sampled = outcome.sampled
+    records = recorded(
+        [*sampled.shards], sampled.graded, [*sampled.targets], iteration.campaign.data, iteration.campaign.initial
+    )
+    rollouts, targets = records.rollouts, records.targets
     if iteration.config.distillation.teacher_free:
-        return _noted(records, {}, {}, "Without a teacher there is no log T.")
+        return replace(records, note="Without a teacher there is no log T.")
     privileged = prompts_of(iteration, rollouts, grades_for_context(iteration, sampled.graded)).ids
     if targets:
-        return _noted(records, targets, privileged, "log T is what the teacher recorded before the training.")
+        return replace(records, privileged=privileged, note="log T is what the teacher recorded before the training.")
     found = _scored_now(iteration, drawn(records), privileged)
     note = (
         f"The teacher answered during the training and nothing of it is stored: log T of {len(found)} of these completions is "
         "computed for this page, by the teacher as it was before the first step."
     )
-    return _noted(records, found, privileged, note)
-
-
-def _noted(
-    records: SampledRecords, targets: Mapping[Key, Target], privileged: Mapping[Key, Sequence[int]], note: str
-) -> SampledRecords:
-    return SampledRecords(
-        records.rollouts, records.grades, records.token_text, records.prompt_text, targets, records.examples, privileged, note
-    )
+    return replace(records, targets=found, privileged=privileged, note=note)
 
 
 def _scored_now(

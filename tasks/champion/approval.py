@@ -1,7 +1,7 @@
 """A person between the gate and the champion: the request, the form, and what an answer does.
 
 A campaign with promotion.mode=approve starts a run of `opsd/promote` and continues. That run suspends: it holds no process
-and no slot until somebody answers in its form or with `python -m infra.approve`; without an answer it ends as a refusal.
+and no slot until somebody answers in its form or with `opsd approve` or `opsd refuse`; without an answer it ends as a refusal.
 Champion, evaluation and weights are compared again when the answer comes, because days may lie between.
 """
 

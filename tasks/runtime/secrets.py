@@ -63,11 +63,16 @@ def _split(url: str) -> tuple[str, str, str]:
     return urlunsplit((parts.scheme, host, *parts[2:])), unquote(user), unquote(password)
 
 
+def names_secret(variable: str) -> bool:
+    """Whether a variable of this name holds a secret."""
+    return bool(_NAMED.search(variable.upper())) and not _HARMLESS.search(variable.upper())
+
+
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
     """Every secret that `environ` holds, in each of its spellings, longest first."""
     found: set[str] = set()
     for name, value in environ.items():
-        if _NAMED.search(name.upper()) and not _HARMLESS.search(name.upper()):
+        if names_secret(name):
             found |= {value, value.partition(":")[2] if "AUTH_STRING" in name.upper() else value}
         if "://" in value:
             found |= {word for url in value.split(",") for word in (_split(url.strip())[2],)}

@@ -48,7 +48,7 @@ from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.sources import download_file, model_sources
 from tasks.stages.evaluate import held_out
-from tasks.stages.weights import accepted, check_adapters, stored_context, stored_weights
+from tasks.stages.weights import accepted, stored_context, stored_weights
 from tasks.states import check_sources, data_state, in_words, unchanged_data
 from tasks.storage.artifacts import describe
 
@@ -80,9 +80,8 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
 @task(name="prepare-model", **STAGE)
 def prepare_model(config: CampaignConfig) -> PolicyRef:
     """The starting weights as a safetensors folder in the store. ConfigError when context or adapters do not suit them."""
-    initial = stored_weights(config)
+    initial = stored_weights(config, lora=config.model.lora)
     check_context(config, stored_context(initial, config.model))
-    check_adapters(initial, config)
     return initial
 
 

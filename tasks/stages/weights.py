@@ -9,7 +9,8 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from opsd_core.acceptance import accept
-from opsd_core.config import CampaignConfig, ModelConfig
+from opsd_core.config import CampaignConfig, LoraConfig, ModelConfig
+from opsd_core.config.sources import BUILT_IN_MODELS
 from opsd_core.models import tiny
 from opsd_core.models.policy import (
     hub_commit,
@@ -59,10 +60,10 @@ def warm_start(config: CampaignConfig, source: PolicyRef) -> CampaignConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"source": version.tags["opsd.model_uri"]})})
 
 
-def stored_weights(config: CampaignConfig, field: str = "model.source") -> PolicyRef:
+def stored_weights(config: CampaignConfig, field: str = "model.source", lora: LoraConfig | None = None) -> PolicyRef:
     """The weights that model.source names, as a folder in the store, accepted. ModelError when they cannot be used.
 
-    `field` is the setting to name when there are none at that address.
+    `field` is the setting to name when there are none at that address; `lora` the adapters that will be trained on them.
     """
     source = model_address(config.model.source, field)
     artifact = stored_model(source, field)
@@ -71,19 +72,23 @@ def stored_weights(config: CampaignConfig, field: str = "model.source") -> Polic
             identity = model_identity(source, config.model, field)
             artifact, _ = produce("models", identity, partial(_materialise, source, config, field, identity["content"]))
     get_run_logger().info("%s=%s: %s", field, config.model.source, state_of_model(artifact))
-    return accepted(PolicyRef(uri=artifact.uri, digest=artifact.digest), config.model)
+    return accepted(PolicyRef(uri=artifact.uri, digest=artifact.digest), config.model, lora)
 
 
-def accepted(policy: PolicyRef, model: ModelConfig) -> PolicyRef:
+def accepted(policy: PolicyRef, model: ModelConfig, lora: LoraConfig | None = None) -> PolicyRef:
     """The policy with the paths that its architecture can be sampled and scored on. ModelError when it differs from itself.
 
-    A model is tested once for each dtype, kind of adapters and version of the libraries that compute it.
+    A model is tested once for each dtype, kind of adapters and version of the libraries that compute it. `lora`: what is trained
+    on it; teachers and champions get no adapters.
     """
-    identity = acceptance_identity(policy, model)
+    lora = lora if lora and lora.rank else None
+    identity = acceptance_identity(policy, model, lora)
 
     def write(folder: Path) -> dict[str, Any]:
+        if lora:
+            check_targets(local(policy), model)  # before any weights are read
         with scratch() as copies:
-            record = accept(load_policy(local(policy), model), model.lora, copies)
+            record = accept(load_policy(local(policy), model), lora, copies)
         (folder / "acceptance.json").write_text(json.dumps(record.to_json(), sort_keys=True))
         return {"switched_off": list(record.switched_off)}
 
@@ -103,12 +108,12 @@ def model_identity(source: str, model: ModelConfig, field: str = "model.source")
     return {"source": source, "model": settings_of_it, "content": model_state(source, field)}
 
 
-def acceptance_identity(policy: PolicyRef, model: ModelConfig) -> dict[str, Any]:
-    """What decides on which paths an architecture can be computed: weights, dtype, device and libraries."""
+def acceptance_identity(policy: PolicyRef, model: ModelConfig, lora: LoraConfig | None = None) -> dict[str, Any]:
+    """What decides on which paths an architecture can be computed: weights, dtype, adapters, device and libraries."""
     libraries = {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
     identity = {"model": policy.digest, "dtype": str(resolve_dtype(model)), "libraries": libraries}
-    if model.lora.rank:
-        identity["lora"] = model.lora.model_dump()
+    if lora:
+        identity["lora"] = lora.model_dump()
     device = resolve_device(model).type
     return identity if device == "cpu" else identity | {"device": device}
 
@@ -127,12 +132,6 @@ def stored_context(policy: PolicyRef, model: ModelConfig) -> int:
     return context_length(stored_config(local(policy), model))
 
 
-def check_adapters(policy: PolicyRef, config: CampaignConfig) -> None:
-    """ConfigError when model.lora.target_modules names a layer that the model does not have; no weights are read."""
-    if config.model.lora.rank:
-        check_targets(local(policy), config.model)
-
-
 def engine_dtype(model: ModelConfig) -> str:
     """ "float32" or "bfloat16": what model.dtype stands for on this hardware."""
     return str(resolve_dtype(model)).removeprefix("torch.")
@@ -140,7 +139,7 @@ def engine_dtype(model: ModelConfig) -> str:
 
 def _in_float32(source: str) -> bool:
     """Whether a source is stored in float32 whatever model.dtype says."""
-    return source in tiny.SIZES or source == "smollm2" or source.endswith(".gguf")
+    return source in BUILT_IN_MODELS or source.endswith(".gguf")
 
 
 def _materialise(source: str, config: CampaignConfig, field: str, state: State, folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from prefect.client.orchestration import get_client
 
 from flows.promote import promote, rollback
 from infra import processes
-from infra.approve import main as approve
 from infra.approve import waiting
 from infra.cli.app import run as opsd
 from opsd_core.config import resolve
@@ -160,7 +159,7 @@ def test_the_question_survives_a_restart_of_the_server_and_silence_is_a_refusal(
     processes.stop(worker.state.root, "prefect")
     worker.up(worker=True)
     assert "accuracy, 50 items | 0.200 | 0.800" in _shown(run)
-    assert approve(["restarted", "approve"]) == 0
+    assert opsd(["approve", "restarted"]) == 0
     assert _ended(run.id).state.is_completed()
     assert tracker().version_by_alias("restarted", "champion") == version
 

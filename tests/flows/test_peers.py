@@ -4,11 +4,13 @@ import json
 
 import pytest
 from prefect import flow
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from flows.iterate import iterate
 from opsd_core.config import config_at, resolve
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
+from opsd_core.models.tiny import MAX_POSITIONS, tiny_tokenizer
 from opsd_core.records.examples import read_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
@@ -89,6 +91,20 @@ def test_the_policy_teaches_itself_with_what_a_peer_answered(stack, sums, contex
     for target in targets:  # one token per character, after the first
         text = f"{answers[target.example_id]['text']}|{questions[target.example_id]}"
         assert target.teacher_prompt_length == 1 + len(text)
+
+
+def test_a_teacher_of_another_architecture_needs_no_layer_of_the_policys_adapters(stack, sums, tmp_path):
+    """It is not trained: GPT-2 has no q_proj."""
+    tokenizer = tiny_tokenizer()
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": MAX_POSITIONS}
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes, **ids)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    adapters = {"model": {"lora": {"rank": 2, "target_modules": "q_proj"}}}
+    config = resolve("tiny", settings(sums, weights="external", source=str(tmp_path)), adapters)
+    initial, (teacher,) = flow(lambda: (made := prepare_model(config), prepare_teachers(config, made)), name="opsd-test")()
+    found = {"initial": json.loads(initial.acceptance)["errors"], "teacher": json.loads(teacher.acceptance)["errors"]}
+    assert "adapters/scoring" in found["initial"] and not any(name.startswith("adapters/") for name in found["teacher"])
 
 
 @pytest.mark.parametrize("base", [{}, {"context": "peer_success", "peers": ["tiny"]}], ids=["without", "with"])

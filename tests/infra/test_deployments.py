@@ -11,7 +11,9 @@ import yaml
 from prefect.automations import AutomationCore, DoNothing, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
-from infra import bootstrap, recovery, summary
+from infra import bootstrap, recovery
+from infra.cli.app import run as opsd
+from infra.cli.server import find_run
 from infra.lifecycle import down, up
 from infra.state import MODEL_QUEUE, POOL, open_state
 from opsd_core.config import RECIPES
@@ -96,11 +98,11 @@ def test_a_failing_run_ends_with_its_reason_and_the_exit_status_says_so(
     given = ["--param", "name=no-such-model", "--param", "reason=try"]
     result = subprocess.run([*command, *given], capture_output=True, text=True, timeout=180, check=False)
     assert result.returncode == 1, result.stdout + result.stderr
-    assert summary.main(["opsd/rollback"]) == 1
-    shown = capsys.readouterr().out
-    assert "Failed" in shown
-    assert "no-such-model" in shown
-    assert summary.newest_run(client, "opsd/rollback").name == "rollback-no-such-model"
+    assert opsd(["rollback", "no-such-model"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("opsd: ") and "no-such-model" in said
+    run = find_run(client, "no-such-model", active=False)
+    assert run.name == "rollback-no-such-model" and run.state.is_failed()
 
 
 def test_wrong_parameters_are_refused_before_a_run_exists(worker: Stack) -> None:
@@ -108,16 +110,6 @@ def test_wrong_parameters_are_refused_before_a_run_exists(worker: Stack) -> None
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 1
     assert "iterations" in result.stdout + result.stderr
-
-
-def test_summary_of_a_deployment_without_runs_or_unknown(
-    worker: Stack, client: SyncPrefectClient, capsys: pytest.CaptureFixture[str]
-) -> None:
-    client.create_deployment(flow_id=client.create_flow_from_name("opsd"), name="never")
-    assert summary.main(["opsd/never"]) == 1
-    assert "has not run yet" in capsys.readouterr().err
-    assert summary.main(["opsd/none"]) == 1
-    assert "not registered" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from opsd_core.config.sources import BUILT_IN_MODELS
 from opsd_core.errors import ConfigError
+from tasks.runtime.secrets import names_secret
 
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_]\w*)\}")
-_SECRET = re.compile(r"(SECRET|PASSW(OR)?D|TOKEN|CREDENTIALS?|(API|ACCESS|SECRET)_KEY(_ID)?|AUTH_STRING)(_|$)", re.IGNORECASE)
-_BUILT_IN = ("tiny", "tiny_large", "smollm2")
-"""Models that are no folders, as model.source says."""
 _SCHEME = re.compile(r"[A-Za-z][\w+-]+:")
 _EXPLICIT = ("/", "./", "../", "~")
 _FILES = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|gguf|jinja2?|j2)(\.gz|\.zst)?$")
@@ -50,7 +49,7 @@ def _filled(path: str, text: str, environ: Mapping[str, str]) -> str:
         name = match[2]
         if match[1]:
             return match[0][1:]
-        if _SECRET.search(name):
+        if names_secret(name):
             raise ConfigError(f"{path}={text!r:.120} would put the secret {name} into the campaign's record. Leave it out.")
         if name not in environ:
             raise ConfigError(
@@ -68,7 +67,7 @@ def _names_a_place(path: str, value: str) -> bool:
 
 
 def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) -> str:
-    if _SCHEME.match(value) or value in _BUILT_IN:
+    if _SCHEME.match(value) or value in BUILT_IN_MODELS:
         return value
     try:
         absolute = Path(os.path.normpath(folder / Path(value).expanduser()))

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from opsd_core.errors import ModelError, OpsdError
 from opsd_core.models.adapters import effective_weights, untie
 from opsd_core.models.storage.files import check_folder, read_object
-from opsd_core.models.storage.headers import Stored
+from opsd_core.models.storage.headers import Stored, read_header
 from opsd_core.models.tokenizers import first_line
 from opsd_core.models.types import Policy
 
@@ -35,6 +35,7 @@ def base_of(source: str, options: dict[str, Any]) -> Base | None:
             return None
         if not (folder / _WEIGHTS).is_file():
             raise ModelError(f"{folder / _WEIGHTS} does not exist, so {folder} is no adapter that can be read.")
+        check_folder(folder)
     elif not _hub_adapter(source, options["revision"]):
         return None
     try:
@@ -72,7 +73,7 @@ def _hub_adapter(source: str, revision: str | None) -> bool:
 def merge_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) -> PreTrainedModel:
     """The base with the adapter's share in its weights. ModelError when adapter and base do not belong together."""
     if Path(source).is_dir():
-        _check_ranks(source, check_folder(Path(source)))
+        _check_ranks(source, read_header(Path(source) / _WEIGHTS))
         _check_adapter_finite(Path(source) / _WEIGHTS)
     try:
         config = PeftConfig.from_pretrained(source, revision=options["revision"])

@@ -35,11 +35,8 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
     model.chat_template where that is set. ModelError when anything is missing, unexpected, of another shape or not finite.
     """
     source = str(folder)
-    local = Path(source).is_dir()
-    if local:
-        check_folder(Path(source))
     options = {
-        "revision": config.revision if not local else None,
+        "revision": config.revision if not Path(source).is_dir() else None,
         "trust_remote_code": config.trust_remote_code,
     }
     base = base_of(source, options)
