@@ -29,6 +29,7 @@ from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.storage.base import local_disk
+from tasks.storage.manifest import artifact_key
 from tasks.storage.process_mark import process_tag
 from tasks.storage.s3 import Store, open_store
 from tasks.tracking import Tracker
@@ -78,7 +79,7 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
 
     `make(folder)` writes the files and returns the summary.
     """
-    identity = identity | {"schema": _SCHEMAS.get(kind, 1)}
+    identity = _whole(kind, identity)
     if found := find(store(), kind, identity):
         _logger().info("%s: %s exists and is reused", kind, found.uri)
         return found, 0.0
@@ -89,6 +90,15 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
         seconds = time.perf_counter() - started
         summary |= {"seconds": seconds, "peak_bytes": peak.bytes}
         return publish(store(), kind, identity, folder, summary, cache=settings().cache), seconds
+
+
+def address_of(kind: str, identity: dict[str, Any]) -> str:
+    """Where the artifact of this identity is, whether it exists or not; its files lie in a folder below."""
+    return store().uri(artifact_key(kind, _whole(kind, identity)))
+
+
+def _whole(kind: str, identity: dict[str, Any]) -> dict[str, Any]:
+    return identity | {"schema": _SCHEMAS.get(kind, 1)}
 
 
 def _logger() -> logging.Logger | logging.LoggerAdapter:

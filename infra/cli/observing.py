@@ -114,7 +114,7 @@ def cancel(which: str | None) -> int:
         if run.state is not None and run.state.is_final():
             raise RefusedError(f"{run.name} ({run.id}) has ended already: {run.state_name}.")
         answer = client.set_flow_run_state(run.id, Cancelling())
-    if answer.status.value != "ACCEPT":
+    if answer.status.value != "ACCEPT" and not (answer.state and answer.state.is_cancelled()):
         reason = getattr(answer.details, "reason", None) or answer.status.value
         raise RefusedError(f"{run.name} ({run.id}) was not cancelled: {reason}")
     click.echo(f"{run.name} ({run.id}) is being cancelled. Its finished stages are kept: the same command again continues it.")

@@ -18,7 +18,8 @@ _EVERY_S = 0.5
 _TELL_AFTER_S = 10.0
 _LOGS_S = 5.0
 _PRINTS = "prefect.flow_runs"
-_BEGINNING = "Beginning flow run"
+_EDGES = ("Beginning flow run", "Resuming flow run", "Suspending flow run")
+"""Lines where one start of a run ends or the next one begins."""
 _MACHINERY = (*OF_THE_MACHINERY, "Finished in state")
 
 
@@ -49,8 +50,8 @@ def said(client: SyncPrefectClient, run: FlowRun) -> str:
     deadline = time.monotonic() + _LOGS_S
     while time.monotonic() < deadline:
         for line in client.read_logs(wanted, limit=100, sort=LogSort.TIMESTAMP_DESC):
-            if line.message.startswith(_BEGINNING):
-                break  # the server has no line of its own yet
+            if line.message.startswith(_EDGES):
+                break  # the server has no line of the last start's own yet
             if line.name == _PRINTS and line.task_run_id is None and not line.message.startswith(_MACHINERY):
                 return line.message.strip()
         time.sleep(_EVERY_S)

@@ -7,13 +7,12 @@ from typing import Any
 from opsd_core.config import CampaignConfig
 from opsd_core.models.policy import Serving
 from opsd_core.models.storage.serving import served_settings, write_serving
-from tasks.context import load, local, produce, tracker
+from tasks.context import address_of, load, local, produce, tracker
 from tasks.refs import PolicyRef, Ref
 
 
 def served(policy: PolicyRef, config: CampaignConfig) -> Ref:
     """The folder of the same weights with this campaign's templates, end tokens, limits and dtype in its files."""
-    identity = {"weights": policy.digest, "served": served_settings(config)}
 
     def write(folder: Path) -> dict[str, Any]:
         shutil.copytree(local(policy), folder, dirs_exist_ok=True)
@@ -22,4 +21,18 @@ def served(policy: PolicyRef, config: CampaignConfig) -> Ref:
         tracker().write_mlmodel(folder)
         return {"weights": policy.uri}
 
-    return Ref(uri=produce("models", identity, write)[0].uri)
+    return Ref(uri=produce("models", _identity(policy, config), write)[0].uri)
+
+
+def keep_served(policy: PolicyRef, config: CampaignConfig) -> None:
+    """Write the folder again when a registered version needs it and it was lost or damaged.
+
+    No stage reads it, so no other would miss it. A version of other settings is its own campaign's to mend.
+    """
+    address = address_of("models", _identity(policy, config))
+    if any(version.source.startswith(f"{address}/") for version in tracker().versions(config.name)):
+        served(policy, config)
+
+
+def _identity(policy: PolicyRef, config: CampaignConfig) -> dict[str, Any]:
+    return {"weights": policy.digest, "served": served_settings(config)}

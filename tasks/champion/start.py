@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.errors import IntegrityError, ModelError
-from tasks.champion.served import served
+from tasks.champion.served import keep_served, served
 from tasks.context import lineage, settings, store, tracker
 from tasks.refs import PolicyRef, Ref
 from tasks.storage.artifacts import verify
@@ -20,11 +20,12 @@ CHAMPION_AT_START = "opsd.champion_at_start"
 
 
 def ensure_champion(config: CampaignConfig, initial: PolicyRef, run_id: str) -> int:
-    """Number of the registry's champion; without one the starting weights are registered as it."""
+    """Number of the registry's champion, the first version kept whole; without one the starting weights are registered as it."""
     registry = tracker()
     registry.ensure_model(config.name)
     number = registry.version_by_alias(config.name, "champion")
     if number is not None:
+        keep_served(initial, config)
         return number
     tags = {"opsd.model_uri": initial.uri, "opsd.model_digest": initial.digest, "opsd.role": "initial"}
     tags["opsd.acceptance"] = initial.acceptance

@@ -24,10 +24,13 @@ def check_version(name: str, version: int) -> None:
             _check(name, version, tags, uri)
 
 
+def _campaign(tags: dict[str, str]) -> str:
+    return f"campaign {campaign}" if (campaign := tags.get("opsd.campaign")) else "the campaign that began with it"
+
+
 def _check(name: str, version: int, tags: dict[str, str], uri: str) -> None:
     expected = tags.get("opsd.model_digest") if uri == tags["opsd.model_uri"] else None
-    campaign = tags.get("opsd.campaign")
-    again = f"Trigger campaign {campaign} again, which makes it again" if campaign else "Restore it from a copy"
+    again = f"Trigger {_campaign(tags)} again, which makes it again"
     try:
         found = verify(store(), uri, settings().cache)
         if expected and found.digest != expected:

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.kills import Arm
 from tests.faults.outcome import differences
 from tests.faults.test_kill import small
-from tests.faults.walk import KINDS, Walk, draw
+from tests.faults.walk import KINDS, SPENT, Walk, draw
 
 pytestmark = pytest.mark.timeout(6 * 3600)
 EACH = 10
@@ -58,6 +58,20 @@ def test_a_seed_names_its_events():
 
 def test_a_short_walk(calm, tmp_path_factory):
     walk(draw(1, 5, SHORT), calm, tmp_path_factory, "walk-short")
+
+
+def test_every_loss_is_mended_by_the_next_trigger(calm, tmp_path_factory):
+    """First of the artifacts that no finished stage reads again, then one object of every artifact at once."""
+    arm = Arm("walk-losses", tmp_path_factory.mktemp("walk-losses"), calm.arm.parameters)
+    one = Walk(arm, calm.stack, calm.stages)
+    one.finish()
+    lost = {key.rpartition("/")[0]: key for key in one.stored() if not key.startswith(SPENT)}
+    unread = [key for key in lost.values() if key.startswith(("models/", "lineage/"))]
+    assert len(unread) >= 4
+    for keys in (unread, list(lost.values())):
+        one.lose(keys)
+        one.finish()
+    assert differences(one.result(), calm.result()) == [], one.story
 
 
 @pytest.mark.slow

@@ -55,7 +55,7 @@ WHO = "walker"
 _NAMED = re.compile(r"(Integrity|Service|Busy|Config|Refused|Model|Data)Error|Crashed|Connect")
 _PATIENCE_S = 300.0
 _TRIGGERS = 8
-_SPENT = "checkpoints/"
+SPENT = "checkpoints/"
 """Nobody reads a checkpoint again when its distillation has ended, so nobody mends it."""
 _NOT_KEPT = ("leases/", "probe/", "quarantine/")
 
@@ -161,8 +161,19 @@ class Walk:
             self.arm.store().delete(key)
             self._drop_copies()
 
+    def lose(self, keys: list[str]) -> None:
+        """Delete these objects of the store."""
+        self.story.append(f"lost: {keys}")
+        for key in keys:
+            self.arm.store().delete(key)
+        self._drop_copies()
+
+    def stored(self) -> list[str]:
+        """Objects that a campaign keeps."""
+        return [i.key for i in self.arm.store().list("") if not i.key.startswith(_NOT_KEPT) and i.size]
+
     def _object(self, event: Event) -> str | None:
-        found = [i.key for i in self.arm.store().list("") if not i.key.startswith(_NOT_KEPT) and i.size]
+        found = self.stored()
         key = found[event.number % len(found)] if found else None
         self.story.append(str(key))
         return key
@@ -231,8 +242,8 @@ class Walk:
         """What must be equal to the calm campaign's: the moves by a person and the records of damage left out."""
         found = outcome(self.arm)
         moves = [(move.action, move.before, move.after) for move in tracker().moves(self.arm.name) if move.who != WHO]
-        objects = [key for key in found["objects"] if not key.startswith(("quarantine/", _SPENT))]
-        counts = {kind: count for kind, count in found["artifacts"].items() if f"{kind}/" != _SPENT}
+        objects = [key for key in found["objects"] if not key.startswith(("quarantine/", SPENT))]
+        counts = {kind: count for kind, count in found["artifacts"].items() if f"{kind}/" != SPENT}
         return found | {"moves": moves, "objects": objects, "artifacts": counts}
 
 
@@ -241,7 +252,7 @@ def unreadable(arm: Arm) -> list[str]:
     store, wrong, cache = arm.store(), [], arm.folder / "verified"
     shutil.rmtree(cache, ignore_errors=True)
     for info in store.list(""):
-        if info.key.endswith(f"/{MANIFEST_NAME}") and not info.key.startswith((*_NOT_KEPT, _SPENT)):
+        if info.key.endswith(f"/{MANIFEST_NAME}") and not info.key.startswith((*_NOT_KEPT, SPENT)):
             try:
                 fetch(store, describe(store, store.uri(info.key.rpartition("/")[0])), cache)
             except IntegrityError as error:

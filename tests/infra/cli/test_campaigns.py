@@ -7,11 +7,15 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from prefect.client.schemas.actions import LogCreate
+from prefect.states import Scheduled
 from safetensors.torch import load_file
 
+from infra.cli import settling
 from infra.cli.app import run
 from infra.cli.server import find_run, prefect
 from opsd_core.digest import file_digest
@@ -162,6 +166,41 @@ def test_a_run_goes_on_after_control_c_and_can_be_cancelled(learned, settings, c
     assert run(["cancel", "stopped"]) == 1
     assert "no run that has not ended" in capsys.readouterr().err
     assert run(["logs", str(found.id)[:8]]) == 0
+
+
+def test_a_run_that_waits_for_its_time_is_cancelled(learned, capsys):
+    """It has no process yet: Prefect answers no to `Cancelling` and makes it `Cancelled` at once."""
+    with prefect() as client:
+        deployment = client.read_deployment_by_name("opsd/iterate").id
+        later = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=9))
+        waits = client.create_flow_run_from_deployment(deployment, parameters={"recipe": "tiny", "name": "later"}, state=later)
+        assert run(["cancel", "later"]) == 0 and str(waits.id) in capsys.readouterr().out
+        assert client.read_flow_run(waits.id).state.is_cancelled()
+    assert run(["cancel", "later"]) == 1 and "no run that has not ended" in capsys.readouterr().err
+
+
+def test_a_run_that_was_suspended_says_what_its_last_start_says(learned, monkeypatch):
+    """Lines reach the server in batches: until the last start's have, the first one's are not its answer."""
+    monkeypatch.setattr(settling, "_LOGS_S", 0.8)
+    with prefect() as client:
+        deployment = client.read_deployment_by_name("opsd/promote").id
+        later = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(hours=9))
+        asked = client.create_flow_run_from_deployment(deployment, parameters={"name": "shell", "reason": "x"}, state=later)
+
+        def wrote(*lines):
+            now = datetime.now(UTC)
+            times = [now + timedelta(milliseconds=at) for at in range(len(lines))]
+            entries = zip(times, lines, strict=True)
+            client.create_logs(
+                [LogCreate(name="prefect.flow_runs", level=20, message=m, timestamp=t, flow_run_id=asked.id) for t, m in entries]
+            )
+            return settling.said(client, asked)
+
+        asks = "Suspending flow run, execution will be rescheduled when this flow run is resumed."
+        assert wrote("Beginning flow run 'promote-shell'", asks) == ""
+        assert wrote("Beginning flow run 'promote-shell'") == ""
+        assert wrote("version 2 approved", "Finished in state Completed()") == "version 2 approved"
+        client.delete_flow_run(asked.id)
 
 
 def test_logs_are_found_by_the_campaign_and_leave_out_the_machinery(learned, capsys):
