@@ -16,11 +16,11 @@ from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
+from tasks.judgement.blocks import measure_both
 from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.dry_run import try_campaign
-from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
@@ -151,7 +151,7 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     `sampled` has no targets yet. `monitors`: metrics of the iterations so far, to which this one's are added and which alarms
     look at; None = no alarms. AlarmError when one stops the iteration.
     """
-    config, champion, data = iteration.config, iteration.champion, iteration.campaign.data
+    config = iteration.config
     graded, alarms = probe_teacher(iteration, sampled.shards, sampled.graded), []
     if monitors is not None:
         monitors.append(dict(graded.metrics))
@@ -160,8 +160,8 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     targets = [score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
     sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
     distilled = distil_candidate(iteration, sampled)
-    before = evaluate(config, data, champion, f"it{iteration.number}-champion-v{champion.version}")
-    after = evaluate(config, data, distilled.policy, f"it{iteration.number}-candidate")
+    compared = measure_both(iteration, distilled.policy)
+    before, after = compared.before, compared.after
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
         alarms += watch(iteration, "evaluation", monitors)

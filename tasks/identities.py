@@ -160,6 +160,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "promotion": "section promotion",
         "iterations": "number, among which the error rate is divided",
         "max_repetition": "filter.max_repetition, which a guard rail reads",
+        "planned": "number of items that could have been answered, with promotion.test=sequential",
     },
     "lineage": {"campaign": "id", "iteration": "number", "model": "digest of the candidate; it stays as it was when registered"},
     "answers": {

@@ -19,6 +19,22 @@ WANTED = 0.8
 
 
 @dataclass(frozen=True)
+class Design:
+    """How a sequential test looks."""
+
+    num_items: int
+    level: float
+    block: int
+    """Items between two looks."""
+    step: int = 0
+    """Items between two looks at the wealth in a simulation; divides `block`. 0 = after blocks alone, which is faster and takes
+    about 3 % more items than `sequential.look`, which knows it after every item."""
+    futile: float = FUTILE
+    bet: float = BET
+    """Share of the level that is bet; 1 = no test of all items."""
+
+
+@dataclass(frozen=True)
 class Operating:
     """How the sequential test goes on average."""
 
@@ -38,21 +54,11 @@ def fixed_power(num_items: int, gain: float, newly_wrong: float, level: float) -
 
 
 def sequential_operating(
-    num_items: int,
-    gain: float,
-    newly_wrong: float,
-    level: float,
-    block: int,
-    *,
-    step: int = 0,
-    futile: float = FUTILE,
-    runs: int = 4000,
-    seed: int = 0,
+    design: Design, gain: float, newly_wrong: float, *, runs: int = 4000, seed: int = 0
 ) -> Operating:
-    """Simulated runs of `sequential.look` after every `block` items; the standard error of a chance is at most .5 / sqrt(runs).
+    """Simulated runs of `sequential.look`; the standard error of a chance is at most .5 / sqrt(runs).
 
-    Wealth is looked at after every `step` items, which divides `block`; 0 = after blocks alone, which is faster and takes about
-    3 % more items than `look`, which knows it after every item. ValueError when the two rates add up to more than 1.
+    ValueError when the two rates add up to more than 1.
     """
     rates = [gain + newly_wrong, newly_wrong, 1.0 - gain - 2.0 * newly_wrong]
     if rates[2] < -1e-9:
@@ -61,14 +67,15 @@ def sequential_operating(
     generator = np.random.default_rng(seed)
     wins_R, losses_R, peak_R = np.zeros(runs, dtype=np.int64), np.zeros(runs, dtype=np.int64), np.zeros(runs)
     promoted = early = given_up = used = 0
-    for start in range(0, num_items, step or block):
-        answered = min(start + (step or block), num_items)
+    step, num_items = design.step or design.block, design.num_items
+    for start in range(0, num_items, step):
+        answered = min(start + step, num_items)
         drawn_R3 = generator.multinomial(answered - start, np.array(rates) / sum(rates), size=wins_R.size)
         wins_R, losses_R = wins_R + drawn_R3[:, 0], losses_R + drawn_R3[:, 1]
         peak_R = np.maximum(peak_R, log_wealth(wins_R, losses_R))
-        if answered % block and answered < num_items:
+        if answered % design.block and answered < num_items:
             continue
-        outcome_R = _outcomes(wins_R, losses_R, peak_R, answered, num_items, level, futile)
+        outcome_R = _outcomes(wins_R, losses_R, peak_R, answered, design)
         promotes, stops_R = int((outcome_R > 0).sum()), outcome_R != 0
         promoted += promotes
         used += answered * int(stops_R.sum())
@@ -82,26 +89,20 @@ def sequential_operating(
 
 
 def _outcomes(
-    wins_R: np.ndarray,
-    losses_R: np.ndarray,
-    peak_R: np.ndarray,
-    answered: int,
-    num_items: int,
-    level: float,
-    futile: float,
+    wins_R: np.ndarray, losses_R: np.ndarray, peak_R: np.ndarray, answered: int, design: Design
 ) -> np.ndarray:
     """1 promoted, -1 refused or given up, 0 undecided: `sequential.look` for many runs of single answers at once."""
 
     def exact(wins: np.ndarray, losses: np.ndarray) -> np.ndarray:
-        return bdtrc(wins - 1, wins + losses, 0.5) <= (1 - BET) * level
+        return bdtrc(wins - 1, wins + losses, 0.5) <= (1 - design.bet) * design.level
 
-    bound, left = -np.log(BET * level), num_items - answered
+    bound, left = -np.log(design.bet * design.level), design.num_items - answered
     promoted_R = peak_R >= bound
     if not left:
         return np.where(promoted_R | exact(wins_R, losses_R), 1, -1)
     can_R = (log_wealth(wins_R + left, losses_R) >= bound) | exact(wins_R + left, losses_R)
-    chance_R = chance_of_promotion(wins_R - losses_R, wins_R + losses_R, answered, num_items, level)
-    return np.where(promoted_R, 1, np.where(~can_R | (chance_R < futile), -1, 0))
+    chance_R = chance_of_promotion(wins_R - losses_R, wins_R + losses_R, answered, design.num_items, design.level)
+    return np.where(promoted_R, 1, np.where(~can_R | (chance_R < design.futile), -1, 0))
 
 
 def smallest_gain(power_of: Callable[[float], float], newly_wrong: float, wanted: float = WANTED) -> float | None:

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from opsd_core.judgement.stopping import Stopping
+
 MAX_TAG_CHARS = 250
 ONE_SIDED = 0.025
 """One-sided level that a two-sided interval of 95 % corresponds to."""
@@ -50,6 +52,8 @@ class Verdict:
     ties: int
     num_items: int
     evaluation_digest: str
+    sequential: Stopping | None = None
+    """Where the sequential test stopped, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe copy; a check's value that is not finite becomes None."""
@@ -62,6 +66,15 @@ class Verdict:
         """promoted, refused or waits for a person: `outcome` says what was done where that is not what the gate said."""
         return outcome or ("promoted" if self.promote else "refused")
 
+    def items_in_words(self) -> str:
+        """Such as 150 items, or 75 of 250 items where the sequential test needed no more."""
+        planned = self.sequential.num_planned if self.sequential else self.num_items
+        return f"{self.num_items} items" if planned == self.num_items else f"{self.num_items} of {planned} items"
+
+    def metrics(self) -> dict[str, float]:
+        """gate/items_used, gate/e_value and the like of the sequential test; none of the others."""
+        return self.sequential.metrics(self.num_items) if self.sequential else {}
+
     def tags(self, outcome: str | None = None) -> dict[str, str]:
         """Short strings for a model version's tags; few, because each one is a call to the registry. `outcome`: `in_words`."""
         low, high = self.interval
@@ -70,7 +83,7 @@ class Verdict:
             "reason": " ".join(self.reasons),
             "champion": self.champion_version,
             "numbers": f"{self.metric} {self.accuracy_before:.4f} -> {self.accuracy_after:.4f} "
-            f"({self.difference:+.4f} [{low:+.4f}, {high:+.4f}]) on {self.num_items} items, {self.test} p={self.p_value:.4g}, "
+            f"({self.difference:+.4f} [{low:+.4f}, {high:+.4f}]) on {self.items_in_words()}, {self.test} p={self.p_value:.4g}, "
             f"wins/losses/ties {self.wins}/{self.losses}/{self.ties}",
             "evaluation": self.evaluation_digest,
         }
@@ -88,7 +101,7 @@ class Verdict:
             "",
             "| | champion | candidate | difference | 95 % interval | p (one-sided) |",
             "|---|---|---|---|---|---|",
-            f"| {self.metric}, {self.num_items} items | {self.accuracy_before:.3f} | {self.accuracy_after:.3f} "
+            f"| {self.metric}, {self.items_in_words()} | {self.accuracy_before:.3f} | {self.accuracy_after:.3f} "
             f"| {self.difference:+.3f} | [{low:+.3f}, {high:+.3f}] | {self.p_value:.4g} |",
             "",
             f"Candidate better on {self.wins} items, worse on {self.losses}, equal on {self.ties} ({self.test}).",
@@ -105,6 +118,8 @@ class Verdict:
 
     def _disagreement(self) -> list[str]:
         """Why interval and p-value can point to different sides, where they do."""
+        if self.sequential:
+            return self.sequential.interval_note()
         low, _ = self.interval
         if (self.p_value <= ONE_SIDED) == (low > 0.0):
             return []

@@ -12,6 +12,7 @@ from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
 from opsd_core.answers.slices import warnings_of
 from opsd_core.answers.tokens import Sampled, drawn
 from opsd_core.answers.words import taught, version_description, warned_slices
+from opsd_core.judgement.stopping import Stopping
 from opsd_core.judgement.verdict import Check, Verdict
 from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import Key, Rollout
@@ -70,6 +71,7 @@ def stored_verdict(uri: str) -> Verdict:
     numbers = [float("nan") if check["value"] is None else check["value"] for check in values["checks"]]
     checks = [Check(**check | {"value": number}) for check, number in zip(values["checks"], numbers, strict=True)]
     fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
+    fixed["sequential"] = Stopping(**values["sequential"]) if values.get("sequential") else None
     return Verdict(**values | fixed)
 
 
@@ -110,7 +112,6 @@ def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, An
 
 def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
     data, graded = describe(store(), iteration.campaign.data.uri).summary, outcome.sampled.graded
-    measured = int(outcome.after.metrics["eval/num_items"])
     sizes = data.get("sizes", {})
     splits = [(title, f"{sizes[name]:,}") for name, title in _SPLITS.items() if name in sizes]
     lost = [
@@ -121,7 +122,7 @@ def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in graded.reasons.items() if reason != "kept")
     return [
         *splits,
-        ("of the held-out, measured", f"{measured:,}"),
+        ("of the held-out, measured", outcome.after.answered),
         *lost,
         ("prompts of this iteration", f"{outcome.sampled.prompts.num_prompts:,}"),
         ("completions trained on", f"{graded.num_kept:,}"),

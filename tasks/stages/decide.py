@@ -41,6 +41,8 @@ def register(
         "champion_evaluation": before.uri,
         "champion_version": iteration.champion.version,
     }
+    if after.blocks:
+        known["evaluation_blocks"] = after.blocks
     identity = {"campaign": iteration.campaign.id, "iteration": iteration.number, "model": policy.digest}
     stored, _ = produce("lineage", identity, partial(_write_lineage, known))  # as it was when the version was registered
     registry.log_text(iteration.run_id, (local(stored.uri) / LINEAGE).read_text(), LINEAGE)
@@ -130,6 +132,8 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         champion_evaluation=before.conditions_digest,
         iterations=config.iterations,
         max_repetition=config.filter.max_repetition,
+        planned=after.planned,
+        seed=config.seed,
     )
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
@@ -142,6 +146,8 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         "iterations": config.iterations,
         "max_repetition": config.filter.max_repetition,
     }
+    if after.planned:
+        identity["planned"] = after.planned
     asks = verdict.promote and config.promotion.mode != "auto"
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict, asks))
     outcome, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
@@ -153,6 +159,7 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         summary=verdict.markdown(in_words),
         reasons=reasons,
         champion=candidate if promoted else champion,
+        metrics=verdict.metrics(),
         outcome=in_words,
     )
 

@@ -22,6 +22,7 @@ from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
+from tasks.storage.artifacts import Artifact
 
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
@@ -32,13 +33,22 @@ def evaluate(
 
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
     """
-    examples = held_out(config, data, split)
+    return measured(config, policy, held_out(config, data, split), label)
+
+
+def measured(config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], label: str) -> EvaluationRef:
+    """Outcomes of `policy` on these items."""
     identity = evaluation_identity(config, policy, examples)
     artifact, seconds = produce("evaluations", identity, partial(_evaluate, config, policy, examples, label))
+    return evaluation_ref(config, examples, artifact, seconds)
+
+
+def evaluation_ref(config: CampaignConfig, examples: Sequence[Example], artifact: Artifact, seconds: float) -> EvaluationRef:
+    """What other stages need of a stored evaluation of these items."""
     return EvaluationRef(
         uri=artifact.uri,
         digest=artifact.digest,
-        conditions_digest=digest(identity["conditions"]),
+        conditions_digest=digest(artifact.identity["conditions"]),
         metrics=_metrics(config, examples, read_outcomes(local(artifact.uri) / "outcomes.parquet")),
         seconds=seconds,
     )
@@ -50,6 +60,10 @@ def held_out(config: CampaignConfig, data: Ref, split: str = "validation") -> li
     return ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
 
 
+_WHICH_ITEMS = {"num_items", "block"}
+"""Settings that choose the items, which the conditions name themselves."""
+
+
 def evaluation_identity(config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example]) -> dict[str, Any]:
     """What decides an evaluation; only two under the same conditions can be compared."""
     builder = prompt_builder(policy, config)
@@ -57,7 +71,7 @@ def evaluation_identity(config: CampaignConfig, policy: PolicyRef, examples: Seq
         "items": split_digest(examples),
         "template": builder.student_digest,
         "tokenizer": tokenizer_digest(builder.tokenizer),
-        "evaluation": config.evaluation.model_dump(exclude={"num_items"}),
+        "evaluation": config.evaluation.model_dump(exclude=_WHICH_ITEMS),
         "grader": grader_identity(config.data),
         "source": config.data.source,
         "seed": config.seed,

@@ -11,17 +11,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
 from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
-from tasks.refs import (
-    AnswersRef,
-    Campaign,
-    CurriculumRef,
-    GradedRef,
-    Iteration,
-    Outcome,
-    PolicyRef,
-    Record,
-    ShardRef,
-)
+from tasks.refs import AnswersRef, Campaign, CurriculumRef, GradedRef, Iteration, Outcome, PolicyRef, Record, ShardRef
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -162,6 +152,7 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         "rollout/kept": float(graded.num_kept),
         "rollout/references": float(graded.num_references),
         "gate/promoted": float(outcome.verdict.promote),
+        **outcome.verdict.metrics,
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
         **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in peaks.items()},
     }
@@ -202,6 +193,7 @@ def _markdown(
 | held-out accuracy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
 | the commonest answer alone would give | {constant} |
 | different answers per completion | {different} |
+| held-out items answered | {before.answered} | {after.answered} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
 | truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
 

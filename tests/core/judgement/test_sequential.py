@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from opsd_core.judgement.power import fixed_power, sequential_operating, smallest_gain
+from opsd_core.judgement.power import Design, fixed_power, sequential_operating, smallest_gain
 from opsd_core.judgement.sequential import BET, FUTILE, log_wealth, look, order_of, sign_flip, wealth_path
 from opsd_core.judgement.statistics import mcnemar
 
@@ -97,7 +97,7 @@ _RATES = [(0.05, 0.2), pytest.param(0.05, 0.02, marks=_SLOW), pytest.param(0.05 
 def test_of_10_000_equal_candidates_no_more_than_the_level_are_promoted_whenever_one_looks(level, churn):
     """A look after every item, and nobody gives up: the rule that promotes most."""
     runs = 10_000
-    found = sequential_operating(150, 0.0, churn / 2, level, 1, futile=0.0, runs=runs, seed=1)
+    found = sequential_operating(Design(150, level, 1, futile=0.0), 0.0, churn / 2, runs=runs, seed=1)
     assert found.power <= level + 3 * math.sqrt(level * (1 - level) / runs)
     assert found.power > level / 20, "a test that never promotes would pass"
 
@@ -141,7 +141,7 @@ def test_fixed_and_sequential_verdicts_agree_in_expectation(num_items, gain, chu
         answered += found.num_answered
         both, only_fixed = both + (fixed and sequential), only_fixed + (fixed and not sequential)
         only_sequential += sequential and not fixed
-    expected = sequential_operating(num_items, gain, churn / 2, level, block, step=5, runs=2000)
+    expected = sequential_operating(Design(num_items, level, block, step=5), gain, churn / 2, runs=2000)
     noise = 3 * math.sqrt(0.25 / runs)
     assert (both + only_sequential) / runs == pytest.approx(expected.power, abs=noise)
     assert (both + only_fixed) / runs == pytest.approx(fixed_power(num_items, gain, churn / 2, level), abs=noise)
@@ -175,7 +175,7 @@ def test_the_operating_characteristic_is_that_of_the_looks():
     """Against an exact enumeration: wealth after blocks alone, in which earlier peaks play no part while nothing is promoted."""
     for gain in (0.0, 0.25):
         power, items = exact_operating(24, gain, 0.1, 0.1, 8)
-        found = sequential_operating(24, gain, 0.1, 0.1, 8, runs=20_000)
+        found = sequential_operating(Design(24, 0.1, 8), gain, 0.1, runs=20_000)
         assert found.power == pytest.approx(power, abs=4 * math.sqrt(0.25 / 20_000))
         assert found.mean_items == pytest.approx(items, abs=0.3)
         assert found.promoted_early + found.given_up <= 1 and FUTILE < 0.05
@@ -186,7 +186,7 @@ def test_the_smallest_gain_is_where_power_reaches_what_is_wanted():
     assert fixed_power(250, gain, 0.05, 0.05) >= 0.8 > fixed_power(250, gain - 0.001, 0.05, 0.05)
     assert smallest_gain(lambda g: fixed_power(4, g, 0.05, 0.001), 0.05) is None
     with pytest.raises(ValueError, match="above 1"):
-        sequential_operating(100, 0.9, 0.1, 0.05, 10)
+        sequential_operating(Design(100, 0.05, 10), 0.9, 0.1)
 
 
 def test_the_order_of_answering_is_drawn_and_not_that_of_the_ids():
