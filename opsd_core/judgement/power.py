@@ -10,12 +10,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import bdtrc
 
-from opsd_core.judgement.sequential import BET, FUTILE, chance_of_promotion, log_wealth
-from opsd_core.judgement.statistics import mcnemar_power
+from opsd_core.config import CampaignConfig
+from opsd_core.judgement.sequential import BET, FUTILE, chance_of_promotion, log_wealth, look
+from opsd_core.judgement.statistics import mcnemar, mcnemar_power
 
-CHURN = 0.1
-"""Churn at which power is stated where nothing is known: the demo's is .1 to .2 from one training run to the next."""
+CHURNS = (0.02, 0.1, 0.2)
+"""At which power is stated: hardly anything is unlearned; a usual share; much is."""
+CHURN = CHURNS[1]
 WANTED = 0.8
+_LOOKS = 40
+"""Looks that are simulated at most."""
 
 
 @dataclass(frozen=True)
@@ -114,3 +118,78 @@ def smallest_gain(power_of: Callable[[float], float], newly_wrong: float, wanted
         middle = (low + high) // 2
         low, high = (low, middle) if power_of(middle / 1000) >= wanted else (middle, high)
     return high / 1000
+
+
+@dataclass(frozen=True)
+class GatePower:
+    """What the gate of a configuration can see at its sizes."""
+
+    num_items: int
+    num_samples: int
+    level: float
+    """Of one decision."""
+    test: str
+    gains: dict[float, float | None]
+    """Churn -> smallest gain seen with chance WANTED; None where no gain is."""
+    mean_items: tuple[float, float]
+    """Items that the candidate answers on average without a gain and with the one seen at CHURN; num_items with a fixed test."""
+    impossible: bool
+    """Even all items won would not be enough."""
+
+
+def gate_power(config: CampaignConfig, num_items: int, level: float) -> GatePower:
+    """For `num_items` held-out items and the level of one decision: exact for the fixed tests, simulated for the sequential one.
+
+    Of single answers: the mean of several samples of an item varies less, so that smaller gains are seen than stated.
+    """
+    sequential = config.promotion.test == "sequential"
+    design, runs = Design(num_items, level, max(config.evaluation.block, num_items // _LOOKS)), 1000
+
+    def power_of(gain: float, churn: float) -> float:
+        if sequential:
+            return sequential_operating(design, gain, churn / 2, runs=runs).power
+        return fixed_power(num_items, gain, churn / 2, level)
+
+    gains = {churn: smallest_gain(lambda gain, churn=churn: power_of(gain, churn), churn / 2) for churn in CHURNS}
+    used = (float(num_items), float(num_items))
+    if sequential:
+        seen = gains[CHURN] or 0.0
+        used = tuple(sequential_operating(design, gain, CHURN / 2, runs=runs).mean_items for gain in (0.0, seen))
+    best = look(np.ones(num_items), num_items, level).p_value if sequential else mcnemar(num_items, 0)
+    samples = config.evaluation.num_samples
+    return GatePower(num_items, samples, level, config.promotion.test, gains, used, bool(best > level))
+
+
+def gate_in_words(power: GatePower, minutes: float | None = None, tokens_per_second: float | None = None) -> list[str]:
+    """Sentences before a campaign starts.
+
+    minutes, tokens_per_second: measured, for both sides' answers to all items; without them nothing is said of the time.
+    """
+    found = [
+        f"{100 * gain:.1f} points where {churn:.0%} of the answers change by chance" if gain is not None
+        else f"none where {churn:.0%} of the answers change by chance"
+        for churn, gain in power.gains.items()
+    ]  # fmt: skip
+    of = "" if power.num_samples == 0 or power.test == "mcnemar" else " of single answers (less with the mean of samples)"
+    lines = [
+        f"The gate compares {power.num_items} held-out items at level {power.level:.3g} ({power.test}). Smallest gain{of} that "
+        f"it sees with {WANTED:.0%} chance: {'; '.join(found)}."
+    ]
+    if power.impossible:
+        return [
+            f"The gate can promote nothing: of {power.num_items} held-out items even all won give a p-value above the level of "
+            f"one decision, {power.level:.3g}. Raise evaluation.num_items, use more rows, or lower iterations."
+        ]
+    none, seen = power.mean_items
+    if power.test == "sequential":
+        lines.append(
+            f"An evaluation ends as soon as the verdict is known: after {none:.0f} items on average if nothing is gained, after "
+            f"{seen:.0f} with the gain seen at {CHURN:.0%}, at most {power.num_items}."
+        )
+    if minutes is not None and tokens_per_second is not None:
+        share = max(none, seen) / power.num_items
+        lines.append(
+            f"Evaluation, champion and candidate: about {minutes * share * 60 * tokens_per_second:,.0f} tokens and "
+            f"{minutes * share:.1f} minutes an iteration; the champion's are kept, so that they cost nothing in the next one."
+        )
+    return lines
