@@ -39,7 +39,7 @@ class PromotionConfig(Section):
     test: Literal["mcnemar", "bootstrap", "sequential"] = Field(
         "mcnemar",
         description="Paired test on the same items: exact McNemar (greedy), bootstrap of the mean difference, or sequential = in "
-        "blocks of evaluation.block items until the verdict is known, at most evaluation.num_items (docs/algorithm.md, step 7).",
+        "blocks of evaluation.block items until the verdict is known, at most evaluation.num_items (docs/algorithm.md).",
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error rate of promoting an equal candidate.")
     alpha_per: Literal["campaign", "iteration"] = Field(

@@ -12,7 +12,7 @@ lambda; with w wins and l losses it has a closed form (theta = (1 + lambda) / 2 
     K_t = int_0^1 K_t(lambda) dlambda = int_0^1 (1 + lambda)^w (1 - lambda)^l dlambda
         = 2^(w+l+1) / ((w + l + 1) C(w+l, w)) * P(Bin(w + l + 1, 1/2) <= w)
 
-P(K_t >= 1/a for any t) <= a (Ville 1939). Wealth alone sees less than the fixed-size test when all items have been answered (.30
+P(K_t >= 1/a for any t) <= a (Ville 1939). Wealth alone sees less than the fixed-size test when all items have been answered (.29
 against .53 at 150 items, a gain of 8 points and churn of 20 %: `benchmarks/sequential.md`), so a fifth of the level is bet and
 the rest kept for an exact test of all num_items, whose number is fixed before:
 

@@ -93,13 +93,13 @@ def test_nothing_is_answered_twice_and_the_champions_blocks_are_found_again(camp
 
 def test_answers_are_those_of_an_evaluation_of_all_items(campaign):
     _, versions, _ = campaign
-    tags = versions[0].tags
+    tags = versions[1].tags  # the one that stops early
     known, config = lineage(tags), resolve("tiny", SETTINGS, {"name": "in-blocks"})
     policy = PolicyRef(uri=tags["opsd.model_uri"], digest=tags["opsd.model_digest"])
     everything = flow(lambda: evaluate(config, Ref(uri=known["data"]), policy, "all"), name="all")()
     of_all = {outcome.example_id: outcome.text for outcome in read(everything)}
     some = {outcome.example_id: outcome.text for outcome in read(known["evaluation"])}
-    assert len(of_all) == PLANNED and some.items() <= of_all.items()
+    assert len(of_all) == PLANNED > len(some) and some.items() <= of_all.items()
     ids = [example.id for example in held_out(config, Ref(uri=known["data"]))]
     assert set(some) == set(order_of(config.seed, ids)[: len(some)]) != set(ids[: len(some)])
 
