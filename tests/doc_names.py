@@ -27,7 +27,7 @@ from opsd_core.config.moved import MOVED, present_name
 from opsd_core.study import StudyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("opsd_core", "tasks", "flows", "infra")
+PACKAGES = ("opsd", "opsd_core", "tasks", "flows", "infra")
 NOT_OURS = {"AwaitingRetry", "Late", "Pending", "Submitting", "Running", "Suspended", "Cancelling", "Completed"}
 NOT_OURS |= {"InternalError", "sep=;"}
 """States of Prefect, answers of S3 servers, what programs write: right in the docs although the code does not spell them."""

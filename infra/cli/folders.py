@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from infra.cli.names import Named, number_of
+from infra.cli.names import Named, number_of, registry
 from opsd_core.digest import file_digest
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
 from tasks.runtime.settings import load_settings
@@ -30,7 +30,7 @@ class Kept(NamedTuple):
 
 def kept(asked: Named) -> Kept:
     """The version's folder as it is served, every byte verified. ConfigError without such a version."""
-    tracker = Tracker(patience_s=20.0)
+    tracker = registry()
     number = number_of(asked, "champion")
     version, settings = tracker.get_version(asked.name, number or 0), load_settings()
     return Kept(version, fetch(open_store(settings.store, settings), version.source, settings.cache))

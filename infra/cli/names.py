@@ -1,11 +1,23 @@
 """Versions as people name them: `demo`, `demo@champion`, `demo/3`, `models:/demo/3`."""
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from opsd_core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
+
 _NAMED = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>[1-9][0-9]{0,8}))?")
+
+
+def registry() -> "Tracker":
+    """MLflow, which answers now: nobody at a keyboard waits as long as a stage does. ServiceError or ConfigError otherwise."""
+    from tasks.tracking import Tracker
+
+    tracker = Tracker(patience_s=20.0)
+    tracker.check()
+    return tracker
 
 
 class Named(NamedTuple):
@@ -41,7 +53,5 @@ def number_of(found: Named, default: str | None = None) -> int | None:
     alias = found.alias or (default if found.number is None else None)
     if alias is None and found.number is None:
         return None
-    from tasks.tracking import Tracker
-
     address = f"models:/{found.name}/{found.number}" if found.number else f"models:/{found.name}@{alias}"
-    return Tracker(patience_s=20.0).resolve(address, "version").version
+    return registry().resolve(address, "version").version

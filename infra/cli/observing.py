@@ -104,18 +104,24 @@ def cancel(which: str | None) -> int:
 
     NAME is a campaign, RUN a run's name, its id or the first eight digits of it; neither is needed when one run is under way.
     """
-    from prefect.states import Cancelling
-
     from infra.cli.server import find_run, prefect
-    from opsd_core.errors import RefusedError
 
     with prefect() as client:
         run = find_run(client, which, active=True)
-        if run.state is not None and run.state.is_final():
-            raise RefusedError(f"{run.name} ({run.id}) has ended already: {run.state_name}.")
-        answer = client.set_flow_run_state(run.id, Cancelling())
+        cancelled(client, run)
+    click.echo(f"{run.name} ({run.id}) is being cancelled. Its finished stages are kept: the same command again continues it.")
+    return 0
+
+
+def cancelled(client: "SyncPrefectClient", run: "FlowRun") -> None:
+    """Ask for the end of a run. RefusedError when it has ended or the server says no."""
+    from prefect.states import Cancelling
+
+    from opsd_core.errors import RefusedError
+
+    if run.state is not None and run.state.is_final():
+        raise RefusedError(f"{run.name} ({run.id}) has ended already: {run.state_name}.")
+    answer = client.set_flow_run_state(run.id, Cancelling())
     if answer.status.value != "ACCEPT" and not (answer.state and answer.state.is_cancelled()):
         reason = getattr(answer.details, "reason", None) or answer.status.value
         raise RefusedError(f"{run.name} ({run.id}) was not cancelled: {reason}")
-    click.echo(f"{run.name} ({run.id}) is being cancelled. Its finished stages are kept: the same command again continues it.")
-    return 0

@@ -1,6 +1,7 @@
 """What became of a run, in words, and where to look at it."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -13,7 +14,11 @@ from infra.cli.progress import Report
 from infra.cli.server import message_of, page_of
 from infra.state import open_state, state_root
 from infra.summary import mlflow_addresses
+from opsd_core import errors
 from opsd_core.errors import OpsdError
+
+_CLASS = re.compile(r"(?:(?:Flow|Task) run encountered an exception:?\s*)?(?:[\w.]+\.)?(\w+):")
+"""Of the error in a state's message."""
 
 
 def verdict_lines(name: str, reports: Sequence[Report]) -> list[str]:
@@ -59,6 +64,16 @@ def ending(run: FlowRun) -> str:
             f"{run.name}: its process died ({message_of(run) or 'no reason is known'}). To continue: the same command again."
         )
     return message_of(run) or f"{run.name} failed. What it wrote: opsd logs {run.id}"
+
+
+def failure(run: FlowRun) -> OpsdError | None:
+    """`ending` as the error that the run met, of the same class where that is one of opsd's; None when it completed."""
+    why = ending(run)
+    if not why:
+        return None
+    met = _CLASS.match((run.state.message or "") if run.state else "")
+    kind = getattr(errors, met[1], None) if met else None
+    return kind(why) if isinstance(kind, type) and issubclass(kind, OpsdError) else OpsdError(why)
 
 
 def closing(run: FlowRun, deployment: str, head: Sequence[str], report: str) -> int:

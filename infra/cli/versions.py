@@ -21,11 +21,10 @@ def versions(name: str) -> int:
 
     Their aliases, what became of them, and the accuracy they were judged by.
     """
-    from infra.cli.names import named, number_of
-    from tasks.tracking import Tracker
+    from infra.cli.names import named, number_of, registry
 
-    asked = named(name)
-    only, tracker = number_of(asked), Tracker(patience_s=20.0)
+    asked, tracker = named(name), registry()
+    only = number_of(asked)
     known = tracker.model_names()
     if asked.name not in known:
         raise _no_model(asked.name, known)
@@ -150,11 +149,12 @@ def answers(name: str, version: str | None, against: str | None, to: Path | None
       opsd answers demo --open
       opsd answers demo 3 --against 1 --to answers.html
     """
-    from infra.cli.names import named, number_of
+    from infra.cli.names import named, number_of, registry
     from opsd_core.errors import ServiceError
     from tasks.answers import answers_of
 
     asked = named(name, version)
+    registry()
     number = number_of(asked)
     other = number_of(named(asked.name, against)) if against else None
     page = answers_of(asked.name, number, other)

@@ -1,5 +1,6 @@
 """Waiting for a run: one live line in a terminal, plain lines elsewhere, and the outcome in words."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -48,6 +49,16 @@ class Plain:
         print(line, flush=True)
 
 
+class Silent:
+    """Nothing, where the caller wants the outcome alone."""
+
+    def show(self, line: str, done: float, left: str) -> None:
+        """Nothing."""
+
+    def keep(self, line: str) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def display() -> Iterator[Display]:
     """A bar that is rewritten in a terminal; plain lines elsewhere."""
@@ -82,39 +93,44 @@ def submitted(deployment: str, parameters: dict[str, Any], progress: Progress, *
             print(f"{run.name} is on its way: {page_of(run)}\nTo follow it: opsd logs {which} --follow", flush=True)
             return run
         try:
-            return watch(client, run, progress)
+            with display() as shown:
+                return watch(client, run, progress, shown)
         except KeyboardInterrupt:
             said = f"{run.name} goes on: {page_of(run)}\n  to follow it   opsd logs {which} --follow"
             print(f"\n{said}\n  to cancel it   opsd cancel {which}", file=sys.stderr, flush=True)
             return None
 
 
-def watch(client: SyncPrefectClient, run: FlowRun, progress: Progress) -> FlowRun:
-    """Show a run until it has ended; returns it as it ended. The errors of httpx when the server stays away."""
+def watch(
+    client: SyncPrefectClient, run: FlowRun, progress: Progress, shown: Display, timeout_s: float = math.inf
+) -> FlowRun:
+    """Show a run until it has ended; returns it as it ended, or as it is after `timeout_s`.
+
+    The errors of httpx when the server stays away.
+    """
     began, silent_since = time.monotonic(), None
     told: set[int] = set()
-    with display() as shown:
-        while True:
-            try:
-                run = client.read_flow_run(run.id)
-                progress.read(client, run)
-                for report in progress.reports:
-                    if report.iteration not in told:
-                        told.add(report.iteration)
-                        shown.keep(str(report))
-                if _has_ended(client, run):
-                    return run
-                waits = time.monotonic() - began > _WAITS_AFTER_S
-                shown.show(_line(client, run, progress, waits), progress.done, progress.left())
-                silent_since = None
-            except (httpx.TransportError, httpx.HTTPStatusError) as error:
-                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
-                    raise
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > _PATIENCE_S:
-                    raise
-                shown.show("Prefect does not answer; the run goes on without it", progress.done, "")
-            time.sleep(_EVERY_S)
+    while True:
+        try:
+            run = client.read_flow_run(run.id)
+            progress.read(client, run)
+            for report in progress.reports:
+                if report.iteration not in told:
+                    told.add(report.iteration)
+                    shown.keep(str(report))
+            if _has_ended(client, run) or time.monotonic() - began > timeout_s:
+                return run
+            waits = time.monotonic() - began > _WAITS_AFTER_S
+            shown.show(_line(client, run, progress, waits), progress.done, progress.left())
+            silent_since = None
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                raise
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > _PATIENCE_S:
+                raise
+            shown.show("Prefect does not answer; the run goes on without it", progress.done, "")
+        time.sleep(_EVERY_S)
 
 
 def _line(client: SyncPrefectClient, run: FlowRun, progress: Progress, waits: bool) -> str:

@@ -1,18 +1,20 @@
 """Answers of any version of a model: its iteration's page, or its answers next to those of another version."""
 
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from opsd_core.answers import Answers, Side, render
 from opsd_core.answers.sides import Item, items_of
-from opsd_core.errors import ConfigError
+from opsd_core.errors import ConfigError, IntegrityError
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import read_outcomes
-from tasks.context import lineage, local, produce, stored_examples, tracker
+from tasks.context import lineage, local, produce, store, stored_examples, tracker
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import Ref
+from tasks.storage.artifacts import describe
 from tasks.tracking.registry import Version
 
 
@@ -48,6 +50,19 @@ def answers_table(name: str, version: int | None = None, against: int | None = N
     versions = tracker().versions(name)
     sides = measured_sides(name, versions, chosen_version(name, versions, version), against)
     return [_row(item) for item in items_of(*records_of(sides))]
+
+
+def accuracies(name: str) -> dict[int, float]:
+    """Held-out accuracy of every version of a model that was measured against answers; of lost records none."""
+    found: dict[int, float] = {}
+    for entry in filter(_is_measured, tracker().versions(name)):
+        with suppress(IntegrityError):
+            known = lineage(entry.tags)
+            for number, evaluation in ((known.get("champion_version"), "champion_evaluation"), (entry.version, "evaluation")):
+                metrics = describe(store(), known[evaluation]).summary["metrics"] if known.get(evaluation) else {}
+                if number and "eval/accuracy" in metrics:
+                    found[int(number)] = metrics["eval/accuracy"]
+    return found
 
 
 def _row(item: Item) -> dict[str, Any]:
