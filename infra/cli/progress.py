@@ -73,10 +73,12 @@ class Progress:
     iteration: int | None = None
     """None before the first one."""
     percent: float | None = None
-    """Of the stage."""
+    """Of the stage: of all its shards together."""
     done: float = 0.0
     """Of the campaign, from 0 to 1."""
     reports: list[Report] = field(default_factory=list)
+    _shown: tuple[str, int | None] = ("", None)
+    """Stage and iteration that `percent` is of."""
     _began: tuple[float, float] | None = None
 
     @classmethod
@@ -100,21 +102,33 @@ class Progress:
 
     def _place(self, tasks: list[TaskRun], percents: Mapping[object, float]) -> None:
         running = [task for task in tasks if task.state and task.state.is_running()]
-        completed: dict[tuple[str, int | None], float] = defaultdict(float)
+        calls: dict[str, float] = defaultdict(float)
         for task in tasks:
-            stage, iteration = stage_of(task.name)
             ended = task.state is not None and task.state.is_completed()
-            completed[stage, iteration] += 1.0 if ended else percents.get(task.id, 0.0) / 100
-            if iteration is not None:
+            share = 1.0 if ended else percents.get(task.id, 0.0) / 100
+            calls[task.name] = max(calls[task.name], share)  # a run that resumes calls its finished tasks again
+            if (iteration := stage_of(task.name)[1]) is not None:
                 self.iteration = max(self.iteration or 0, iteration)
+        completed: dict[tuple[str, int | None], float] = defaultdict(float)
+        for name, share in calls.items():
+            completed[stage_of(name)] += share
         if running:
-            self.stage = stage_of(running[0].name)[0]
-            self.percent = percents.get(running[0].id)
+            self._at(running[0], completed, percents)
         if self.iteration is not None:
             now = self.iteration + self._of_iteration(completed, self.iteration)
             self.done = max(self.done, min(1.0, now / self.iterations))
         if self._began is None and self.stage in _SHARES:
             self._began = (time.monotonic(), self.done)
+
+    def _at(
+        self, task: TaskRun, completed: Mapping[tuple[str, int | None], float], percents: Mapping[object, float]
+    ) -> None:
+        """Take the stage of a running task, and how much of it is done; within one stage that never falls."""
+        stage = stage_of(task.name)
+        number = self.expected.get(stage[0], 1)
+        percent = percents.get(task.id) if number == 1 else 100 * min(1.0, completed[stage] / number)
+        known = [value for value in (percent, self.percent if stage == self._shown else None) if value is not None]
+        self.stage, self._shown, self.percent = stage[0], stage, max(known, default=None)
 
     def _of_iteration(self, completed: Mapping[tuple[str, int | None], float], number: int) -> float:
         shares = {stage: share for stage, share in _SHARES.items() if self.expected.get(stage)}

@@ -38,7 +38,7 @@ def test_what_is_done_grows_with_the_stages_and_never_shrinks():
     first = _task("rollout-it0-shard0", Running())
     progress._place([first], {first.id: 50.0})
     half = progress.done
-    assert progress.line() == "iteration 1 of 2: sampling 50 %" and 0 < half < 0.2
+    assert progress.line() == "iteration 1 of 2: sampling 25 %" and 0 < half < 0.2
     ended = [_task(f"rollout-it0-shard{shard}", Completed()) for shard in (0, 1)]
     progress._place([_task("distil-it0", Running()), *ended], {})
     assert progress.done > half and progress.line() == "iteration 1 of 2: training"
@@ -53,6 +53,30 @@ def test_what_is_done_grows_with_the_stages_and_never_shrinks():
     ]
     progress._place(everything, {})
     assert progress.done == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
+def test_the_percentage_of_a_stage_is_of_all_its_shards_and_never_falls(shards):
+    """As the server tells it: shard after shard, each from nothing to 100 %; then a crash, and finished shards called again."""
+    progress = Progress.of(resolve("tiny", {"iterations": 2, "execution": {"num_shards": shards}}))
+    for iteration in (0, 1):
+        for stage in ("rollout", "score-targets"):
+            ended, seen = [], []
+            for shard in range(shards):
+                task = _task(f"{stage}-it{iteration}-shard{shard}", Running())
+                for percents in ({}, {task.id: 0.0}, {task.id: 50.0}, {task.id: 100.0}):
+                    progress._place([task, *ended], percents)
+                    seen.append(progress.percent or 0.0)
+                ended.append(_task(task.name, Completed()))
+            assert seen == sorted(seen) and seen[0] == 0.0 and seen[-1] == pytest.approx(100.0)
+            assert seen[2] == pytest.approx(50.0 / shards)
+            again = [_task(task.name, Completed()) for task in ended[:-1]]
+            progress._place([_task(ended[-1].name, Running()), *again, *ended[:-1]], {})
+            assert progress.percent == pytest.approx(100.0), "what was shown stands"
+    fresh = Progress.of(resolve("tiny", {"iterations": 2, "execution": {"num_shards": shards}}))
+    twice = [_task(f"rollout-it0-shard{shard}", Completed()) for shard in range(shards - 1) for _ in "ab"]
+    fresh._place([_task(f"rollout-it0-shard{shards - 1}", Running()), *twice], {})
+    assert (fresh.percent or 0.0) == pytest.approx(100 * (shards - 1) / shards)
 
 
 def test_plain_lines_are_few(capsys):
