@@ -19,7 +19,12 @@ Examples:
   opsd export demo --to folder           the champion's folder, for transformers or vLLM
 
 \b
-Completion in bash: eval "$(_OPSD_COMPLETE=bash_source opsd)"; zsh and fish likewise.
+Completion of commands, options, recipes, files and settings: a line for the start-up file of the shell.
+  bash (~/.bashrc)                   eval "$(_OPSD_COMPLETE=bash_source opsd)"
+  zsh (~/.zshrc)                     eval "$(_OPSD_COMPLETE=zsh_source opsd)"
+  fish (~/.config/fish/config.fish)  _OPSD_COMPLETE=fish_source opsd | source
+
+\b
 Everything here can be done in Prefect and MLflow too: docs/cli.md says how.
 """
 

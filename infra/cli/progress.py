@@ -84,7 +84,7 @@ class Progress:
     @classmethod
     def of(cls, config: CampaignConfig) -> "Progress":
         """Of a campaign that has not begun."""
-        shards = config.execution.num_shards
+        shards = min(config.execution.num_shards, config.rollout.num_prompts)
         targets = shards if config.distillation.records_targets else 0
         return cls(config.iterations, {"rollout": shards, "score-targets": targets, "distil": 1, "evaluate": 2, "report": 1})
 
