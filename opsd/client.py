@@ -56,7 +56,7 @@ class Run:
 
     @property
     def report(self) -> str:
-        """The newest report as Markdown: the last iteration's, or the dry run's; empty while there is none."""
+        """The newest report as Markdown: an iteration's, in the end the campaign's, or a dry run's; empty while there is none."""
         from infra.summary import newest_report
 
         with _servers() as client:

@@ -1,4 +1,4 @@
-"""pytest tests/infra/test_client.py — `import opsd`: campaigns, versions and answers from Python, and every error in words."""
+"""pytest tests/infra/test_client.py — `import opsd` and its notebook: campaigns, versions, answers, errors in words."""
 
 import datetime
 import os
@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from nbclient import NotebookClient
 
 import opsd
 from infra.cli.settings.python import plain_settings
@@ -16,16 +18,8 @@ from infra.cli.settings.request import read_request, request_of
 from opsd_core.errors import BusyError, ConfigError, DataError, OpsdError, RefusedError
 
 pytestmark = pytest.mark.timeout(600)
-SETTINGS = {
-    "recipe": "tiny",
-    "name": "client",
-    "iterations": 1,
-    "data": {"size": 400},
-    "rollout": {"num_prompts": 32},
-    "optimizer": {"num_steps": 2, "batch_size": 8},
-    "evaluation.num_items": 12,
-    "promotion.mode": "manual",
-}
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOK = ROOT / "examples" / "own_model.ipynb"
 
 
 def test_importing_it_loads_nothing_heavy_and_its_names_are_there():
@@ -129,22 +123,59 @@ for call in calls:
 
 
 @pytest.fixture(scope="module")
-def learned(worker):
-    """A small campaign from Python, waited for."""
-    return opsd.run(SETTINGS, evaluation={"num_items": 10}).wait(quiet=True)
+def executed(worker, tmp_path_factory):
+    """The notebook after all its cells, run in a kernel in an empty folder."""
+    folder = tmp_path_factory.mktemp("notebook")
+    own = {"IPYTHONDIR": "ipython", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTER_CONFIG_DIR": "config"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, part in own.items():
+            patch.setenv(name, str(folder / part))
+        patch.setenv("PYTHONPATH", str(ROOT))
+        notebook = nbformat.read(NOTEBOOK, as_version=4)
+        place = {"metadata": {"path": str(folder)}}
+        return NotebookClient(notebook, timeout=600, kernel_name="python3", resources=place).execute()
+
+
+@pytest.fixture(scope="module")
+def learned(executed):
+    """The campaign that the notebook ran."""
+    return opsd.wait("sums", quiet=True)
+
+
+def shown(cell):
+    """What a cell printed, and its value as text."""
+    return "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
+
+
+def test_the_notebook_is_stored_without_outputs_and_is_valid():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
+    assert len(NOTEBOOK.read_bytes()) < 8_000
+
+
+def test_the_notebook_ends_with_a_champion_and_its_answers(executed):
+    data, campaign, table, counts, champion, answer = [cell for cell in executed.cells if cell.cell_type == "code"]
+    assert "prompt" in shown(data)
+    assert "Promoted: version 2 of sums is champion" in shown(campaign) and "\x1b" not in shown(campaign)
+    assert "before_answer" in shown(table) and "after_right" in shown(counts)
+    assert "version=2" in shown(champion) and "outcome='promoted'" in shown(champion)
+    assert len(shown(answer).strip("'")) == 3
 
 
 def test_a_run_says_its_state_its_reports_and_where_it_is(learned):
-    assert learned.state == "Completed" and learned.name == "client" and learned.id in learned.url
+    assert learned.state == "Completed" and learned.name == "sums" and learned.id in learned.url
     (report,) = learned.reports
-    assert (report.iteration, report.version) == (0, 2) and report.markdown.strip() == learned.report
-    assert opsd.wait("client", quiet=True).id == learned.id == opsd.wait(learned.id, quiet=True).id
+    assert (report.iteration, report.version, report.outcome) == (0, 2, "promoted")
+    assert report.markdown.startswith("# sums: iteration 0") and learned.report.startswith("# Campaign sums")
+    assert opsd.wait(learned.id, quiet=True).id == learned.id == opsd.wait(learned.id[:8], quiet=True).id
 
 
 def test_what_became_of_it_is_printed_unless_it_is_to_be_quiet(learned, capsys):
     assert learned.wait() is learned
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[0].startswith("iteration 0: version 2 ") and len(shown) > 1
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("iteration 0: version 2 ") and last.startswith("Promoted: version 2 of sums")
     learned.wait(quiet=True)
     assert capsys.readouterr().out == ""
 
@@ -154,38 +185,38 @@ def test_versions_have_address_digest_accuracy_and_a_verified_folder(learned):
 
     from tasks.context import tracker
 
-    first, second = opsd.versions("client")
-    assert first == opsd.champion("client") and first.aliases == ("champion",) and first.outcome == "initial"
-    assert (second.version, second.aliases) == (2, ("candidate",)) and second.outcome in ("refused", "waits for a person")
-    stored = tracker().get_version("client", 2)
+    first, second = opsd.versions("sums")
+    assert second == opsd.champion("sums") and second.aliases == ("champion",)
+    assert (first.aliases, first.outcome, second.outcome) == (("previous",), "initial", "promoted")
+    stored = tracker().get_version("sums", 2)
     assert second.uri == stored.source and second.digest == stored.tags["opsd.model_digest"] != first.digest
     assert f"{first.accuracy:.4f} -> {second.accuracy:.4f}" in stored.tags["gate.numbers"]
     assert AutoModelForCausalLM.from_pretrained(second.path()).config.model_type == "llama"
 
 
 def test_answers_are_a_table_of_both_versions(learned):
-    table = opsd.answers("client")
-    assert isinstance(table, pd.DataFrame) and len(table) == 10
+    table = opsd.answers("sums")
     parts = [f"{side}_{part}" for side in ("before", "after") for part in ("right", "answer", "text", "tokens")]
-    assert [*table.columns] == ["id", "question", "reference", *parts]
-    versions = opsd.versions("client")
+    assert isinstance(table, pd.DataFrame) and [*table.columns] == ["id", "question", "reference", *parts]
+    versions = opsd.versions("sums")
+    assert len(table) == 100
     assert [table["before_right"].mean(), table["after_right"].mean()] == pytest.approx([v.accuracy for v in versions])
-    pd.testing.assert_frame_equal(table, opsd.answers("client@candidate", against="champion"))
-    pd.testing.assert_frame_equal(table, opsd.answers("client", np.int64(2), against=1))
+    pd.testing.assert_frame_equal(table, opsd.answers("sums@champion", against="previous"))
+    pd.testing.assert_frame_equal(table, opsd.answers("sums", np.int64(2), against=1))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: opsd.champion("clint"), "no registered model 'clint'. There are: .*client"),
+        (lambda: opsd.champion("clint"), "no registered model 'clint'. There are: .*sums"),
         (lambda: opsd.versions(""), "no registered model ''"),
         (lambda: opsd.answers("clint"), "clint"),
-        (lambda: opsd.answers("client", 7), "it has 1 @champion, 2 @candidate"),
-        (lambda: opsd.answers("client", "champion "), "neither a number nor an alias"),
-        (lambda: opsd.answers("client/2", 2), "two versions"),
-        (lambda: opsd.promote("client", 9), "it has 1 @champion, 2 @candidate"),
+        (lambda: opsd.answers("sums", 7), "it has 1 @previous, 2 @champion"),
+        (lambda: opsd.answers("sums", "champion "), "neither a number nor an alias"),
+        (lambda: opsd.answers("sums/2", 2), "two versions"),
+        (lambda: opsd.promote("sums", 9), "it has 1 @previous, 2 @champion"),
         (lambda: opsd.promote("clint"), "clint"),
-        (lambda: opsd.rollback("client"), "no earlier champion"),
+        (lambda: opsd.rollback("clint"), "clint"),
         (lambda: opsd.wait("nobody"), "no run of 'nobody'"),
         (lambda: opsd.Run("x", "x", "", None).state, "'x' is not the id of a run"),
     ],
@@ -196,21 +227,23 @@ def test_a_wrong_name_is_refused_in_words(learned, call, message):
 
 
 def test_a_person_moves_the_champion_and_back(learned):
-    moved = opsd.promote("client", 2, reason="read it", who="ada")
-    assert moved.version == 2 and moved.aliases == ("champion",) == opsd.champion("client").aliases
-    assert opsd.rollback("client", who="ada").version == 1
+    assert opsd.rollback("sums", who="ada").version == 1
+    with pytest.raises(OpsdError, match="no earlier champion"):
+        opsd.rollback("sums")
+    moved = opsd.promote("sums", 2, reason="read it", who="ada")
+    assert moved.version == 2 and moved == opsd.champion("sums")
 
 
 def test_a_failed_run_raises_what_it_met_and_a_cancelled_one_says_so(learned, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"q": 1}\n' * 20)
-    failed = opsd.run("tiny", name="client-fails", data={"source": rows})
-    stopped = opsd.run(SETTINGS, name="client-stops", iterations=50)
+    failed = opsd.run("tiny", name="fails", data={"source": rows})
+    stopped = opsd.run({"recipe": "tiny", "name": "stops"}, iterations=50)
     with pytest.raises(BusyError, match="has not ended after 0 s"):
         stopped.wait(0, quiet=True)
     stopped.cancel()
     with pytest.raises(OpsdError, match="was cancelled"):
-        opsd.wait("client-stops", quiet=True)
+        opsd.wait("stops", quiet=True)
     assert stopped.state == "Cancelled"
     with pytest.raises(RefusedError, match="has ended already"):
         stopped.cancel()
