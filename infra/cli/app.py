@@ -60,6 +60,8 @@ def run(arguments: Sequence[str]) -> int:
         status = cli.main(args=list(arguments), prog_name="opsd", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and error.ctx and any(p.name == "settings" for p in error.ctx.command.params):
+            click.echo(f"Settings have no dashes: opsd {error.ctx.info_name} ... {_setting(error.option_name)}=VALUE", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -82,6 +84,15 @@ def run(arguments: Sequence[str]) -> int:
         )
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _setting(option: str) -> str:
+    """The setting that was probably meant by an option that does not exist."""
+    from opsd_core.config import CampaignConfig
+    from opsd_core.config.refusals import nearest, paths_of
+
+    given, known = option.lstrip("-").replace("-", "_"), list(paths_of(CampaignConfig))
+    return given if given in known else nearest(given, known) or given
 
 
 def main() -> None:

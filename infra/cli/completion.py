@@ -1,15 +1,9 @@
 """What the shell offers after a command: recipes, settings files and the paths of settings."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pydantic import BaseModel
 
 
 def recipes_and_files(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -29,14 +23,8 @@ def recipes_and_files(_ctx: click.Context, _parameter: click.Parameter, begun: s
 def setting_paths(_ctx: click.Context, _parameter: click.Parameter, begun: str) -> list[CompletionItem]:
     """Settings of a campaign that begin so, as `path=`."""
     from opsd_core.config import CampaignConfig
+    from opsd_core.config.refusals import paths_of
 
-    return [CompletionItem(f"{path}=") for path in _paths(CampaignConfig, "") if path.startswith(begun)]
-
-
-def _paths(model: "type[BaseModel]", prefix: str) -> "Iterator[str]":
-    for name, field in model.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and hasattr(kind, "model_fields"):
-            yield from _paths(kind, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+    known = list(paths_of(CampaignConfig))
+    sections = {path.rpartition(".")[0] for path in known}
+    return [CompletionItem(f"{path}=") for path in known if path not in sections and path.startswith(begun)]

@@ -50,6 +50,15 @@ def test_a_wrong_call_is_refused_by_name_with_status_2(arguments, capsys):
     assert "Usage: opsd" in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("--iterations", "iterations"), ("--learning-rate", "optimizer.learning_rate"), ("--rollout.temp", "rollout.temperature")],
+)
+def test_a_setting_written_as_an_option_is_answered_with_how_it_is_written(option, meant, capsys):
+    assert run(["run", "tiny", option, "3"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"Settings have no dashes: opsd run ... {meant}=VALUE")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
 def test_help_starts_without_torch_prefect_or_mlflow(arguments):
     code = (
