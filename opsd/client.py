@@ -159,8 +159,9 @@ def wait(which: Run | str, timeout_s: float | None = None, *, quiet: bool = Fals
 def versions(name: str) -> list[Version]:
     """All versions of a model, oldest first. ConfigError naming the models there are when there is no such one."""
     tracker = _registry()
-    if name not in (known := tracker.model_names()):
-        raise ConfigError(f"there is no registered model {name!r:.100}. There are: {', '.join(known[:20]) or 'none'}.")
+    from infra.cli.names import registered
+
+    registered(name)
     from tasks.answers import accuracies
 
     measured = accuracies(name)
@@ -221,7 +222,10 @@ def promote(name: str, version: int | str | None = None, reason: str = _REASON, 
 
 def rollback(name: str, reason: str = _REASON, who: str | None = None) -> Version:
     """Make the previous champion champion again; returns it. Errors as `Run.wait`."""
-    _carried_out("rollback", {"name": name, "reason": reason, "who": who or getpass.getuser()})
+    from infra.cli.names import registered
+
+    _registry()
+    _carried_out("rollback", {"name": registered(name), "reason": reason, "who": who or getpass.getuser()})
     return champion(name)
 
 

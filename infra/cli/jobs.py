@@ -72,12 +72,12 @@ def replay(name: str, settings: tuple[str, ...], watched: bool) -> int:
     \b
     Example: opsd replay demo distillation.divergence=reverse_kl 'iterations=[0]'
     """
-    from infra.cli.names import named
+    from infra.cli.names import named, registered
     from infra.cli.settings.values import assignments
 
     given = assignments(settings)
     knobs = {key: given.pop(key) for key in ("iterations", "campaign") if key in given}
-    return _job("replay", {"name": named(name).name, **knobs, "overrides": given}, watched)
+    return _job("replay", {"name": registered(named(name).name), **knobs, "overrides": given}, watched)
 
 
 @click.command(cls=Command)

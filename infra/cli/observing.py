@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ OF_THE_MACHINERY = (
 )
 """How lines begin that Prefect writes of itself."""
 _PAGE = 200
+_MET = re.compile(r"(?:Encountered exception during execution|Task run failed with exception): (\w+)\(")
+"""How Prefect begins the line of an error, which its traceback follows."""
 
 
 @click.command(cls=Command)
@@ -92,9 +95,20 @@ def _print_logs(client: "SyncPrefectClient", run: "FlowRun", wish: tuple[int, tu
     count = 0
     while page := client.read_logs(wanted, limit=_PAGE, offset=shown + count, sort=LogSort.TIMESTAMP_ASC):
         for line in (line for line in page if not line.message.startswith(wish[1])):
-            click.echo(f"{line.timestamp.astimezone():%H:%M:%S} {logging.getLevelName(line.level):7} {line.message}")
+            said = _without_trace(line.message) if wish[1] else line.message
+            click.echo(f"{line.timestamp.astimezone():%H:%M:%S} {logging.getLevelName(line.level):7} {said}")
         count += len(page)
     return count
+
+
+def _without_trace(message: str) -> str:
+    """One of opsd's own errors is said in full by its first line; of any other the lines below say where it was met."""
+    from opsd_core import errors
+
+    first, _, _ = message.partition("\n")
+    met = _MET.match(first)
+    kind = getattr(errors, met[1], None) if met else None
+    return first if isinstance(kind, type) and issubclass(kind, errors.OpsdError) else message
 
 
 @click.command(cls=Command)

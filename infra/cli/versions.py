@@ -25,9 +25,6 @@ def versions(name: str) -> int:
 
     asked, tracker = named(name), registry()
     only = number_of(asked)
-    known = tracker.model_names()
-    if asked.name not in known:
-        raise _no_model(asked.name, known)
     rows = [("version", "alias", "outcome", "measured")]
     for entry in tracker.versions(asked.name):
         if only in (None, entry.version):
@@ -42,12 +39,6 @@ def versions(name: str) -> int:
         click.echo(f"\nChampion since {last.at}: version {last.after}, by {last.who}: {last.why}")
     click.echo(f"\nIn MLflow: {tracker.public_uri}/#/models/{asked.name}")
     return 0
-
-
-def _no_model(name: str, known: list[str]) -> Exception:
-    from opsd_core.errors import ConfigError
-
-    return ConfigError(f"there is no registered model {name!r}. There are: {', '.join(known[:20]) or 'none'}.")
 
 
 @click.command(cls=Command)
@@ -78,9 +69,9 @@ def promote(name: str, version: str | None, reason: str, who: str) -> int:
 @_who
 def rollback(name: str, reason: str, who: str) -> int:
     """Make the previous champion the champion again."""
-    from infra.cli.names import named
+    from infra.cli.names import named, registered
 
-    return _carried_out("rollback", {"name": named(name).name, "reason": reason, "who": who})
+    return _carried_out("rollback", {"name": registered(named(name).name), "reason": reason, "who": who})
 
 
 def _carried_out(deployment: str, parameters: dict[str, Any]) -> int:
@@ -157,10 +148,9 @@ def answers(
       opsd answers demo 3 --against 1 --to answers.html
       opsd answers demo --export demo-answers
     """
-    from infra.cli.names import named, number_of, registry
+    from infra.cli.names import named, number_of
 
     asked = named(name, version)
-    registry()
     number = number_of(asked)
     other = number_of(named(asked.name, against)) if against else None
     if to or opened or folder is None:

@@ -83,9 +83,10 @@ def chosen_version(name: str, versions: list[Version], number: int | None) -> Ve
     found = [entry for entry in measured if number in (None, entry.version)]
     if not found:
         there = ", ".join(str(entry.version) for entry in measured) or "none"
+        which = "version" if number is None else f"version {number}"
         raise ConfigError(
-            f"model {name!r} has no version {number if number is not None else ''} that a campaign measured; it has {there}. "
-            "Give a version that an iteration made."
+            f"model {name!r} has no {which} that a campaign measured; it has {there}. Give a version that an iteration made: an "
+            "iteration's version is there when the iteration has ended."
         )
     return found[-1]
 

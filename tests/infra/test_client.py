@@ -144,7 +144,8 @@ def learned(executed):
 
 def shown(cell):
     """What a cell printed, and its value as text."""
-    return "".join(output.get("text") or output["data"]["text/plain"] for output in cell.outputs)
+    outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    return "".join(output.get("text") or output["data"]["text/plain"] for output in outputs)
 
 
 def test_the_notebook_is_stored_without_outputs_and_is_valid():
@@ -186,7 +187,7 @@ def test_versions_have_address_digest_accuracy_and_a_verified_folder(learned):
     from tasks.context import tracker
 
     first, second = opsd.versions("sums")
-    assert second == opsd.champion("sums") and second.aliases == ("champion",)
+    assert second == opsd.champion("sums") and second.aliases == ("candidate", "champion")
     assert (first.aliases, first.outcome, second.outcome) == (("previous",), "initial", "promoted")
     stored = tracker().get_version("sums", 2)
     assert second.uri == stored.source and second.digest == stored.tags["opsd.model_digest"] != first.digest
@@ -211,10 +212,10 @@ def test_answers_are_a_table_of_both_versions(learned):
         (lambda: opsd.champion("clint"), "no registered model 'clint'. There are: .*sums"),
         (lambda: opsd.versions(""), "no registered model ''"),
         (lambda: opsd.answers("clint"), "clint"),
-        (lambda: opsd.answers("sums", 7), "it has 1 @previous, 2 @champion"),
+        (lambda: opsd.answers("sums", 7), "it has 1 @previous, 2 @candidate @champion"),
         (lambda: opsd.answers("sums", "champion "), "neither a number nor an alias"),
         (lambda: opsd.answers("sums/2", 2), "two versions"),
-        (lambda: opsd.promote("sums", 9), "it has 1 @previous, 2 @champion"),
+        (lambda: opsd.promote("sums", 9), "it has 1 @previous, 2 @candidate @champion"),
         (lambda: opsd.promote("clint"), "clint"),
         (lambda: opsd.rollback("clint"), "clint"),
         (lambda: opsd.wait("nobody"), "no run of 'nobody'"),

@@ -6,6 +6,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 
 import click
 import pytest
@@ -82,8 +83,8 @@ def test_a_shell_completes_commands():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["check", "tiny"], ["run", "tiny"], ["run", "tiny", "--no-watch"], ["logs"], ["cancel"], ["rollback", "demo"],
-        ["approve", "demo"], ["gc"], ["study", "tiny"], ["replay", "demo"], ["pretrain", "tiny"],
+        ["check", "tiny"], ["run", "tiny"], ["run", "tiny", "--no-watch"], ["logs"], ["cancel"], ["gc"], ["study", "tiny"],
+        ["pretrain", "tiny"],
     ],
 )  # fmt: skip
 def test_a_prefect_that_does_not_answer_is_one_line(arguments, capsys):
@@ -91,6 +92,23 @@ def test_a_prefect_that_does_not_answer_is_one_line(arguments, capsys):
         assert run(arguments) == 1
     said = capsys.readouterr().err
     assert said.startswith("opsd: Prefect at http://127.0.0.1:9/api does not answer") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["versions", "demo"], ["answers", "demo"], ["answers", "demo", "--export", "out"], ["promote", "demo"], ["rollback", "demo"],
+        ["approve", "demo"], ["refuse", "demo", "3"], ["export", "demo", "--to", "out"], ["replay", "demo"],
+    ],
+)  # fmt: skip
+def test_an_mlflow_that_does_not_answer_is_one_line_at_once(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    assert run(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("opsd: MLflow at http://127.0.0.1:9 does not answer") and said.count("\n") == 1
+    assert time.monotonic() - began < 60 and not list(tmp_path.iterdir()), "a stage waits 90 s for MLflow, a person does not"
 
 
 @pytest.mark.parametrize(
@@ -154,9 +172,10 @@ def test_serving_on_a_port_that_is_taken_is_refused(capsys):
 
 
 def test_a_conversation_without_a_server_is_refused_in_words(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("12+34=\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert run(["chat", "demo", "--port", "9"]) == 1
-    assert "Start it: opsd serve" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Start it: opsd serve" in said.err and "you>" not in said.out, "said before anybody has typed"
 
 
 def test_every_parameter_of_a_command_has_help_or_is_named_in_it():
