@@ -45,6 +45,8 @@ def _level_in_words(config: PromotionConfig, iterations: int, decision: Decision
     if decision is not None:
         return decision.level, f"this decision's share of the model's alpha = {decision.level:.3g}"
     tested = level(config, iterations)
+    if config.alpha_per == "model":
+        return tested, f"a first decision's share of the model's alpha = {tested:.3g}"
     if tested == config.alpha:
         return tested, f"promotion.alpha = {tested:g}"
     return tested, f"promotion.alpha / iterations = {config.alpha:g} / {iterations} = {tested:.3g}"
@@ -77,7 +79,8 @@ def decide(
     accuracy_after_P, accuracy_before_P = _accuracies(after), _accuracies(before)
     differences_P = accuracy_after_P - accuracy_before_P
     wins, losses = int((differences_P > 0).sum()), int((differences_P < 0).sum())
-    bootstrap = paired_bootstrap(differences_P, seed=derive_seed("gate", candidate_evaluation, candidate_version, champion_version))
+    seed = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
+    bootstrap = paired_bootstrap(differences_P, seed=seed)
     p_value = mcnemar(wins, losses) if config.test == "mcnemar" else bootstrap.p_greater
     tested_at, bound = _level_in_words(config, iterations, decision)
     checks = [
@@ -85,9 +88,8 @@ def decide(
         _at_least("gain", bootstrap.mean, config.min_effect, strictly_positive=True),
         *_guard_rails(_flat(after), _flat(before), config, max_repetition),
     ]
-    samples = len(next(iter(after.values())))
     numbers = {
-        "metric": "accuracy" if mode == "greedy" else f"avg@{samples}",
+        "metric": "accuracy" if mode == "greedy" else f"avg@{len(next(iter(after.values())))}",
         "accuracy_before": float(accuracy_before_P.mean()),
         "accuracy_after": float(accuracy_after_P.mean()),
         "p_value": p_value,
