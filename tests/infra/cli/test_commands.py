@@ -97,8 +97,8 @@ def test_a_prefect_that_does_not_answer_is_one_line(arguments, capsys):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["versions", "demo"], ["answers", "demo"], ["answers", "demo", "--export", "out"], ["promote", "demo"], ["rollback", "demo"],
-        ["approve", "demo"], ["refuse", "demo", "3"], ["export", "demo", "--to", "out"], ["replay", "demo"],
+        ["versions", "demo"], ["answers", "demo"], ["answers", "demo", "--export", "out"], ["promote", "demo"],
+        ["rollback", "demo"], ["approve", "demo"], ["refuse", "demo", "3"], ["export", "demo", "--to", "out"], ["replay", "demo"],
     ],
 )  # fmt: skip
 def test_an_mlflow_that_does_not_answer_is_one_line_at_once(arguments, capsys, monkeypatch, tmp_path):
