@@ -84,7 +84,7 @@ class Run:
             if error := failure(ended):
                 raise error
         if self._progress.reports and not quiet:
-            print("\n".join(verdict_lines(self.name, self._progress.reports)))
+            print("\n".join(verdict_lines(self.name, self._progress)))
         return self
 
     def cancel(self) -> None:

@@ -73,7 +73,7 @@ def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
         return 0
     completed = ended.state is not None and ended.state.is_completed()
     latest = progress.reports[-1].markdown if progress.reports else ""
-    return closing(ended, "iterate", verdict_lines(config.name, progress.reports) if completed else [], latest)
+    return closing(ended, "iterate", verdict_lines(config.name, progress) if completed else [], latest)
 
 
 def plan(config: "CampaignConfig", recipe: str) -> str:

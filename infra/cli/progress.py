@@ -31,6 +31,15 @@ WORDS = {
     "choose-prompts": "choosing prompts",
     "prepare-model": "loading the model",
     "prepare-data": "loading the data",
+    "prepare-teachers": "loading the teachers",
+    "preflight": "checking the settings",
+    "warm-start": "looking for a warm start",
+    "start-campaign": "opening the campaign",
+    "open-iteration": "opening the iteration",
+    "probe-teacher": "probing the teacher",
+    "write-answers": "writing the page of answers",
+    "close-campaign": "writing the campaign's report",
+    "recover": "answering an alarm",
     "dry-run": "trying a few prompts",
 }
 """Tasks of the flow, as people say it; others keep their names."""
@@ -69,6 +78,8 @@ class Progress:
     """Of the whole campaign."""
     expected: Mapping[str, int] = field(default_factory=dict)
     """Calls of each stage per iteration."""
+    mode: str = ""
+    """promotion.mode; empty where the settings are not known here."""
     stage: str = ""
     iteration: int | None = None
     """None before the first one."""
@@ -86,7 +97,8 @@ class Progress:
         """Of a campaign that has not begun."""
         shards = min(config.execution.num_shards, config.rollout.num_prompts)
         targets = shards if config.distillation.records_targets else 0
-        return cls(config.iterations, {"rollout": shards, "score-targets": targets, "distil": 1, "evaluate": 2, "report": 1})
+        expected = {"rollout": shards, "score-targets": targets, "distil": 1, "evaluate": 2, "report": 1}
+        return cls(config.iterations, expected, config.promotion.mode)
 
     def read(self, client: SyncPrefectClient, run: FlowRun) -> None:
         """Ask the server."""

@@ -172,7 +172,7 @@ def test_a_run_goes_on_after_control_c_and_can_be_cancelled(learned, settings, c
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
     )  # fmt: skip
-    assert watching.stdout.readline().startswith(("waiting", "starting", "preflight"))
+    assert watching.stdout.readline().startswith(("waiting", "starting", "checking"))
     watching.send_signal(signal.SIGINT)
     _, said = watching.communicate(timeout=60)
     assert watching.returncode == 130 and "goes on" in said and "opsd cancel" in said and "Traceback" not in said

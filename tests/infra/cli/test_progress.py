@@ -91,6 +91,10 @@ def _report(number, outcome, markdown=""):
     return Report(number, number + 2, outcome, "0.3000", "0.4000", markdown)
 
 
+def _told(*reports, mode="auto"):
+    return verdict_lines("demo", Progress(mode=mode, reports=list(reports)))
+
+
 def _markdown(promote):
     check = Check("accuracy gain", 0.0, ">", 0.0, promote)
     return Verdict(
@@ -101,17 +105,18 @@ def _markdown(promote):
 
 
 def test_the_outcome_says_what_ships_and_otherwise_why_not():
-    (line,) = verdict_lines("demo", [_report(0, "promoted"), _report(1, "refused")])
+    (line,) = _told(_report(0, "promoted"), _report(1, "refused"))
     assert line == "Promoted: version 2 of demo is champion; held-out accuracy 0.3000 → 0.4000."
     report = f"# demo: iteration 0\n\n- a worry\n\n{_markdown(False)}"
     assert reasons_of(report) == ["Not significant: 2 better.", "Too short."]
-    first, *reasons = verdict_lines("demo", [_report(0, "refused", report)])
+    first, *reasons = _told(_report(0, "refused", report))
     assert first.startswith("Not promoted: the champion of demo stays") and reasons == [
         "  - Not significant: 2 better.",
         "  - Too short.",
     ]
-    (asked,) = verdict_lines("demo", [_report(0, "waits for a person", "promotion.mode=approve: the gate agrees")])
-    assert "opsd approve demo 2" in asked
-    (manual,) = verdict_lines("demo", [_report(0, "waits for a person", "promotion.mode=manual: the gate agrees")])
-    assert "opsd promote demo 2" in manual
-    assert verdict_lines("demo", []) == ["No iteration ended, so there is no new version."]
+    waits = _report(0, "waits for a person", _markdown(True))
+    said = {mode: _told(waits, mode=mode)[0].partition(" To decide: ")[2] for mode in ("approve", "manual", "")}
+    assert said["approve"] == "opsd approve demo 2 (or opsd refuse)" and said["manual"] == "opsd promote demo 2"
+    assert said[""] == f"{said['approve']}, or with promotion.mode=manual: {said['manual']}"
+    assert Progress.of(resolve("tiny", {"promotion": {"mode": "manual"}})).mode == "manual"
+    assert _told() == ["No iteration ended, so there is no new version."]
