@@ -1,5 +1,6 @@
 """The entry point `opsd`: its commands, and every error in words. Nothing heavy is imported before a command needs it."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -71,6 +72,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         from opsd_core.errors import OpsdError
 
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, OpsdError):
+            click.echo(f"opsd: {error.filename or 'the output'} cannot be written: {error.strerror}. Free space there.", err=True)
+            return 1
         if isinstance(error, OpsdError):
             click.echo(f"opsd: {error}", err=True)
             return 1

@@ -21,6 +21,8 @@ _EVERY_S = 1.0
 _PATIENCE_S = 120.0
 """How long a server that does not answer is waited for."""
 _WAITS_AFTER_S = 5.0
+_WIDE = 120
+"""Columns from which on there is room for a bar beside the words."""
 
 
 class Display(Protocol):
@@ -61,22 +63,35 @@ class Silent:
 
 @contextmanager
 def display() -> Iterator[Display]:
-    """A bar that is rewritten in a terminal; plain lines elsewhere."""
-    if not sys.stdout.isatty():
+    """A line that is rewritten in a terminal, with a bar where it is wide enough; plain lines elsewhere."""
+    from rich.console import Console
+
+    console = Console()
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
         yield Plain()
         return
-    from rich.progress import BarColumn, TextColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
+    from rich.text import Text
 
-    columns = (BarColumn(24), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}", markup=False))
-    with Bars(*columns, transient=True) as bars:
-        task = bars.add_task("starting", total=1.0)
+    class Words(ProgressColumn):
+        """The column that gives way where the line is longer than the terminal is wide."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+    texts = ("{task.percentage:>3.0f} %", "{task.fields[left]}")
+    percent, left = (TextColumn(text, markup=False, table_column=Column(no_wrap=True)) for text in texts)
+    bar = [BarColumn(24)] if console.width >= _WIDE else []
+    with Bars(*bar, percent, Words(), left, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=1.0, left="")
 
         class Live:
             """One bar."""
 
             def show(self, line: str, done: float, left: str) -> None:
-                bars.update(task, completed=done, description=line + (f" · {left}" if left else ""))
+                bars.update(task, completed=done, description=line, left=left)
 
             def keep(self, line: str) -> None:
                 bars.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -116,7 +116,8 @@ def asked(command, serving):
 def check(said):
     assert "Everything runs already" in said["up"] and "# mine: dry run" in said["check"]
     assert "iteration 0: version 2 " in said["run"] and "accuracy" in said["run"]
-    assert "Not promoted" in said["run"] or "Waits for a person: version 2 of mine. To decide: opsd promote mine 2\n" in said["run"]
+    by_hand = "Waits for a person: version 2 of mine. To decide: opsd promote mine 2\n"
+    assert "Not promoted: " in said["run"] or by_hand in said["run"]
     assert "</html>" in Path("answers.html").read_text()
     assert {path.name for path in Path("answers").iterdir()} == {"completions.jsonl", "dataset", "before.json", "after.json"}
     assert said["versions"].splitlines()[2].split()[:2] == ["2", "candidate"]
