@@ -149,7 +149,7 @@ def _span(span: str, history: bool) -> Iterator[str]:
         yield from _parameter(shlex.split(span)[1])
     elif re.fullmatch(r"[A-Za-z_]\w*(\(\))?", span):
         yield from [] if _is_word(span.removesuffix("()")) else [f"{span} is the name of nothing"]
-    elif re.match(rf"({'|'.join(PACKAGES)})\.", span):
+    elif re.match(rf"({'|'.join(PACKAGES[1:])})\.", span):  # opsd.* are tags of versions too
         yield from [] if _imports(span) else [f"{span} cannot be imported"]
     elif re.fullmatch(r"[\w.]+\.\w+", span):
         yield from [] if _is_dotted(span) else [f"{span} is the name of nothing"]
