@@ -23,8 +23,8 @@ OF_THE_MACHINERY = (
 )
 """How lines begin that Prefect writes of itself."""
 _PAGE = 200
-_MET = re.compile(r"(?:Encountered exception during execution|Task run failed with exception): (\w+)\(")
-"""How Prefect begins the line of an error, which its traceback follows."""
+_MET = re.compile(r"^(?:[\w.]+\.)?(\w+): (.*)", re.MULTILINE)
+"""The errors in a traceback, the one that ended it last."""
 
 
 @click.command(cls=Command)
@@ -102,13 +102,15 @@ def _print_logs(client: "SyncPrefectClient", run: "FlowRun", wish: tuple[int, tu
 
 
 def _without_trace(message: str) -> str:
-    """One of opsd's own errors is said in full by its first line; of any other the lines below say where it was met."""
+    """One of opsd's own errors is said in full by its words; of any other the trace says where it was met."""
     from opsd_core import errors
 
-    first, _, _ = message.partition("\n")
-    met = _MET.match(first)
-    kind = getattr(errors, met[1], None) if met else None
-    return first if isinstance(kind, type) and issubclass(kind, errors.OpsdError) else message
+    head, _, trace = message.partition("\nTraceback (most recent call last):")
+    met = _MET.findall(trace)
+    kind = getattr(errors, met[-1][0], None) if met else None
+    if not (isinstance(kind, type) and issubclass(kind, errors.OpsdError)):
+        return message
+    return head if met[-1][0] in head else f"{head}: {met[-1][1]}"
 
 
 @click.command(cls=Command)

@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.cli.app import cli, run
 from infra.cli.names import Named, named
+from infra.cli.observing import _without_trace
 from opsd_core.errors import ConfigError
 
 COMMANDS = {
@@ -176,6 +177,20 @@ def test_a_conversation_without_a_server_is_refused_in_words(capsys, monkeypatch
     assert run(["chat", "demo", "--port", "9"]) == 1
     said = capsys.readouterr()
     assert "Start it: opsd serve" in said.err and "you>" not in said.out, "said before anybody has typed"
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "shown"),
+    [
+        ("Met DataError('no column')", "opsd_core.errors.DataError: no column", "Met DataError('no column')"),
+        ("Ended by an exception", "opsd_core.errors.DataError: no column", "Ended by an exception: no column"),
+        ("Met KeyError('x')", "KeyError: 'x'", None),
+    ],
+)  # fmt: skip
+def test_logs_leave_out_the_trace_of_an_error_in_words_and_of_no_other(head, error, shown):
+    trace = f'{head}\nTraceback (most recent call last):\n  File "a.py", line 3, in f\n    g()\n{error}\n'
+    assert _without_trace(trace) == (trace if shown is None else shown)
+    assert _without_trace("said: nothing") == "said: nothing"
 
 
 def test_every_parameter_of_a_command_has_help_or_is_named_in_it():
