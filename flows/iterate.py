@@ -18,6 +18,7 @@ from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
 from tasks.judgement.blocks import measure_both
 from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
+from tasks.runtime.unattended import unattended
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.dry_run import try_campaign
@@ -75,7 +76,7 @@ def iterate(
         "optimizer.num_steps": num_steps,
         "optimizer.learning_rate": learning_rate,
     }
-    config = resolve(recipe, overrides, nested({key: value for key, value in knobs.items() if value is not None}))
+    config = resolve(recipe, unattended(), overrides, nested({key: value for key, value in knobs.items() if value is not None}))
     preflight(config)
     if dry_run:
         initial = prepare_model(config)
