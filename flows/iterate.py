@@ -16,12 +16,13 @@ from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
-from tasks.judgement.blocks import measure_both
 from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
+from tasks.runtime.unattended import unattended
+from tasks.stages.blocks import measure_both
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.dry_run import try_campaign
-from tasks.stages.grade import grade
+from tasks.stages.grade import grade, probe_teacher
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.stages.prompts import advance_curriculum, choose_prompts
@@ -29,7 +30,6 @@ from tasks.stages.rehearse import rehearse
 from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
-from tasks.stages.teacher_probe import probe_teacher
 from tasks.stages.watch import recover, watch
 from tasks.stages.weights import warm_start
 
@@ -75,7 +75,7 @@ def iterate(
         "optimizer.num_steps": num_steps,
         "optimizer.learning_rate": learning_rate,
     }
-    config = resolve(recipe, overrides, nested({key: value for key, value in knobs.items() if value is not None}))
+    config = resolve(recipe, unattended(), overrides, nested({key: value for key, value in knobs.items() if value is not None}))
     preflight(config)
     if dry_run:
         initial = prepare_model(config)

@@ -4,8 +4,9 @@ A candidate is promoted when every check holds: a paired one-sided test on the s
 rails on length, truncation, repetition and entropy. N iterations whose candidates are all equal to the champion would
 promote at least one with a chance of 1 - (1 - alpha)^N if they were independent (six at .05: 26 %), and of at most N * alpha
 however they depend on each other. So each is tested at alpha / N (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56) and alpha holds
-for the campaign, unless promotion.alpha_per is iteration. With promotion.test=sequential fewer items may have been answered
-than were planned (`opsd_core.judgement.sequential`). Power at the shipped sizes: `benchmarks/gate_calibration.py`.
+for the campaign, unless promotion.alpha_per is iteration; with alpha_per=model it holds for the model's whole life, over all
+its campaigns (`opsd_core.judgement.budget`). With promotion.test=sequential fewer items may have been answered than were planned
+(`opsd_core.judgement.sequential`). Power at the shipped sizes: `benchmarks/gate_calibration.py`, `benchmarks/sequential.md`.
 """
 
 import math
@@ -18,6 +19,7 @@ import numpy as np
 from opsd_core.config import PromotionConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
+from opsd_core.judgement.budget import Decision, Wear, set_share
 from opsd_core.judgement.metrics import (
     group_by_item,
     mean_entropy,
@@ -35,15 +37,24 @@ Items = dict[str, list[ItemOutcome]]
 
 
 def level(config: PromotionConfig, iterations: int) -> float:
-    """The level of one decision of a campaign with so many: alpha / iterations, or alpha when it holds for each alone."""
+    """The level of one decision of a campaign with so many: alpha / iterations, or alpha when it holds for each alone.
+
+    With alpha_per=model it is that of a model's first decision; its ledger gives each one its own (`budget.next_decision`).
+    """
+    if config.alpha_per == "model":
+        return config.alpha * set_share(1) * Wear(0, 0).share
     return config.alpha / iterations if config.alpha_per == "campaign" else config.alpha
 
 
-def _level_in_words(config: PromotionConfig, iterations: int) -> str:
+def _level_in_words(config: PromotionConfig, iterations: int, decision: Decision | None) -> tuple[float, str]:
+    if decision is not None:
+        return decision.level, f"this decision's share of the model's alpha = {decision.level:.3g}"
     tested = level(config, iterations)
+    if config.alpha_per == "model":
+        return tested, f"a first decision's share of the model's alpha = {tested:.3g}"
     if tested == config.alpha:
-        return f"promotion.alpha = {tested:g}"
-    return f"promotion.alpha / iterations = {config.alpha:g} / {iterations} = {tested:.3g}"
+        return tested, f"promotion.alpha = {tested:g}"
+    return tested, f"promotion.alpha / iterations = {config.alpha:g} / {iterations} = {tested:.3g}"
 
 
 def decide(
@@ -56,6 +67,7 @@ def decide(
     candidate_evaluation: str = "",
     champion_evaluation: str = "",
     iterations: int = 1,
+    decision: Decision | None = None,
     max_repetition: float = 10.0,
     planned: int = 0,
     seed: int = 0,
@@ -63,6 +75,7 @@ def decide(
     """Promote the candidate or refuse it.
 
     iterations: decisions that the campaign makes; they share alpha.
+    decision: this one's entry in the model's ledger, whose level holds instead (promotion.alpha_per=model).
     planned, seed: with test=sequential, the items that would have been answered had it not stopped (0 = these) and the seed of
     their order. Gain and guard rails are then those of the answered items.
     candidate_evaluation, champion_evaluation: digests of the items, grader and settings of each evaluation.
@@ -70,10 +83,10 @@ def decide(
     when there are none. Raises DataError when the two evaluations are not of the same items, grader and settings.
     """
     pairs = paired(candidate, champion, config, (candidate_evaluation, champion_evaluation))
-    bootstrap = paired_bootstrap(
-        pairs.differences_P, seed=derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
-    )
-    tested_at, p_value, sequential = level(config, iterations), bootstrap.p_greater, None
+    drawn = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
+    bootstrap = paired_bootstrap(pairs.differences_P, seed=drawn)
+    tested_at, bound = _level_in_words(config, iterations, decision)
+    p_value, sequential = bootstrap.p_greater, None
     if config.test == "mcnemar":
         p_value = mcnemar(pairs.wins, pairs.losses)
     elif config.test == "sequential":
@@ -85,13 +98,11 @@ def decide(
         *_guard_rails(_flat(pairs.after), _flat(pairs.before), config, max_repetition),
     ]
     numbers = pairs.numbers() | {"p_value": p_value}
-    bound = _level_in_words(config, iterations)
     tested = f"{pairs.wins} items better, {pairs.losses} worse, p = {p_value:.4g} > {bound}"
     refused = tuple(_EXPLAIN[check.name](check, tested) for check in checks if not check.passed)
-    stopped = (sequential.in_words(),) if sequential else ()
     return Verdict(
         promote=not refused,
-        reasons=(*(refused or (_promotion(**numbers, bound=bound),)), *stopped),
+        reasons=(*(refused or [_promotion(**numbers, bound=bound)]), *([sequential.in_words()] if sequential else [])),
         checks=tuple(checks),
         candidate_version=candidate_version,
         champion_version=champion_version,

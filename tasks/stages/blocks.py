@@ -5,6 +5,7 @@ blocks are found again when the next candidate is compared with it. What is hand
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from opsd_core.judgement.gate import level, paired
 from opsd_core.judgement.sequential import Look, last_look, order_of
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes, write_outcomes
+from tasks.champion.ledger import open_decision
 from tasks.context import finished, local, produce, store
-from tasks.refs import Compared, EvaluationRef, Iteration, PolicyRef, Ref
+from tasks.refs import Compared, EvaluationRef, Iteration, PolicyRef
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.evaluate import evaluate, evaluation_identity, evaluation_ref, held_out, measured
@@ -27,9 +29,10 @@ def measure_both(iteration: Iteration, candidate: PolicyRef) -> Compared:
     """The champion's evaluation and the candidate's, of the same items: all of them unless promotion.test=sequential."""
     if iteration.config.promotion.test == "sequential":
         return answer_in_blocks(iteration, candidate)
-    config, data, champion = iteration.config, iteration.campaign.data, iteration.champion
-    before = evaluate(config, data, champion, f"it{iteration.number}-champion-v{champion.version}")
-    return Compared(before=before, after=evaluate(config, data, candidate, f"it{iteration.number}-candidate"))
+    champion, campaign = iteration.champion, iteration.campaign
+    answered = partial(evaluate, iteration.config, campaign.data, items_from=campaign.items_from)
+    before = answered(champion, f"it{iteration.number}-champion-v{champion.version}")
+    return Compared(before=before, after=answered(candidate, f"it{iteration.number}-candidate"))
 
 
 @task(name="evaluate-in-blocks", task_run_name="evaluate-in-blocks-it{iteration.number}", **STAGE)
@@ -39,7 +42,9 @@ def answer_in_blocks(iteration: Iteration, candidate: PolicyRef) -> Compared:
     Items without answers cannot be judged: then all are answered.
     """
     config = iteration.config
-    planned = in_order(config, iteration.campaign.data)
+    planned = in_order(iteration)
+    decision = open_decision(iteration, [example.id for example in planned])
+    tested_at = decision.level if decision else level(config.promotion, config.iterations)
     labelled = all(example.answer for example in planned)
     sides = [
         _Side(config, iteration.champion, planned, f"it{iteration.number}-champion-v{iteration.champion.version}"),
@@ -49,23 +54,24 @@ def answer_in_blocks(iteration: Iteration, candidate: PolicyRef) -> Compared:
         block = planned[start : start + config.evaluation.block]
         for side in sides:
             side.answer(block)
-        found = _look(iteration, planned, sides)
+        found = _look(config, len(planned), sides, tested_at)
         if labelled and found.outcome != "undecided":
             break
     before, after = (side.whole() for side in sides)
     return Compared(before=before, after=after)
 
 
-def in_order(config: CampaignConfig, data: Ref) -> list[Example]:
+def in_order(iteration: Iteration) -> list[Example]:
     """The held-out items in the order in which the sequential test answers them."""
-    examples = {example.id: example for example in held_out(config, data)}
+    config, campaign = iteration.config, iteration.campaign
+    examples = {example.id: example for example in held_out(config, campaign.data, items_from=campaign.items_from)}
     return [examples[example_id] for example_id in order_of(config.seed, list(examples))]
 
 
-def _look(iteration: Iteration, planned: Sequence[Example], sides: "Sequence[_Side]") -> Look:
-    config, (champion, candidate) = iteration.config, sides
+def _look(config: CampaignConfig, planned: int, sides: "Sequence[_Side]", tested_at: float) -> Look:
+    champion, candidate = sides
     pairs = paired(candidate.outcomes, champion.outcomes, config.promotion)
-    found = last_look(pairs.by_item(), len(planned), config.seed, level(config.promotion, config.iterations))
+    found = last_look(pairs.by_item(), planned, config.seed, tested_at)
     get_run_logger().info(
         "%d of %d items answered: %d better, %d worse, e = %.3g, p = %.3g: %s",
         found.num_answered, found.num_items, pairs.wins, pairs.losses, found.e_value, found.p_value, found.outcome,
