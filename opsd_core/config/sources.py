@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from opsd_core.addresses import NO_SECRET
 from opsd_core.bounded.templates import MAX_TEMPLATE
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
@@ -37,7 +38,8 @@ class ModelConfig(Section):
 
     source: str = Field(
         description="HF hub id, local folder, .gguf file, s3:// folder, models:/name@alias, "
-        "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel)."
+        "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel).",
+        json_schema_extra=NO_SECRET,
     )
     revision: str | None = Field(
         None,
@@ -134,7 +136,8 @@ class DataConfig(Section):
     source: str = Field(
         description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
         "glob of such files; s3:// or https:// file; 'reasoning_gym:<task>' or 'tiny:addition'. What changes in place at its "
-        "address is another data set."
+        "address is another data set.",
+        json_schema_extra=NO_SECRET,
     )
     subset: str | None = Field(None, description="Hub configuration name (GSM8K: 'main').")
     split: str = Field("train", description="Hub split to read.")
