@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
+from tasks.runtime.folders import named_folder
 from tasks.runtime.secrets import CREDENTIALS, without_credentials
 from tasks.runtime.settings import read_env_file, store_root
 
@@ -83,7 +84,7 @@ class State:
             "OPSD_HOME": str(self.home),
             "OPSD_STATE": str(self.root),
             "OPSD_STORE": store_root(environ.get("OPSD_STORE") or DEFAULT_STORE),
-            "OPSD_CACHE": environ.get("OPSD_CACHE") or str(self.root / "cache"),
+            "OPSD_CACHE": str(named_folder("OPSD_CACHE", environ.get("OPSD_CACHE") or str(self.root / "cache"))),
             "PREFECT_HOME": str(self.root / "prefect"),
             "PREFECT_API_URL": urls["prefect"],
             "PREFECT_CLI_PROMPT": "false",
@@ -132,12 +133,14 @@ class State:
 
 def project_home() -> Path:
     """Project folder: `OPSD_HOME`, else the folder that holds this package."""
-    return Path(os.environ.get("OPSD_HOME") or Path(__file__).resolve().parents[1]).resolve()
+    given = os.environ.get("OPSD_HOME")
+    return named_folder("OPSD_HOME", given) if given else Path(__file__).resolve().parents[1]
 
 
 def state_root() -> Path:
     """State folder: `OPSD_STATE`, else `.opsd` in the project folder."""
-    return Path(os.environ.get("OPSD_STATE") or project_home() / ".opsd").resolve()
+    given = os.environ.get("OPSD_STATE")
+    return named_folder("OPSD_STATE", given) if given else (project_home() / ".opsd").resolve()
 
 
 def bind_address(environ: Mapping[str, str]) -> str:
