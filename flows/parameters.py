@@ -15,11 +15,14 @@ from pydantic import ValidationError
 
 from opsd_core.config.refusals import as_settings, explained, shown
 from opsd_core.errors import ConfigError
+from tasks.runtime.quiet import plain_logs, quiet
 from tasks.runtime.secrets import cleaned, redact_logs
 from tasks.runtime.settings import load_settings
 from tasks.runtime.stage import without_secrets
 from tasks.storage.presence import Presence
 from tasks.storage.s3 import open_store
+
+quiet()  # every flow imports this module first
 
 
 class CheckedFlow(Flow):
@@ -48,6 +51,7 @@ class CheckedFlow(Flow):
 def flow(**options: Any) -> Callable[[Callable[..., Any]], CheckedFlow]:
     """Declare a flow, with the options of `prefect.flow`; no secret of its process is logged or stays in its errors."""
     redact_logs()
+    plain_logs()
     hooks = {"on_running": [_arrive], "on_completion": [_leave], "on_failure": [_leave, _forget]}
     return lambda function: CheckedFlow(without_secrets(function), **hooks, **options)
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
 from tasks.runtime.folders import named_folder
+from tasks.runtime.quiet import QUIET
 from tasks.runtime.secrets import CREDENTIALS, without_credentials
 from tasks.runtime.settings import read_env_file, store_root
 
@@ -88,17 +89,14 @@ class State:
             "PREFECT_HOME": str(self.root / "prefect"),
             "PREFECT_API_URL": urls["prefect"],
             "PREFECT_CLI_PROMPT": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "MLFLOW_TRACKING_URI": urls["mlflow"],
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "1",
+            **QUIET,
             "AWS_DEFAULT_REGION": environ.get("AWS_DEFAULT_REGION") or "us-east-1",
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",

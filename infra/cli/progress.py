@@ -31,6 +31,15 @@ WORDS = {
     "choose-prompts": "choosing prompts",
     "prepare-model": "loading the model",
     "prepare-data": "loading the data",
+    "prepare-teachers": "loading the teachers",
+    "warm-start": "looking for a warm start",
+    "start-campaign": "opening the campaign",
+    "open-iteration": "opening the iteration",
+    "preflight": "asking the servers",
+    "write-answers": "writing the answers",
+    "probe-teacher": "testing the teacher",
+    "rehearse": "answering the prompts to rehearse",
+    "close-campaign": "closing the campaign",
     "dry-run": "trying a few prompts",
 }
 """Tasks of the flow, as people say it; others keep their names."""
