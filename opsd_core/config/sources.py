@@ -12,6 +12,8 @@ from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
 from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.config.kinds.sources import SourceKind, source_kind
 
+_LONGEST_PLACE = 1000
+"""Characters of a column's name or of a path into one."""
 _TEMPLATE_FILES = (".jinja", ".jinja2", ".j2")
 
 DEFAULT_GENERATED = 2000
@@ -103,10 +105,17 @@ class ColumnMapping(Section):
         "recognised when the question's column does not exist and one layout alone fits; none = as named.",
     )
     question: str = Field(
-        "question", min_length=1, description="Column with the question, or a path such as messages[user].content."
+        "question",
+        min_length=1,
+        max_length=_LONGEST_PLACE,
+        description="Column with the question, or a path such as messages[user].content.",
     )
-    solution: str = Field("", description="Column with the worked reference solution; empty = none.")
-    answer: str = Field("answer", description="Column with the final answer, text, number or list; empty = none (label-free).")
+    solution: str = Field("", max_length=_LONGEST_PLACE, description="Column with the worked reference solution; empty = none.")
+    answer: str = Field(
+        "answer",
+        max_length=_LONGEST_PLACE,
+        description="Column with the final answer, text, number or list; empty = none (label-free).",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -78,6 +78,12 @@ def _refuse_unusable(config: DataConfig, cleaned: Cleaned) -> None:
 def _refuse_empty_splits(config: DataConfig, cleaned: Cleaned, splits: dict[str, list]) -> None:
     sizes = {name: len(examples) for name, examples in splits.items()}
     questions = {question_key(example) for example in cleaned.examples}
+    if len(cleaned.examples) == 1:
+        again = f", {cleaned.num_duplicates} times over" if cleaned.num_duplicates else ""
+        raise DataError(
+            f"data.source={config.source} holds one item{again} ({cleaned.examples[0].question!r:.80}); splits need several. "
+            "Use more rows."
+        )
     if len(questions) == 1:
         raise DataError(
             f"data.source={config.source}: all {len(cleaned.examples)} items ask the same question "

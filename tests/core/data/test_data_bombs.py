@@ -201,7 +201,7 @@ BOMBS = {
     "spaces": (b"  \n", r"of a file are blank"),
     "words": (b"x\n", r"100000 of 100000 rows \(100\.0%\) cannot be used.*not JSON"),
     "lists": (b"[]\n", r"rows \(100\.0%\) cannot be used.*a JSON list"),
-    "the same row": (b'{"question": "q", "answer": "1"}\n', r"all 1 items ask the same question"),
+    "the same row": (b'{"question": "q", "answer": "1"}\n', r"holds one item, 9\d+ times over"),
     "one line": (b"{" * 4096, r"over 4,000,000 characters"),
     "zero bytes": (b"\0" * 4096, r"cannot be used|blank"),
     "zero bytes in lines": (b"\0\n", r"rows \(100\.0%\) cannot be used"),
