@@ -7,20 +7,18 @@ it begins waits for it instead, up to Prefect's minute.
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.database.dependencies import MODELS_DEPENDENCIES
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
-from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
 
 
 class WaitingSqlite(AioSqliteConfiguration):
     """Prefect's own, whose transactions all begin with the lock."""
 
     @asynccontextmanager
-    async def begin_transaction(
-        self, session: AsyncSession, with_for_update: bool = False
-    ) -> AsyncGenerator[AsyncSessionTransaction, None]:
+    async def begin_transaction(self, session: Any, with_for_update: bool = False) -> AsyncGenerator[Any, None]:
         """A transaction that nobody else's write can refuse."""
         async with super().begin_transaction(session, with_for_update=True) as transaction:
             yield transaction

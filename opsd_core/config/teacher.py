@@ -1,6 +1,6 @@
 """The teacher's settings: weights x context x transform."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
@@ -37,8 +37,9 @@ class TeacherConfig(Section):
         "that registered model's champion, looked up in every iteration.",
         json_schema_extra=NO_SECRET,
     )
-    peers: tuple[Annotated[str, Field(json_schema_extra=NO_SECRET)], ...] = Field(
+    peers: tuple[str, ...] = Field(
         (),
+        json_schema_extra={"items": {"type": "string", **NO_SECRET}},
         description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed. peer_success, "
         "peer_failure: one or more models whose greedy answers are shown, whatever the weights (external: its source's).",
     )

@@ -1,4 +1,4 @@
-"""pytest tests/tasks/test_folders.py — odd folders and addresses in variables are used, or refused by the variable's name."""
+"""pytest tests/tasks/runtime/test_folders.py — odd folders and addresses in variables are used, or refused by the variable."""
 
 import errno
 import os
