@@ -8,23 +8,28 @@ from collections.abc import Callable
 from typing import Any
 
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ParameterBindError, ParameterTypeError
 from pydantic import ValidationError
 
-from opsd_core.config.refusals import explained, shown
+from opsd_core.config.refusals import as_settings, explained, shown
 from opsd_core.errors import ConfigError
-from tasks.runtime.secrets import redact_logs
+from tasks.runtime.quiet import plain_logs, quiet
+from tasks.runtime.secrets import cleaned, redact_logs
 from tasks.runtime.settings import load_settings
 from tasks.runtime.stage import without_secrets
 from tasks.storage.presence import Presence
 from tasks.storage.s3 import open_store
+
+quiet()  # every flow imports this module first
 
 
 class CheckedFlow(Flow):
     """Prefect's flow; a ConfigError where its parameters do not fit."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        as_settings(kwargs, f"opsd/{self.fn.__name__}")  # before a run is made, which would keep them
         try:
             return super().__call__(*args, **kwargs)
         except ParameterBindError as error:
@@ -33,7 +38,8 @@ class CheckedFlow(Flow):
             raise ConfigError(f"opsd/{self.fn.__name__} does not take these parameters: {why} It has {names}.") from error
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The parameters with their types. ConfigError for those that have none."""
+        """The parameters with their types. ConfigError for those that have none, and for an address with a secret."""
+        as_settings(parameters, f"opsd/{self.fn.__name__}")
         try:
             return super().validate_parameters(parameters)
         except (ParameterTypeError, AttributeError, TypeError, RecursionError) as error:  # odd {"$ref": ...} too
@@ -45,7 +51,8 @@ class CheckedFlow(Flow):
 def flow(**options: Any) -> Callable[[Callable[..., Any]], CheckedFlow]:
     """Declare a flow, with the options of `prefect.flow`; no secret of its process is logged or stays in its errors."""
     redact_logs()
-    hooks = {"on_running": [_arrive], "on_completion": [_leave], "on_failure": [_leave]}
+    plain_logs()
+    hooks = {"on_running": [_arrive], "on_completion": [_leave], "on_failure": [_leave, _forget]}
     return lambda function: CheckedFlow(without_secrets(function), **hooks, **options)
 
 
@@ -62,3 +69,10 @@ def _arrive(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
 def _leave(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
     if present := _PRESENT.pop(str(flow_run.id), None):
         present.end()
+
+
+def _forget(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
+    """Take the secrets out of what Prefect keeps of a refused run. A server that knows the form's schema never takes them."""
+    if (kept := cleaned(flow_run.parameters)) != flow_run.parameters:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(flow_run.id, parameters=kept)

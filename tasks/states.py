@@ -13,6 +13,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.hub import CHAT_TEMPLATE_DIR
+
 from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.config.kinds.sources import SOURCE_KINDS
 from opsd_core.data import source_content, web_content
@@ -143,10 +145,16 @@ def _of_objects(objects: list[ObjectInfo]) -> State:
 
 def _local(source: str) -> dict[str, str]:
     path = Path(tiny.__file__ if source in tiny.SIZES else source)
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
-    contents = {file.name: file_digest(file) for file in files}
     base = local_base(path)  # of an adapter folder
-    return contents | ({f"base/{name}": value for name, value in _local(base).items()} if base else {})
+    return _files(path) | ({f"base/{name}": value for name, value in _files(Path(base)).items()} if base else {})
+
+
+def _files(path: Path) -> dict[str, str]:
+    """sha256 of a file, or of the files in a folder that a model is read from: those directly in it, and its other templates."""
+    if path.is_file():
+        return {path.name: file_digest(path)}
+    found = [*path.glob("*"), *path.glob(f"{CHAT_TEMPLATE_DIR}/*")]
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in sorted(found) if file.is_file()}
 
 
 def _base_elsewhere(source: str, names: list[str], field: str) -> State:
@@ -160,4 +168,4 @@ def _base_elsewhere(source: str, names: list[str], field: str) -> State:
         except (ValueError, AttributeError):  # said by name when the folder is loaded
             return {}
     here = isinstance(base, str) and Path(base).is_dir()
-    return {f"base/{name}": value for name, value in _local(base).items()} if here else {}
+    return {f"base/{name}": value for name, value in _files(Path(base)).items()} if here else {}

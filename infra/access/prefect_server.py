@@ -15,6 +15,7 @@ from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 
 from infra.access.door import Door, host_names
+from infra.access.prefect_database import wait_for_locks
 from tasks.runtime.secrets import redact_logs
 
 # Prefect's pages keep the password in the browser's storage for this origin.
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("opsd: set PREFECT_SERVER_API_AUTH_STRING to user:password; Prefect is not served without one.", file=sys.stderr)
         return 1
     redact_logs()
+    wait_for_locks()
     uvicorn.run(
         Door(create_app(final=True), host_names(os.environ), _LOGIN),
         host=options.host,

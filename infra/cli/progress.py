@@ -40,6 +40,7 @@ WORDS = {
     "write-answers": "writing the page of answers",
     "close-campaign": "writing the campaign's report",
     "recover": "answering an alarm",
+    "rehearse": "answering the prompts to rehearse",
     "dry-run": "trying a few prompts",
 }
 """Tasks of the flow, as people say it; others keep their names."""

@@ -5,12 +5,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from opsd_core.addresses import NO_SECRET
 from opsd_core.bounded.templates import MAX_TEMPLATE
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
 from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.config.kinds.sources import SourceKind, source_kind
 
+_LONGEST_PLACE = 1000
+"""Characters of a column's name or of a path into one."""
 _TEMPLATE_FILES = (".jinja", ".jinja2", ".j2")
 
 DEFAULT_GENERATED = 2000
@@ -37,7 +40,8 @@ class ModelConfig(Section):
 
     source: str = Field(
         description="HF hub id, local folder, .gguf file, s3:// folder, models:/name@alias, "
-        "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel)."
+        "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel).",
+        json_schema_extra=NO_SECRET,
     )
     revision: str | None = Field(
         None,
@@ -101,10 +105,17 @@ class ColumnMapping(Section):
         "recognised when the question's column does not exist and one layout alone fits; none = as named.",
     )
     question: str = Field(
-        "question", min_length=1, description="Column with the question, or a path such as messages[user].content."
+        "question",
+        min_length=1,
+        max_length=_LONGEST_PLACE,
+        description="Column with the question, or a path such as messages[user].content.",
     )
-    solution: str = Field("", description="Column with the worked reference solution; empty = none.")
-    answer: str = Field("answer", description="Column with the final answer, text, number or list; empty = none (label-free).")
+    solution: str = Field("", max_length=_LONGEST_PLACE, description="Column with the worked reference solution; empty = none.")
+    answer: str = Field(
+        "answer",
+        max_length=_LONGEST_PLACE,
+        description="Column with the final answer, text, number or list; empty = none (label-free).",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -134,7 +145,8 @@ class DataConfig(Section):
     source: str = Field(
         description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
         "glob of such files; s3:// or https:// file; 'reasoning_gym:<task>' or 'tiny:addition'. What changes in place at its "
-        "address is another data set."
+        "address is another data set.",
+        json_schema_extra=NO_SECRET,
     )
     subset: str | None = Field(None, description="Hub configuration name (GSM8K: 'main').")
     split: str = Field("train", description="Hub split to read.")

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.choices import MIXTURE_WEIGHTS, MIXTURES, described
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS, ContextKind
@@ -34,9 +35,11 @@ class TeacherConfig(Section):
         "",
         description="weights=external: the other model, as in model.source, same tokenizer and vocabulary; opsd:NAME@champion = "
         "that registered model's champion, looked up in every iteration.",
+        json_schema_extra=NO_SECRET,
     )
     peers: tuple[str, ...] = Field(
         (),
+        json_schema_extra={"items": {"type": "string", **NO_SECRET}},
         description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed. peer_success, "
         "peer_failure: one or more models whose greedy answers are shown, whatever the weights (external: its source's).",
     )

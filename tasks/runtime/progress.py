@@ -1,4 +1,4 @@
-"""Progress of long stages as a Prefect progress artifact and a tqdm line in the log."""
+"""Progress of long stages as a Prefect progress artifact, and as a line where a terminal shows it."""
 
 import re
 import time
@@ -16,11 +16,11 @@ _MIN_SECONDS = 2.0
 def progress(key: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `report(done, total)`. The artifact appears once a stage has run for two seconds; short ones need none."""
     state = {"artifact": None, "last": time.monotonic(), "percent": 0.0}
-    bar = tqdm(desc=key, unit=f" {unit}", mininterval=_MIN_SECONDS, dynamic_ncols=True)
+    bar = tqdm(desc=key, unit=f" {unit}", mininterval=_MIN_SECONDS, dynamic_ncols=True, disable=None)
 
     def report(done: int, total: int) -> None:
         bar.total = total
-        bar.update(done - bar.n)
+        bar.update(done - bar.n)  # which counts nothing where no terminal is
         state["percent"] = 100.0 * done / max(total, 1)
         if time.monotonic() - state["last"] >= _MIN_SECONDS:
             state["last"] = time.monotonic()

@@ -106,7 +106,8 @@ def _distil(
             batch, labelled = _probed(items, examples, student, config.optimizer.batch_size, seed)
             trained_before = state is not None
             journal.probes |= run_probes(student, teacher, batch, labelled, config, trained_before=trained_before)
-            get_run_logger().info("probes: %s", journal.probes)
+            said = ", ".join(f"{name} {value:.4g}" for name, value in sorted(journal.probes.items()))
+            get_run_logger().info("before the first step: %s", said)
 
         save = distil(
             student, teacher, items, config, Schedule(iteration.number * steps, config.iterations * steps), seed,

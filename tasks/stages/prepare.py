@@ -46,6 +46,7 @@ from tasks.context import (
 )
 from tasks.refs import Campaign, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
+from tasks.runtime.folders import make_folder
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.sources import download_file, model_sources
@@ -69,7 +70,7 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
     store().probe()
     tracker().check()
     cache = settings().cache
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     free = shutil.disk_usage(cache).free
     if free < _MIN_FREE_BYTES:
         raise ServiceError(

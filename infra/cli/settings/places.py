@@ -1,6 +1,5 @@
 """Paths and environment variables in settings: `${NAME}`, `~`, and paths relative to the file or folder they are written in."""
 
-import glob
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -9,7 +8,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from opsd_core.config.sources import BUILT_IN_MODELS
-from opsd_core.errors import ConfigError
+from opsd_core.data.globs import is_pattern, matching
+from opsd_core.errors import ConfigError, DataError
 from tasks.runtime.secrets import names_secret
 
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_]\w*)\}")
@@ -71,7 +71,9 @@ def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) ->
         return value
     try:
         absolute = Path(os.path.normpath(folder / Path(value).expanduser()))
-        there = absolute.exists() or (glob.has_magic(value) and any(glob.iglob(str(absolute), recursive=True)))  # noqa: PTH207 - an absolute pattern
+        there = absolute.exists() or (is_pattern(value) and any(True for _ in matching(str(absolute))))
+    except DataError as error:
+        raise ConfigError(f"{path}={value!r:.200} looks through{str(error).rpartition('looks through')[2]}") from error
     except (RuntimeError, OSError, ValueError) as error:  # ~ of nobody, a name that is too long
         raise ConfigError(f"{path}={value!r:.200} is no path: {error}. Correct {path}.") from error
     if there:
