@@ -1,7 +1,8 @@
 """Flows whose parameters are refused as settings are: by name, in words, before anything is asked for.
 
-A flow of this project is declared with `flow` from here; it is Prefect's own, except for what a wrong parameter raises, and
-for the sign of life that it keeps in the store while it runs as a deployment (`tasks.storage.presence`).
+A flow of this project is declared with `flow` from here; it is Prefect's own, except for what a wrong parameter raises, for
+its form (`flows.forms`), and for the sign of life that it keeps in the store while it runs as a deployment
+(`tasks.storage.presence`).
 """
 
 from collections.abc import Callable
@@ -10,8 +11,10 @@ from typing import Any
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ParameterBindError, ParameterTypeError
+from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
+from flows.forms import form_signature
 from opsd_core.config.refusals import explained, shown
 from opsd_core.errors import ConfigError
 from tasks.runtime.secrets import redact_logs
@@ -23,6 +26,11 @@ from tasks.storage.s3 import open_store
 
 class CheckedFlow(Flow):
     """Prefect's flow; a ConfigError where its parameters do not fit."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.__signature__ = form_signature(self.fn)  # what a deployment's form is made of
+        self.parameters = parameter_schema(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:

@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 
-from flows.iterate import iterate, nested
+from flows.iterate import iterate
 from flows.promote import promote, rollback
 from opsd_core.config import resolve
 from opsd_core.digest import file_digest
@@ -167,7 +167,3 @@ def test_a_campaign_starts_from_a_registered_version_or_from_a_plain_folder_in_s
     assert prepare("models:/learns@champion").digest == champion.tags["opsd.model_digest"]
     copied = local(prepare(store().uri("plain/folder")).uri)
     assert (copied / "model.safetensors").read_bytes() == (weights / "model.safetensors").read_bytes()
-
-
-def test_flat_knobs_become_nested_settings():
-    assert nested({"a": 1, "b.c": 2, "b.d": 3}) == {"a": 1, "b": {"c": 2, "d": 3}}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from opsd_core.config.kinds.places import is_path, names_file
 from opsd_core.config.sources import BUILT_IN_MODELS
 from opsd_core.errors import ConfigError
 from tasks.runtime.secrets import names_secret
@@ -63,7 +64,7 @@ def _filled(path: str, text: str, environ: Mapping[str, str]) -> str:
 def _names_a_place(path: str, value: str) -> bool:
     if any(mark in value for mark in _TEMPLATES) or "\0" in value or not value:
         return False
-    return path.rpartition(".")[2] == "source" or path in ("teacher.peers", "model.chat_template")
+    return path.rpartition(".")[2] == "source" or path in ("teacher.peers", "model.chat_template") or names_file(value)
 
 
 def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) -> str:
@@ -78,7 +79,8 @@ def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) ->
         return str(absolute)
     if value.startswith(_EXPLICIT) and Path(value).expanduser().is_absolute() and not _worker_is_here(environ):
         return str(absolute)  # it may exist where the worker is
-    if value.startswith(_EXPLICIT) or _FILES.search(value):
+    address = path.rpartition(".")[2] == "source" or path == "teacher.peers"
+    if value.startswith(_EXPLICIT) or _FILES.search(value) or (address and is_path(value, folder)):
         raise ConfigError(
             f"{path}={value!r:.200}: there is no {absolute}. Local paths are absolute or relative to {folder}. Correct {path}."
         )
