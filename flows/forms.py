@@ -50,13 +50,15 @@ def form_signature(function: Callable[..., Any]) -> inspect.Signature:
 def _as_field(parameter: inspect.Parameter) -> inspect.Parameter:
     if parameter.default is parameter.empty:
         return parameter
-    return parameter.replace(default=MISSING, annotation=_without_null(parameter.annotation))
+    return parameter.replace(default=MISSING, annotation=_field_type(parameter.annotation))
 
 
-def _without_null(annotation: Any) -> Any:
+def _field_type(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         inner, *rest = get_args(annotation)
-        return Annotated[_without_null(inner), *rest]
+        return Annotated[_field_type(inner), *rest]
+    if annotation is bool:
+        return Annotated[bool, WithJsonSchema({"enum": [True, False]})]
     if get_origin(annotation) in (Union, UnionType):
         return Union[*(part for part in get_args(annotation) if part is not NoneType)]
     return annotation
@@ -107,6 +109,23 @@ def form_of(model: type[BaseModel], recipes: Mapping[str, Schema], others: Colle
     return _Form(schema.get("$defs", {}), recipes, others).of(schema)
 
 
+def untouchable(schema: Schema) -> Schema:
+    """`schema` so that Prefect's form submits nothing for it until somebody touches it.
+
+    The form's switch for a boolean says false by itself, so it becomes a choice; its editor for an object of any names says {}
+    by itself, so it stands behind a choice whose first entry takes nothing.
+    """
+    kinds = [part.get("type") for part in schema.get("anyOf", [schema])]
+    words = [{"boolean": [True, False], "null": [None]}.get(kind) for kind in kinds]
+    rest = {name: value for name, value in schema.items() if name not in ("anyOf", "type")}
+    if "boolean" in kinds and all(words):
+        return rest | {"enum": [value for group in words for value in group]}
+    if schema.get("type") == "object" and "properties" not in schema:
+        said = {name: rest.pop(name) for name in ("description", "title") if name in rest}
+        return {"anyOf": [{"enum": [], "title": "untouched"}, {"type": "object", "title": "object", **rest}], **said}
+    return schema
+
+
 @dataclass(frozen=True)
 class _Form:
     """One class's JSON schema on its way to a form."""
@@ -123,11 +142,12 @@ class _Form:
             schema = self.parts[schema["$ref"].rpartition("/")[2]] | {k: v for k, v in schema.items() if k != "$ref"}
         kept = {name: value for name, value in schema.items() if name not in ("$defs", "default", "required", "title")}
         for name in ("anyOf", "prefixItems"):
-            if name in kept:
+            if name in kept and not all("type" in part for part in kept[name]):
                 kept[name] = [self.of(part) for part in kept[name]]
         for name in ("items", "additionalProperties"):
             if isinstance(kept.get(name), dict):
                 kept[name] = self.of(kept[name])
+        kept = untouchable(kept)
         if "properties" in kept:
             inner = kept["properties"].items()
             kept["properties"] = {name: self.of(part, f"{path}.{name}".lstrip("."), name) for name, part in inner}

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from prefect.runtime import flow_run
 from pydantic import Field, WithJsonSchema
 
-from flows.forms import setting, settings
+from flows.forms import setting, settings, untouchable
 from flows.parameters import flow
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
@@ -30,7 +30,7 @@ _ARM = f"({'|'.join(ARMS)}|({_TRAIN}):[0-9]+|({'|'.join(TEACHER_KINDS)})[.]({'|'
 ARM_NAMES = {"type": "array", "items": {"type": "string", "pattern": f"^{_ARM}$"}, "minItems": 1}
 SET_NAMES = {"type": "array", "items": {"type": "string", "enum": list(SETS)}, "uniqueItems": True}
 _RATES = {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}}
-ARM_RATES = {"type": "object", "propertyNames": {"pattern": f"^{_ARM}$"}, "additionalProperties": _RATES}
+ARM_RATES = untouchable({"type": "object", "propertyNames": {"pattern": f"^{_ARM}$"}, "additionalProperties": _RATES})
 
 
 def _setting(path: str) -> WithJsonSchema:

@@ -126,7 +126,7 @@ class DataConfig(Section):
 
     source: str = Field(
         description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
-        "glob of such files; s3:// or https:// file; 'reasoning_gym:<task>' or 'tiny:addition'. What changes in place at its "
+        "glob of such files; s3:// or https:// file; 'reasoning_gym:TASK' or 'tiny:addition'. What changes in place at its "
         f"address is another data set. {WHERE}"
     )
     subset: str | None = Field(None, description="Hub configuration name (GSM8K: 'main').")
