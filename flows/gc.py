@@ -12,7 +12,7 @@ from flows.parameters import flow
 from tasks.upkeep.deletion import delete_unneeded, plan_retention
 
 
-@flow(name="opsd", flow_run_name="gc", log_prints=True)
+@flow
 def gc(
     dry_run: bool = True,
     keep_candidates: Annotated[int, Field(ge=1, le=1000)] = 3,

@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from prefect.runtime import flow_run
-
 from flows.forms import chosen, setting, settings
 from flows.parameters import flow
 from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
@@ -36,12 +34,7 @@ from tasks.stages.weights import warm_start
 RecipeName = Literal[*sorted(RECIPES)]
 
 
-def _run_name() -> str:
-    parameters = flow_run.get_parameters()
-    return f"{parameters.get('name') or parameters['recipe']}-seed{parameters.get('seed') or 0}"
-
-
-@flow(name="opsd", flow_run_name=_run_name, log_prints=True)
+@flow
 def iterate(
     recipe: RecipeName = "demo",
     name: Annotated[str | None, setting("name")] = None,

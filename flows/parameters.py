@@ -11,12 +11,14 @@ from typing import Any
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ParameterBindError, ParameterTypeError
+from prefect.runtime import flow_run
 from prefect.utilities.callables import parameter_schema
 from pydantic import ValidationError
 
 from flows.forms import form_signature
 from opsd_core.config.refusals import explained, shown
 from opsd_core.errors import ConfigError
+from tasks.runtime.run_names import run_name
 from tasks.runtime.secrets import redact_logs
 from tasks.runtime.settings import load_settings
 from tasks.runtime.stage import without_secrets
@@ -50,23 +52,30 @@ class CheckedFlow(Flow):
             raise ConfigError(f"parameters of opsd/{self.fn.__name__} are refused: {why}") from error
 
 
-def flow(**options: Any) -> Callable[[Callable[..., Any]], CheckedFlow]:
-    """Declare a flow, with the options of `prefect.flow`; no secret of its process is logged or stays in its errors."""
+def flow(function: Callable[..., Any]) -> CheckedFlow:
+    """Declare the flow of the deployment opsd/<function>; no secret of its process is logged or stays in its errors."""
     redact_logs()
-    hooks = {"on_running": [_arrive], "on_completion": [_leave], "on_failure": [_leave]}
-    return lambda function: CheckedFlow(without_secrets(function), **hooks, **options)
+    return CheckedFlow(
+        without_secrets(function),
+        name="opsd",
+        flow_run_name=lambda: run_name(function.__name__, flow_run.get_parameters()),
+        log_prints=True,
+        on_running=[_arrive],
+        on_completion=[_leave],
+        on_failure=[_leave],
+    )
 
 
 _PRESENT: dict[str, Presence] = {}
 
 
-def _arrive(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
-    number = str(flow_run.id)
-    if flow_run.deployment_id is not None and number not in _PRESENT:
+def _arrive(_flow: Flow, run: FlowRun, _state: State) -> None:
+    number = str(run.id)
+    if run.deployment_id is not None and number not in _PRESENT:
         _PRESENT[number] = Presence(open_store(settings=load_settings()), number)
         _PRESENT[number].begin()
 
 
-def _leave(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
-    if present := _PRESENT.pop(str(flow_run.id), None):
+def _leave(_flow: Flow, run: FlowRun, _state: State) -> None:
+    if present := _PRESENT.pop(str(run.id), None):
         present.end()

@@ -6,8 +6,6 @@ prefect deployment run opsd/iterate -p recipe=tiny -p name=mine            # sta
 
 from typing import Annotated, Any
 
-from prefect.runtime import flow_run
-
 from flows.forms import chosen, setting, settings
 from flows.iterate import RecipeName, run_campaign
 from flows.parameters import flow
@@ -16,12 +14,7 @@ from tasks.exclusive import one_campaign
 from tasks.stages.prepare import preflight
 
 
-def _run_name() -> str:
-    parameters = flow_run.get_parameters()
-    return f"pretrain-{parameters.get('name') or parameters['recipe']}-seed{parameters.get('seed') or 0}"
-
-
-@flow(name="opsd", flow_run_name=_run_name, log_prints=True)
+@flow
 def pretrain(
     recipe: RecipeName = "demo",
     name: Annotated[str | None, setting("name")] = None,

@@ -19,7 +19,7 @@ Reason = Annotated[str, Field(min_length=1, max_length=500)]
 Who = Annotated[str, Field(min_length=1, max_length=80)]
 
 
-@flow(name="opsd", flow_run_name="promote-{name}", log_prints=True)
+@flow
 def promote(
     name: Name,
     reason: Reason,
@@ -50,7 +50,7 @@ def promote(
     return text
 
 
-@flow(name="opsd", flow_run_name="rollback-{name}", log_prints=True)
+@flow
 def rollback(name: Name, reason: Reason, who: Who = "operator") -> str:
     """Make the previous champion the champion again.
 

@@ -33,7 +33,7 @@ from tasks.stages.replay import (
 from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
 
 
-@flow(name="opsd", flow_run_name="replay-{name}", log_prints=True)
+@flow
 def replay(
     name: Name,
     iterations: list[Annotated[int, Field(ge=0)]] | None = None,

@@ -6,7 +6,6 @@ prefect deployment run opsd/study -p recipe=tiny -p 'arms=["base","opsd","null"]
 
 from typing import Annotated, Any, Literal
 
-from prefect.runtime import flow_run
 from pydantic import Field, WithJsonSchema
 
 from flows.forms import setting, settings, untouchable
@@ -37,12 +36,7 @@ def _setting(path: str) -> WithJsonSchema:
     return setting(path, StudyConfig, STUDIES)
 
 
-def _run_name() -> str:
-    parameters = flow_run.get_parameters()
-    return f"study-{parameters.get('name') or parameters['recipe']}"
-
-
-@flow(name="opsd", flow_run_name=_run_name, log_prints=True)
+@flow
 def study(
     recipe: StudyName = "tiny",
     name: Annotated[str | None, _setting("name")] = None,

@@ -24,6 +24,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL
 
 from opsd_core.errors import ConfigError, RefusedError, ServiceError
+from tasks.runtime.run_names import run_name, run_tags
 from tasks.runtime.settings import public_url
 
 FLOW = "opsd"
@@ -80,10 +81,8 @@ def submit(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any
         raise ServiceError(
             f"the deployment {FLOW}/{deployment} is not registered. Register it: opsd up, or prefect --no-prompt deploy --all"
         ) from error
-    own = parameters.get("name") or parameters.get("recipe")
-    campaign = [str(own)] if own else []
-    name = "-".join([*([] if deployment == "iterate" else [deployment]), *campaign])
-    return client.create_flow_run_from_deployment(found.id, parameters=parameters, name=name, tags=campaign)
+    name, tags = run_name(deployment, parameters), run_tags(deployment, parameters)
+    return client.create_flow_run_from_deployment(found.id, parameters=parameters, name=name, tags=tags)
 
 
 def active_runs(client: SyncPrefectClient, deployments: Sequence[str] = ()) -> list[FlowRun]:

@@ -187,7 +187,7 @@ class PromptConfig(Section):
     """Templates of the two sides, as text or as the path of a .jinja file. Jinja variables: question, answer, solution."""
 
     system: str | None = Field(None, description="System message of both sides; null = the template's default.")
-    student: str = Field("{{ question }}", min_length=1, description="The user message the policy sees; a .jinja file is read once.")
+    student: str = Field("{{ question }}", min_length=1, description="The user message the policy sees, or a .jinja file.")
     student_thinking: bool = Field(False, description="enable_thinking passed to the student's chat template.")
     teacher_thinking: bool = Field(False, description="enable_thinking passed to the teacher's chat template.")
     max_prompt_length: int = Field(

@@ -21,7 +21,7 @@ def test_what_can_only_be_a_path_is_one(address, tmp_path, monkeypatch):
     assert source_kind(address).example.startswith("folder"), "data is read from files, or refused as files"
 
 
-@pytest.mark.parametrize("address", ["gpt2", "HuggingFaceTB/SmolLM2-135M", "runs/checkpoint-20", "opsd:a@champion", "models:/a/3"])
+@pytest.mark.parametrize("address", ["gpt2", "HuggingFaceTB/SmolLM2-135M", "runs/new", "opsd:a@champion", "models:/a/3"])
 def test_what_may_be_a_hub_id_or_is_an_address_is_no_path(address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert not is_path(address)
