@@ -16,11 +16,10 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
+from infra.recovery import FOR_GOOD
 from tasks.runtime.announce import announce
 from tasks.runtime.run_names import campaign_name, run_name, run_tags
 
-FOR_GOOD = "crashed for good"
-"""Tag of a run that nothing starts again; it says that this was announced."""
 _LIMIT = 200
 
 

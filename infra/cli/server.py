@@ -23,6 +23,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL
 
+from infra.recovery import FOR_GOOD, WATCHED
 from opsd_core.errors import ConfigError, RefusedError, ServiceError
 from tasks.runtime.run_names import run_name, run_tags
 from tasks.runtime.settings import public_url
@@ -128,7 +129,8 @@ def campaign_of(run: FlowRun) -> str:
     given = run.parameters
     inner = given.get("overrides")
     inner = inner.get("name") if isinstance(inner, dict) else None
-    return str(given.get("name") or inner or given.get("recipe") or run.name)
+    tags = [tag for tag in run.tags if tag not in (*WATCHED, FOR_GOOD)]
+    return str(given.get("name") or inner or next(iter(tags), None) or given.get("recipe") or run.name)
 
 
 def message_of(run: FlowRun) -> str:
