@@ -14,7 +14,7 @@ from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
-from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
+from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Sampled
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.dry_run import try_campaign
@@ -24,7 +24,7 @@ from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.stages.prompts import advance_curriculum, choose_prompts
 from tasks.stages.rehearse import rehearse
-from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
+from tasks.stages.report import close_campaign, open_iteration, report_iteration
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
 from tasks.stages.teacher_probe import probe_teacher

@@ -16,7 +16,7 @@ from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
-from tasks.refs import Campaign, PolicyRef, Sampled
+from tasks.refs import Campaign, IterationSummary, PolicyRef, Sampled
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_model, prepare_teachers, start_campaign
@@ -30,7 +30,7 @@ from tasks.stages.replay import (
     replay_config,
     stored_shards,
 )
-from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
+from tasks.stages.report import close_campaign, open_iteration, report_iteration
 
 
 @flow

@@ -37,6 +37,7 @@ WORDS = {
 _SHARES = {"rollout": 0.35, "score-targets": 0.1, "distil": 0.3, "evaluate": 0.2, "report": 0.05}
 """Of an iteration's time, on two cores. The time that is left is measured, not taken from here."""
 _NAMED = re.compile(r"(?P<stage>[a-z-]+?)(-it(?P<iteration>\d+)\b.*)?")
+_PROGRESS = re.compile(rf"-(?P<stage>{'|'.join(_SHARES)})-it(?P<iteration>\d+)$")
 _REPORT = re.compile(r"Version (?P<version>\d+) (?P<outcome>.+); accuracy (?P<before>\S+) → (?P<after>\S+)")
 
 
@@ -96,20 +97,25 @@ class Progress:
             artifact_filter=ArtifactFilter(flow_run_id=of_run, type=kinds), sort=ArtifactSort.CREATED_DESC, limit=200
         )
         self.reports = sorted(filter(None, map(_report, artifacts)), key=lambda report: report.iteration)
-        self._place(tasks, {a.task_run_id: float(a.data) for a in artifacts if a.type == "progress" and a.task_run_id})
+        shown = [(_PROGRESS.search(a.key or ""), a.data) for a in artifacts if a.type == "progress"]
+        self._place(tasks, {(key["stage"], int(key["iteration"])): float(percent) for key, percent in shown if key})
 
-    def _place(self, tasks: list[TaskRun], percents: Mapping[object, float]) -> None:
+    def _place(self, tasks: list[TaskRun], percents: Mapping[tuple[str, int | None], float]) -> None:
+        """`percents`: of whole stages, all their parts together."""
         running = [task for task in tasks if task.state and task.state.is_running()]
         completed: dict[tuple[str, int | None], float] = defaultdict(float)
         for task in tasks:
             stage, iteration = stage_of(task.name)
             ended = task.state is not None and task.state.is_completed()
-            completed[stage, iteration] += 1.0 if ended else percents.get(task.id, 0.0) / 100
+            completed[stage, iteration] += ended
             if iteration is not None:
                 self.iteration = max(self.iteration or 0, iteration)
+        for (stage, iteration), percent in percents.items():
+            parts = percent / 100 * self.expected.get(stage, 1)
+            completed[stage, iteration] = max(completed[stage, iteration], parts)
         if running:
-            self.stage = stage_of(running[0].name)[0]
-            self.percent = percents.get(running[0].id)
+            self.stage, iteration = stage_of(running[0].name)
+            self.percent = percents.get((self.stage, iteration))
         if self.iteration is not None:
             now = self.iteration + self._of_iteration(completed, self.iteration)
             self.done = max(self.done, min(1.0, now / self.iterations))

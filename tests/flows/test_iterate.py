@@ -112,6 +112,7 @@ def test_prefect_names_every_stage_and_keeps_a_report(learned):
         artifacts = {artifact.key for artifact in client.read_artifacts(limit=200)}
     assert {"rollout-it1-shard0", "score-targets-it0-shard1", "distil-it2", "gate-it0"} <= names
     assert {"opsd-learns-it0", "opsd-learns-campaign", "opsd-learns-summary"} <= artifacts
+    assert all(key.startswith("opsd-") for key in artifacts if key), "keyed by campaign"
 
 
 def test_the_same_campaign_again_repeats_nothing(learned):

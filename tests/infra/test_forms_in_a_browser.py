@@ -87,7 +87,8 @@ def test_a_form_submits_what_was_touched_and_nothing_else(tab, client):
     assert _submitted(tab, client) == {}, "nothing was touched"
 
     _form(tab, client)
-    for name, value in {"recipe": "tiny", "model": "~/model", "grader": "exact", "num_steps": "3", "learning_rate": "0.00003"}.items():
+    touched = {"recipe": "tiny", "model": "~/model", "grader": "exact", "num_steps": "3", "learning_rate": "0.00003"}
+    for name, value in touched.items():
         tab.run(f"type('{name}', '{value}')")
     tab.run("type('answer', 'final', 'columns')")
     tab.run("type('dry_run', 'true')")

@@ -36,9 +36,9 @@ def test_what_is_done_grows_with_the_stages_and_never_shrinks():
     progress = Progress.of(resolve("tiny", {"iterations": 2, "execution": {"num_shards": 2}}))
     assert progress.line() == "starting" and progress.left() == ""
     first = _task("rollout-it0-shard0", Running())
-    progress._place([first], {first.id: 50.0})
+    progress._place([first], {("rollout", 0): 25.0})
     half = progress.done
-    assert progress.line() == "iteration 1 of 2: sampling 50 %" and 0 < half < 0.2
+    assert progress.line() == "iteration 1 of 2: sampling 25 %" and 0 < half < 0.1
     ended = [_task(f"rollout-it0-shard{shard}", Completed()) for shard in (0, 1)]
     progress._place([_task("distil-it0", Running()), *ended], {})
     assert progress.done > half and progress.line() == "iteration 1 of 2: training"
