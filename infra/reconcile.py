@@ -34,7 +34,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from pydantic import ValidationError
 
 from infra.recovery import ENDED_AS, WATCHED, Action, Life, Seen, confirm_s, decide, life
-from infra.telling import name_waiting, tell_crashed
+from infra.telling import close_unanswered, name_waiting, tell_crashed
 from opsd_core.errors import BusyError, OpsdError
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.base import Store
@@ -206,6 +206,7 @@ class Reconciler:
                         status = ENDED_AS[run.state.type]
                         mlflow.end(runs, status)
                         done.append(f"{run.name} ({run.id}), {run.state.name}: {len(runs)} MLflow runs {status}")
+                done += close_unanswered(ended.values())
                 self._closed |= {number: run.state_id for number, run in ended.items()}
             except OpsdError:
                 return done  # MLflow is away: the next pass asks again, and nothing else waits for it

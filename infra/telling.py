@@ -17,6 +17,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 
 from infra.recovery import FOR_GOOD
+from opsd_core.errors import ConfigError
 from tasks.runtime.announce import announce
 from tasks.runtime.run_names import campaign_name, run_name, run_tags
 
@@ -53,6 +54,30 @@ def tell_crashed(client: SyncPrefectClient, runs: Iterable[FlowRun]) -> list[str
         client.update_flow_run(run.id, tags=sorted({*run.tags, FOR_GOOD}))
         told.append(f"{run.name} ({run.id}): announced as crashed for good")
     return told
+
+
+def close_unanswered(runs: Iterable[FlowRun]) -> list[str]:
+    """Say of versions whose promotion ended without an answer that they are refused; returns what was done, in words.
+
+    ServiceError when MLflow is away.
+    """
+    from tasks.champion.answered import record_silence  # loads MLflow, which costs seconds and memory
+    from tasks.tracking import Tracker
+
+    closed = []
+    for run in runs:
+        name, version = run.parameters.get("name"), run.parameters.get("version")
+        if not (run.parameters.get("verdict_uri") and isinstance(name, str) and isinstance(version, int)):
+            continue
+        message = (run.state.message or "") if run.state else ""
+        why = "the question was withdrawn" if run.state and run.state.is_cancelled() else f"its promotion ended: {message:.200}"
+        why = "nobody answered in time" if "never resumed" in message else why
+        with suppress(ConfigError):  # no such version any more
+            if record_silence(Tracker(patience_s=0.0), name, version, why):
+                text = f"{name}: version {version} refused: {why}"
+                announce("refused", (name, version), text, because="person", once=str(run.id))
+                closed.append(f"{run.name} ({run.id}): version {version} refused, {why}")
+    return closed
 
 
 def deployment_of(client: SyncPrefectClient, run: FlowRun) -> str:

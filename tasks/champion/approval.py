@@ -15,7 +15,7 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
-from opsd_core.judgement.verdict import WAITS
+from tasks.champion.answered import record_answer
 from tasks.champion.moves import history
 from tasks.champion.whole import check_version
 from tasks.context import local, tracker
@@ -100,14 +100,11 @@ def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, c
                 outcome = "approved"
             else:
                 why = f"{changed} (the answer was approve: {why})"
-        said = {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
-        done = {"gate.verdict": "promoted" if outcome == "approved" else "refused"}
-        registry.set_version_tags(name, version, said | done)
-        _describe_again(registry, name, version, done["gate.verdict"])
+        word = record_answer(registry, name, version, outcome, who, why)
     history(name)
     text = f"{name}: version {version} {outcome} by {who}: {why}"
     links = {"version": registry.model_url(name, version)}
-    announce(done["gate.verdict"], (name, version), text, because="person", links=links)
+    announce(word, (name, version), text, because="person", links=links)
     return text
 
 
@@ -120,14 +117,6 @@ def _damage(name: str, version: int) -> str | None:
     except (IntegrityError, ConfigError) as error:
         return str(error)
     return None
-
-
-def _describe_again(registry: Tracker, name: str, version: int, word: str) -> None:
-    """The version's description says what a person said, in place of that it waits for one."""
-    text = registry.get_version(name, version).description
-    waits = f"**{WAITS.capitalize()}**"
-    if text.startswith(waits):
-        registry.describe_version(name, version, text.replace(waits, f"**{word.capitalize()}**", 1))
 
 
 def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:

@@ -177,7 +177,8 @@ def test_the_question_survives_a_restart_of_the_server_and_silence_is_a_refusal(
     (run,) = [run for run in runs if run.deployment_id and run.parameters.get("name") == "silent"]
     assert _ended(run.id).state.is_failed() and "never resumed" in _ended(run.id).state.message
     assert tracker().version_by_alias("silent", "champion") != version
-    assert tracker().version_tags("silent", version)["opsd.approval"].startswith("waits for a person until ")
+    tags = _wait(lambda: (t := tracker().version_tags("silent", version)).get("gate.verdict") == "refused" and t)
+    assert (tags["opsd.approval"], tags["opsd.approval_by"]) == ("refused", "nobody")
 
 
 @flow(name="opsd-test-answer")

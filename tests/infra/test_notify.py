@@ -4,13 +4,14 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from prefect import flow
 from prefect.automations import AutomationCore, DoNothing, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.states import Crashed
+from prefect.states import Crashed, Scheduled
 
 from infra.cli.app import run as opsd
 from infra.cli.server import submit
@@ -90,7 +91,8 @@ def test_each_kind_of_event_reaches_the_webhook(client: SyncPrefectClient, recei
     guarded, _ = judged("told-guarded", 0, 40, "auto", length=100)
     with pytest.raises(AlarmError):
         alarmed()
-    crashed = submit(client, "gc", {})
+    tomorrow = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+    crashed = client.create_flow_run_from_deployment(client.read_deployment_by_name("opsd/gc").id, state=tomorrow)
     client.set_flow_run_state(crashed.id, Crashed(message="killed"), force=True)
     submit(client, "rollback", {"name": "told-absent", "reason": "test"})
 

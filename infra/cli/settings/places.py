@@ -77,7 +77,7 @@ def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) ->
         raise ConfigError(f"{path}={value!r:.200} is no path: {error}. Correct {path}.") from error
     if there:
         return str(absolute)
-    if value.startswith(_EXPLICIT) and Path(value).expanduser().is_absolute() and not _worker_is_here(environ):
+    if value.startswith(_EXPLICIT) and Path(value).expanduser().is_absolute() and not worker_is_here(environ):
         return str(absolute)  # it may exist where the worker is
     address = path.rpartition(".")[2] == "source" or path == "teacher.peers"
     if value.startswith(_EXPLICIT) or _FILES.search(value) or (address and is_path(value, folder)):
@@ -87,6 +87,7 @@ def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) ->
     return value
 
 
-def _worker_is_here(environ: Mapping[str, str]) -> bool:
+def worker_is_here(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether Prefect's server is this machine, so that its worker sees the same files."""
     host = urlsplit(environ.get("PREFECT_API_URL", "")).hostname
     return host in (None, "127.0.0.1", "localhost", "::1")

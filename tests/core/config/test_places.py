@@ -58,4 +58,5 @@ def test_a_template_may_be_a_file_and_one_that_is_not_there_is_refused(path, tmp
     assert getattr(getattr(resolve("tiny", _with(path, str(file))), section), leaf) == file.read_text()
     with pytest.raises(ConfigError, match=rf"{path}: the template file 'absent.j2' .*there is no file {Path.cwd()}/absent.j2"):
         resolve("tiny", _with(path, "absent.j2"))
-    assert getattr(getattr(resolve("tiny", _with(path, "as it stands")), section), leaf) == "as it stands"
+    plain = "as it stands {{ privileged_context }}" if path == "teacher.template" else "as it stands"
+    assert getattr(getattr(resolve("tiny", _with(path, plain)), section), leaf) == plain
