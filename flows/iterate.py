@@ -6,6 +6,7 @@ prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from flows.forms import chosen, setting, settings
@@ -15,6 +16,7 @@ from opsd_core.errors import AlarmError
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
 from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Sampled
+from tasks.runtime.unattended import unattended
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.dry_run import try_campaign
@@ -61,8 +63,7 @@ def iterate(
         dry_run: Try the campaign on a few prompts and report what both sides read, whether there is a signal, and how long an
             iteration will take. Nothing is registered or trained for good. Untouched: false.
     """
-    knobs = chosen(locals())
-    config = resolve(recipe, overrides, knobs)
+    config = resolve(recipe, unattended(), overrides, chosen(locals()))
     preflight(config)
     if dry_run:
         initial = prepare_model(config)
@@ -138,7 +139,8 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     `sampled` has no targets yet. `monitors`: metrics of the iterations so far, to which this one's are added and which alarms
     look at; None = no alarms. AlarmError when one stops the iteration.
     """
-    config, champion, data = iteration.config, iteration.champion, iteration.campaign.data
+    config, champion, campaign = iteration.config, iteration.champion, iteration.campaign
+    measured = partial(evaluate, config, campaign.data, items_from=campaign.items_from)
     graded, alarms = probe_teacher(iteration, sampled.shards, sampled.graded), []
     if monitors is not None:
         monitors.append(dict(graded.metrics))
@@ -147,8 +149,8 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     targets = [score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
     sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
     distilled = distil_candidate(iteration, sampled)
-    before = evaluate(config, data, champion, f"it{iteration.number}-champion-v{champion.version}")
-    after = evaluate(config, data, distilled.policy, f"it{iteration.number}-candidate")
+    before = measured(champion, f"it{iteration.number}-champion-v{champion.version}")
+    after = measured(distilled.policy, f"it{iteration.number}-candidate")
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
         alarms += watch(iteration, "evaluation", monitors)

@@ -149,7 +149,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     },
     "evaluations": {
         "policy": "digest of the weights",
-        "conditions": "items by content, their metadata, template, tokenizer, section evaluation, grader, source, seed",
+        "conditions": "items by content, their metadata, template, tokenizer, how they are answered, grader, source, seed",
         "dtype": _DTYPE,
     },
     "verdicts": {
@@ -160,6 +160,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "promotion": "section promotion",
         "iterations": "number, among which the error rate is divided",
         "max_repetition": "filter.max_repetition, which a guard rail reads",
+        "level": "of this decision, where the model keeps a ledger (promotion.alpha_per=model)",
     },
     "lineage": {"campaign": "id", "iteration": "number", "model": "digest of the candidate; it stays as it was when registered"},
     "answers": {

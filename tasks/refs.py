@@ -67,6 +67,8 @@ class Campaign(Record):
     """What the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
     run_id: str
     """MLflow parent run."""
+    items_from: str = ""
+    """Id from which on held-out items are taken; empty: the first ones."""
     pretraining: bool = False
     """True when opsd/pretrain made it: its champions are where campaigns of the same name start."""
     flow_run_id: str | None = None

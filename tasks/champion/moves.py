@@ -3,6 +3,8 @@
 from prefect.artifacts import create_table_artifact
 
 from opsd_core.errors import ConfigError, ServiceError
+from opsd_core.judgement.verdict import WAITS
+from tasks.champion.answered import record_answer
 from tasks.champion.whole import check_version
 from tasks.context import tracker
 from tasks.exclusive import champion_moves
@@ -27,6 +29,8 @@ def promote_version(name: str, version: int | None, reason: str, who: str) -> st
         if version is None:
             _still(name, "candidate", target)
         before = registry.promote(name, target, reason, who)
+        if registry.version_tags(name, target).get("gate.verdict") == WAITS:  # whoever was asked: this is the answer
+            record_answer(registry, name, target, "approved", who, reason)
     history(name)
     text = f"{name}: version {target} is champion (before: {before or 'none'})"
     announce("promoted", (name, target), f"{text}, by {who}: {reason}", because="person", links=_page(name, target))

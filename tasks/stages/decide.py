@@ -12,6 +12,7 @@ from opsd_core.judgement import gate
 from opsd_core.judgement.verdict import WAITS, Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
+from tasks.champion.ledger import close_decision, open_decision
 from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
@@ -121,8 +122,10 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
     `before` is the champion's evaluation, `after` the candidate's.
     """
     config, champion = iteration.config, iteration.champion
+    outcomes = read_outcomes(local(after) / "outcomes.parquet")
+    decision = open_decision(iteration, [outcome.example_id for outcome in outcomes])
     verdict = gate.decide(
-        read_outcomes(local(after) / "outcomes.parquet"),
+        outcomes,
         read_outcomes(local(before) / "outcomes.parquet"),
         config.promotion,
         candidate_version=str(candidate.version),
@@ -130,6 +133,7 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         candidate_evaluation=after.conditions_digest,
         champion_evaluation=before.conditions_digest,
         iterations=config.iterations,
+        decision=decision,
         max_repetition=config.filter.max_repetition,
     )
     if "eval/accuracy" not in after.metrics:
@@ -143,8 +147,12 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         "iterations": config.iterations,
         "max_repetition": config.filter.max_repetition,
     }
+    if decision is not None:
+        identity["level"] = decision.level
     asks = verdict.promote and config.promotion.mode != "auto"
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict, asks))
+    if decision is not None:
+        close_decision(iteration, decision, verdict)
     outcome, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
     promoted = outcome == "promoted"
     in_words = tracker().version_tags(iteration.name, candidate.version)["gate.verdict"]
