@@ -33,7 +33,10 @@ window.type = (name, value, section) => {
   else input.value = value
   for (const kind of ['input', 'change']) input.dispatchEvent(new Event(kind, { bubbles: true }))
 }
-window.press = word => [...document.querySelectorAll('button')].reverse().find(b => b.innerText.trim() === word).click()
+window.press = async word => {
+  await new Promise(done => setTimeout(done, 500))  // the form gathers what is typed for some milliseconds
+  ;[...document.querySelectorAll('button')].reverse().find(b => b.innerText.trim() === word).click()
+}
 """
 
 
