@@ -254,3 +254,30 @@ class AnswersRef(Ref):
     """Slices that fall although the whole does not, a sentence each."""
     taught: list[str] = []
     """Signs that the teacher taught nothing, a sentence each."""
+
+
+class IterationSummary(Record):
+    """The numbers of one iteration that the campaign's summary needs."""
+
+    iteration: int
+    version: int
+    promoted: bool
+    accuracy_before: float | None
+    """None without labels, as the next."""
+    accuracy_after: float | None
+    outcome: str
+    """promoted, refused, or waits for a person."""
+    items: int
+    """Held-out items."""
+    answers: str
+    """Address of the page of answers."""
+    guards: str
+    """Which guards failed, or that all hold."""
+    loss_first: float
+    loss_last: float
+    wall_seconds: float
+    compute_seconds: float = Field(description="Sampling, grading, scoring, training and evaluation.")
+
+    @property
+    def overhead_seconds(self) -> float:
+        return max(0.0, self.wall_seconds - self.compute_seconds)

@@ -16,7 +16,9 @@ from typing import Any
 from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from opsd_core.config import CampaignConfig, DataConfig
+from opsd_core.config.kinds.places import is_path, missing
 from opsd_core.config.kinds.sources import SOURCE_KINDS
+from opsd_core.config.sources import BUILT_IN_MODELS
 from opsd_core.data import source_content, web_content
 from opsd_core.data.files import source_files
 from opsd_core.digest import digest, file_digest
@@ -65,11 +67,8 @@ def check_sources(config: CampaignConfig, *, data: bool = True) -> None:
 def _model_is_there(address: str, field: str) -> None:
     if address.startswith("s3://"):
         model_objects(address, field)
-    elif (address.startswith((".", "/", "~")) or address.endswith(".gguf")) and not Path(address).exists():
-        raise ModelError(
-            f"{field}={address!r} does not exist on this machine. Paths are relative to the folder that opsd is started in; give "
-            "a folder with config.json and model.safetensors, or a .gguf file."
-        )
+    elif address not in BUILT_IN_MODELS and not Path(address).exists() and is_path(address):
+        raise ModelError(missing(field, address, "a folder with config.json and model.safetensors, or a .gguf file"))
 
 
 def _declared_context(address: str, field: str) -> int | None:
@@ -94,7 +93,7 @@ def _declared_context(address: str, field: str) -> int | None:
 def _files_are_there(config: DataConfig) -> None:
     for path in source_files(config.source):
         if not path.is_file():
-            raise DataError(f"data.source={path} does not exist. Check the path; it is read from the worker's working directory.")
+            raise DataError(missing("data.source", str(path), "an existing file, folder or glob"))
 
 
 def data_state(config: DataConfig, field: str = "data.source") -> State:

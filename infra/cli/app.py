@@ -50,7 +50,7 @@ for _command in (
     *(handing_out.export, handing_out.serve, handing_out.chat),
     *(choices.recipes, choices.config),
     *(jobs.pretrain, jobs.study, jobs.replay, jobs.gc),
-    *(machine.up, machine.down, machine.login, machine.doctor),
+    *(machine.up, machine.down, machine.login, machine.notify, machine.doctor),
 ):
     cli.add_command(_command)
 

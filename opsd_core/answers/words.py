@@ -32,6 +32,25 @@ def accuracy_interval(accuracy: float, items: int) -> tuple[float, float]:
     return wilson(accuracy * items, items)
 
 
+def guards_in_words(verdict: Mapping[str, Any]) -> str:
+    """Of a stored verdict: that every guard holds, or which ones do not."""
+    guards = [check for check in verdict["checks"] if check["name"] not in ("p_value", "gain")]
+    failed = [check["name"] for check in guards if not check["passed"]]
+    return f"{', '.join(failed)} failed" if failed else f"all {len(guards)} guards hold"
+
+
+def headline(name: str, ends: Sequence[float | None], judged: Sequence[tuple[int, str]], guards: str) -> str:
+    """What a campaign changed, in one line. `ends`: accuracy at start and end; `judged`: versions and outcomes."""
+    if not judged:
+        return f"{name}: no iteration ended, the champion stays"
+    before, after = ("unknown" if share is None else f"{100 * share:.1f} %" for share in ends)
+    shipped = [version for version, outcome in judged if outcome == "promoted"]
+    waits = [version for version, outcome in judged if outcome.startswith("waits")]
+    verdict = f"version {shipped[-1]} promoted" if shipped else f"nothing promoted of {len(judged)} version(s)"
+    verdict = f"version {waits[-1]} waits for a person" if waits and not shipped else verdict
+    return f"{name}: {verdict}; accuracy {before} → {after}; {guards}"
+
+
 def taught(probes: Mapping[str, float], num_kept: int, unchanged: bool) -> list[str]:
     """Why the teacher taught nothing, one sentence per sign of it; empty when it taught something.
 

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 from opsd_core.config import ColumnMapping, DataConfig
+from opsd_core.config.kinds.places import missing
 from opsd_core.config.kinds.sources import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
 from opsd_core.data.globs import is_pattern, matching
 from opsd_core.data.records import Asked, Opened, RawRow
@@ -42,8 +43,9 @@ def open_file(path: Path, asked: Asked, suffix: str = "") -> Opened:
     """
     suffix = suffix or file_suffix(path.name)
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"data.source={path} {what}. Check the path; it is read from the worker's working directory.")
+        if path.is_dir():
+            raise DataError(f"data.source={path} is a folder, not a file.")
+        raise DataError(missing("data.source", str(path), "an existing file, folder or glob"))
     if path.stat().st_size == 0:
         raise DataError(f"data.source={path} is empty (0 bytes).")
     if not known_file("file" + suffix):

@@ -99,7 +99,7 @@ def _distil(
     if wants_checkpointing(student, config, largest):
         checkpoint_gradients(student)
     title = f"distil-it{iteration.number}"
-    with progress(title, "steps") as report, tracker().system_metrics(iteration.run_id):
+    with progress(config.name, title, "steps") as report, tracker().system_metrics(iteration.run_id):
         journal = Journal(iteration, identity, report)
 
         def before_first_step() -> None:

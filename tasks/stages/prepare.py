@@ -20,6 +20,7 @@ from opsd_core.data import load_examples
 from opsd_core.digest import digest
 from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
+from opsd_core.graders.readable import check_readable
 from opsd_core.judgement.gate import level
 from opsd_core.judgement.power import gate_in_words, gate_power
 from opsd_core.models.policy import (
@@ -49,7 +50,7 @@ from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.folders import make_folder
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.sources import download_file, model_sources
+from tasks.sources import data_sources, download_file, model_sources, named
 from tasks.stages.evaluate import held_out, measurable
 from tasks.stages.weights import accepted, stored_context, stored_weights
 from tasks.states import check_sources, data_state, in_words, unchanged_data
@@ -78,6 +79,9 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
             "Free space there or point OPSD_CACHE to a larger disk."
         )
     check_sources(config, data=data)
+    for field, section in data_sources(config) if data else ():
+        with named(field):
+            check_readable(section, graded=section is config.data)
 
 
 @task(name="prepare-model", **STAGE)

@@ -1,17 +1,31 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from pydantic import Field
 
-from opsd_core.answers.words import accuracy_interval, report_head, shown_accuracy
+from opsd_core.answers.words import accuracy_interval, guards_in_words, headline, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
 from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
+<<<<<<< HEAD
 from tasks.refs import AnswersRef, Campaign, CurriculumRef, GradedRef, Iteration, Outcome, PolicyRef, Record, ShardRef
+=======
+from tasks.refs import (
+    AnswersRef,
+    Campaign,
+    CurriculumRef,
+    GradedRef,
+    Iteration,
+    IterationSummary,
+    Outcome,
+    PolicyRef,
+    ShardRef,
+)
+>>>>>>> main
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -22,31 +36,6 @@ from tasks.storage.artifacts import describe
 
 Peaks = dict[str, tuple[int, int]]
 """Stage -> (most bytes that its process held, bytes expected)."""
-
-
-class IterationSummary(Record):
-    """The numbers of one iteration that the campaign's summary needs."""
-
-    iteration: int
-    version: int
-    promoted: bool
-    accuracy_before: float | None
-    """None without labels, as the next."""
-    accuracy_after: float | None
-    outcome: str
-    """promoted, refused, or waits for a person."""
-    items: int
-    """Held-out items."""
-    answers: str
-    """Address of the page of answers."""
-    loss_first: float
-    loss_last: float
-    wall_seconds: float
-    compute_seconds: float = Field(description="Sampling, grading, scoring, training and evaluation.")
-
-    @property
-    def overhead_seconds(self) -> float:
-        return max(0.0, self.wall_seconds - self.compute_seconds)
 
 
 @task(name="open-iteration", task_run_name="open-iteration-it{number}", **STAGE)
@@ -96,6 +85,7 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         outcome=outcome.verdict.outcome,
         items=int(after["eval/num_items"]),
         answers=answers.address,
+        guards=guards_in_words(json.loads((local(outcome.verdict.uri) / "verdict.json").read_text())),
         loss_first=outcome.distilled.metrics["distillation/first_loss"],
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
@@ -249,6 +239,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
             "outcome": s.outcome,
             "accuracy before": _shown(s.accuracy_before),
             "accuracy after": _shown(s.accuracy_after),
+            "guards": s.guards,
             "loss": f"{s.loss_first:.4f} → {s.loss_last:.4f}",
             "seconds": round(s.wall_seconds, 1),
             "model compute": round(s.compute_seconds, 1),
@@ -256,9 +247,8 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         }
         for s in summaries
     ]
-    create_table_artifact(
-        rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
-    )
+    told = _headline(campaign, summaries)
+    create_table_artifact(rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=told)
     measured = [s for s in summaries if s.accuracy_before is not None]
     points = [("start", s.accuracy_before, accuracy_interval(s.accuracy_before, s.items), True) for s in measured[:1]]
     points += [
@@ -284,8 +274,15 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
-        f"# Campaign {campaign.name}\n\n```\n{text}\n```\n",
+        f"# {told}\n\nCampaign {campaign.id}.\n\n```\n{text}\n```\n",
         key=f"opsd-{artifact_key(campaign.name)}-summary",
-        description=lines[-1] if lines else None,
+        description=told,
     )
     return text
+
+
+def _headline(campaign: Campaign, summaries: Sequence[IterationSummary]) -> str:
+    """What the campaign changed: from its start to the last promoted version, or to the last one."""
+    last = [s for s in summaries if s.promoted][-1:] or summaries[-1:]
+    ends = (summaries[0].accuracy_before, last[0].accuracy_after) if summaries else (None, None)
+    return headline(campaign.name, ends, [(s.version, s.outcome) for s in summaries], last[0].guards if last else "")

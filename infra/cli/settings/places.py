@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from opsd_core.config.kinds.places import is_path, names_file
 from opsd_core.config.sources import BUILT_IN_MODELS
 from opsd_core.data.globs import is_pattern, matching
 from opsd_core.errors import ConfigError, DataError
@@ -63,7 +64,7 @@ def _filled(path: str, text: str, environ: Mapping[str, str]) -> str:
 def _names_a_place(path: str, value: str) -> bool:
     if any(mark in value for mark in _TEMPLATES) or "\0" in value or not value:
         return False
-    return path.rpartition(".")[2] == "source" or path in ("teacher.peers", "model.chat_template")
+    return path.rpartition(".")[2] == "source" or path in ("teacher.peers", "model.chat_template") or names_file(value)
 
 
 def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) -> str:
@@ -78,15 +79,17 @@ def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) ->
         raise ConfigError(f"{path}={value!r:.200} is no path: {error}. Correct {path}.") from error
     if there:
         return str(absolute)
-    if value.startswith(_EXPLICIT) and Path(value).expanduser().is_absolute() and not _worker_is_here(environ):
+    if value.startswith(_EXPLICIT) and Path(value).expanduser().is_absolute() and not worker_is_here(environ):
         return str(absolute)  # it may exist where the worker is
-    if value.startswith(_EXPLICIT) or _FILES.search(value):
+    address = path.rpartition(".")[2] == "source" or path == "teacher.peers"
+    if value.startswith(_EXPLICIT) or _FILES.search(value) or (address and is_path(value, folder)):
         raise ConfigError(
             f"{path}={value!r:.200}: there is no {absolute}. Local paths are absolute or relative to {folder}. Correct {path}."
         )
     return value
 
 
-def _worker_is_here(environ: Mapping[str, str]) -> bool:
+def worker_is_here(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether Prefect's server is this machine, so that its worker sees the same files."""
     host = urlsplit(environ.get("PREFECT_API_URL", "")).hostname
     return host in (None, "127.0.0.1", "localhost", "::1")
