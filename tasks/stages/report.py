@@ -11,9 +11,6 @@ from opsd_core.config import CampaignConfig
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
 from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
-<<<<<<< HEAD
-from tasks.refs import AnswersRef, Campaign, CurriculumRef, GradedRef, Iteration, Outcome, PolicyRef, Record, ShardRef
-=======
 from tasks.refs import (
     AnswersRef,
     Campaign,
@@ -25,7 +22,6 @@ from tasks.refs import (
     PolicyRef,
     ShardRef,
 )
->>>>>>> main
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
