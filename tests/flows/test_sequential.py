@@ -109,3 +109,16 @@ def test_triggered_again_it_answers_nothing_and_says_the_same(campaign):
     iterate(recipe="tiny", name="in-blocks", iterations=2, overrides=SETTINGS)
     assert evaluations() == before and len(tracker().versions("in-blocks")) == 3
 
+
+
+def test_with_a_ledger_the_looks_and_the_verdict_have_the_decisions_level(stack):
+    """The entry is opened before the first look and covers all planned items; the verdict is by the same level."""
+    overrides = SETTINGS | {"promotion": {"test": "sequential", "alpha_per": "model"}}
+    iterate(recipe="tiny", name="in-blocks-of-a-life", iterations=1, overrides=overrides)
+    (decision,) = tracker().decisions("in-blocks-of-a-life")
+    (version,) = [v for v in tracker().versions("in-blocks-of-a-life") if "opsd.iteration" in v.tags]
+    verdict = verdict_of(version)
+    assert verdict.sequential.e_needed == pytest.approx(1 / decision.level)
+    assert verdict.checks[0].threshold == decision.level and decision.p_value == verdict.p_value
+    ids = [e.id for e in held_out(resolve("tiny", overrides), Ref(uri=lineage(version.tags)["data"]))]
+    assert (decision.first_item, decision.last_item) == (min(ids), max(ids))
