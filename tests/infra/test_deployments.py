@@ -147,7 +147,7 @@ def test_a_failing_run_ends_with_its_reason_and_the_exit_status_says_so(
     said = capsys.readouterr().err
     assert said.startswith("opsd: ") and "no-such-model" in said
     run = find_run(client, "no-such-model", active=False)
-    assert run.name == "rollback-no-such-model" and run.state.is_failed()
+    assert run.name == "rollback no-such-model" and run.state.is_failed()
 
 
 def test_wrong_parameters_are_refused_before_a_run_exists(worker: Stack) -> None:
