@@ -133,8 +133,8 @@ class DataConfig(Section):
 
     source: str = Field(
         description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
-        "glob of such files; s3:// or https:// file; 'reasoning_gym:<task>' or 'tiny:addition'. What changes in place at its "
-        "address is another data set."
+        "glob of such files; s3:// or https:// file; 'reasoning_gym:<task>', 'tiny:addition' or 'suite:<name>'. What changes in "
+        "place at its address is another data set."
     )
     subset: str | None = Field(None, description="Hub configuration name (GSM8K: 'main').")
     split: str = Field("train", description="Hub split to read.")

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from opsd_core.judgement.guard_result import GuardResult, guard_table, guards_in_a_line
+
 MAX_TAG_CHARS = 250
 ONE_SIDED = 0.025
 """One-sided level that a two-sided interval of 95 % corresponds to."""
@@ -50,13 +52,25 @@ class Verdict:
     ties: int
     num_items: int
     evaluation_digest: str
+    guards: tuple[GuardResult, ...] = ()
+    """Suites on which the candidate must not be worse, against champion and anchor."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe copy; a check's value that is not finite becomes None."""
         values = asdict(self)
         for check in values["checks"]:
             check["value"] = check["value"] if math.isfinite(check["value"]) else None
-        return {**values, "interval": list(self.interval), "reasons": list(self.reasons), "checks": list(values["checks"])}
+        lists = {name: list(values[name]) for name in ("interval", "reasons", "checks", "guards")}
+        return values | lists
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Verdict":
+        """What `as_dict` wrote; of older verdicts too, which have no guards."""
+        numbers = [float("nan") if check["value"] is None else check["value"] for check in values["checks"]]
+        checks = [Check(**check | {"value": number}) for check, number in zip(values["checks"], numbers, strict=True)]
+        guards = tuple(GuardResult(**guard) for guard in values.get("guards", ()))
+        fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
+        return cls(**values | fixed | {"guards": guards})
 
     def in_words(self, outcome: str | None = None) -> str:
         """promoted, refused or waits for a person: `outcome` says what was done where that is not what the gate said."""
@@ -74,6 +88,7 @@ class Verdict:
             f"wins/losses/ties {self.wins}/{self.losses}/{self.ties}",
             "evaluation": self.evaluation_digest,
         }
+        values |= {"guards": guards_in_a_line(self.guards)} if self.guards else {}
         return {f"gate.{name}": value[:MAX_TAG_CHARS] for name, value in values.items()}
 
     def markdown(self, outcome: str | None = None) -> str:
@@ -100,6 +115,7 @@ class Verdict:
                 f"| {check.name} | {check.value:.4g} | {check.rule} {check.threshold:.4g} | {'yes' if check.passed else 'NO'} |"
                 for check in self.checks
             ],
+            *guard_table(self.guards),
         ]
         return "\n".join(lines) + "\n"
 
