@@ -36,12 +36,23 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "of": "of a study's arm with fewer labels instead: the whole data set",
         "train": "and how many of its training items",
     },
+    "guards": {
+        "data": "of the guard, section data without grader and shares of splits",
+        "content": "what lies at its source",
+        "rows": "what the column suite says, where a file holds several suites",
+        "measure": "whether answers are graded or texts are read",
+        "num_items": "most items",
+        "template": _TEMPLATE,
+        "prompts": "budget and overflow",
+        "tokenizer": "digest of the policy's tokenizer",
+    },
     "campaigns": {
         "config": "all settings but execution",
         "initial": "digest of the starting weights",
         "data": "identity of the data set",
         "teachers": "digests of other models that teach, where they are fixed",
         "pretraining": "true for opsd/pretrain",
+        "guards": "identities of the guards' items, where there are guards",
     },
     "rehearsals": {
         "initial": "digest of the policy that answers",
@@ -160,6 +171,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "promotion": "section promotion",
         "iterations": "number, among which the error rate is divided",
         "max_repetition": "filter.max_repetition, which a guard rail reads",
+        "guards": "digests of everybody's answers to the guards, and the anchor's version, where there are guards",
     },
     "lineage": {"campaign": "id", "iteration": "number", "model": "digest of the candidate; it stays as it was when registered"},
     "answers": {

@@ -49,6 +49,16 @@ class PolicyRef(Ref):
     """JSON of `opsd_core.acceptance.Acceptance`: on which paths its architecture is sampled and scored. Empty: the usual ones."""
 
 
+class GuardItems(Ref):
+    """The items of one guard, stored."""
+
+    guard: str
+    """Its name."""
+    num_items: int
+    items_digest: str
+    """Over the ids of the items."""
+
+
 class Campaign(Record):
     """Everything that stays the same during a campaign."""
 
@@ -65,6 +75,10 @@ class Campaign(Record):
     """Other models that teach or whose answers are shown; those named opsd:... as they were at the start."""
     rehearsal: Ref | None = None
     """What the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
+    guards: list[GuardItems] = []
+    """Items of promotion.guards, in their order."""
+    anchor: PolicyRef | None = None
+    """The version that guards compare with besides the champion; None where there is none."""
     run_id: str
     """MLflow parent run."""
     pretraining: bool = False
@@ -190,6 +204,18 @@ class EvaluationRef(Ref):
     seconds: float
 
 
+class GuardAnswers(Record):
+    """Everybody's answers to one guard's items."""
+
+    guard: str
+    items: GuardItems
+    candidate: EvaluationRef
+    champion: EvaluationRef
+    anchor: EvaluationRef | None = None
+    """None where the anchor is the champion, or there is none."""
+    anchor_version: int | None = None
+
+
 class VerdictRef(Ref):
     """What the gate said and what was done about it."""
 
@@ -198,6 +224,10 @@ class VerdictRef(Ref):
     reasons: list[str]
     champion: PolicyRef
     """The champion after the decision was carried out."""
+    guards: str = ""
+    """What the guards found, in a line; empty without guards."""
+    metrics: dict[str, float] = {}
+    """guard/<name>/drop and the like."""
     outcome: str = ""
     """promoted, refused, or waits for a person: what was done, which with an approval is not what the gate said."""
 
@@ -214,6 +244,8 @@ class Outcome(Record):
     candidate: PolicyRef
     """The trained policy with its version."""
     verdict: VerdictRef
+    guards: list[GuardAnswers] = []
+    """Answers to the items of every guard."""
     alarms: list[str] = []
     """Limits that monitors passed in this iteration, in words."""
 

@@ -22,8 +22,8 @@ class GuardConfig(Section):
     name: str = Field("", description="Name in reports and metrics (guard/<name>/drop); empty = the suite's.")
     suite: str = Field(
         "",
-        description=f"A shipped suite ({', '.join(SUITES)}), whose settings hold where nothing else is said. With data of its own: "
-        "of the rows only those whose column `suite` says this; empty = all.",
+        description=f"A shipped suite ({', '.join(SUITES)}), whose settings hold where nothing else is said. With data of its "
+        "own: of the rows only those whose column `suite` says this; empty = all.",
     )
     data: DataConfig = Field(description="Where the items come from, as the section data; splits are not made.")
     prompts: PromptConfig | None = Field(
@@ -31,8 +31,8 @@ class GuardConfig(Section):
     )
     measure: Literal["grader", "likelihood"] = Field(
         "grader",
-        description="grader = share of greedy answers that data.grader accepts; likelihood = log-likelihood, in nats per token, of "
-        "the solution or answer after the prompt, or where an item has neither, of its question as plain text.",
+        description="grader = share of greedy answers that data.grader accepts; likelihood = log-likelihood, in nats per token, "
+        "of the solution or answer after the prompt, or where an item has neither, of its question as plain text.",
     )
     num_items: int = Field(200, ge=2, le=1_000_000, description="Items that are answered, the first by id.")
     max_completion_length: int | None = Field(
@@ -42,11 +42,11 @@ class GuardConfig(Section):
         0.05,
         gt=0,
         le=10,
-        description="Drop that is not tolerated: share of items (0.05 = five points), or nats per token (0.05 = a perplexity that "
-        "is five per cent higher).",
+        description="Drop that is not tolerated: share of items (0.05 = five points), or nats per token (0.05 = a perplexity "
+        "that is five per cent higher).",
     )
     inconclusive: Literal["refuse", "warn"] = Field(
-        "refuse", description="When the items can neither rule out such a drop nor show one: refuse the candidate, or only say so."
+        "refuse", description="When the items can neither rule out such a drop nor show one: refuse the candidate or only say so."
     )
 
     @model_validator(mode="before")
@@ -78,11 +78,11 @@ class GuardConfig(Section):
                 "(it is part of metric names). Set name."
             )
         if self.measure == "grader" and self.max_drop >= 1:
-            raise ValueError(f"max_drop={self.max_drop:g} of guard {self.title!r} is a share and must be below 1, 0.05 for instance")
+            raise ValueError(f"max_drop={self.max_drop:g} of guard {self.title!r} is a share and must be below 1, such as 0.05")
         if self.measure == "grader" and not self.data.columns.answer:
             raise ValueError(
-                f"data.columns.answer of guard {self.title!r} is empty: without answers nothing can be graded. Name the column, or "
-                "use measure=likelihood."
+                f"data.columns.answer of guard {self.title!r} is empty: without answers nothing can be graded. Name the column, "
+                "or use measure=likelihood."
             )
         return self
 

@@ -74,7 +74,8 @@ class GuardResult:
             f"(promotion.guards[{self.guard}].num_items).",
         }[self.verdict]
         changed = f"better on {self.wins} of {self.num_items} items, worse on {self.losses}"
-        return f"Guard {self.guard} against {self.role} (version {self.version}) is {self.verdict}: {self.change}, {changed}; {end}"
+        whom = f"{self.role} (version {self.version})"
+        return f"Guard {self.guard} against {whom} is {self.verdict}: {self.change}, {changed}; {end}"
 
     def metrics(self) -> dict[str, float]:
         """guard/<name>/drop with its limits, guard/<name>/anchor_drop of the comparison with the anchor."""

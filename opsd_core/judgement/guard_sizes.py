@@ -52,12 +52,14 @@ def needed_items(guard: GuardConfig, alpha: float) -> int:
 def size_in_words(guard: GuardConfig, number: int, alpha: float) -> str:
     """What so many items can show, for the log before a campaign starts."""
     if guard.measure == "likelihood":
-        assumed, unit = f"drops of single texts spread by {ASSUMED_SPREAD:g} nats per token", f"{guard.max_drop:g} nats per token"
+        assumed = f"drops of single texts spread by {ASSUMED_SPREAD:g} nats per token"
+        unit = f"{guard.max_drop:g} nats per token"
     else:
-        assumed, unit = f"it answers {ASSUMED_CHANGED:.0%} of the items otherwise, half of them better", f"{100 * guard.max_drop:g} points"
+        assumed = f"it answers {ASSUMED_CHANGED:.0%} of the items otherwise, half of them better"
+        unit = f"{100 * guard.max_drop:g} points"
     return (
-        f"guard {guard.title}: {number} items; a candidate that lost nothing is held, a drop of {unit} ruled out, with a chance of "
-        f"{power(guard, number, alpha):.0%} if {assumed}; {POWER:.0%} need {needed_items(guard, alpha)} items, fewer than "
+        f"guard {guard.title}: {number} items; a candidate that lost nothing is held, a drop of {unit} ruled out, with a chance "
+        f"of {power(guard, number, alpha):.0%} if {assumed}; {POWER:.0%} need {needed_items(guard, alpha)} items, fewer than "
         f"{fewest_items(guard, alpha)} never hold"
     )
 

@@ -5,9 +5,9 @@
     inconclusive   neither; promotion.guards[].inconclusive says whether that refuses or warns
 
 Limits are one-sided at promotion.guard_alpha each: of right and wrong answers Tango's (`tango.py`), of likelihoods Hall's
-(`skewed_mean.py`). A candidate must be held by every guard against the champion and against the anchor. It is promoted wrongly only
-if it passes them all, so the chance of that is at most guard_alpha for any one drop of max_drop, however many guards there are
-(intersection-union test: Berger 1982, Technometrics 24, 295-300); no correction is needed.
+(`skewed_mean.py`). A candidate must be held by every guard against the champion and against the anchor. It is promoted wrongly
+only if it passes them all, so the chance of that is at most guard_alpha for any one drop of max_drop, however many guards there
+are (intersection-union test: Berger 1982, Technometrics 24, 295-300); no correction is needed.
 """
 
 from collections.abc import Sequence
@@ -47,8 +47,8 @@ def judge_guard(guard: GuardConfig, after: Answered, before: Answered, alpha: fl
         raise DataError(
             f"{guard.field}: {before.role} (version {before.version}) and candidate were measured under other conditions "
             f"({before.conditions:.12} and {after.conditions:.12}: other items, grader, template, tokenizer or length), so their "
-            "difference means nothing. Trigger the campaign again, which measures both with the present ones; an anchor of another "
-            "tokenizer or chat template cannot be compared at all: set promotion.anchor to a later version or to none."
+            "difference means nothing. Trigger the campaign again, which measures both with the present ones; an anchor of "
+            "another tokenizer or chat template is never compared: set promotion.anchor to a later version or to none."
         )
     drops_P = np.array([before_P[item] - after_P[item] for item in sorted(before_P)])
     wins, losses = int((drops_P < 0).sum()), int((drops_P > 0).sum())

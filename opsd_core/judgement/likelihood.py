@@ -57,7 +57,7 @@ def text_pairs(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], 
             ids = begin + plain_ids(tokenizer, example.question)
             given, predicted = ids[:1], ids[1:]
         if not predicted:
-            raise DataError(f"item {example.id} ({example.question!r:.80}) is a text of one token, of which nothing can be predicted.")
+            raise DataError(f"item {example.id} ({example.question!r:.80}) is a text of one token: there is nothing to predict.")
         pairs.append((given, predicted))
     return pairs
 

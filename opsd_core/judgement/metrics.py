@@ -71,6 +71,7 @@ def summarise(outcomes: Iterable[ItemOutcome], max_repetition: float = 10.0) -> 
              eval/mean_entropy, eval/answered_fraction, eval/num_items
     sampled: eval/avg@n, eval/maj@n, eval/pass@k for k = 1, 2, 4, ... <= n, eval/distinct_answers, and
              eval/sampled/<the same properties as greedy>
+    given:   eval/loglikelihood (mean over items, nats per token), eval/num_items
 
     Lengths are in tokens; entropies are in nats and weighted by tokens. A mode without outcomes gives no metrics.
     Raises DataError when there are no outcomes at all, or they are not the same number for each item.
@@ -93,6 +94,9 @@ def summarise(outcomes: Iterable[ItemOutcome], max_repetition: float = 10.0) -> 
         distinct = [len({o.extracted for o in group if o.extracted is not None}) for group in groups]
         metrics["eval/distinct_answers"] = float(np.mean(distinct))
         _add_properties(metrics, "eval/sampled/", sampled, max_repetition)
+    if given := group_by_item(outcomes, "given"):
+        _add_mean(metrics, "eval/loglikelihood", [group[0].score for group in given.values()])
+        metrics["eval/num_items"] = float(len(given))
     return metrics
 
 

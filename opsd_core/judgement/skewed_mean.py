@@ -6,8 +6,8 @@ With y = (mean - mu) / s, skewness g and n values, t's symmetric limits are repl
 
     low = mean - s h^-1(t / sqrt(n)),   high = mean - s h^-1(-t / sqrt(n)),   t = Student's quantile at alpha, n - 1 degrees
 
-which is t's interval for g = 0. Source: Hall 1992, J. R. Statist. Soc. B 54, 221-228. Of exponentially distributed values (n = 32)
-the upper limit lies under the true mean with a chance of .062 where .05 is asked for; t's with .098.
+which is t's interval for g = 0. Source: Hall 1992, J. R. Statist. Soc. B 54, 221-228. Of exponentially distributed values
+(n = 32) the upper limit lies under the true mean with a chance of .062 where .05 is asked for; t's with .098.
 """
 
 import math

@@ -24,7 +24,7 @@ def tango_limits(wins: int, losses: int, number: int, alpha: float) -> tuple[flo
     changed items than items.
     """
     if number < 1 or min(wins, losses) < 0 or wins + losses > number:
-        raise ValueError(f"tango_limits: wins={wins} and losses={losses} of {number} items; they must be parts of at least one item")
+        raise ValueError(f"tango_limits: wins={wins} and losses={losses} must be parts of at least one item; got {number}")
     quantile = -float(ndtri(alpha))
     return _where(wins, losses, number, quantile), _where(wins, losses, number, -quantile)
 

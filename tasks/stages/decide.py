@@ -1,21 +1,24 @@
 """Register a candidate, decide whether it replaces the champion, carry out the decision."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect.logging import get_run_logger
 
 from opsd_core.judgement import gate
+from opsd_core.judgement.guard_result import GuardResult, guards_in_a_line
+from opsd_core.judgement.guards import Answered, judge_guard, with_guards
 from opsd_core.judgement.verdict import WAITS, Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
 from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
+from tasks.refs import DistilRef, EvaluationRef, GuardAnswers, Iteration, PolicyRef, Ref, Sampled, VerdictRef
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -28,7 +31,12 @@ LINEAGE = "lineage.json"
 
 @task(name="register", task_run_name="register-it{iteration.number}", **STAGE)
 def register(
-    iteration: Iteration, sampled: Sampled, trained: DistilRef, before: EvaluationRef, after: EvaluationRef
+    iteration: Iteration,
+    sampled: Sampled,
+    trained: DistilRef,
+    before: EvaluationRef,
+    after: EvaluationRef,
+    guards: Sequence[GuardAnswers] = (),
 ) -> PolicyRef:
     """One registry version per iteration, pointing at the stored weights; `lineage.json` says what it was made of.
 
@@ -41,6 +49,8 @@ def register(
         "champion_evaluation": before.uri,
         "champion_version": iteration.champion.version,
     }
+    if guards:
+        known["guards"] = _answered(iteration, guards)
     identity = {"campaign": iteration.campaign.id, "iteration": iteration.number, "model": policy.digest}
     stored, _ = produce("lineage", identity, partial(_write_lineage, known))  # as it was when the version was registered
     registry.log_text(iteration.run_id, (local(stored.uri) / LINEAGE).read_text(), LINEAGE)
@@ -48,6 +58,22 @@ def register(
     version = registry.register(name, policy.uri, iteration.run_id, tags, description)
     registry.set_alias(name, "candidate", version)
     return policy.model_copy(update={"version": version})
+
+
+def _answered(iteration: Iteration, guards: Sequence[GuardAnswers]) -> dict[str, Any]:
+    """By guard: where its items come from, which they are, and where the answers of both sides are."""
+    sources = {guard.title: guard.data.source for guard in iteration.config.promotion.guards}
+    return {
+        found.guard: {
+            "source": sources[found.guard],
+            "items": found.items.items_digest,
+            "stored": found.items.uri,
+            "evaluation": found.candidate.uri,
+            "champion_evaluation": found.champion.uri,
+            "anchor_evaluation": found.anchor.uri if found.anchor else None,
+        }
+        for found in guards
+    }
 
 
 def _write_lineage(known: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -112,8 +138,14 @@ _NO_LABELS = (
 
 
 @task(name="gate", task_run_name="gate-it{iteration.number}", **STAGE)
-def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, after: EvaluationRef) -> VerdictRef:
-    """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not.
+def decide(
+    iteration: Iteration,
+    candidate: PolicyRef,
+    before: EvaluationRef,
+    after: EvaluationRef,
+    guards: Sequence[GuardAnswers] = (),
+) -> VerdictRef:
+    """The gate's verdict from the stored evaluations and guards, carried out once: the alias moves or it does not.
 
     IntegrityError when the candidate that would become champion is not stored whole: triggered again, its stages make it again.
 
@@ -133,6 +165,7 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
     )
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
+    verdict = with_guards(verdict, _results(iteration, candidate, guards))
     identity = {
         "campaign": iteration.campaign.id,
         "iteration": iteration.number,
@@ -142,6 +175,9 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         "iterations": config.iterations,
         "max_repetition": config.filter.max_repetition,
     }
+    if guards:
+        identity["guards"] = [[getattr(found, side).digest for side in _SIDES if getattr(found, side)] for found in guards]
+        identity["guards"].append([str(guards[0].anchor_version)])
     asks = verdict.promote and config.promotion.mode != "auto"
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict, asks))
     outcome, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
@@ -153,8 +189,31 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         summary=verdict.markdown(in_words),
         reasons=reasons,
         champion=candidate if promoted else champion,
+        guards=guards_in_a_line(verdict.guards),
+        metrics={name: value for result in verdict.guards for name, value in result.metrics().items()},
         outcome=in_words,
     )
+
+
+_SIDES = ("candidate", "champion", "anchor")
+
+
+def _results(iteration: Iteration, candidate: PolicyRef, guards: Sequence[GuardAnswers]) -> list[GuardResult]:
+    """Every guard against the champion and against the anchor."""
+    promotion, results = iteration.config.promotion, []
+    for guard, found in zip(promotion.guards, guards, strict=True):
+        after = _answers("candidate", candidate.version, found.candidate)
+        for role, version, ref in (
+            ("champion", iteration.champion.version, found.champion),
+            ("anchor", found.anchor_version, found.anchor),
+        ):
+            if ref is not None:
+                results.append(judge_guard(guard, after, _answers(role, version, ref), promotion.guard_alpha))
+    return results
+
+
+def _answers(role: Literal["candidate", "champion", "anchor"], version: int | None, ref: EvaluationRef) -> Answered:
+    return Answered(role, str(version), read_outcomes(local(ref) / "outcomes.parquet"), ref.conditions_digest)
 
 
 def _write_verdict(verdict: Verdict, asks: bool, folder: Path) -> dict[str, Any]:

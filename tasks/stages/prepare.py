@@ -42,7 +42,7 @@ from tasks.context import (
     stored_examples,
     tracker,
 )
-from tasks.refs import Campaign, PolicyRef, Ref
+from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -182,6 +182,7 @@ def start_campaign(
     data: Ref,
     teachers: Sequence[PolicyRef] = (),
     pretraining: bool = False,
+    guards: Sequence[GuardItems] = (),
 ) -> Campaign:
     """Store resolved config, git revision and package versions; open the MLflow run; register a first champion.
 
@@ -196,6 +197,8 @@ def start_campaign(
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if pretraining:
         identity["pretraining"] = True
+    if guards:
+        identity["guards"] = [items.identity for items in guards]
     for warning in settings_without_effect(config):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
@@ -226,6 +229,7 @@ def start_campaign(
         teachers=list(teachers),
         champion=champion,
         run_id=run_id,
+        guards=list(guards),
         pretraining=pretraining,
         flow_run_id=flow_run.get_id(),
         git_revision=git_revision(),

@@ -145,6 +145,8 @@ READ_WHEN: dict[str, Condition] = {
     "alarms.rate_factor": _one_of("alarms.remedy", "lower_rate"),
     "alarms.kl_steps": _given("alarms.max_kl_p99"),
     "promotion.approval_hours": _one_of("promotion.mode", "approve"),
+    "promotion.anchor": _given("promotion.guards"),
+    "promotion.guard_alpha": _given("promotion.guards"),
     "promotion.alpha_per": _above("iterations", 1),
     "promotion.continue_from": _above("iterations", 1),
 }

@@ -129,7 +129,7 @@ def test_ten_promotions_that_each_lose_two_points_are_stopped_by_the_anchor():
         against = replace(champion, role="champion")
         results = [judge_guard(guard, candidate, other, 0.05) for other in (against, anchor)]
         champion_alone.append(results[0].verdict)
-        with_anchor.append([result.verdict for result in results if result.role == "anchor"][0])
+        with_anchor.append(results[1].verdict)
         champion = candidate
     assert set(champion_alone) == {"held"}
     assert with_anchor[0] == "held" and with_anchor[2:] == ["violated"] * 8
