@@ -6,7 +6,7 @@ Every record is a frozen pydantic model, so that Prefect can show it and a resul
     Campaign     what stays the same during a campaign
     Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
     Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
-    Outcome      the result of an iteration: candidate, both evaluations, verdict
+    Outcome      the result of an iteration: candidate, both evaluations, verdict; and its summary in numbers
     AnswersRef   the page that shows what was answered before and after
 """
 
@@ -248,6 +248,33 @@ class Outcome(Record):
     """Answers to the items of every guard."""
     alarms: list[str] = []
     """Limits that monitors passed in this iteration, in words."""
+
+
+class IterationSummary(Record):
+    """The numbers of one iteration that the campaign's summary needs."""
+
+    iteration: int
+    version: int
+    promoted: bool
+    accuracy_before: float | None
+    """None without labels, as the next."""
+    accuracy_after: float | None
+    outcome: str
+    """promoted, refused, or waits for a person."""
+    guards: str = ""
+    """What the guards found, in a line."""
+    items: int
+    """Held-out items."""
+    answers: str
+    """Address of the page of answers."""
+    loss_first: float
+    loss_last: float
+    wall_seconds: float
+    compute_seconds: float = Field(description="Sampling, grading, scoring, training and evaluation.")
+
+    @property
+    def overhead_seconds(self) -> float:
+        return max(0.0, self.wall_seconds - self.compute_seconds)
 
 
 ANSWERS_PAGE = "answers.html"

@@ -142,7 +142,7 @@ def _check(config: CampaignConfig, guard: GuardConfig, examples: Sequence[Exampl
         example, where = asked[0]
         raise DataError(
             f"{guard.field}: {len(asked)} of its {len(examples)} items ask what the campaign trains on ({where}); the first is "
-            f"item {example.id} ({example.question!r:.80}). What is trained on shows nothing that may be lost: take these rows out "
+            f"item {example.id} ({example.question!r:.80}). What is trained on shows no loss elsewhere: take these rows out "
             f"of {guard.field}.data.source={guard.data.source}, or out of {where}."
         )
 

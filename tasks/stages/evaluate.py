@@ -110,7 +110,9 @@ def _metrics(config: CampaignConfig, examples: Sequence[Example], outcomes: Sequ
     return {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
 
 
-_NEED_LABELS = ("eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score")
+_NEED_LABELS = (
+    "eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score", "eval/sampled/accuracy",
+)  # fmt: skip
 
 
 def _ungraded(example: Example, text: str) -> Grade:
