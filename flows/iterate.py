@@ -6,6 +6,7 @@ prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from prefect.runtime import flow_run
@@ -20,6 +21,7 @@ from tasks.guards.anchor import set_anchor
 from tasks.guards.items import prepare_guards
 from tasks.guards.measure import answer_guards
 from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
+from tasks.runtime.unattended import unattended
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.dry_run import try_campaign
@@ -78,7 +80,7 @@ def iterate(
         "optimizer.num_steps": num_steps,
         "optimizer.learning_rate": learning_rate,
     }
-    config = resolve(recipe, overrides, nested({key: value for key, value in knobs.items() if value is not None}))
+    config = resolve(recipe, unattended(), overrides, nested({key: value for key, value in knobs.items() if value is not None}))
     preflight(config)
     if dry_run:
         initial = prepare_model(config)
@@ -159,7 +161,8 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     `sampled` has no targets yet. `monitors`: metrics of the iterations so far, to which this one's are added and which alarms
     look at; None = no alarms. AlarmError when one stops the iteration.
     """
-    config, champion, data = iteration.config, iteration.champion, iteration.campaign.data
+    config, champion, campaign = iteration.config, iteration.champion, iteration.campaign
+    measured = partial(evaluate, config, campaign.data, items_from=campaign.items_from)
     graded, alarms = probe_teacher(iteration, sampled.shards, sampled.graded), []
     if monitors is not None:
         monitors.append(dict(graded.metrics))
@@ -168,8 +171,8 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     targets = [score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
     sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
     distilled = distil_candidate(iteration, sampled)
-    before = evaluate(config, data, champion, f"it{iteration.number}-champion-v{champion.version}")
-    after = evaluate(config, data, distilled.policy, f"it{iteration.number}-candidate")
+    before = measured(champion, f"it{iteration.number}-champion-v{champion.version}")
+    after = measured(distilled.policy, f"it{iteration.number}-candidate")
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
         alarms += watch(iteration, "evaluation", monitors)

@@ -81,6 +81,8 @@ class Campaign(Record):
     """The version that guards compare with besides the champion; None where there is none."""
     run_id: str
     """MLflow parent run."""
+    items_from: str = ""
+    """Id from which on held-out items are taken; empty: the first ones."""
     pretraining: bool = False
     """True when opsd/pretrain made it: its champions are where campaigns of the same name start."""
     flow_run_id: str | None = None

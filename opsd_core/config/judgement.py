@@ -19,6 +19,14 @@ class EvaluationConfig(Section):
     temperature: float = Field(1.0, gt=0, le=5, description="Temperature of the sampled completions.")
     top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass of the sampled completions.")
     max_completion_length: int = Field(256, ge=1, description="Most tokens a completion may have.")
+    refresh: Literal["never", "after_promotion"] = Field(
+        "after_promotion",
+        description="Which items a campaign measures, where promotion.alpha_per=model: after_promotion = items that no decision "
+        "has seen once those in use have promoted a version, while the split has enough; never = the first ones, always.",
+    )
+    max_decisions: int = Field(
+        30, ge=1, description="Decisions by the same items after which a campaign warns that they are worn out (alpha_per=model)."
+    )
 
 
 class PromotionConfig(Section):
@@ -37,10 +45,12 @@ class PromotionConfig(Section):
         description="Paired test on the same items: exact McNemar (greedy) or bootstrap of the mean difference.",
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error rate of promoting an equal candidate.")
-    alpha_per: Literal["campaign", "iteration"] = Field(
+    alpha_per: Literal["model", "campaign", "iteration"] = Field(
         "campaign",
-        description="What alpha holds for: campaign = any promotion in it, each iteration is tested at alpha / iterations; "
-        "iteration = each one alone, so that more iterations promote more often by chance.",
+        description="What alpha holds for: model = any promotion in the registered model's life, over all campaigns of its name "
+        "(a run that a schedule or an automation starts takes it unless told otherwise); campaign = any promotion in this one, "
+        "each iteration is tested at alpha / iterations, and the next campaign starts with a whole alpha; iteration = each one "
+        "alone, so that more iterations promote more often by chance.",
     )
     min_effect: float = Field(
         0.0, ge=0, lt=1, description="Smallest accuracy gain worth a promotion (0.01 = one point)."

@@ -4,7 +4,8 @@ A candidate is promoted when every check holds: a paired one-sided test on the s
 rails on length, truncation, repetition and entropy. N iterations whose candidates are all equal to the champion would
 promote at least one with a chance of 1 - (1 - alpha)^N if they were independent (six at .05: 26 %), and of at most N * alpha
 however they depend on each other. So each is tested at alpha / N (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56) and alpha holds
-for the campaign, unless promotion.alpha_per is iteration. Power at the shipped sizes: `benchmarks/gate_calibration.py`.
+for the campaign, unless promotion.alpha_per is iteration; with alpha_per=model it holds for the model's whole life, over all
+its campaigns (`opsd_core.judgement.budget`). Power at the shipped sizes: `benchmarks/gate_calibration.py`.
 """
 
 import math
@@ -15,6 +16,7 @@ import numpy as np
 from opsd_core.config import PromotionConfig
 from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
+from opsd_core.judgement.budget import Decision, Wear, set_share
 from opsd_core.judgement.metrics import (
     group_by_item,
     mean_entropy,
@@ -30,15 +32,24 @@ Items = dict[str, list[ItemOutcome]]
 
 
 def level(config: PromotionConfig, iterations: int) -> float:
-    """The level of one decision of a campaign with so many: alpha / iterations, or alpha when it holds for each alone."""
+    """The level of one decision of a campaign with so many: alpha / iterations, or alpha when it holds for each alone.
+
+    With alpha_per=model it is that of a model's first decision; its ledger gives each one its own (`budget.next_decision`).
+    """
+    if config.alpha_per == "model":
+        return config.alpha * set_share(1) * Wear(0, 0).share
     return config.alpha / iterations if config.alpha_per == "campaign" else config.alpha
 
 
-def _level_in_words(config: PromotionConfig, iterations: int) -> str:
+def _level_in_words(config: PromotionConfig, iterations: int, decision: Decision | None) -> tuple[float, str]:
+    if decision is not None:
+        return decision.level, f"this decision's share of the model's alpha = {decision.level:.3g}"
     tested = level(config, iterations)
+    if config.alpha_per == "model":
+        return tested, f"a first decision's share of the model's alpha = {tested:.3g}"
     if tested == config.alpha:
-        return f"promotion.alpha = {tested:g}"
-    return f"promotion.alpha / iterations = {config.alpha:g} / {iterations} = {tested:.3g}"
+        return tested, f"promotion.alpha = {tested:g}"
+    return tested, f"promotion.alpha / iterations = {config.alpha:g} / {iterations} = {tested:.3g}"
 
 
 def decide(
@@ -51,17 +62,19 @@ def decide(
     candidate_evaluation: str = "",
     champion_evaluation: str = "",
     iterations: int = 1,
+    decision: Decision | None = None,
     max_repetition: float = 10.0,
 ) -> Verdict:
     """Promote the candidate or refuse it.
 
     iterations: decisions that the campaign makes; they share alpha.
+    decision: this one's entry in the model's ledger, whose level holds instead (promotion.alpha_per=model).
     candidate_evaluation, champion_evaluation: digests of the items, grader and settings of each evaluation.
     test=mcnemar compares greedy completions; test=bootstrap the items' mean correctness over their samples, or greedy
     when there are none. Raises DataError when the two evaluations are not of the same items, grader and settings.
     """
     mode = _mode(candidate, champion, config)
-    after, before = group_by_item(candidate, mode), group_by_item(champion, mode)
+    after, before = (group_by_item(side, mode) for side in (candidate, champion))
     _refuse_unpaired(after, before, candidate_evaluation, champion_evaluation)
     accuracy_after_P, accuracy_before_P = _accuracies(after), _accuracies(before)
     differences_P = accuracy_after_P - accuracy_before_P
@@ -69,19 +82,18 @@ def decide(
     seed = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
     bootstrap = paired_bootstrap(differences_P, seed=seed)
     p_value = mcnemar(wins, losses) if config.test == "mcnemar" else bootstrap.p_greater
+    tested_at, bound = _level_in_words(config, iterations, decision)
     checks = [
-        _at_most("p_value", p_value, level(config, iterations)),
+        _at_most("p_value", p_value, tested_at),
         _at_least("gain", bootstrap.mean, config.min_effect, strictly_positive=True),
         *_guard_rails(_flat(after), _flat(before), config, max_repetition),
     ]
-    samples = len(next(iter(after.values())))
     numbers = {
-        "metric": "accuracy" if mode == "greedy" else f"avg@{samples}",
+        "metric": "accuracy" if mode == "greedy" else f"avg@{len(next(iter(after.values())))}",
         "accuracy_before": float(accuracy_before_P.mean()),
         "accuracy_after": float(accuracy_after_P.mean()),
         "p_value": p_value,
     }
-    bound = _level_in_words(config, iterations)
     tested = f"{wins} items better, {losses} worse, p = {p_value:.4g} > {bound}"
     refused = tuple(_EXPLAIN[check.name](check, tested) for check in checks if not check.passed)
     return Verdict(

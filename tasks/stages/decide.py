@@ -15,6 +15,7 @@ from opsd_core.judgement.guards import Answered, judge_guard, with_guards
 from opsd_core.judgement.verdict import WAITS, Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
+from tasks.champion.ledger import close_decision, open_decision
 from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
@@ -152,8 +153,10 @@ def decide(
     `before` is the champion's evaluation, `after` the candidate's.
     """
     config, champion = iteration.config, iteration.champion
+    outcomes = read_outcomes(local(after) / "outcomes.parquet")
+    decision = open_decision(iteration, [outcome.example_id for outcome in outcomes])
     verdict = gate.decide(
-        read_outcomes(local(after) / "outcomes.parquet"),
+        outcomes,
         read_outcomes(local(before) / "outcomes.parquet"),
         config.promotion,
         candidate_version=str(candidate.version),
@@ -161,6 +164,7 @@ def decide(
         candidate_evaluation=after.conditions_digest,
         champion_evaluation=before.conditions_digest,
         iterations=config.iterations,
+        decision=decision,
         max_repetition=config.filter.max_repetition,
     )
     if "eval/accuracy" not in after.metrics:
@@ -178,8 +182,12 @@ def decide(
     if guards:
         identity["guards"] = [[getattr(found, side).digest for side in _SIDES if getattr(found, side)] for found in guards]
         identity["guards"].append([str(guards[0].anchor_version)])
+    if decision is not None:
+        identity["level"] = decision.level
     asks = verdict.promote and config.promotion.mode != "auto"
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict, asks))
+    if decision is not None:
+        close_decision(iteration, decision, verdict)
     outcome, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
     promoted = outcome == "promoted"
     in_words = tracker().version_tags(iteration.name, candidate.version)["gate.verdict"]

@@ -31,13 +31,13 @@ _LIKELIHOOD = "likelihood@1"
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
 def evaluate(
-    config: CampaignConfig, data: Ref, policy: PolicyRef, label: str, split: str = "validation"
+    config: CampaignConfig, data: Ref, policy: PolicyRef, label: str, split: str = "validation", items_from: str = ""
 ) -> EvaluationRef:
-    """Outcomes of `policy` on the split's first num_items items (by id); the same items for every policy.
+    """Outcomes of `policy` on num_items items of the split, by id from `items_from` on; the same items for every policy.
 
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
     """
-    return measured(config, policy, held_out(config, data, split), label)
+    return measured(config, policy, held_out(config, data, split, items_from), label)
 
 
 def measured(
@@ -57,10 +57,19 @@ def measured(
     )
 
 
-def held_out(config: CampaignConfig, data: Ref, split: str = "validation") -> list[Example]:
-    """The items that are measured: the split's first by id with an answer, any where none has one."""
+def held_out(config: CampaignConfig, data: Ref, split: str = "validation", items_from: str = "") -> list[Example]:
+    """The items that are measured: the first ones by id, from `items_from` on."""
+    return [e for e in measurable(data, split) if e.id >= items_from][: config.evaluation.num_items]
+
+
+def measurable(data: Ref, split: str = "validation") -> list[Example]:
+    """The items of a split that have an answer, all of them where none has one; by id."""
     examples = stored_examples(data, split)
-    return ([e for e in examples if e.answer] or examples)[: config.evaluation.num_items]
+    return [e for e in examples if e.answer] or examples
+
+
+_ITEMS = {"num_items", "refresh", "max_decisions"}
+"""Settings that choose the items, which are in the conditions themselves."""
 
 
 def evaluation_identity(
@@ -72,7 +81,7 @@ def evaluation_identity(
         "items": split_digest(examples),
         "template": builder.student_digest,
         "tokenizer": tokenizer_digest(builder.tokenizer),
-        "evaluation": config.evaluation.model_dump(exclude={"num_items"}),
+        "evaluation": config.evaluation.model_dump(exclude=_ITEMS),
         "grader": grader_identity(config.data) if measure == "grader" else _LIKELIHOOD,
         "source": config.data.source,
         "seed": config.seed,

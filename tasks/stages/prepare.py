@@ -30,6 +30,7 @@ from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.prompts.limits import check_context, check_items
 from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
+from tasks.champion.ledger import ITEMS_FROM, items_from
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
 from tasks.context import (
     local,
@@ -47,7 +48,7 @@ from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.sources import download_file, model_sources
-from tasks.stages.evaluate import held_out
+from tasks.stages.evaluate import held_out, measurable
 from tasks.stages.weights import accepted, stored_context, stored_weights
 from tasks.states import check_sources, data_state, in_words, unchanged_data
 from tasks.storage.artifacts import describe
@@ -218,6 +219,7 @@ def start_campaign(
     folder = local(artifact.uri)
     champion = PolicyRef.model_validate_json((folder / "champion.json").read_text())
     experiment.settle(run_id, CHAMPION_AT_START, lambda: str(champion.version))
+    first_item = experiment.settle(run_id, ITEMS_FROM, lambda: items_from(config, measurable(data)))
     for name in ("config.json", "environment.json"):
         experiment.log_text(run_id, (folder / name).read_text(), name)
     return Campaign(
@@ -230,6 +232,7 @@ def start_campaign(
         champion=champion,
         run_id=run_id,
         guards=list(guards),
+        items_from=first_item,
         pretraining=pretraining,
         flow_run_id=flow_run.get_id(),
         git_revision=git_revision(),

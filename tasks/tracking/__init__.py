@@ -9,6 +9,7 @@ system_metrics.py  CPU, memory and GPU figures of a run, sampled in the backgrou
 folders.py         versions whose weights lie in a folder of this machine
 abandoned.py       open runs of campaigns that ended without ending them
 flatten.py         nested settings as parameters
+ledger.py          the gate's decisions on a model, its error budget
 registry.py        versions, aliases, promotion and rollback
 addresses.py       models:/name@alias: the version behind it
 mlmodel.py         the MLmodel file that lets MLflow load a folder of weights
@@ -18,12 +19,13 @@ from pathlib import Path
 
 from opsd_core.mlmodel import write_mlmodel
 from tasks.tracking.addresses import Addresses
+from tasks.tracking.ledger import Ledger
 from tasks.tracking.registry import Move, Version
 from tasks.tracking.runs import RunLog
 from tasks.tracking.settled import Settled
 
 
-class Tracker(RunLog, Addresses, Settled):
+class Tracker(RunLog, Addresses, Settled, Ledger):
     """Everything opsd asks of MLflow, over one explicit client; no global run is ever opened."""
 
     @staticmethod

@@ -147,7 +147,9 @@ READ_WHEN: dict[str, Condition] = {
     "promotion.approval_hours": _one_of("promotion.mode", "approve"),
     "promotion.anchor": _given("promotion.guards"),
     "promotion.guard_alpha": _given("promotion.guards"),
-    "promotion.alpha_per": _above("iterations", 1),
+    "promotion.alpha_per": _any(_above("iterations", 1), _one_of("promotion.alpha_per", "model")),
+    "evaluation.refresh": _one_of("promotion.alpha_per", "model"),
+    "evaluation.max_decisions": _one_of("promotion.alpha_per", "model"),
     "promotion.continue_from": _above("iterations", 1),
 }
 """Every setting that is read under a condition. Those that are always read are not here."""
