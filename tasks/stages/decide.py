@@ -170,18 +170,7 @@ def decide(
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
     verdict = with_guards(verdict, _results(iteration, candidate, guards))
-    identity = {
-        "campaign": iteration.campaign.id,
-        "iteration": iteration.number,
-        "evaluations": [after.digest, before.digest],
-        "versions": [candidate.version, champion.version],
-        "promotion": config.promotion.model_dump(),
-        "iterations": config.iterations,
-        "max_repetition": config.filter.max_repetition,
-    }
-    if guards:
-        identity["guards"] = [[getattr(found, side).digest for side in _SIDES if getattr(found, side)] for found in guards]
-        identity["guards"].append([str(guards[0].anchor_version)])
+    identity = _verdict_identity(iteration, candidate, (after, before), guards)
     if decision is not None:
         identity["level"] = decision.level
     asks = verdict.promote and config.promotion.mode != "auto"
@@ -204,6 +193,29 @@ def decide(
 
 
 _SIDES = ("candidate", "champion", "anchor")
+
+
+def _verdict_identity(
+    iteration: Iteration,
+    candidate: PolicyRef,
+    measured: tuple[EvaluationRef, EvaluationRef],
+    guards: Sequence[GuardAnswers],
+) -> dict[str, Any]:
+    """`measured`: evaluations of the candidate and of the champion."""
+    config = iteration.config
+    identity = {
+        "campaign": iteration.campaign.id,
+        "iteration": iteration.number,
+        "evaluations": [evaluation.digest for evaluation in measured],
+        "versions": [candidate.version, iteration.champion.version],
+        "promotion": config.promotion.model_dump(),
+        "iterations": config.iterations,
+        "max_repetition": config.filter.max_repetition,
+    }
+    if guards:
+        identity["guards"] = [[getattr(found, side).digest for side in _SIDES if getattr(found, side)] for found in guards]
+        identity["guards"].append([str(guards[0].anchor_version)])
+    return identity
 
 
 def _results(iteration: Iteration, candidate: PolicyRef, guards: Sequence[GuardAnswers]) -> list[GuardResult]:
