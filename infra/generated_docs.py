@@ -66,8 +66,7 @@ def render() -> str:
             parts += ["", f"## {name}\n", f"{_first_line(section.__doc__)}\n", *_table(name, section)]
     parts += ["", "## A guard\n", f"Each entry of `promotion.guards`: {_lowered(GuardConfig.__doc__)}", ""]
     parts += _table("", GuardConfig, nested=False)
-    fields = "`data` is required where no shipped suite is named, and has the fields of section `data`; `prompts` those of `prompts`."
-    parts += ["", fields]
+    parts += ["", "`data` and `prompts` have the fields of these sections; `data` is required where no shipped suite is named."]
     return "\n".join(parts) + "\n"
 
 
