@@ -95,8 +95,10 @@ def _load(guard: GuardConfig, builder: PromptBuilder, state: dict[str, Any], fol
         loaded = load_examples(guard.data, fetch=lambda uri: download_file(uri, downloads, field))
         unchanged_data(guard.data, state, field)
         examples = _own_rows(guard, [*loaded.train, *loaded.validation, *loaded.test])
-        fitting, _ = fitting_examples(examples, builder, lambda example: None)
-    chosen = sorted(fitting, key=lambda example: example.id)[: guard.num_items]
+        as_they_stand = [e for e in examples if guard.measure == "likelihood" and not (e.solution or e.answer)]
+        unprompted = {example.id for example in as_they_stand}
+        fitting, _ = fitting_examples([e for e in examples if e.id not in unprompted], builder, lambda example: None)
+    chosen = sorted([*fitting, *as_they_stand], key=lambda example: example.id)[: guard.num_items]
     if not chosen:
         raise DataError(f"{field}={guard.data.source} gives no item whose prompt fits. Raise prompts.max_prompt_length.")
     write_examples(folder / _ITEMS, chosen)

@@ -12,6 +12,7 @@ ITEMS: dict[str, str] = {
     "plain_text": "plain_text.items",
     "tiny_copying": "tiny.copying",
     "tiny_facts": "tiny.facts",
+    "tiny_form": "tiny.form",
 }
 """Name after `suite:` in data.source -> "module.function" of opsd_core.data.suites."""
 
@@ -46,8 +47,8 @@ def _family(name: str) -> Suite:
     return Suite(title, {"data": data, "prompts": RESULT_ONLY, "num_items": 200, "max_completion_length": 32})
 
 
-def _tiny(name: str, title: str, num_items: int) -> Suite:
-    data = {"source": f"suite:{name}", "size": max(10, num_items), "grader": "exact", "seed": 1}
+def _tiny(name: str, title: str, num_items: int, grader: str = "exact") -> Suite:
+    data = {"source": f"suite:{name}", "size": num_items, "grader": grader, "seed": 1}
     prompts = {"system": None, "student": "{{ question }}"}
     return Suite(title, {"data": data, "prompts": prompts, "num_items": num_items, "max_completion_length": 4})
 
@@ -68,5 +69,6 @@ SUITES: dict[str, Suite] = {
     **{name: _family(name) for name in FAMILIES},
     "tiny_copying": _tiny("tiny_copying", "copying a hint (the tiny model's skill)", 150),
     "tiny_facts": _tiny("tiny_facts", "sums of two digits (the tiny model's skill)", 100),
+    "tiny_form": _tiny("tiny_form", "answers of three digits (the tiny model's form)", 150, "instruction"),
 }
 """Name of promotion.guards[].suite -> what it is."""

@@ -58,11 +58,15 @@ DEMANDS: dict[str, tuple[str, Callable[[str], bool]]] = {
         "Answer with a list in which every line begins with a hyphen.",
         lambda text: all(line.lstrip().startswith("-") for line in text.splitlines() if line.strip()),
     ),
+    "three_digits": ("Answer with three digits.", lambda text: re.fullmatch(r"[0-9]{3}", text) is not None),
 }
 """Name -> (what is demanded, whether a stripped, non-empty text obeys)."""
+
+_OTHERS = ("three_digits",)
+"""Demands of other suites than this one."""
 
 
 def items(count: int, seed: int) -> list[tuple[str, str]]:
     """(instruction, name of its demand): subjects times demands, demands first, so that a part of them still has every demand."""
-    pairs = [(f"{subject} {demand}", name) for subject in SUBJECTS for name, (demand, _) in DEMANDS.items()]
-    return pairs[:count]
+    demands = {name: demand for name, (demand, _) in DEMANDS.items() if name not in _OTHERS}
+    return [(f"{subject} {demand}", name) for subject in SUBJECTS for name, demand in demands.items()][:count]

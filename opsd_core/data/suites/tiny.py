@@ -13,6 +13,12 @@ def copying(count: int, seed: int) -> Pairs:
     return [(f"{hint}|{question}", hint) for hint, question in zip(hints, questions, strict=True)]
 
 
+def form(count: int, seed: int) -> Pairs:
+    """Copying and sums of two digits, of which the answer has to be three digits and nothing else, whichever they are."""
+    asked = [question for question, _ in (*copying(count - count // 3, seed), *facts(count // 3, seed))]
+    return [(question, "three_digits") for question in asked]
+
+
 def facts(count: int, seed: int) -> Pairs:
     """Sums of two digits: all one hundred, in the tiny model's notation, the last digit first."""
     pairs = [divmod(number, 10) for number in range(100)]
