@@ -103,7 +103,7 @@ def _on_the_tiny_task(name: str) -> dict[str, Any]:
 
 # At this size every training forgets to copy (benchmarks/tiny_*.md), so the guard is on the form of answers (docs/gate.md).
 GUARDED_TINY = deep_merge(TINY, {"promotion": {"guards": ["tiny_form"]}})
-RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": GUARDED_TINY}
+RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": TINY}
 RECIPES |= {name: _on_the_tiny_task(name) for name in PAPERS}
 
 
