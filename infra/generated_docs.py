@@ -101,7 +101,7 @@ def _recipes() -> list[str]:
 def render_tree() -> str:
     """Every folder of the product, and the files that one opens first, with the first paragraph of their docstrings."""
     lines = []
-    for folder in ("flows", "tasks", "opsd_core", "infra", "examples"):
+    for folder in ("opsd", "flows", "tasks", "opsd_core", "infra", "examples"):
         lines.append(f"{folder}/  {_purpose(ROOT / folder / '__init__.py')}".rstrip())
         for path in sorted((ROOT / folder).iterdir(), key=lambda p: (p.is_dir(), p.name)):
             if (path / "__init__.py").exists():

@@ -41,6 +41,13 @@ def settings() -> Settings:
     return load_settings()
 
 
+def renew() -> None:
+    """Forget settings that the environment no longer says, with the store and the tracker that they opened."""
+    if settings.cache_info().currsize and settings() != load_settings():
+        for kept in (settings, store, tracker):
+            kept.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def store() -> Store:
     """The object store that OPSD_STORE names."""

@@ -27,7 +27,7 @@ from opsd_core.config.moved import MOVED, present_name
 from opsd_core.study import StudyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("opsd_core", "tasks", "flows", "infra")
+PACKAGES = ("opsd", "opsd_core", "tasks", "flows", "infra")
 NOT_OURS = {"AwaitingRetry", "Late", "Pending", "Submitting", "Running", "Suspended", "Cancelling", "Completed"}
 NOT_OURS |= {"InternalError", "sep=;"}
 """States of Prefect, answers of S3 servers, what programs write: right in the docs although the code does not spell them."""
@@ -149,7 +149,7 @@ def _span(span: str, history: bool) -> Iterator[str]:
         yield from _parameter(shlex.split(span)[1])
     elif re.fullmatch(r"[A-Za-z_]\w*(\(\))?", span):
         yield from [] if _is_word(span.removesuffix("()")) else [f"{span} is the name of nothing"]
-    elif re.match(rf"({'|'.join(PACKAGES)})\.", span):
+    elif re.match(rf"({'|'.join(PACKAGES[1:])})\.", span):  # opsd.* are tags of versions too
         yield from [] if _imports(span) else [f"{span} cannot be imported"]
     elif re.fullmatch(r"[\w.]+\.\w+", span):
         yield from [] if _is_dotted(span) else [f"{span} is the name of nothing"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = sorted(path for folder in ("flows", "tasks", "opsd_core", "infra") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(path for folder in ("opsd", "flows", "tasks", "opsd_core", "infra") for path in (ROOT / folder).rglob("*.py"))
 _LIMIT = 300
 _FUNCTION_LIMIT = 60
 _FOLDER_LIMIT = 20
@@ -69,7 +69,7 @@ def test_the_rule_on_functions_sees_methods_coroutines_and_inner_ones():
     assert long_functions(f"def f():\n    def f():\n{body}\n        pass\n") == [("f", 61), ("f", 62)]
 
 
-@pytest.mark.parametrize("top", ["flows", "tasks", "opsd_core", "infra", "benchmarks", "docs", "tests"])
+@pytest.mark.parametrize("top", ["opsd", "flows", "tasks", "opsd_core", "infra", "benchmarks", "docs", "tests"])
 def test_folders_are_small(top):
     files = [path.relative_to(ROOT) for path in (ROOT / top).rglob("*") if path.is_file()]
     shown = [path for path in files if not any(part.startswith((".", "__pycache__")) for part in path.parts)]
@@ -100,7 +100,7 @@ def test_every_package_that_is_imported_is_a_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {canonical(re.split(r"[\[<>=]", line)[0]) for line in project["dependencies"]}
     declared |= {"botocore", "pydantic-core", "sympy", "urllib3"}  # of boto3, pydantic, math-verify; of botocore and requests
-    providers, own = packages_distributions(), {"flows", "tasks", "opsd_core", "infra"}
+    providers, own = packages_distributions(), {"opsd", "flows", "tasks", "opsd_core", "infra"}
     for path in FILES:
         for name in top_level_imports(path.read_text()) - sys.stdlib_module_names - own:
             assert declared & {canonical(found) for found in providers[name]}, f"{path} imports {name}"

@@ -1,5 +1,6 @@
 """The entry point `opsd`: its commands, and every error in words. Nothing heavy is imported before a command needs it."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,12 @@ Examples:
   opsd export demo --to folder           the champion's folder, for transformers or vLLM
 
 \b
-Completion in bash: eval "$(_OPSD_COMPLETE=bash_source opsd)"; zsh and fish likewise.
+Completion of commands, options, recipes, files and settings: a line for the start-up file of the shell.
+  bash (~/.bashrc)                   eval "$(_OPSD_COMPLETE=bash_source opsd)"
+  zsh (~/.zshrc)                     eval "$(_OPSD_COMPLETE=zsh_source opsd)"
+  fish (~/.config/fish/config.fish)  _OPSD_COMPLETE=fish_source opsd | source
+
+\b
 Everything here can be done in Prefect and MLflow too: docs/cli.md says how.
 """
 
@@ -55,6 +61,8 @@ def run(arguments: Sequence[str]) -> int:
         status = cli.main(args=list(arguments), prog_name="opsd", standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        if isinstance(error, click.NoSuchOption) and error.ctx and any(p.name == "settings" for p in error.ctx.command.params):
+            click.echo(f"Settings have no dashes: opsd {error.ctx.info_name} ... {_setting(error.option_name)}=VALUE", err=True)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return INTERRUPTED
@@ -64,6 +72,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         from opsd_core.errors import OpsdError
 
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, OpsdError):
+            click.echo(f"opsd: {error.filename or 'the output'} cannot be written: {error.strerror}. Free space there.", err=True)
+            return 1
         if isinstance(error, OpsdError):
             click.echo(f"opsd: {error}", err=True)
             return 1
@@ -77,6 +88,15 @@ def run(arguments: Sequence[str]) -> int:
         )
         return 1
     return status if isinstance(status, int) else 0
+
+
+def _setting(option: str) -> str:
+    """The setting that was probably meant by an option that does not exist."""
+    from opsd_core.config import CampaignConfig
+    from opsd_core.config.refusals import nearest, paths_of
+
+    given, known = option.lstrip("-").replace("-", "_"), list(paths_of(CampaignConfig))
+    return given if given in known else nearest(given, known) or given
 
 
 def main() -> None:

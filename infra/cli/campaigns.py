@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from infra.cli.command import INTERRUPTED, Command
+from infra.cli.completion import recipes_and_files, setting_paths
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
     from opsd_core.config import CampaignConfig
 
 @click.command(cls=Command)
-@click.argument("what", metavar="FILE|RECIPE")
-@click.argument("settings", metavar="[key=value]...", nargs=-1)
+@click.argument("what", metavar="FILE|RECIPE", shell_complete=recipes_and_files)
+@click.argument("settings", metavar="[key=value]...", nargs=-1, shell_complete=setting_paths)
 def check(what: str, settings: tuple[str, ...]) -> int:
     """Say what a campaign would do, and try it.
 
@@ -37,8 +38,8 @@ def check(what: str, settings: tuple[str, ...]) -> int:
 
 
 @click.command(cls=Command)
-@click.argument("what", metavar="FILE|RECIPE")
-@click.argument("settings", metavar="[key=value]...", nargs=-1)
+@click.argument("what", metavar="FILE|RECIPE", shell_complete=recipes_and_files)
+@click.argument("settings", metavar="[key=value]...", nargs=-1, shell_complete=setting_paths)
 @click.option("--watch/--no-watch", "watched", default=True, help="Show the progress until it has ended (default).")
 def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
     """Run a campaign and watch it.
@@ -72,7 +73,7 @@ def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
         return 0
     completed = ended.state is not None and ended.state.is_completed()
     latest = progress.reports[-1].markdown if progress.reports else ""
-    return closing(ended, "iterate", verdict_lines(config.name, progress.reports) if completed else [], latest)
+    return closing(ended, "iterate", verdict_lines(config.name, progress) if completed else [], latest)
 
 
 def plan(config: "CampaignConfig", recipe: str) -> str:

@@ -5,6 +5,7 @@ import json
 import click
 
 from infra.cli.command import Command, table
+from infra.cli.completion import recipes_and_files, setting_paths
 
 
 @click.command(cls=Command)
@@ -40,8 +41,8 @@ def _method(values: dict) -> str:
 
 
 @click.command(cls=Command)
-@click.argument("what", metavar="FILE|RECIPE")
-@click.argument("settings", metavar="[key=value]...", nargs=-1)
+@click.argument("what", metavar="FILE|RECIPE", shell_complete=recipes_and_files)
+@click.argument("settings", metavar="[key=value]...", nargs=-1, shell_complete=setting_paths)
 @click.option("--changed", is_flag=True, help="Only what is not a default.")
 def config(what: str, settings: tuple[str, ...], changed: bool) -> int:
     """Show every setting and where it comes from.

@@ -5,13 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from infra.cli.names import Named, number_of
+from infra.cli.names import Named, number_of, registry
 from opsd_core.digest import file_digest
-from opsd_core.errors import ConfigError, IntegrityError, ServiceError
+from opsd_core.errors import ConfigError, IntegrityError, OpsdError, ServiceError
 from tasks.runtime.settings import load_settings
 from tasks.storage.artifacts import describe, fetch
 from tasks.storage.s3 import open_store
@@ -30,7 +32,7 @@ class Kept(NamedTuple):
 
 def kept(asked: Named) -> Kept:
     """The version's folder as it is served, every byte verified. ConfigError without such a version."""
-    tracker = Tracker(patience_s=20.0)
+    tracker = registry()
     number = number_of(asked, "champion")
     version, settings = tracker.get_version(asked.name, number or 0), load_settings()
     return Kept(version, fetch(open_store(settings.store, settings), version.source, settings.cache))
@@ -42,27 +44,36 @@ def copied(found: Kept, target: Path) -> list[str]:
     wanted = {
         file["name"]: file for file in describe(open_store(settings.store, settings), found.version.source).manifest["files"]
     }
+    with new_folder(target, "--to") as folder:
+        shutil.copytree(found.folder, folder, dirs_exist_ok=True)
+        for name, file in wanted.items():
+            if file_digest(folder / name) != file["sha256"]:
+                raise IntegrityError(f"{folder / name} is not what the store promises. Is the disk sound? Export again.")
+    return sorted(wanted)
+
+
+@contextmanager
+def new_folder(target: Path, option: str) -> Iterator[Path]:
+    """A folder that becomes `target` when all is written; ConfigError where that is there and not empty, naming `option`."""
     target = target.absolute()
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise ConfigError(f"{target} exists and is not an empty folder. Name another one with --to.")
+            raise ConfigError(f"{target} exists and is not an empty folder. Name another one with {option}.")
         target.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as draft:
-            folder = Path(draft) / "copy"
-            shutil.copytree(found.folder, folder)
-            for name, file in wanted.items():
-                if file_digest(folder / name) != file["sha256"]:
-                    raise IntegrityError(f"{folder / name} is not what the store promises. Is the disk sound? Export again.")
+            folder = Path(draft) / "new"
+            folder.mkdir()
+            yield folder
             for path in (folder, *folder.rglob("*")):
                 path.chmod(0o755 if path.is_dir() else 0o644)
             if target.exists():
                 target.rmdir()
             folder.rename(target)
-    except (IntegrityError, ConfigError):
+    except OpsdError:
         raise
     except OSError as error:
-        raise ServiceError(f"{target} cannot be written: {error.strerror or error}. Name another folder with --to.") from error
-    return sorted(wanted)
+        why = error.strerror or error
+        raise ServiceError(f"{target} cannot be written: {why}. Name another folder with {option}.") from error
 
 
 def adapter(found: Kept, target: Path) -> Path:

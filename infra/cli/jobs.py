@@ -5,13 +5,14 @@ from typing import Any
 import click
 
 from infra.cli.command import INTERRUPTED, Command
+from infra.cli.completion import recipes_and_files, setting_paths
 
-_settings = click.argument("settings", metavar="[key=value]...", nargs=-1)
+_settings = click.argument("settings", metavar="[key=value]...", nargs=-1, shell_complete=setting_paths)
 _watch = click.option("--watch/--no-watch", "watched", default=True, help="Show the progress until it has ended (default).")
 
 
 @click.command(cls=Command)
-@click.argument("what", metavar="FILE|RECIPE")
+@click.argument("what", metavar="FILE|RECIPE", shell_complete=recipes_and_files)
 @_settings
 @_watch
 def pretrain(what: str, settings: tuple[str, ...], watched: bool) -> int:
@@ -71,12 +72,12 @@ def replay(name: str, settings: tuple[str, ...], watched: bool) -> int:
     \b
     Example: opsd replay demo distillation.divergence=reverse_kl 'iterations=[0]'
     """
-    from infra.cli.names import named
+    from infra.cli.names import named, registered
     from infra.cli.settings.values import assignments
 
     given = assignments(settings)
     knobs = {key: given.pop(key) for key in ("iterations", "campaign") if key in given}
-    return _job("replay", {"name": named(name).name, **knobs, "overrides": given}, watched)
+    return _job("replay", {"name": registered(named(name).name), **knobs, "overrides": given}, watched)
 
 
 @click.command(cls=Command)

@@ -36,10 +36,14 @@ def login() -> int:
     They hold the passwords of the servers of this machine.
     """
     from infra.access.servers import login_lines
+    from infra.lifecycle import status
     from infra.state import open_state, state_root
 
-    lines = login_lines(open_state(state_root()), os.environ, show=True)
+    state = open_state(state_root())
+    lines = login_lines(state, os.environ, show=True)
     click.echo("\n".join(lines or ["Prefect and MLflow are not this machine's own: ask whoever runs them."]))
+    if stopped := [r.name for r in status(state, os.environ) if r.name in ("prefect", "mlflow") and r.state == "stopped"]:
+        click.echo(f"They lead nowhere until the servers run ({' and '.join(stopped)}: stopped). Start them: opsd up", err=True)
     return 0
 
 

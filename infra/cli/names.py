@@ -1,11 +1,33 @@
 """Versions as people name them: `demo`, `demo@champion`, `demo/3`, `models:/demo/3`."""
 
 import re
-from typing import NamedTuple
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple
 
 from opsd_core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
+
 _NAMED = re.compile(r"(?:models:/)?(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<number>[1-9][0-9]{0,8}))?")
+
+
+def registry() -> "Tracker":
+    """MLflow, which answers now: nobody at a keyboard waits as long as a stage does. ServiceError or ConfigError otherwise."""
+    from tasks.tracking import Tracker
+
+    tracker = Tracker(patience_s=20.0)
+    tracker.check()
+    return tracker
+
+
+def registered(name: str) -> str:
+    """`name` when it is a registered model's; ConfigError naming those there are, before anything waits in a queue."""
+    if name not in (known := registry().model_names()):
+        near = get_close_matches(name, known, 1)
+        meant = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"there is no registered model {name!r:.100}. There are: {', '.join(known[:20]) or 'none'}.{meant}")
+    return name
 
 
 class Named(NamedTuple):
@@ -36,12 +58,11 @@ def named(text: str, version: str | None = None) -> Named:
 def number_of(found: Named, default: str | None = None) -> int | None:
     """The number of the version; `default` is the alias that stands where none is named, None = the caller's own choice.
 
-    ConfigError naming the versions that there are, when there is no such one.
+    ConfigError naming the models or the versions that there are, when there is no such one.
     """
+    registered(found.name)
     alias = found.alias or (default if found.number is None else None)
     if alias is None and found.number is None:
         return None
-    from tasks.tracking import Tracker
-
     address = f"models:/{found.name}/{found.number}" if found.number else f"models:/{found.name}@{alias}"
-    return Tracker(patience_s=20.0).resolve(address, "version").version
+    return registry().resolve(address, "version").version

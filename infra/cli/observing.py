@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ OF_THE_MACHINERY = (
 )
 """How lines begin that Prefect writes of itself."""
 _PAGE = 200
+_MET = re.compile(r"^(?:[\w.]+\.)?(\w+): (.*)", re.MULTILINE)
+"""The errors in a traceback, the one that ended it last."""
 
 
 @click.command(cls=Command)
@@ -92,9 +95,22 @@ def _print_logs(client: "SyncPrefectClient", run: "FlowRun", wish: tuple[int, tu
     count = 0
     while page := client.read_logs(wanted, limit=_PAGE, offset=shown + count, sort=LogSort.TIMESTAMP_ASC):
         for line in (line for line in page if not line.message.startswith(wish[1])):
-            click.echo(f"{line.timestamp.astimezone():%H:%M:%S} {logging.getLevelName(line.level):7} {line.message}")
+            said = _without_trace(line.message) if wish[1] else line.message
+            click.echo(f"{line.timestamp.astimezone():%H:%M:%S} {logging.getLevelName(line.level):7} {said}")
         count += len(page)
     return count
+
+
+def _without_trace(message: str) -> str:
+    """One of opsd's own errors is said in full by its words; of any other the trace says where it was met."""
+    from opsd_core import errors
+
+    head, _, trace = message.partition("\nTraceback (most recent call last):")
+    met = _MET.findall(trace)
+    kind = getattr(errors, met[-1][0], None) if met else None
+    if not (isinstance(kind, type) and issubclass(kind, errors.OpsdError)):
+        return message
+    return head if met[-1][0] in head else f"{head}: {met[-1][1]}"
 
 
 @click.command(cls=Command)
@@ -104,18 +120,24 @@ def cancel(which: str | None) -> int:
 
     NAME is a campaign, RUN a run's name, its id or the first eight digits of it; neither is needed when one run is under way.
     """
-    from prefect.states import Cancelling
-
     from infra.cli.server import find_run, prefect
-    from opsd_core.errors import RefusedError
 
     with prefect() as client:
         run = find_run(client, which, active=True)
-        if run.state is not None and run.state.is_final():
-            raise RefusedError(f"{run.name} ({run.id}) has ended already: {run.state_name}.")
-        answer = client.set_flow_run_state(run.id, Cancelling())
+        cancelled(client, run)
+    click.echo(f"{run.name} ({run.id}) is being cancelled. Its finished stages are kept: the same command again continues it.")
+    return 0
+
+
+def cancelled(client: "SyncPrefectClient", run: "FlowRun") -> None:
+    """Ask for the end of a run. RefusedError when it has ended or the server says no."""
+    from prefect.states import Cancelling
+
+    from opsd_core.errors import RefusedError
+
+    if run.state is not None and run.state.is_final():
+        raise RefusedError(f"{run.name} ({run.id}) has ended already: {run.state_name}.")
+    answer = client.set_flow_run_state(run.id, Cancelling())
     if answer.status.value != "ACCEPT" and not (answer.state and answer.state.is_cancelled()):
         reason = getattr(answer.details, "reason", None) or answer.status.value
         raise RefusedError(f"{run.name} ({run.id}) was not cancelled: {reason}")
-    click.echo(f"{run.name} ({run.id}) is being cancelled. Its finished stages are kept: the same command again continues it.")
-    return 0

@@ -1,6 +1,7 @@
 """What became of a run, in words, and where to look at it."""
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -9,15 +10,20 @@ from prefect.client.schemas.objects import FlowRun
 
 from infra.access.servers import is_private, login_lines
 from infra.cli.command import table
-from infra.cli.progress import Report
+from infra.cli.progress import Progress
 from infra.cli.server import message_of, page_of
 from infra.state import open_state, state_root
 from infra.summary import mlflow_addresses
+from opsd_core import errors
 from opsd_core.errors import OpsdError
 
+_CLASS = re.compile(r"(?:(?:Flow|Task) run encountered an exception:?\s*)?(?:[\w.]+\.)?(\w+):")
+"""Of the error in a state's message."""
 
-def verdict_lines(name: str, reports: Sequence[Report]) -> list[str]:
+
+def verdict_lines(name: str, progress: Progress) -> list[str]:
     """Whether the campaign shipped a version, and why not."""
+    reports = progress.reports
     if not reports:
         return ["No iteration ended, so there is no new version."]
     if promoted := [report for report in reports if report.promoted]:
@@ -27,8 +33,10 @@ def verdict_lines(name: str, reports: Sequence[Report]) -> list[str]:
         return lines + [f"  - {reason}" for reason in reasons_of(last.markdown) if reason.startswith("Guard")]
     last = reports[-1]
     if waits := [report for report in reports if "wait" in report.outcome or "waits for" in report.markdown]:
-        version, manual = waits[-1].version, "promotion.mode=manual" in waits[-1].markdown
-        how = f"opsd promote {name} {version}" if manual else f"opsd approve {name} {version} (or opsd refuse)"
+        version = waits[-1].version
+        by_hand, answer = f"opsd promote {name} {version}", f"opsd approve {name} {version} (or opsd refuse)"
+        ways = {"manual": by_hand, "approve": answer}
+        how = ways.get(progress.mode, f"{answer}, or with promotion.mode=manual: {by_hand}")
         return [f"Waits for a person: version {version} of {name}. To decide: {how}"]
     lines = [f"Not promoted: the champion of {name} stays; held-out accuracy {last.before} → {last.after}."]
     return lines + [f"  - {reason}" for reason in reasons_of(last.markdown)]
@@ -60,6 +68,16 @@ def ending(run: FlowRun) -> str:
             f"{run.name}: its process died ({message_of(run) or 'no reason is known'}). To continue: the same command again."
         )
     return message_of(run) or f"{run.name} failed. What it wrote: opsd logs {run.id}"
+
+
+def failure(run: FlowRun) -> OpsdError | None:
+    """`ending` as the error that the run met, of the same class where that is one of opsd's; None when it completed."""
+    why = ending(run)
+    if not why:
+        return None
+    met = _CLASS.match((run.state.message or "") if run.state else "")
+    kind = getattr(errors, met[1], None) if met else None
+    return kind(why) if isinstance(kind, type) and issubclass(kind, OpsdError) else OpsdError(why)
 
 
 def closing(run: FlowRun, deployment: str, head: Sequence[str], report: str) -> int:

@@ -31,6 +31,15 @@ WORDS = {
     "choose-prompts": "choosing prompts",
     "prepare-model": "loading the model",
     "prepare-data": "loading the data",
+    "prepare-teachers": "loading the teachers",
+    "preflight": "checking the settings",
+    "warm-start": "looking for a warm start",
+    "start-campaign": "opening the campaign",
+    "open-iteration": "opening the iteration",
+    "probe-teacher": "probing the teacher",
+    "write-answers": "writing the page of answers",
+    "close-campaign": "writing the campaign's report",
+    "recover": "answering an alarm",
     "dry-run": "trying a few prompts",
 }
 """Tasks of the flow, as people say it; others keep their names."""
@@ -69,22 +78,27 @@ class Progress:
     """Of the whole campaign."""
     expected: Mapping[str, int] = field(default_factory=dict)
     """Calls of each stage per iteration."""
+    mode: str = ""
+    """promotion.mode; empty where the settings are not known here."""
     stage: str = ""
     iteration: int | None = None
     """None before the first one."""
     percent: float | None = None
-    """Of the stage."""
+    """Of the stage: of all its shards together."""
     done: float = 0.0
     """Of the campaign, from 0 to 1."""
     reports: list[Report] = field(default_factory=list)
+    _shown: tuple[str, int | None] = ("", None)
+    """Stage and iteration that `percent` is of."""
     _began: tuple[float, float] | None = None
 
     @classmethod
     def of(cls, config: CampaignConfig) -> "Progress":
         """Of a campaign that has not begun."""
-        shards = config.execution.num_shards
+        shards = min(config.execution.num_shards, config.rollout.num_prompts)
         targets = shards if config.distillation.records_targets else 0
-        return cls(config.iterations, {"rollout": shards, "score-targets": targets, "distil": 1, "evaluate": 2, "report": 1})
+        expected = {"rollout": shards, "score-targets": targets, "distil": 1, "evaluate": 2, "report": 1}
+        return cls(config.iterations, expected, config.promotion.mode)
 
     def read(self, client: SyncPrefectClient, run: FlowRun) -> None:
         """Ask the server."""
@@ -100,21 +114,33 @@ class Progress:
 
     def _place(self, tasks: list[TaskRun], percents: Mapping[object, float]) -> None:
         running = [task for task in tasks if task.state and task.state.is_running()]
-        completed: dict[tuple[str, int | None], float] = defaultdict(float)
+        calls: dict[str, float] = defaultdict(float)
         for task in tasks:
-            stage, iteration = stage_of(task.name)
             ended = task.state is not None and task.state.is_completed()
-            completed[stage, iteration] += 1.0 if ended else percents.get(task.id, 0.0) / 100
-            if iteration is not None:
+            share = 1.0 if ended else percents.get(task.id, 0.0) / 100
+            calls[task.name] = max(calls[task.name], share)  # a run that resumes calls its finished tasks again
+            if (iteration := stage_of(task.name)[1]) is not None:
                 self.iteration = max(self.iteration or 0, iteration)
+        completed: dict[tuple[str, int | None], float] = defaultdict(float)
+        for name, share in calls.items():
+            completed[stage_of(name)] += share
         if running:
-            self.stage = stage_of(running[0].name)[0]
-            self.percent = percents.get(running[0].id)
+            self._at(running[0], completed, percents)
         if self.iteration is not None:
             now = self.iteration + self._of_iteration(completed, self.iteration)
             self.done = max(self.done, min(1.0, now / self.iterations))
         if self._began is None and self.stage in _SHARES:
             self._began = (time.monotonic(), self.done)
+
+    def _at(
+        self, task: TaskRun, completed: Mapping[tuple[str, int | None], float], percents: Mapping[object, float]
+    ) -> None:
+        """Take the stage of a running task, and how much of it is done; within one stage that never falls."""
+        stage = stage_of(task.name)
+        number = self.expected.get(stage[0], 1)
+        percent = percents.get(task.id) if number == 1 else 100 * min(1.0, completed[stage] / number)
+        known = [value for value in (percent, self.percent if stage == self._shown else None) if value is not None]
+        self.stage, self._shown, self.percent = stage[0], stage, max(known, default=None)
 
     def _of_iteration(self, completed: Mapping[tuple[str, int | None], float], number: int) -> float:
         shares = {stage: share for stage, share in _SHARES.items() if self.expected.get(stage)}

@@ -59,6 +59,7 @@ def talk(url: str, name: str, system: str | None) -> int:
     """Ask and print until an empty line or the end of input."""
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     with httpx.Client(base_url=url, timeout=600, trust_env=False) as client:
+        _sent(client, "GET", "/v1/models")  # before anybody has typed
         while True:
             try:
                 question = click.prompt("you", default="", show_default=False, prompt_suffix="> ").strip()
@@ -73,7 +74,7 @@ def talk(url: str, name: str, system: str | None) -> int:
 
 
 def _asked(client: httpx.Client, request: dict[str, Any]) -> str:
-    answer = _answer(client, "/v1/chat/completions", request)
+    answer = _sent(client, "POST", "/v1/chat/completions", json=request)
     try:
         return str(answer["choices"][0]["message"]["content"]).strip()
     except (KeyError, IndexError, TypeError) as error:
@@ -82,9 +83,9 @@ def _asked(client: httpx.Client, request: dict[str, Any]) -> str:
         ) from error
 
 
-def _answer(client: httpx.Client, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def _sent(client: httpx.Client, method: str, path: str, **body: Any) -> dict[str, Any]:
     try:
-        response = client.post(path, json=body)
+        response = client.request(method, path, **body)
         response.raise_for_status()
         return response.json()
     except httpx.HTTPStatusError as error:

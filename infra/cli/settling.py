@@ -25,23 +25,29 @@ _MACHINERY = (*OF_THE_MACHINERY, "Finished in state")
 
 def settled(client: SyncPrefectClient, run: FlowRun) -> int:
     """Wait until the run has ended and print its words; the exit status: 0 completed, 1 not, 130 after Ctrl-C."""
-    began, told = time.monotonic(), False
     try:
-        while not (run.state and run.state.is_final()):
-            if not told and run.state and run.state.is_scheduled() and time.monotonic() - began > _TELL_AFTER_S:
-                told = True
-                click.echo(f"{run.name} is waiting{reason_of_waiting(client, run)}", err=True)
-            time.sleep(_EVERY_S)
-            run = client.read_flow_run(run.id)
+        run = ended(client, run)
     except KeyboardInterrupt:
         click.echo(f"\n{run.name} goes on. To cancel it: opsd cancel {str(run.id)[:8]}", err=True)
         return INTERRUPTED
-    if not run.state.is_completed():
-        click.echo(f"opsd: {ending(run)}", err=True)
+    if why := ending(run):
+        click.echo(f"opsd: {why}", err=True)
         return 1
     click.echo(said(client, run) or f"{run.name}: done")
     sys.stdout.flush()
     return 0
+
+
+def ended(client: SyncPrefectClient, run: FlowRun) -> FlowRun:
+    """The run as it ended; on the way a word to stderr when it has to wait for its turn."""
+    began, told = time.monotonic(), False
+    while not (run.state and run.state.is_final()):
+        if not told and run.state and run.state.is_scheduled() and time.monotonic() - began > _TELL_AFTER_S:
+            told = True
+            click.echo(f"{run.name} is waiting{reason_of_waiting(client, run)}", err=True)
+        time.sleep(_EVERY_S)
+        run = client.read_flow_run(run.id)
+    return run
 
 
 def said(client: SyncPrefectClient, run: FlowRun) -> str:

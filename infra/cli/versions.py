@@ -21,14 +21,10 @@ def versions(name: str) -> int:
 
     Their aliases, what became of them, and the accuracy they were judged by.
     """
-    from infra.cli.names import named, number_of
-    from tasks.tracking import Tracker
+    from infra.cli.names import named, number_of, registry
 
-    asked = named(name)
-    only, tracker = number_of(asked), Tracker(patience_s=20.0)
-    known = tracker.model_names()
-    if asked.name not in known:
-        raise _no_model(asked.name, known)
+    asked, tracker = named(name), registry()
+    only = number_of(asked)
     rows = [("version", "alias", "outcome", "measured")]
     for entry in tracker.versions(asked.name):
         if only in (None, entry.version):
@@ -43,12 +39,6 @@ def versions(name: str) -> int:
         click.echo(f"\nChampion since {last.at}: version {last.after}, by {last.who}: {last.why}")
     click.echo(f"\nIn MLflow: {tracker.public_uri}/#/models/{asked.name}")
     return 0
-
-
-def _no_model(name: str, known: list[str]) -> Exception:
-    from opsd_core.errors import ConfigError
-
-    return ConfigError(f"there is no registered model {name!r}. There are: {', '.join(known[:20]) or 'none'}.")
 
 
 @click.command(cls=Command)
@@ -79,9 +69,9 @@ def promote(name: str, version: str | None, reason: str, who: str) -> int:
 @_who
 def rollback(name: str, reason: str, who: str) -> int:
     """Make the previous champion the champion again."""
-    from infra.cli.names import named
+    from infra.cli.names import named, registered
 
-    return _carried_out("rollback", {"name": named(name).name, "reason": reason, "who": who})
+    return _carried_out("rollback", {"name": registered(named(name).name), "reason": reason, "who": who})
 
 
 def _carried_out(deployment: str, parameters: dict[str, Any]) -> int:
@@ -139,27 +129,43 @@ def _answered(name: str, version: str | None, given: dict[str, str]) -> int:
 @click.option("--against", metavar="VERSION", help="The version to stand beside it (default: the champion that it met).")
 @click.option("--to", type=click.Path(path_type=Path), help="The file to write (default: NAME-VERSION-answers.html here).")
 @click.option("--open", "opened", is_flag=True, help="Show it in the browser.")
-def answers(name: str, version: str | None, against: str | None, to: Path | None, opened: bool) -> int:
+@click.option("--export", "folder", type=click.Path(path_type=Path), help="A new folder for files that other tools read.")
+def answers(
+    name: str, version: str | None, against: str | None, to: Path | None, opened: bool, folder: Path | None
+) -> int:
     """Write a page of what a model answered.
 
     Held-out questions with the answers before and after, in one HTML file that opens without a network. Without a version the
     newest one that was measured.
 
+    --export writes what other tools read, and the page only where --to or --open ask for it too: completions.jsonl (messages,
+    tokens, log-probabilities of student and teacher), dataset (the same for datasets.load_dataset or a hub), before.json and
+    after.json (for inspect view --log-dir).
+
     \b
     Examples:
       opsd answers demo --open
       opsd answers demo 3 --against 1 --to answers.html
+      opsd answers demo --export demo-answers
     """
     from infra.cli.names import named, number_of
-    from opsd_core.errors import ServiceError
-    from tasks.answers import answers_of
 
     asked = named(name, version)
     number = number_of(asked)
     other = number_of(named(asked.name, against)) if against else None
-    page = answers_of(asked.name, number, other)
-    shown = number if number is not None else "newest"
-    target = to or Path(f"{asked.name}-{shown}{f'-against-{other}' if other else ''}-answers.html")
+    if to or opened or folder is None:
+        suffix = f"{'newest' if number is None else number}{f'-against-{other}' if other else ''}"
+        _page(asked.name, number, other, to or Path(f"{asked.name}-{suffix}-answers.html"), opened)
+    if folder is not None:
+        _exported(asked.name, number, other, folder.expanduser())
+    return 0
+
+
+def _page(name: str, number: int | None, other: int | None, target: Path, opened: bool) -> None:
+    from opsd_core.errors import ServiceError
+    from tasks.answers import answers_of
+
+    page = answers_of(name, number, other)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, target)
@@ -168,4 +174,12 @@ def answers(name: str, version: str | None, against: str | None, to: Path | None
     click.echo(target.resolve())
     if opened:
         click.launch(target.resolve().as_uri())
-    return 0
+
+
+def _exported(name: str, number: int | None, other: int | None, target: Path) -> None:
+    from infra.cli.folders import new_folder
+    from tasks.answers import export_answers
+
+    with new_folder(target, "--export") as folder:
+        written = [path.name for path in export_answers(name, number, folder, other)]
+    click.echo("\n".join(str(target.resolve() / name) for name in written))

@@ -1,5 +1,6 @@
 """Waiting for a run: one live line in a terminal, plain lines elsewhere, and the outcome in words."""
 
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ _EVERY_S = 1.0
 _PATIENCE_S = 120.0
 """How long a server that does not answer is waited for."""
 _WAITS_AFTER_S = 5.0
+_WIDE = 120
+"""Columns from which on there is room for a bar beside the words."""
 
 
 class Display(Protocol):
@@ -48,24 +51,47 @@ class Plain:
         print(line, flush=True)
 
 
+class Silent:
+    """Nothing, where the caller wants the outcome alone."""
+
+    def show(self, line: str, done: float, left: str) -> None:
+        """Nothing."""
+
+    def keep(self, line: str) -> None:
+        """Nothing."""
+
+
 @contextmanager
 def display() -> Iterator[Display]:
-    """A bar that is rewritten in a terminal; plain lines elsewhere."""
-    if not sys.stdout.isatty():
+    """A line that is rewritten in a terminal, with a bar where it is wide enough; plain lines elsewhere."""
+    from rich.console import Console
+
+    console = Console()
+    if not sys.stdout.isatty() or console.is_dumb_terminal:
         yield Plain()
         return
-    from rich.progress import BarColumn, TextColumn
+    from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
+    from rich.text import Text
 
-    columns = (BarColumn(24), TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}", markup=False))
-    with Bars(*columns, transient=True) as bars:
-        task = bars.add_task("starting", total=1.0)
+    class Words(ProgressColumn):
+        """The column that gives way where the line is longer than the terminal is wide."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+    texts = ("{task.percentage:>3.0f} %", "{task.fields[left]}")
+    percent, left = (TextColumn(text, markup=False, table_column=Column(no_wrap=True)) for text in texts)
+    bar = [BarColumn(24)] if console.width >= _WIDE else []
+    with Bars(*bar, percent, Words(), left, console=console, transient=True) as bars:
+        task = bars.add_task("starting", total=1.0, left="")
 
         class Live:
             """One bar."""
 
             def show(self, line: str, done: float, left: str) -> None:
-                bars.update(task, completed=done, description=line + (f" · {left}" if left else ""))
+                bars.update(task, completed=done, description=line, left=left)
 
             def keep(self, line: str) -> None:
                 bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -82,39 +108,44 @@ def submitted(deployment: str, parameters: dict[str, Any], progress: Progress, *
             print(f"{run.name} is on its way: {page_of(run)}\nTo follow it: opsd logs {which} --follow", flush=True)
             return run
         try:
-            return watch(client, run, progress)
+            with display() as shown:
+                return watch(client, run, progress, shown)
         except KeyboardInterrupt:
             said = f"{run.name} goes on: {page_of(run)}\n  to follow it   opsd logs {which} --follow"
             print(f"\n{said}\n  to cancel it   opsd cancel {which}", file=sys.stderr, flush=True)
             return None
 
 
-def watch(client: SyncPrefectClient, run: FlowRun, progress: Progress) -> FlowRun:
-    """Show a run until it has ended; returns it as it ended. The errors of httpx when the server stays away."""
+def watch(
+    client: SyncPrefectClient, run: FlowRun, progress: Progress, shown: Display, timeout_s: float = math.inf
+) -> FlowRun:
+    """Show a run until it has ended; returns it as it ended, or as it is after `timeout_s`.
+
+    The errors of httpx when the server stays away.
+    """
     began, silent_since = time.monotonic(), None
     told: set[int] = set()
-    with display() as shown:
-        while True:
-            try:
-                run = client.read_flow_run(run.id)
-                progress.read(client, run)
-                for report in progress.reports:
-                    if report.iteration not in told:
-                        told.add(report.iteration)
-                        shown.keep(str(report))
-                if _has_ended(client, run):
-                    return run
-                waits = time.monotonic() - began > _WAITS_AFTER_S
-                shown.show(_line(client, run, progress, waits), progress.done, progress.left())
-                silent_since = None
-            except (httpx.TransportError, httpx.HTTPStatusError) as error:
-                if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
-                    raise
-                silent_since = silent_since or time.monotonic()
-                if time.monotonic() - silent_since > _PATIENCE_S:
-                    raise
-                shown.show("Prefect does not answer; the run goes on without it", progress.done, "")
-            time.sleep(_EVERY_S)
+    while True:
+        try:
+            run = client.read_flow_run(run.id)
+            progress.read(client, run)
+            for report in progress.reports:
+                if report.iteration not in told:
+                    told.add(report.iteration)
+                    shown.keep(str(report))
+            if _has_ended(client, run) or time.monotonic() - began > timeout_s:
+                return run
+            waits = time.monotonic() - began > _WAITS_AFTER_S
+            shown.show(_line(client, run, progress, waits), progress.done, progress.left())
+            silent_since = None
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500:
+                raise
+            silent_since = silent_since or time.monotonic()
+            if time.monotonic() - silent_since > _PATIENCE_S:
+                raise
+            shown.show("Prefect does not answer; the run goes on without it", progress.done, "")
+        time.sleep(_EVERY_S)
 
 
 def _line(client: SyncPrefectClient, run: FlowRun, progress: Progress, waits: bool) -> str:

@@ -12,6 +12,8 @@ from opsd_core.errors import ConfigError
 
 MAX_DEPTH = 50
 """Levels of nesting; the deepest setting has four."""
+_HALF_TYPED = 3
+"""Letters from which on a name that begins so is taken for the one that was meant."""
 _MAX_PROBLEMS, _MAX_VALUE, _MAX_TEXT = 12, 80, 1500
 _UNKNOWN = "unknown key; see docs/configuration.md for the names that exist"
 _RULES = {
@@ -102,14 +104,19 @@ def paths_of(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def nearest(path: str, known: Iterable[str]) -> str | None:
-    """The name that was probably meant: one like it in the same section, the same one elsewhere, or the path most like it."""
+    """The name that was probably meant: in the same section one that begins so or is like it, elsewhere the same one, the path
+    most like it, or one that begins so.
+    """
     known = list(known)
     section, _, leaf = path.rpartition(".")
+    begins = [name for name in known if len(leaf) >= _HALF_TYPED and name.rpartition(".")[2].startswith(leaf)]
     beside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section}
+    if here := [name for name in begins if name in beside.values()]:
+        return min(here, key=len)
     if close := get_close_matches(leaf, beside, 1, 0.7):
         return beside[close[0]]
     elsewhere = [name for name in known if name.rpartition(".")[2] == leaf]
-    near = elsewhere or get_close_matches(path, known, 1, 0.8)
+    near = elsewhere or get_close_matches(path, known, 1, 0.8) or begins
     return min(near, key=len, default=None)
 
 

@@ -1,6 +1,6 @@
 """What the model wrote, before and after: one page per iteration, and of any two versions of a model."""
 
 from tasks.answers.exports import export_answers
-from tasks.answers.versions import answers_of, answers_table
+from tasks.answers.versions import accuracies, answers_of, answers_table
 
-__all__ = ["answers_of", "answers_table", "export_answers"]
+__all__ = ["accuracies", "answers_of", "answers_table", "export_answers"]

@@ -1,18 +1,20 @@
 """Answers of any version of a model: its iteration's page, or its answers next to those of another version."""
 
 import json
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from opsd_core.answers import Answers, Side, render
 from opsd_core.answers.sides import Item, items_of
-from opsd_core.errors import ConfigError
+from opsd_core.errors import ConfigError, IntegrityError
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import read_outcomes
-from tasks.context import lineage, local, produce, stored_examples, tracker
+from tasks.context import lineage, local, produce, store, stored_examples, tracker
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import Ref
+from tasks.storage.artifacts import describe
 from tasks.tracking.registry import Version
 
 
@@ -50,6 +52,19 @@ def answers_table(name: str, version: int | None = None, against: int | None = N
     return [_row(item) for item in items_of(*records_of(sides))]
 
 
+def accuracies(name: str) -> dict[int, float]:
+    """Held-out accuracy of every version of a model that was measured against answers; of lost records none."""
+    found: dict[int, float] = {}
+    for entry in filter(_is_measured, tracker().versions(name)):
+        with suppress(IntegrityError):
+            known = lineage(entry.tags)
+            for number, evaluation in ((known.get("champion_version"), "champion_evaluation"), (entry.version, "evaluation")):
+                metrics = describe(store(), known[evaluation]).summary["metrics"] if known.get(evaluation) else {}
+                if number and "eval/accuracy" in metrics:
+                    found[int(number)] = metrics["eval/accuracy"]
+    return found
+
+
 def _row(item: Item) -> dict[str, Any]:
     row: dict[str, Any] = {"id": item.example.id, "question": item.example.question, "reference": item.example.answer}
     for side, answer in zip(("before", "after"), item.answers, strict=True):
@@ -68,9 +83,10 @@ def chosen_version(name: str, versions: list[Version], number: int | None) -> Ve
     found = [entry for entry in measured if number in (None, entry.version)]
     if not found:
         there = ", ".join(str(entry.version) for entry in measured) or "none"
+        which = "version" if number is None else f"version {number}"
         raise ConfigError(
-            f"model {name!r} has no version {number if number is not None else ''} that a campaign measured; it has {there}. "
-            "Give a version that an iteration made."
+            f"model {name!r} has no {which} that a campaign measured; it has {there}. Give a version that an iteration made: an "
+            "iteration's version is there when the iteration has ended."
         )
     return found[-1]
 

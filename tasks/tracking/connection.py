@@ -33,8 +33,8 @@ class Connection:
         self.settings = load_settings() if settings is None else settings
         if not self.settings.mlflow_uri:
             raise ConfigError(
-                "MLFLOW_TRACKING_URI is not set and no env file was found in OPSD_STATE (default: .opsd in OPSD_HOME). "
-                "Start the stack (make up) or set the variable."
+                "no MLflow server is known: MLFLOW_TRACKING_URI is not set, and OPSD_STATE (default: .opsd in OPSD_HOME) names "
+                "none. Start the embedded servers (opsd up), or set the variable."
             )
         os.environ.update({**_DEFAULT, **os.environ, **_FORCED})
         self.uri, self.patience_s = self.settings.mlflow_uri.rstrip("/"), patience_s

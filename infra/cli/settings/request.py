@@ -1,6 +1,6 @@
 """What `FILE|RECIPE [key=value …]` asks for: a recipe, the settings over it, and where every value comes from."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -55,16 +55,25 @@ class Request:
 
 def read_request(what: str, settings: Sequence[str]) -> Request:
     """The request behind a recipe's name or a file, with `key=value` over it. ConfigError when it is neither."""
-    given = placed(as_settings(assignments(settings), "settings"), Path.cwd())
-    path, layers = Path(what), []
-    if what in RECIPES:
-        recipe: Any = what
-    else:
-        values = placed(as_settings(_file(what, path), str(path)), path.resolve().parent)
+    return request_of(what, assignments(settings), "command line")
+
+
+def request_of(what: str | Mapping[str, Any], over: dict[str, Any], origin: str) -> Request:
+    """The request behind a recipe's name, a file or settings, with `over` over it, which comes from `origin`.
+
+    Paths in settings and in `over` are relative to the present folder. ConfigError when it is none of these.
+    """
+    given, layers = placed(as_settings(over, "settings"), Path.cwd()), []
+    recipe: Any = what
+    if isinstance(what, Mapping):
+        layers.append(("settings", placed(as_settings(dict(what), "settings"), Path.cwd())))
+    elif what not in RECIPES:
+        path = Path(what)
+        layers.append((f"file {path.name}", placed(as_settings(_file(what, path), str(path)), path.resolve().parent)))
+    for _, values in layers:
         recipe = values.pop("recipe", DEFAULT_RECIPE)
-        layers.append((f"file {path.name}", values))
     recipe = known_name(given.pop("recipe", recipe), RECIPES, "recipe", "does not exist")
-    return Request(recipe, (*layers, ("command line", given)))
+    return Request(recipe, (*layers, (origin, given)))
 
 
 def _file(what: str, path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """pytest tests/infra/cli/test_campaigns.py — the command line on real servers: run, check, look at, ship, export."""
 
 import io
+import json
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from prefect.client.schemas.actions import LogCreate
 from prefect.states import Scheduled
+from pyarrow.parquet import read_table
 from safetensors.torch import load_file
 
 from infra.cli import settling
@@ -112,6 +114,9 @@ def test_a_version_is_exported_whole_with_its_adapters(learned, tmp_path, capsys
 
 
 def test_answers_before_and_after_are_one_file(learned, tmp_path, capsys):
+    assert run(["answers", "shel"]) == 1
+    said = capsys.readouterr().err
+    assert "there is no registered model 'shel'. There are: " in said and "Did you mean 'shell'?" in said
     page = tmp_path / "pages" / "answers.html"
     assert run(["answers", "shell@candidate", "--to", str(page)]) == 0
     assert capsys.readouterr().out.strip() == str(page) and "</html>" in page.read_text()
@@ -122,6 +127,28 @@ def test_answers_before_and_after_are_one_file(learned, tmp_path, capsys):
     assert "model 'shell' has no such version" in capsys.readouterr().err
     assert run(["answers", "shell", "2", "--to", str(tmp_path)]) == 1
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_answers_are_exported_for_other_tools(learned, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["answers", "shell", "--export", "out"]) == 0
+    written = [tmp_path / "out" / name for name in ("completions.jsonl", "dataset", "before.json", "after.json")]
+    assert capsys.readouterr().out.splitlines() == [str(path) for path in written]
+    rows = [json.loads(line) for line in written[0].read_text().splitlines()]
+    assert len(rows) == 32 and rows[0]["messages"][1]["role"] == "assistant"
+    assert read_table(written[1] / "data").num_rows == 32
+    assert [json.loads(path.read_text())["eval"]["dataset"]["samples"] for path in written[2:]] == [10, 10]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"], "no page was asked for, and nothing half written is left"
+    assert run(["answers", "shell", "--export", "out"]) == 1
+    assert "not an empty folder. Name another one with --export" in capsys.readouterr().err
+    assert run(["answers", "shell", "2", "--against", "1", "--export", "both", "--to", "page.html"]) == 0
+    assert (tmp_path / "both" / "after.json").is_file() and (tmp_path / "page.html").is_file()
+
+
+def test_a_name_that_no_model_has_waits_in_no_queue(learned, capsys):
+    for command in ("replay", "rollback", "promote", "approve", "refuse"):
+        assert run([command, "shel"]) == 1
+        assert "Did you mean 'shell'?" in capsys.readouterr().err, command
 
 
 def test_what_cannot_be_served_or_converted_here_is_refused_with_what_to_install(learned, tmp_path, capsys, monkeypatch):
@@ -145,7 +172,7 @@ def test_a_run_goes_on_after_control_c_and_can_be_cancelled(learned, settings, c
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
     )  # fmt: skip
-    assert watching.stdout.readline().startswith(("waiting", "starting", "preflight"))
+    assert watching.stdout.readline().startswith(("waiting", "starting", "checking"))
     watching.send_signal(signal.SIGINT)
     _, said = watching.communicate(timeout=60)
     assert watching.returncode == 130 and "goes on" in said and "opsd cancel" in said and "Traceback" not in said
@@ -238,6 +265,10 @@ def test_unneeded_artifacts_are_counted_and_a_failure_on_the_worker_is_in_words(
     assert run(["run", "tiny", "name=fails", f"data.source={rows}"]) == 1
     said = capsys.readouterr()
     assert said.err.startswith("opsd: ") and "Traceback" not in said.err and "question" in said.err
+    assert run(["logs", "fails"]) == 0
+    assert "DataError" in (shown := capsys.readouterr().out) and "Traceback" not in shown
+    assert run(["logs", "fails", "--all"]) == 0
+    assert "Traceback" in capsys.readouterr().out
     assert Path(rows).exists()
 
 

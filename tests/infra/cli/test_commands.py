@@ -6,6 +6,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 
 import click
 import pytest
@@ -13,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from infra.cli.app import cli, run
 from infra.cli.names import Named, named
+from infra.cli.observing import _without_trace
 from opsd_core.errors import ConfigError
 
 COMMANDS = {
@@ -50,6 +52,15 @@ def test_a_wrong_call_is_refused_by_name_with_status_2(arguments, capsys):
     assert "Usage: opsd" in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [("--iterations", "iterations"), ("--learning-rate", "optimizer.learning_rate"), ("--rollout.temp", "rollout.temperature")],
+)
+def test_a_setting_written_as_an_option_is_answered_with_how_it_is_written(option, meant, capsys):
+    assert run(["run", "tiny", option, "3"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"Settings have no dashes: opsd run ... {meant}=VALUE")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
 def test_help_starts_without_torch_prefect_or_mlflow(arguments):
     code = (
@@ -73,8 +84,8 @@ def test_a_shell_completes_commands():
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["check", "tiny"], ["run", "tiny"], ["run", "tiny", "--no-watch"], ["logs"], ["cancel"], ["rollback", "demo"],
-        ["approve", "demo"], ["gc"], ["study", "tiny"], ["replay", "demo"], ["pretrain", "tiny"],
+        ["check", "tiny"], ["run", "tiny"], ["run", "tiny", "--no-watch"], ["logs"], ["cancel"], ["gc"], ["study", "tiny"],
+        ["pretrain", "tiny"],
     ],
 )  # fmt: skip
 def test_a_prefect_that_does_not_answer_is_one_line(arguments, capsys):
@@ -82,6 +93,23 @@ def test_a_prefect_that_does_not_answer_is_one_line(arguments, capsys):
         assert run(arguments) == 1
     said = capsys.readouterr().err
     assert said.startswith("opsd: Prefect at http://127.0.0.1:9/api does not answer") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["versions", "demo"], ["answers", "demo"], ["answers", "demo", "--export", "out"], ["promote", "demo"],
+        ["rollback", "demo"], ["approve", "demo"], ["refuse", "demo", "3"], ["export", "demo", "--to", "out"], ["replay", "demo"],
+    ],
+)  # fmt: skip
+def test_an_mlflow_that_does_not_answer_is_one_line_at_once(arguments, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    began = time.monotonic()
+    assert run(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("opsd: MLflow at http://127.0.0.1:9 does not answer") and said.count("\n") == 1
+    assert time.monotonic() - began < 60 and not list(tmp_path.iterdir()), "a stage waits 90 s for MLflow, a person does not"
 
 
 @pytest.mark.parametrize(
@@ -145,9 +173,24 @@ def test_serving_on_a_port_that_is_taken_is_refused(capsys):
 
 
 def test_a_conversation_without_a_server_is_refused_in_words(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("12+34=\n"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
     assert run(["chat", "demo", "--port", "9"]) == 1
-    assert "Start it: opsd serve" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Start it: opsd serve" in said.err and "you>" not in said.out, "said before anybody has typed"
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "shown"),
+    [
+        ("Met DataError('no column')", "opsd_core.errors.DataError: no column", "Met DataError('no column')"),
+        ("Ended by an exception", "opsd_core.errors.DataError: no column", "Ended by an exception: no column"),
+        ("Met KeyError('x')", "KeyError: 'x'", None),
+    ],
+)  # fmt: skip
+def test_logs_leave_out_the_trace_of_an_error_in_words_and_of_no_other(head, error, shown):
+    trace = f'{head}\nTraceback (most recent call last):\n  File "a.py", line 3, in f\n    g()\n{error}\n'
+    assert _without_trace(trace) == (trace if shown is None else shown)
+    assert _without_trace("said: nothing") == "said: nothing"
 
 
 def test_every_parameter_of_a_command_has_help_or_is_named_in_it():

@@ -38,7 +38,7 @@ def test_what_is_done_grows_with_the_stages_and_never_shrinks():
     first = _task("rollout-it0-shard0", Running())
     progress._place([first], {first.id: 50.0})
     half = progress.done
-    assert progress.line() == "iteration 1 of 2: sampling 50 %" and 0 < half < 0.2
+    assert progress.line() == "iteration 1 of 2: sampling 25 %" and 0 < half < 0.2
     ended = [_task(f"rollout-it0-shard{shard}", Completed()) for shard in (0, 1)]
     progress._place([_task("distil-it0", Running()), *ended], {})
     assert progress.done > half and progress.line() == "iteration 1 of 2: training"
@@ -55,6 +55,30 @@ def test_what_is_done_grows_with_the_stages_and_never_shrinks():
     assert progress.done == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("shards", [1, 2, 3, 8])
+def test_the_percentage_of_a_stage_is_of_all_its_shards_and_never_falls(shards):
+    """As the server tells it: shard after shard, each from nothing to 100 %; then a crash, and finished shards called again."""
+    progress = Progress.of(resolve("tiny", {"iterations": 2, "execution": {"num_shards": shards}}))
+    for iteration in (0, 1):
+        for stage in ("rollout", "score-targets"):
+            ended, seen = [], []
+            for shard in range(shards):
+                task = _task(f"{stage}-it{iteration}-shard{shard}", Running())
+                for percents in ({}, {task.id: 0.0}, {task.id: 50.0}, {task.id: 100.0}):
+                    progress._place([task, *ended], percents)
+                    seen.append(progress.percent or 0.0)
+                ended.append(_task(task.name, Completed()))
+            assert seen == sorted(seen) and seen[0] == 0.0 and seen[-1] == pytest.approx(100.0)
+            assert seen[2] == pytest.approx(50.0 / shards)
+            again = [_task(task.name, Completed()) for task in ended[:-1]]
+            progress._place([_task(ended[-1].name, Running()), *again, *ended[:-1]], {})
+            assert progress.percent == pytest.approx(100.0), "what was shown stands"
+    fresh = Progress.of(resolve("tiny", {"iterations": 2, "execution": {"num_shards": shards}}))
+    twice = [_task(f"rollout-it0-shard{shard}", Completed()) for shard in range(shards - 1) for _ in "ab"]
+    fresh._place([_task(f"rollout-it0-shard{shards - 1}", Running()), *twice], {})
+    assert (fresh.percent or 0.0) == pytest.approx(100 * (shards - 1) / shards)
+
+
 def test_plain_lines_are_few(capsys):
     shown = Plain()
     for percent in range(100):
@@ -67,6 +91,10 @@ def _report(number, outcome, markdown=""):
     return Report(number, number + 2, outcome, "0.3000", "0.4000", markdown)
 
 
+def _told(*reports, mode="auto"):
+    return verdict_lines("demo", Progress(mode=mode, reports=list(reports)))
+
+
 def _markdown(promote):
     check = Check("accuracy gain", 0.0, ">", 0.0, promote)
     return Verdict(
@@ -77,17 +105,18 @@ def _markdown(promote):
 
 
 def test_the_outcome_says_what_ships_and_otherwise_why_not():
-    (line,) = verdict_lines("demo", [_report(0, "promoted"), _report(1, "refused")])
+    (line,) = _told(_report(0, "promoted"), _report(1, "refused"))
     assert line == "Promoted: version 2 of demo is champion; held-out accuracy 0.3000 → 0.4000."
     report = f"# demo: iteration 0\n\n- a worry\n\n{_markdown(False)}"
     assert reasons_of(report) == ["Not significant: 2 better.", "Too short."]
-    first, *reasons = verdict_lines("demo", [_report(0, "refused", report)])
+    first, *reasons = _told(_report(0, "refused", report))
     assert first.startswith("Not promoted: the champion of demo stays") and reasons == [
         "  - Not significant: 2 better.",
         "  - Too short.",
     ]
-    (asked,) = verdict_lines("demo", [_report(0, "waits for a person", "promotion.mode=approve: the gate agrees")])
-    assert "opsd approve demo 2" in asked
-    (manual,) = verdict_lines("demo", [_report(0, "waits for a person", "promotion.mode=manual: the gate agrees")])
-    assert "opsd promote demo 2" in manual
-    assert verdict_lines("demo", []) == ["No iteration ended, so there is no new version."]
+    waits = _report(0, "waits for a person", _markdown(True))
+    said = {mode: _told(waits, mode=mode)[0].partition(" To decide: ")[2] for mode in ("approve", "manual", "")}
+    assert said["approve"] == "opsd approve demo 2 (or opsd refuse)" and said["manual"] == "opsd promote demo 2"
+    assert said[""] == f"{said['approve']}, or with promotion.mode=manual: {said['manual']}"
+    assert Progress.of(resolve("tiny", {"promotion": {"mode": "manual"}})).mode == "manual"
+    assert _told() == ["No iteration ended, so there is no new version."]
