@@ -98,7 +98,7 @@ def test_a_guard_that_cannot_decide_is_refused_by_name_before_anything_is_paid_f
         (letters | {"data": letters["data"] | {"grader": "choice"}}, r"promotion\.guards\[letters\].*cannot judge"),
         (rows("other", copies) | {"suite": "nothing"}, r"promotion\.guards\[other\]\.suite='nothing': .* no row of it"),
         (rows("long", copies) | {"max_completion_length": 510}, r"promotion\.guards\[long\] exceeds the model's context of 512"),
-        (narrow, r"promotion\.guards\[wide\].*promotion\.guards\[wide\]\.prompts\.max_prompt_length=5"),
+        (narrow, r"promotion\.guards\[wide\]\.prompts\.max_prompt_length=5"),
     ]
     evaluations = evaluations_kept()
     for guard, said in cases:
