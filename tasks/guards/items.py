@@ -12,7 +12,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig, EvaluationConfig
 from opsd_core.config.guards import GuardConfig
-from opsd_core.data import load_examples, split_digest
+from opsd_core.data import load_items, split_digest
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.judgement.guard_sizes import fewest_items, size_in_words
@@ -92,9 +92,9 @@ def _identity(config: CampaignConfig, guard: GuardConfig, initial: PolicyRef) ->
 def _load(guard: GuardConfig, builder: PromptBuilder, state: dict[str, Any], folder: Path) -> dict[str, Any]:
     field = f"{guard.field}.data.source"
     with of_guard(guard), scratch() as downloads:
-        loaded = load_examples(guard.data, fetch=lambda uri: download_file(uri, downloads, field))
+        loaded = load_items(guard.data, fetch=lambda uri: download_file(uri, downloads, field))
         unchanged_data(guard.data, state, field)
-        examples = _own_rows(guard, [*loaded.train, *loaded.validation, *loaded.test])
+        examples = _own_rows(guard, loaded)
         as_they_stand = [e for e in examples if guard.measure == "likelihood" and not (e.solution or e.answer)]
         unprompted = {example.id for example in as_they_stand}
         fitting, _ = fitting_examples([e for e in examples if e.id not in unprompted], builder, lambda example: None)

@@ -4,7 +4,7 @@ import pytest
 
 from opsd_core.config import CampaignConfig, resolve
 from opsd_core.config.kinds.suites import ITEMS, SUITES
-from opsd_core.data import load_examples
+from opsd_core.data import load_items
 from opsd_core.errors import ConfigError
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.judgement.guard_sizes import fewest_items
@@ -30,8 +30,7 @@ def test_a_shipped_suite_is_written_by_its_name_or_with_changes_and_reads_back_t
 @pytest.mark.parametrize("name", SUITES)
 def test_a_shipped_suite_has_different_items_that_its_grader_can_judge_and_that_can_hold(name):
     (guard,) = guards_of(name).guards
-    data = load_examples(guard.data)
-    items = [*data.train, *data.validation, *data.test]
+    items = load_items(guard.data)
     assert len(items) >= min(guard.num_items, 100) and len(items) >= fewest_items(guard, 0.05)
     if guard.measure == "grader":
         judge = get_grader(grader_name(guard.data))
