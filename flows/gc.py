@@ -12,7 +12,7 @@ from flows.parameters import flow
 from tasks.upkeep.deletion import delete_unneeded, plan_retention
 
 
-@flow(name="opsd", flow_run_name="gc", log_prints=True)
+@flow
 def gc(
     dry_run: bool = True,
     keep_candidates: Annotated[int, Field(ge=1, le=1000)] = 3,
@@ -21,9 +21,9 @@ def gc(
     """Keep what champion, previous champion, newest candidates and versions tagged opsd.pinned=true need; delete the rest.
 
     Args:
-        dry_run: Only say what would go.
-        keep_candidates: Newest candidates kept, per model.
-        min_age_hours: Nothing younger goes, whoever needs it: it may be in the making.
+        dry_run: Only say what would go. Untouched: true.
+        keep_candidates: Newest candidates kept, per model. Untouched: 3.
+        min_age_hours: Nothing younger goes, whoever needs it: it may be in the making. Untouched: 24.
     """
     found = plan_retention(keep_candidates, min_age_hours)
     text = (

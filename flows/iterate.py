@@ -9,9 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from prefect.runtime import flow_run
-from pydantic import Field
-
+from flows.forms import chosen, setting, settings
 from flows.parameters import flow
 from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
@@ -20,7 +18,7 @@ from tasks.exclusive import one_campaign
 from tasks.guards.anchor import set_anchor
 from tasks.guards.items import prepare_guards
 from tasks.guards.measure import answer_guards
-from tasks.refs import Campaign, CurriculumRef, Iteration, Outcome, PolicyRef, Sampled
+from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Sampled
 from tasks.runtime.unattended import unattended
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
@@ -31,7 +29,7 @@ from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.stages.prompts import advance_curriculum, choose_prompts
 from tasks.stages.rehearse import rehearse
-from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
+from tasks.stages.report import close_campaign, open_iteration, report_iteration
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
 from tasks.stages.teacher_probe import probe_teacher
@@ -41,46 +39,34 @@ from tasks.stages.weights import warm_start
 RecipeName = Literal[*sorted(RECIPES)]
 
 
-def _run_name() -> str:
-    parameters = flow_run.get_parameters()
-    return f"{parameters.get('name') or parameters['recipe']}-seed{parameters.get('seed') or 0}"
-
-
-@flow(name="opsd", flow_run_name=_run_name, log_prints=True)
+@flow
 def iterate(
     recipe: RecipeName = "demo",
-    name: str | None = None,
-    iterations: Annotated[int | None, Field(ge=1, le=1000)] = None,
-    num_prompts: Annotated[int | None, Field(ge=1, le=1_000_000)] = None,
-    num_steps: Annotated[int | None, Field(ge=1, le=1_000_000)] = None,
-    learning_rate: Annotated[float | None, Field(gt=0, le=1)] = None,
-    seed: Annotated[int | None, Field(ge=0)] = None,
-    overrides: dict[str, Any] = {},  # noqa: B006
+    name: Annotated[str | None, setting("name")] = None,
+    model: Annotated[str | None, setting("model.source")] = None,
+    data: Annotated[str | None, setting("data.source")] = None,
+    columns: Annotated[dict[str, Any] | None, setting("data.columns")] = None,
+    grader: Annotated[str | None, setting("data.grader")] = None,
+    prompts: Annotated[dict[str, Any] | None, setting("prompts")] = None,
+    iterations: Annotated[int | None, setting("iterations")] = None,
+    num_prompts: Annotated[int | None, setting("rollout.num_prompts")] = None,
+    num_steps: Annotated[int | None, setting("optimizer.num_steps")] = None,
+    learning_rate: Annotated[float | None, setting("optimizer.learning_rate")] = None,
+    seed: Annotated[int | None, setting("seed")] = None,
+    overrides: Annotated[dict[str, Any], settings()] = {},  # noqa: B006
     dry_run: bool = False,
 ) -> str:
     """On-policy self-distillation: a new model version is promoted only when a paired test says it is better.
 
+    Parameters that are not listed are settings by the names in `flows.forms.KNOBS`; untouched, the recipe's value stands.
+
     Args:
-        recipe: Named configuration to start from.
-        name: Campaign and registered-model name; None = the recipe's.
-        iterations: Iterations of roll out, distil, evaluate, gate; None = the recipe's.
-        num_prompts: Training prompts per iteration; None = the recipe's.
-        num_steps: Optimiser steps per iteration; None = the recipe's.
-        learning_rate: Peak learning rate; None = the recipe's.
-        seed: Seed of everything that is drawn at random; None = the recipe's.
+        recipe: Named configuration to start from (docs/recipes.md). Untouched: demo. Own model and data start from base.
         overrides: Any other setting, nested as in docs/configuration.md; merged deeply, siblings keep their values.
         dry_run: Try the campaign on a few prompts and report what both sides read, whether there is a signal, and how long an
-            iteration will take. Nothing is registered or trained for good.
+            iteration will take. Nothing is registered or trained for good. Untouched: false.
     """
-    knobs = {
-        "name": name,
-        "iterations": iterations,
-        "seed": seed,
-        "rollout.num_prompts": num_prompts,
-        "optimizer.num_steps": num_steps,
-        "optimizer.learning_rate": learning_rate,
-    }
-    config = resolve(recipe, unattended(), overrides, nested({key: value for key, value in knobs.items() if value is not None}))
+    config = resolve(recipe, unattended(), overrides, chosen(locals()))
     preflight(config)
     if dry_run:
         initial = prepare_model(config)
@@ -190,14 +176,3 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
         alarms=[*alarms, *distilled.alarms],
     )
 
-
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """{"a.b": 1} -> {"a": {"b": 1}}."""
-    tree: dict[str, Any] = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return tree

@@ -19,7 +19,7 @@ Reason = Annotated[str, Field(min_length=1, max_length=500)]
 Who = Annotated[str, Field(min_length=1, max_length=80)]
 
 
-@flow(name="opsd", flow_run_name="promote-{name}", log_prints=True)
+@flow
 def promote(
     name: Name,
     reason: Reason,
@@ -33,10 +33,10 @@ def promote(
     Args:
         name: Registered model, i.e. the campaign's name.
         reason: Why; it is kept with the move.
-        version: Version to promote; None = the candidate.
-        who: Who decides; it is kept with the move.
-        verdict_uri: Ask a person first and show this verdict; None = promote at once. promotion.mode=approve sets it.
-        hours: How long to wait for that answer; without one it is a refusal.
+        version: Version to promote. Untouched: the candidate.
+        who: Who decides; it is kept with the move. Untouched: operator.
+        verdict_uri: Ask a person first and show this verdict; promotion.mode=approve sets it. Untouched: promote at once.
+        hours: How long to wait for that answer; without one it is a refusal. Untouched: 72.
     """
     if verdict_uri is None or version is None:
         text = promote_version(name, version, reason, who)
@@ -50,14 +50,14 @@ def promote(
     return text
 
 
-@flow(name="opsd", flow_run_name="rollback-{name}", log_prints=True)
+@flow
 def rollback(name: Name, reason: Reason, who: Who = "operator") -> str:
     """Make the previous champion the champion again.
 
     Args:
         name: Registered model, i.e. the campaign's name.
         reason: Why; it is kept with the move.
-        who: Who decides; it is kept with the move.
+        who: Who decides; it is kept with the move. Untouched: operator.
     """
     text = roll_back(name, reason, who)
     print(text)

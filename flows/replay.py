@@ -5,8 +5,11 @@ prefect deployment run opsd/replay -p name=demo -p 'iterations=[0]' -p 'override
 """
 
 import time
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from flows.forms import settings
 from flows.iterate import learn
 from flows.parameters import flow
 from flows.promote import Name
@@ -15,29 +18,37 @@ from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
 from tasks.guards.anchor import set_anchor
 from tasks.guards.items import prepare_guards
-from tasks.refs import Campaign, PolicyRef, Sampled
+from tasks.refs import Campaign, IterationSummary, PolicyRef, Sampled
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_model, prepare_teachers, start_campaign
 from tasks.stages.rehearse import rehearse
-from tasks.stages.replay import ReplaySource, StoredIteration, check_start, find_rollouts, replay_config, stored_shards
-from tasks.stages.report import IterationSummary, close_campaign, open_iteration, report_iteration
+from tasks.stages.replay import (
+    SECTIONS,
+    ReplaySource,
+    StoredIteration,
+    check_start,
+    find_rollouts,
+    replay_config,
+    stored_shards,
+)
+from tasks.stages.report import close_campaign, open_iteration, report_iteration
 
 
-@flow(name="opsd", flow_run_name="replay-{name}", log_prints=True)
+@flow
 def replay(
     name: Name,
-    iterations: list[int] | None = None,
-    overrides: dict[str, Any] = {},  # noqa: B006
+    iterations: list[Annotated[int, Field(ge=0)]] | None = None,
+    overrides: Annotated[dict[str, Any], settings(SECTIONS)] = {},  # noqa: B006
     campaign: str | None = None,
 ) -> str:
     """Another objective on the same rollouts: its own registered model, `<name>-replay-<digest>`; `name` stays as it is.
 
     Args:
         name: Registered model whose rollouts are used, i.e. the campaign's name.
-        iterations: Iterations whose rollouts are used; None = all of the campaign.
+        iterations: Iterations whose rollouts are used. Untouched: all of the campaign.
         overrides: Changes of teacher, distillation, token_weights, optimizer and filter, nested as in docs/configuration.md.
-        campaign: Campaign id (tag opsd.campaign); None = the newest.
+        campaign: Campaign id (tag opsd.campaign). Untouched: the newest.
     """
     source = find_rollouts(name, iterations, campaign)
     config = replay_config(source, overrides)

@@ -6,11 +6,15 @@ prefect deployment run opsd/study -p recipe=tiny -p 'arms=["base","opsd","null"]
 
 from typing import Annotated, Any, Literal
 
-from prefect.runtime import flow_run
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
+from flows.forms import setting, settings, untouchable
 from flows.parameters import flow
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
+from opsd_core.study.arms import ARMS
+from opsd_core.study.sets import SETS
 from tasks.exclusive import one_campaign
 from tasks.runtime.side_by_side import side_by_side
 from tasks.stages.prepare import preflight
@@ -20,41 +24,42 @@ from tasks.study.refs import Study, Training
 from tasks.study.report import report_study
 
 StudyName = Literal[*sorted(STUDIES)]
+_TRAIN = "|".join(name for name, arm in ARMS.items() if arm.trains)
+_ARM = f"({'|'.join(ARMS)}|({_TRAIN}):[0-9]+|({'|'.join(TEACHER_KINDS)})[.]({'|'.join(CONTEXT_KINDS)})(:[0-9]+)?)"
+ARM_NAMES = {"type": "array", "items": {"type": "string", "pattern": f"^{_ARM}$"}, "minItems": 1}
+SET_NAMES = {"type": "array", "items": {"type": "string", "enum": list(SETS)}, "uniqueItems": True}
+_RATES = {"type": "array", "items": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}}
+ARM_RATES = untouchable({"type": "object", "propertyNames": {"pattern": f"^{_ARM}$"}, "additionalProperties": _RATES})
 
 
-def _run_name() -> str:
-    parameters = flow_run.get_parameters()
-    return f"study-{parameters.get('name') or parameters['recipe']}"
+def _setting(path: str) -> WithJsonSchema:
+    return setting(path, StudyConfig, STUDIES)
 
 
-@flow(name="opsd", flow_run_name=_run_name, log_prints=True)
+@flow
 def study(
     recipe: StudyName = "tiny",
-    name: str | None = None,
-    arms: list[str] | None = None,
-    seeds: list[int] | None = None,
-    rates: dict[str, list[float]] | None = None,
-    separate_teacher: str | None = None,
-    test_items: Annotated[int | None, Field(ge=2)] = None,
-    test_samples: Annotated[int | None, Field(ge=0, le=256)] = None,
-    sets: list[str] | None = None,
+    name: Annotated[str | None, _setting("name")] = None,
+    arms: Annotated[list[str] | None, WithJsonSchema(ARM_NAMES)] = None,
+    seeds: Annotated[list[int] | None, _setting("seeds")] = None,
+    rates: Annotated[dict[str, list[float]] | None, WithJsonSchema(ARM_RATES)] = None,
+    separate_teacher: Annotated[str | None, _setting("separate_teacher")] = None,
+    test_items: Annotated[int | None, _setting("test_items")] = None,
+    test_samples: Annotated[int | None, _setting("test_samples")] = None,
+    sets: Annotated[list[str] | None, WithJsonSchema(SET_NAMES)] = None,
     side: Annotated[int, Field(ge=1, le=64)] = 1,
-    overrides: dict[str, Any] = {},  # noqa: B006
+    overrides: Annotated[dict[str, Any], settings()] = {},  # noqa: B006
 ) -> str:
     """Arms times seeds on one base model and one data split, compared with intervals in one report.
 
     Args:
-        recipe: Named study to start from.
-        name: Name of the study and its MLflow experiment; None = the recipe's.
-        arms: Arms by name; None = the recipe's. base is always measured.
-        seeds: Seeds of every arm; None = the recipe's.
+        recipe: Named study to start from. Untouched: tiny.
+        arms: Arms by name, with :N for N labelled examples, or any teacher as WEIGHTS.CONTEXT; base is always measured.
+            Untouched: the study's.
         rates: Learning rates per arm; of several, the first seed's validation accuracy chooses one for all seeds.
-            None = the study's, {} = the recipe's one rate for every arm.
-        separate_teacher: The other model where a teacher needs one, as in teacher.source; tiny models have their own.
-        test_items: Items of the test split, measured once per arm and seed; None = the recipe's.
-        test_samples: Sampled completions per test item; 0 = greedy only; None = the recipe's.
-        sets: Further sets by name, for forgetting and transfer; None = the recipe's.
-        side: Arms that run side by side, each in a process of its own with its share of the cores.
+            Untouched: the study's; {} = the recipe's one rate for every arm.
+        sets: Further sets by name, for forgetting and transfer. Untouched: the study's.
+        side: Arms that run side by side, each in a process of its own with its share of the cores. Untouched: 1.
         overrides: Any setting of the campaign, for all arms, nested as in docs/configuration.md.
     """
     knobs = {

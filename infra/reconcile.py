@@ -34,6 +34,7 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from pydantic import ValidationError
 
 from infra.recovery import ENDED_AS, WATCHED, Action, Life, Seen, confirm_s, decide, life
+from infra.telling import close_unanswered, name_waiting, tell_crashed
 from opsd_core.errors import BusyError, OpsdError
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.base import Store
@@ -78,11 +79,13 @@ class Reconciler:
         """One pass; returns what was done, in words. Raises when a server is away."""
         try:
             with get_client(sync_client=True) as client:
+                name_waiting(client, self.flow)
                 runs, here = self._candidates(client), processes_by_run()
                 due = [case for case in [self._look(client, run, here) for run in runs] if self._is_due(case)]
                 known = {run.id for run in runs}
                 self._gone_since = {number: since for number, since in self._gone_since.items() if number in known}
                 done = self._act(client, due) if due else []
+                done += tell_crashed(client, [run for run in runs if self._settled.get(run.id) == run.state_id])
                 self._forget_ended(client, known, here)
                 return done + self._end_mlflow_runs(client, here)
         except Exception:
@@ -203,6 +206,7 @@ class Reconciler:
                         status = ENDED_AS[run.state.type]
                         mlflow.end(runs, status)
                         done.append(f"{run.name} ({run.id}), {run.state.name}: {len(runs)} MLflow runs {status}")
+                done += close_unanswered(ended.values())
                 self._closed |= {number: run.state_id for number, run in ended.items()}
             except OpsdError:
                 return done  # MLflow is away: the next pass asks again, and nothing else waits for it

@@ -24,6 +24,8 @@ WATCHED = (*CONTINUED, "promote", "rollback", "gc")
 """Deployments whose runs never stay active without a process."""
 GOES_ON_WITHIN_S = 60.0
 """Within this a killed run is on its way again, on one machine, as docs/operations.md promises."""
+FOR_GOOD = "crashed for good"
+"""Tag of a run that nothing starts again; it says that this was announced."""
 MAX_STARTS = 5
 """How often one run may start; the crash of the last one stays."""
 CANCEL_PATIENCE_S = 60.0

@@ -23,6 +23,9 @@ _LONGEST_SCRATCH = 64  # Python's own sockets add up to 40 characters, and a soc
 SERVERS = ("s3", "prefect", "mlflow")
 SERVICES = (*SERVERS, "worker")
 
+_NOTICES = "ignore:starlette.middleware.wsgi is deprecated"
+"""What MLflow's server uses and cannot choose."""
+
 
 @dataclass(frozen=True)
 class Service:
@@ -142,6 +145,7 @@ def _prefect(state: State, environ: dict[str, str]) -> Service:
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_UI_V2_ENABLED": "false",
             **prefect_access(state, environ),
         },
         cwd=folder,
@@ -163,7 +167,7 @@ def _mlflow(state: State, environ: dict[str, str]) -> Service:
     return Service(
         name="mlflow",
         command=command,
-        environ={**environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **access.environ},
+        environ={**environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": _NOTICES, **access.environ},
         cwd=folder,
         ports=(port,),
         is_ready=lambda: answers(f"{state.urls['mlflow']}/health"),

@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd_core.errors import ConfigError, ServiceError
+from tasks.runtime.folders import named_folder
+from tasks.runtime.quiet import QUIET
 from tasks.runtime.secrets import CREDENTIALS, without_credentials
 from tasks.runtime.settings import read_env_file, store_root
 
@@ -83,21 +85,18 @@ class State:
             "OPSD_HOME": str(self.home),
             "OPSD_STATE": str(self.root),
             "OPSD_STORE": store_root(environ.get("OPSD_STORE") or DEFAULT_STORE),
-            "OPSD_CACHE": environ.get("OPSD_CACHE") or str(self.root / "cache"),
+            "OPSD_CACHE": str(named_folder("OPSD_CACHE", environ.get("OPSD_CACHE") or str(self.root / "cache"))),
             "PREFECT_HOME": str(self.root / "prefect"),
             "PREFECT_API_URL": urls["prefect"],
             "PREFECT_CLI_PROMPT": "false",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "MLFLOW_TRACKING_URI": urls["mlflow"],
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "DO_NOT_TRACK": "1",
+            **QUIET,
             "AWS_DEFAULT_REGION": environ.get("AWS_DEFAULT_REGION") or "us-east-1",
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
@@ -132,12 +131,14 @@ class State:
 
 def project_home() -> Path:
     """Project folder: `OPSD_HOME`, else the folder that holds this package."""
-    return Path(os.environ.get("OPSD_HOME") or Path(__file__).resolve().parents[1]).resolve()
+    given = os.environ.get("OPSD_HOME")
+    return named_folder("OPSD_HOME", given) if given else Path(__file__).resolve().parents[1]
 
 
 def state_root() -> Path:
     """State folder: `OPSD_STATE`, else `.opsd` in the project folder."""
-    return Path(os.environ.get("OPSD_STATE") or project_home() / ".opsd").resolve()
+    given = os.environ.get("OPSD_STATE")
+    return named_folder("OPSD_STATE", given) if given else (project_home() / ".opsd").resolve()
 
 
 def bind_address(environ: Mapping[str, str]) -> str:

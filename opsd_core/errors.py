@@ -14,9 +14,16 @@
 A message says what is wrong, the value, the rule, the likely cause, and the field to change.
 """
 
+MAX_SAID = 4000
+"""Characters of a message."""
+
 
 class OpsdError(Exception):
-    """Base of all errors that opsd raises on purpose."""
+    """Base of all errors that opsd raises on purpose. What is said of overlong input is cut."""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if len(text) <= MAX_SAID else f"{text[:MAX_SAID]}... ({len(text):,} characters)"
 
 
 class ConfigError(OpsdError, ValueError):

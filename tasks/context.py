@@ -25,10 +25,10 @@ from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout, read_rollouts
 from opsd_core.training import checkpoint
 from tasks.refs import PolicyRef, Ref
+from tasks.runtime.folders import local_disk, make_folder
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
 from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
-from tasks.storage.base import local_disk
 from tasks.storage.manifest import artifact_key
 from tasks.storage.process_mark import process_tag
 from tasks.storage.s3 import Store, open_store
@@ -63,8 +63,7 @@ def tracker() -> Tracker:
 @contextmanager
 def scratch() -> Iterator[Path]:
     """A temporary folder on the cache's disk, gone afterwards."""
-    with local_disk(settings().cache):
-        settings().cache.mkdir(parents=True, exist_ok=True)
+    make_folder(settings().cache)
     with TemporaryDirectory(dir=settings().cache, prefix=f".work-{process_tag()}") as folder:
         yield Path(folder)
 

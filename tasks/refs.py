@@ -252,33 +252,6 @@ class Outcome(Record):
     """Limits that monitors passed in this iteration, in words."""
 
 
-class IterationSummary(Record):
-    """The numbers of one iteration that the campaign's summary needs."""
-
-    iteration: int
-    version: int
-    promoted: bool
-    accuracy_before: float | None
-    """None without labels, as the next."""
-    accuracy_after: float | None
-    outcome: str
-    """promoted, refused, or waits for a person."""
-    guards: str = ""
-    """What the guards found, in a line."""
-    items: int
-    """Held-out items."""
-    answers: str
-    """Address of the page of answers."""
-    loss_first: float
-    loss_last: float
-    wall_seconds: float
-    compute_seconds: float = Field(description="Sampling, grading, scoring, training and evaluation.")
-
-    @property
-    def overhead_seconds(self) -> float:
-        return max(0.0, self.wall_seconds - self.compute_seconds)
-
-
 ANSWERS_PAGE = "answers.html"
 """Name of the page, in the store and at the iteration's MLflow run."""
 
@@ -292,3 +265,30 @@ class AnswersRef(Ref):
     """Slices that fall although the whole does not, a sentence each."""
     taught: list[str] = []
     """Signs that the teacher taught nothing, a sentence each."""
+
+
+class IterationSummary(Record):
+    """The numbers of one iteration that the campaign's summary needs."""
+
+    iteration: int
+    version: int
+    promoted: bool
+    accuracy_before: float | None
+    """None without labels, as the next."""
+    accuracy_after: float | None
+    outcome: str
+    """promoted, refused, or waits for a person."""
+    items: int
+    """Held-out items."""
+    answers: str
+    """Address of the page of answers."""
+    guards: str
+    """Which guard rails failed, or that all hold, and what the guards found."""
+    loss_first: float
+    loss_last: float
+    wall_seconds: float
+    compute_seconds: float = Field(description="Sampling, grading, scoring, training and evaluation.")
+
+    @property
+    def overhead_seconds(self) -> float:
+        return max(0.0, self.wall_seconds - self.compute_seconds)

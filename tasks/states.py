@@ -13,8 +13,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.hub import CHAT_TEMPLATE_DIR
+
 from opsd_core.config import CampaignConfig, DataConfig
+from opsd_core.config.kinds.places import is_path, missing
 from opsd_core.config.kinds.sources import SOURCE_KINDS
+from opsd_core.config.sources import BUILT_IN_MODELS
 from opsd_core.data import source_content, web_content
 from opsd_core.data.files import source_files
 from opsd_core.digest import digest, file_digest
@@ -64,11 +68,8 @@ def check_sources(config: CampaignConfig, *, data: bool = True) -> None:
 def _model_is_there(address: str, field: str) -> None:
     if address.startswith("s3://"):
         model_objects(address, field)
-    elif (address.startswith((".", "/", "~")) or address.endswith(".gguf")) and not Path(address).exists():
-        raise ModelError(
-            f"{field}={address!r} does not exist on this machine. Paths are relative to the folder that opsd is started in; give "
-            "a folder with config.json and model.safetensors, or a .gguf file."
-        )
+    elif address not in BUILT_IN_MODELS and not Path(address).exists() and is_path(address):
+        raise ModelError(missing(field, address, "a folder with config.json and model.safetensors, or a .gguf file"))
 
 
 def _declared_context(address: str, field: str) -> int | None:
@@ -93,7 +94,7 @@ def _declared_context(address: str, field: str) -> int | None:
 def _files_are_there(config: DataConfig) -> None:
     for path in source_files(config.source):
         if not path.is_file():
-            raise DataError(f"data.source={path} does not exist. Check the path; it is read from the worker's working directory.")
+            raise DataError(missing("data.source", str(path), "an existing file, folder or glob"))
 
 
 def data_state(config: DataConfig, field: str = "data.source") -> State:
@@ -144,10 +145,16 @@ def _of_objects(objects: list[ObjectInfo]) -> State:
 
 def _local(source: str) -> dict[str, str]:
     path = Path(tiny.__file__ if source in tiny.SIZES else source)
-    files = [path] if path.is_file() else sorted(p for p in path.glob("*") if p.is_file()) if path.is_dir() else []
-    contents = {file.name: file_digest(file) for file in files}
     base = local_base(path)  # of an adapter folder
-    return contents | ({f"base/{name}": value for name, value in _local(base).items()} if base else {})
+    return _files(path) | ({f"base/{name}": value for name, value in _files(Path(base)).items()} if base else {})
+
+
+def _files(path: Path) -> dict[str, str]:
+    """sha256 of a file, or of the files in a folder that a model is read from: those directly in it, and its other templates."""
+    if path.is_file():
+        return {path.name: file_digest(path)}
+    found = [*path.glob("*"), *path.glob(f"{CHAT_TEMPLATE_DIR}/*")]
+    return {file.relative_to(path).as_posix(): file_digest(file) for file in sorted(found) if file.is_file()}
 
 
 def _base_elsewhere(source: str, names: list[str], field: str) -> State:
@@ -161,4 +168,4 @@ def _base_elsewhere(source: str, names: list[str], field: str) -> State:
         except (ValueError, AttributeError):  # said by name when the folder is loaded
             return {}
     here = isinstance(base, str) and Path(base).is_dir()
-    return {f"base/{name}": value for name, value in _local(base).items()} if here else {}
+    return {f"base/{name}": value for name, value in _files(Path(base)).items()} if here else {}

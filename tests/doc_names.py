@@ -17,6 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import jsonschema
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
@@ -196,8 +197,9 @@ def _is_valid(kind: Any, value: Any) -> bool:
     adapter = TypeAdapter(Annotated[kind.annotation, kind] if isinstance(kind, FieldInfo) else kind)
     for candidate in (value, _parsed(value)):
         try:
-            adapter.validate_python(candidate)
-        except ValidationError:
+            taken = adapter.dump_python(adapter.validate_python(candidate), mode="json")
+            jsonschema.validate(taken, adapter.json_schema())  # what a form takes is said by its schema alone
+        except (ValidationError, jsonschema.ValidationError):
             continue
         return True
     return False

@@ -1,8 +1,8 @@
 """Prefect's API and pages behind the door of `infra.access.door`: `python -m infra.access.prefect_server --port 4200`.
 
-Everything else is as in `prefect server start`, with the same settings from the environment. Password and CSRF token are
-Prefect's own checks (PREFECT_SERVER_API_AUTH_STRING, PREFECT_SERVER_CSRF_PROTECTION_ENABLED); without the password this
-does not start.
+Runs are named as they are submitted (`infra.access.named_runs`). Everything else is as in `prefect server start`, with the
+same settings from the environment. Password and CSRF token are Prefect's own checks (PREFECT_SERVER_API_AUTH_STRING,
+PREFECT_SERVER_CSRF_PROTECTION_ENABLED); without the password this does not start.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 
 from infra.access.door import Door, host_names
+from infra.access.named_runs import NamedRuns
+from infra.access.prefect_database import wait_for_locks
 from tasks.runtime.secrets import redact_logs
 
 # Prefect's pages keep the password in the browser's storage for this origin.
@@ -32,8 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("opsd: set PREFECT_SERVER_API_AUTH_STRING to user:password; Prefect is not served without one.", file=sys.stderr)
         return 1
     redact_logs()
+    wait_for_locks()
     uvicorn.run(
-        Door(create_app(final=True), host_names(os.environ), _LOGIN),
+        Door(NamedRuns(create_app(final=True)), host_names(os.environ), _LOGIN),
         host=options.host,
         port=options.port,
         timeout_keep_alive=api.keepalive_timeout,

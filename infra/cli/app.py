@@ -50,7 +50,7 @@ for _command in (
     *(handing_out.export, handing_out.serve, handing_out.chat),
     *(choices.recipes, choices.config),
     *(jobs.pretrain, jobs.study, jobs.replay, jobs.gc),
-    *(machine.up, machine.down, machine.login, machine.doctor),
+    *(machine.up, machine.down, machine.login, machine.notify, machine.doctor),
 ):
     cli.add_command(_command)
 
@@ -71,16 +71,18 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except Exception as error:
         from opsd_core.errors import OpsdError
+        from tasks.runtime.secrets import redact, redact_error
 
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT) and not isinstance(error, OpsdError):
             click.echo(f"opsd: {error.filename or 'the output'} cannot be written: {error.strerror}. Free space there.", err=True)
             return 1
         if isinstance(error, OpsdError):
-            click.echo(f"opsd: {error}", err=True)
+            click.echo(f"opsd: {redact(str(error))}", err=True)
             return 1
         if os.environ.get("OPSD_TRACEBACK"):
+            redact_error(error)
             raise
-        said = str(error).strip().splitlines() or ["no message"]
+        said = redact(str(error)).strip().splitlines() or ["no message"]
         click.echo(
             f"opsd: unexpected {type(error).__name__}: {said[0][:300]}. This is a fault of opsd, not of what was asked for; with "
             "OPSD_TRACEBACK=1 the same command says where.",

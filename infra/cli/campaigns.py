@@ -31,7 +31,7 @@ def check(what: str, settings: tuple[str, ...]) -> int:
     from infra.cli.watching import submitted
 
     request = read_request(what, settings)
-    config = request.config()
+    config = request.checked()
     click.echo(plan(config, request.recipe))
     run = submitted("iterate", request.parameters() | {"dry_run": True}, Progress.of(config), watched=True)
     return INTERRUPTED if run is None else _checked(run)
@@ -64,7 +64,7 @@ def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
     from infra.cli.watching import submitted
 
     request = read_request(what, settings)
-    config = request.config()
+    config = request.checked()
     progress = Progress.of(config)
     ended = submitted("iterate", request.parameters(), progress, watched=watched)
     if ended is None:

@@ -8,8 +8,6 @@ import click
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
-_QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-"""Libraries neither report to their makers nor say so."""
 
 
 class Command(click.Command):
@@ -23,12 +21,12 @@ class Command(click.Command):
 def know_the_servers() -> None:
     """Addresses and credentials: the environment's, else those of the embedded stack."""
     from infra.state import project_home
+    from tasks.runtime.quiet import quiet
     from tasks.runtime.settings import load_settings
 
     os.environ.setdefault("OPSD_HOME", str(project_home()))
     load_settings()
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet()
     for name in ("PREFECT_API_URL", "AWS_ENDPOINT_URL_S3"):
         _check_address(name, os.environ.get(name, ""))
 

@@ -27,7 +27,7 @@ def pretrain(what: str, settings: tuple[str, ...], watched: bool) -> int:
     from opsd_core.config import supervised
 
     request = read_request(what, settings)
-    config = supervised(request.config())
+    config = supervised(request.checked())
     return _job("pretrain", request.parameters(), watched, config)
 
 

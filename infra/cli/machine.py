@@ -1,4 +1,4 @@
-"""`opsd up`, `opsd down` and `opsd doctor`: the servers of this machine, and what is missing."""
+"""`opsd up`, `down`, `login`, `notify` and `doctor`: the servers of this machine, whom they tell, and what is missing."""
 
 import os
 import sys
@@ -58,6 +58,35 @@ def down() -> int:
 
     stopped = stop(open_state(state_root()))
     click.echo(f"Stopped: {', '.join(stopped)}." if stopped else "Nothing was running.")
+    return 0
+
+
+@click.command(cls=Command)
+@click.argument("target", metavar="webhook|slack|TYPE/NAME|off")
+@click.argument("url", required=False, envvar="OPSD_NOTIFY_URL")
+def notify(target: str, url: str | None) -> int:
+    """Tell somebody when something happens.
+
+    When an approval waits, a version is promoted or refused by a guard, an alarm sounds, a run crashes for good or fails. The
+    target is a webhook, which gets JSON, Slack, or a block made in Prefect's page, such as Sendgrid Email. A URL in
+    OPSD_NOTIFY_URL stands in no list of processes. Said again, nothing changes.
+
+    \b
+    Examples:
+      opsd notify webhook https://example.org/hook
+      OPSD_NOTIFY_URL=https://hooks.slack.com/... opsd notify slack
+      opsd notify sendgrid-email/ops
+      opsd notify off
+    """
+    from infra.cli.server import prefect
+    from infra.notify import OFF, notify, stop_notifying
+
+    with prefect() as client:
+        if target == OFF:
+            click.echo(f"Nobody is told any more; {stop_notifying(client)} automation(s) deleted.")
+            return 0
+        names = notify(client, target, url if target in ("webhook", "slack") else None)
+    click.echo("\n".join([f"{target} is told; in Prefect's page, Automations:", *(f"  {name}" for name in names)]))
     return 0
 
 

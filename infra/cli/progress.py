@@ -43,12 +43,14 @@ WORDS = {
     "write-answers": "writing the page of answers",
     "close-campaign": "writing the campaign's report",
     "recover": "answering an alarm",
+    "rehearse": "answering the prompts to rehearse",
     "dry-run": "trying a few prompts",
 }
 """Tasks of the flow, as people say it; others keep their names."""
 _SHARES = {"rollout": 0.35, "score-targets": 0.1, "distil": 0.3, "evaluate": 0.2, "report": 0.05}
 """Of an iteration's time, on two cores. The time that is left is measured, not taken from here."""
 _NAMED = re.compile(r"(?P<stage>[a-z-]+?)(-it(?P<iteration>\d+)\b.*)?")
+_PROGRESS = re.compile(rf"-(?P<stage>{'|'.join(_SHARES)})-it(?P<iteration>\d+)$")
 _REPORT = re.compile(r"Version (?P<version>\d+) (?P<outcome>.+); accuracy (?P<before>\S+) → (?P<after>\S+)")
 
 
@@ -71,6 +73,10 @@ class Report:
 
     def __str__(self) -> str:
         return f"iteration {self.iteration}: version {self.version} {self.outcome}, accuracy {self.before} → {self.after}"
+
+
+Place = tuple[str, int | None]
+"""Stage and iteration."""
 
 
 @dataclass
@@ -113,20 +119,23 @@ class Progress:
             artifact_filter=ArtifactFilter(flow_run_id=of_run, type=kinds), sort=ArtifactSort.CREATED_DESC, limit=200
         )
         self.reports = sorted(filter(None, map(_report, artifacts)), key=lambda report: report.iteration)
-        self._place(tasks, {a.task_run_id: float(a.data) for a in artifacts if a.type == "progress" and a.task_run_id})
+        shown = [(_PROGRESS.search(a.key or ""), a.data) for a in artifacts if a.type == "progress"]
+        self._place(tasks, {(key["stage"], int(key["iteration"])): float(percent) for key, percent in shown if key})
 
-    def _place(self, tasks: list[TaskRun], percents: Mapping[object, float]) -> None:
+    def _place(self, tasks: list[TaskRun], percents: Mapping[Place, float]) -> None:
+        """`percents`: of whole stages, all their parts together."""
         running = [task for task in tasks if task.state and task.state.is_running()]
-        calls: dict[str, float] = defaultdict(float)
+        completed: dict[Place, float] = defaultdict(float)
+        ended = set()
         for task in tasks:
-            ended = task.state is not None and task.state.is_completed()
-            share = 1.0 if ended else percents.get(task.id, 0.0) / 100
-            calls[task.name] = max(calls[task.name], share)  # a run that resumes calls its finished tasks again
+            if task.state is not None and task.state.is_completed():
+                ended.add(task.name)  # a run that resumes calls its finished tasks again
             if (iteration := stage_of(task.name)[1]) is not None:
                 self.iteration = max(self.iteration or 0, iteration)
-        completed: dict[tuple[str, int | None], float] = defaultdict(float)
-        for name, share in calls.items():
-            completed[stage_of(name)] += share
+        for name in ended:
+            completed[stage_of(name)] += 1.0
+        for stage, percent in percents.items():
+            completed[stage] = max(completed[stage], percent / 100 * self.expected.get(stage[0], 1))
         if running:
             self._at(running[0], completed, percents)
         if self.iteration is not None:
@@ -135,17 +144,15 @@ class Progress:
         if self._began is None and self.stage in _SHARES:
             self._began = (time.monotonic(), self.done)
 
-    def _at(
-        self, task: TaskRun, completed: Mapping[tuple[str, int | None], float], percents: Mapping[object, float]
-    ) -> None:
+    def _at(self, task: TaskRun, completed: Mapping[Place, float], percents: Mapping[Place, float]) -> None:
         """Take the stage of a running task, and how much of it is done; within one stage that never falls."""
         stage = stage_of(task.name)
         number = self.expected.get(stage[0], 1)
-        percent = percents.get(task.id) if number == 1 else 100 * min(1.0, completed[stage] / number)
+        percent = percents.get(stage) if number == 1 else 100 * min(1.0, completed[stage] / number)
         known = [value for value in (percent, self.percent if stage == self._shown else None) if value is not None]
         self.stage, self._shown, self.percent = stage[0], stage, max(known, default=None)
 
-    def _of_iteration(self, completed: Mapping[tuple[str, int | None], float], number: int) -> float:
+    def _of_iteration(self, completed: Mapping[Place, float], number: int) -> float:
         shares = {stage: share for stage, share in _SHARES.items() if self.expected.get(stage)}
         parts = (share * min(1, completed.get((s, number), 0) / self.expected[s]) for s, share in shares.items())
         return sum(parts) / sum(shares.values()) if shares else 0.0

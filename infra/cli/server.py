@@ -23,7 +23,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL
 
+from infra.recovery import FOR_GOOD, WATCHED
 from opsd_core.errors import ConfigError, RefusedError, ServiceError
+from tasks.runtime.run_names import run_name, run_tags
 from tasks.runtime.settings import public_url
 
 FLOW = "opsd"
@@ -80,10 +82,8 @@ def submit(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any
         raise ServiceError(
             f"the deployment {FLOW}/{deployment} is not registered. Register it: opsd up, or prefect --no-prompt deploy --all"
         ) from error
-    own = parameters.get("name") or parameters.get("recipe")
-    campaign = [str(own)] if own else []
-    name = "-".join([*([] if deployment == "iterate" else [deployment]), *campaign])
-    return client.create_flow_run_from_deployment(found.id, parameters=parameters, name=name, tags=campaign)
+    name, tags = run_name(deployment, parameters), run_tags(deployment, parameters)
+    return client.create_flow_run_from_deployment(found.id, parameters=parameters, name=name, tags=tags)
 
 
 def active_runs(client: SyncPrefectClient, deployments: Sequence[str] = ()) -> list[FlowRun]:
@@ -129,7 +129,8 @@ def campaign_of(run: FlowRun) -> str:
     given = run.parameters
     inner = given.get("overrides")
     inner = inner.get("name") if isinstance(inner, dict) else None
-    return str(given.get("name") or inner or given.get("recipe") or run.name)
+    tags = [tag for tag in run.tags if tag not in (*WATCHED, FOR_GOOD)]
+    return str(given.get("name") or inner or next(iter(tags), None) or given.get("recipe") or run.name)
 
 
 def message_of(run: FlowRun) -> str:

@@ -22,6 +22,7 @@ def versions(name: str) -> int:
     Their aliases, what became of them, and the accuracy they were judged by.
     """
     from infra.cli.names import named, number_of, registry
+    from opsd_core.judgement.verdict import WAITS
 
     asked, tracker = named(name), registry()
     only = number_of(asked)
@@ -29,9 +30,11 @@ def versions(name: str) -> int:
     for entry in tracker.versions(asked.name):
         if only in (None, entry.version):
             tags = entry.tags
-            outcome = tags.get("opsd.gate") or tags.get("opsd.role", "")
-            if approval := tags.get("opsd.approval"):
-                outcome += f" ({approval})"
+            outcome = tags.get("gate.verdict") or tags.get("opsd.gate") or tags.get("opsd.role", "")
+            if who := tags.get("opsd.approval_by"):
+                outcome += f" ({tags['opsd.approval']} by {who})"
+            elif outcome == WAITS and (until := tags.get("opsd.approval")):
+                outcome = until
             rows.append((str(entry.version), " ".join(entry.aliases), outcome, tags.get("gate.numbers", "")))
     click.echo(table(rows))
     if only is None and (moves := tracker.moves(asked.name)):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opsd_core.judgement.guard_result import guards_in_a_line
+from opsd_core.judgement.guard_result import GuardResult, guards_in_a_line
 from opsd_core.judgement.statistics import wilson
 from opsd_core.judgement.verdict import Verdict
 
@@ -31,6 +31,27 @@ def shown_accuracy(metrics: Mapping[str, float]) -> str:
 def accuracy_interval(accuracy: float, items: int) -> tuple[float, float]:
     """95 % (Wilson): inside [0, 1] also near its ends."""
     return wilson(accuracy * items, items)
+
+
+def guards_in_words(verdict: Mapping[str, Any]) -> str:
+    """Of a stored verdict: that every guard rail holds, or which ones do not; and what its guards found."""
+    rails = [check for check in verdict["checks"] if check["name"] not in ("p_value", "gain")]
+    failed = [check["name"] for check in rails if not check["passed"]]
+    said = f"{', '.join(failed)} failed" if failed else f"all {len(rails)} guard rails hold"
+    found = guards_in_a_line([GuardResult(**guard) for guard in verdict.get("guards", ())])
+    return f"{said}; guards: {found}" if found else said
+
+
+def headline(name: str, ends: Sequence[float | None], judged: Sequence[tuple[int, str]], guards: str) -> str:
+    """What a campaign changed, in one line. `ends`: accuracy at start and end; `judged`: versions and outcomes."""
+    if not judged:
+        return f"{name}: no iteration ended, the champion stays"
+    before, after = ("unknown" if share is None else f"{100 * share:.1f} %" for share in ends)
+    shipped = [version for version, outcome in judged if outcome == "promoted"]
+    waits = [version for version, outcome in judged if outcome.startswith("waits")]
+    verdict = f"version {shipped[-1]} promoted" if shipped else f"nothing promoted of {len(judged)} version(s)"
+    verdict = f"version {waits[-1]} waits for a person" if waits and not shipped else verdict
+    return f"{name}: {verdict}; accuracy {before} → {after}; {guards}"
 
 
 def taught(probes: Mapping[str, float], num_kept: int, unchanged: bool) -> list[str]:

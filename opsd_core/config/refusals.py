@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from opsd_core.addresses import bare, holds_secret
 from opsd_core.config.moved import present_name
 from opsd_core.errors import ConfigError
 
@@ -40,7 +41,7 @@ _RULES = {
 
 
 def as_settings(values: Any, what: str = "overrides") -> dict[str, Any]:
-    """`values` when it is a nest of objects with names as keys; ConfigError saying where it is not."""
+    """`values` when it is a nest of objects with names as keys; ConfigError saying where it is not, or where a secret is."""
     if not isinstance(values, dict):
         raise ConfigError(
             f'{what}={shown(values)} must be an object of settings, nested as in docs/configuration.md: {{"rollout": '
@@ -57,6 +58,11 @@ def as_settings(values: Any, what: str = "overrides") -> dict[str, Any]:
             if wrong := [key for key in value if not isinstance(key, str)]:
                 raise ConfigError(f"{path} has the key {shown(wrong[0])}, which is no name: keys of settings are text.")
             todo += [(f"{path}.{key:.{_MAX_VALUE}}", item, depth + 1) for key, item in value.items()]
+        elif isinstance(value, str) and holds_secret(value):
+            raise ConfigError(
+                f"{bare(path)}={shown(value)} holds a password, signature or token, which would stand in every record. "
+                "Give an address without one: put the file into s3:// or a local folder, where credentials are variables."
+            )
     return values
 
 
@@ -88,7 +94,7 @@ def shown(value: Any) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     try:
-        text = repr(value)
+        text = bare(repr(value))
     except (RecursionError, ValueError):  # nested without end, or a number of more digits than Python prints
         text = f"a {type(value).__name__} that is too large to show"
     return text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + "..."

@@ -5,14 +5,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from opsd_core.bounded.templates import MAX_TEMPLATE
+from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
 from opsd_core.config.kinds.graders import GRADER_KINDS
+from opsd_core.config.kinds.places import WHERE, expanded, names_file, read_text, text_of_file
 from opsd_core.config.kinds.sources import SourceKind, source_kind
 
-_TEMPLATE_FILES = (".jinja", ".jinja2", ".j2")
-
+_LONGEST_PLACE = 1000
+"""Characters of a column's name or of a path into one."""
 DEFAULT_GENERATED = 2000
 """Items that a generated source makes when data.size says nothing."""
 
@@ -37,7 +38,9 @@ class ModelConfig(Section):
 
     source: str = Field(
         description="HF hub id, local folder, .gguf file, s3:// folder, models:/name@alias, "
-        "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel)."
+        "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel). "
+        f"{WHERE}",
+        json_schema_extra=NO_SECRET,
     )
     revision: str | None = Field(
         None,
@@ -62,28 +65,22 @@ class ModelConfig(Section):
     )
     trust_remote_code: bool = Field(False, description="Run Python code shipped with the model. Shown in the lineage.")
 
+    @field_validator("source")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return expanded(value)
+
     @field_validator("chat_template")
     @classmethod
     def _text_of_file(cls, value: str | None) -> str | None:
-        """A path becomes what the file holds."""
+        """A path becomes what the file holds; a name without a file is one of the tokenizer's templates, or nobody's."""
         if value is None or "{" in value or "\n" in value:
             return value
         try:
-            path = Path(value).expanduser()
-            if not path.is_file():
-                if path.suffix not in _TEMPLATE_FILES:
-                    return value  # a name, or nothing: said when the tokenizer is known
-                raise FileNotFoundError(value)  # pipes and devices too
-            with path.open(encoding="utf-8") as file:
-                text = file.read(MAX_TEMPLATE + 1)
-            if len(text) > MAX_TEMPLATE:
-                raise ValueError(f"more than {MAX_TEMPLATE:,} characters")
-            return text
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
-            raise ValueError(
-                f"the template file {value!r:.200} cannot be read ({type(error).__name__}: {str(error)[:120]}). "
-                "Paths are relative to the folder that opsd is started in; give the template's text or an existing file."
-            ) from error
+            is_file = Path(value).expanduser().is_file()
+        except (OSError, ValueError, RuntimeError):
+            is_file = True  # said by read_text
+        return read_text(value) if is_file or names_file(value) else value
 
 
 class ColumnMapping(Section):
@@ -101,10 +98,17 @@ class ColumnMapping(Section):
         "recognised when the question's column does not exist and one layout alone fits; none = as named.",
     )
     question: str = Field(
-        "question", min_length=1, description="Column with the question, or a path such as messages[user].content."
+        "question",
+        min_length=1,
+        max_length=_LONGEST_PLACE,
+        description="Column with the question, or a path such as messages[user].content.",
     )
-    solution: str = Field("", description="Column with the worked reference solution; empty = none.")
-    answer: str = Field("answer", description="Column with the final answer, text, number or list; empty = none (label-free).")
+    solution: str = Field("", max_length=_LONGEST_PLACE, description="Column with the worked reference solution; empty = none.")
+    answer: str = Field(
+        "answer",
+        max_length=_LONGEST_PLACE,
+        description="Column with the final answer, text, number or list; empty = none (label-free).",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -133,8 +137,9 @@ class DataConfig(Section):
 
     source: str = Field(
         description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
-        "glob of such files; s3:// or https:// file; 'reasoning_gym:<task>', 'tiny:addition' or 'suite:<name>'. What changes in "
-        "place at its address is another data set."
+        "glob of such files; s3:// or https:// file; 'reasoning_gym:TASK', 'tiny:addition' or 'suite:NAME'. What changes in "
+        f"place at its address is another data set. {WHERE}",
+        json_schema_extra=NO_SECRET,
     )
     subset: str | None = Field(None, description="Hub configuration name (GSM8K: 'main').")
     split: str = Field("train", description="Hub split to read.")
@@ -163,6 +168,11 @@ class DataConfig(Section):
         "auto", description="How an answer is judged; auto = the task's own verifier, else math."
     )
 
+    @field_validator("source")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return expanded(value)
+
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str) -> str:
@@ -186,10 +196,10 @@ class DataConfig(Section):
 
 
 class PromptConfig(Section):
-    """Templates of the two sides. Jinja variables: question, answer, solution, privileged_context."""
+    """Templates of the two sides, as text or as the path of a .jinja file. Jinja variables: question, answer, solution."""
 
     system: str | None = Field(None, description="System message of both sides; null = the template's default.")
-    student: str = Field("{{ question }}", min_length=1, description="The user message the policy sees.")
+    student: str = Field("{{ question }}", min_length=1, description="The user message the policy sees, or a .jinja file.")
     student_thinking: bool = Field(False, description="enable_thinking passed to the student's chat template.")
     teacher_thinking: bool = Field(False, description="enable_thinking passed to the teacher's chat template.")
     max_prompt_length: int = Field(
@@ -199,3 +209,8 @@ class PromptConfig(Section):
     overflow: Literal["error", "drop"] = Field(
         "error", description="What happens to rows whose prompt does not fit: stop, or drop them and report the count."
     )
+
+    @field_validator("system", "student")
+    @classmethod
+    def _text(cls, value: str | None) -> str | None:
+        return None if value is None else text_of_file(value)

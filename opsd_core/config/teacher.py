@@ -2,11 +2,13 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.choices import MIXTURE_WEIGHTS, MIXTURES, described
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS, ContextKind
+from opsd_core.config.kinds.places import expanded, text_of_file
 from opsd_core.config.kinds.teachers import TEACHER_KINDS, TeacherKind
 
 TeacherWeightsName = Literal[*TEACHER_KINDS]
@@ -34,9 +36,11 @@ class TeacherConfig(Section):
         "",
         description="weights=external: the other model, as in model.source, same tokenizer and vocabulary; opsd:NAME@champion = "
         "that registered model's champion, looked up in every iteration.",
+        json_schema_extra=NO_SECRET,
     )
     peers: tuple[str, ...] = Field(
         (),
+        json_schema_extra={"items": {"type": "string", **NO_SECRET}},
         description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed. peer_success, "
         "peer_failure: one or more models whose greedy answers are shown, whatever the weights (external: its source's).",
     )
@@ -88,6 +92,21 @@ class TeacherConfig(Section):
         True,
         description="Refuse to train when a context that shows the reference does not raise its likelihood under the teacher.",
     )
+
+    @field_validator("source")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return expanded(value)
+
+    @field_validator("peers")
+    @classmethod
+    def _homes(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(expanded, values))
+
+    @field_validator("template", "system")
+    @classmethod
+    def _text(cls, value: str) -> str:
+        return text_of_file(value)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -8,14 +8,14 @@ from typing import Any
 from opsd_core.config import ColumnMapping
 from opsd_core.data.examples import make_example
 from opsd_core.data.places import PlaceError, unread_messages, value_at
-from opsd_core.data.records import RawRow, UnusableRow, Written
+from opsd_core.data.records import MAX_LISTED, RawRow, UnusableRow, Written
 from opsd_core.data.values import MAX_FIELD_CHARS, UnusableError, plain_text
 from opsd_core.errors import DataError
 from opsd_core.records.examples import Example
 
 MAX_TEXT_CHARS = 2 << 30
 """Most characters of all examples together; they are held in memory."""
-_MAX_COLUMNS = 10_000
+_MAX_COLUMNS, _MAX_REMARKS, _MANY_ROWS = 10_000, 100, 100_000
 _MOST_OTHERS, _SHORT_TEXT, _LARGEST_NUMBER = 16, 40, 1e15
 
 
@@ -25,6 +25,7 @@ class Cleaned:
 
     examples: list[Example]
     unusable: list[UnusableRow]
+    """The first hundred."""
     reasons: Counter[str]
     num_rows: int
     num_duplicates: int
@@ -35,9 +36,16 @@ class Cleaned:
 
 
 def clean_rows(
-    rows: Iterable[RawRow], columns: ColumnMapping, labels_required: bool = True, max_chars: int = MAX_TEXT_CHARS
+    rows: Iterable[RawRow],
+    columns: ColumnMapping,
+    labels_required: bool = True,
+    max_chars: int = MAX_TEXT_CHARS,
+    max_unusable_fraction: float = 1.0,
 ) -> Cleaned:
-    """Examples in source order, first of equals kept. DataError when they have more than `max_chars` characters."""
+    """Examples in source order, first of equals kept. DataError when they have more than `max_chars` characters.
+
+    After 100,000 rows of which nine in ten are unusable, more than `max_unusable_fraction`, the rest is not read.
+    """
     cleaned = Cleaned([], [], Counter(), 0, 0, {}, Counter())
     seen: set[str] = set()
     num_chars = 0
@@ -49,7 +57,10 @@ def clean_rows(
             example = _example(row, columns, labels_required, cleaned.remarks)
         except UnusableError as problem:
             cleaned.reasons[problem.kind] += 1
-            cleaned.unusable.append(UnusableRow(row.index, problem.kind + problem.detail, row.line, row.file))
+            if len(cleaned.unusable) < MAX_LISTED:
+                cleaned.unusable.append(UnusableRow(row.index, problem.kind + problem.detail, row.line, row.file))
+            if cleaned.num_rows >= _MANY_ROWS and cleaned.reasons.total() > cleaned.num_rows * max(0.9, max_unusable_fraction):
+                break
             continue
         if example.id in seen:
             cleaned.num_duplicates += 1
@@ -77,6 +88,8 @@ def _example(row: RawRow, columns: ColumnMapping, labels_required: bool, remarks
         if not answer:
             raise UnusableError(f"nothing after '####' in column {columns.answer!r}")
     for role in sorted(set(unread_messages(row.values, columns.mapped))):
+        if len(remarks) >= _MAX_REMARKS:
+            break
         hint = "; prompts.system is the system message" if role == "system" else ""
         remarks[f"a message of role {role[:40]!r}, which is not read{hint}"] += 1
     others = other_columns(row.values, columns.mapped)

@@ -1,6 +1,5 @@
 """Local files, folders and globs, read row by row, so that one broken row costs one row and a huge file costs no memory."""
 
-import glob
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,7 +7,9 @@ from importlib import import_module
 from pathlib import Path
 
 from opsd_core.config import ColumnMapping, DataConfig
+from opsd_core.config.kinds.places import missing
 from opsd_core.config.kinds.sources import FILE_FORMATS, PACKED, SOURCE_KINDS, file_suffix, known_file
+from opsd_core.data.globs import is_pattern, matching
 from opsd_core.data.records import Asked, Opened, RawRow
 from opsd_core.digest import file_digest
 from opsd_core.errors import DataError
@@ -42,8 +43,9 @@ def open_file(path: Path, asked: Asked, suffix: str = "") -> Opened:
     """
     suffix = suffix or file_suffix(path.name)
     if not path.is_file():
-        what = "is a folder, not a file" if path.is_dir() else "does not exist"
-        raise DataError(f"data.source={path} {what}. Check the path; it is read from the worker's working directory.")
+        if path.is_dir():
+            raise DataError(f"data.source={path} is a folder, not a file.")
+        raise DataError(missing("data.source", str(path), "an existing file, folder or glob"))
     if path.stat().st_size == 0:
         raise DataError(f"data.source={path} is empty (0 bytes).")
     if not known_file("file" + suffix):
@@ -62,10 +64,12 @@ def source_files(source: str) -> list[Path]:
         path = Path(source).expanduser()
         if path.is_dir():
             found = [file for file in path.iterdir() if file.is_file()]
-        elif path.exists() or not any(character in source for character in "*?["):
+        elif path.exists() or not is_pattern(source):
             return [path]
         else:
-            found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207 absolute patterns too
+            found = [file for file in matching(str(path)) if file.is_file()]
+    except DataError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: ~ of nobody
         raise DataError(f"data.source={source!r:.200} is no path: {str(error)[:200]}.") from error
     files = sorted(file for file in found if known_file(file.name) and not file.name.startswith("."))

@@ -54,7 +54,8 @@ def _read(asked: Asked) -> tuple[Cleaned, ColumnMapping, int]:
     columns = opened.columns or columns_in_force(asked, opened.shape)
     rows = opened.rows(columns)
     limited = config.size is not None and not config.kind.generated
-    cleaned = clean_rows(islice(rows, config.size) if limited else rows, columns, opened.labels_required)
+    read, most = islice(rows, config.size) if limited else rows, config.max_unusable_fraction
+    cleaned = clean_rows(read, columns, opened.labels_required, max_unusable_fraction=most)
     num_not_read = _count_rest(rows, opened, cleaned.num_rows, asked) if limited else 0
     if cleaned.columns:
         require_columns(config.source, heads(columns.mapped, list(cleaned.columns)), list(cleaned.columns))
@@ -93,6 +94,12 @@ def _refuse_unusable(config: DataConfig, cleaned: Cleaned) -> None:
 def _refuse_empty_splits(config: DataConfig, cleaned: Cleaned, splits: dict[str, list]) -> None:
     sizes = {name: len(examples) for name, examples in splits.items()}
     questions = {question_key(example) for example in cleaned.examples}
+    if len(cleaned.examples) == 1:
+        again = f", {cleaned.num_duplicates} times over" if cleaned.num_duplicates else ""
+        raise DataError(
+            f"data.source={config.source} holds one item{again} ({cleaned.examples[0].question!r:.80}); splits need several. "
+            "Use more rows."
+        )
     if len(questions) == 1:
         raise DataError(
             f"data.source={config.source}: all {len(cleaned.examples)} items ask the same question "

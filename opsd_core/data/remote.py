@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from opsd_core.addresses import bare, holds_secret
 from opsd_core.config import ColumnMapping
 from opsd_core.config.kinds.sources import FILE_FORMATS, SOURCE_KINDS, file_suffix, known_file
 from opsd_core.data.files import open_file
@@ -53,10 +54,11 @@ def web_file(asked: Asked) -> Opened:
 
 
 def _file_name(source: str) -> str:
-    """The file's name. DataError for what does not end as a file that is read, and for an address with a password."""
-    if "@" in urlsplit(source).netloc:
+    """The file's name. DataError for what does not end as a file that is read, and for an address with a secret."""
+    if "@" in urlsplit(source).netloc or holds_secret(source):
         raise DataError(
-            "data.source holds a password, which would stand in every record. Store the file in s3:// instead."
+            "data.source holds a password, signature or token, which would stand in every record. Store the file in "
+            "s3:// instead."
         )
     name = PurePosixPath(unquote(urlsplit(source).path)).name
     if not known_file(name):
@@ -103,7 +105,7 @@ def unknown(asked: Asked) -> Opened:
 class _OnlyHttps(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith("https://"):
-            raise urllib.error.URLError(f"it is redirected to {newurl[:200]}, which is not https")
+            raise urllib.error.URLError(f"it is redirected to {bare(newurl)[:200]}, which is not https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -131,7 +133,8 @@ def download(url: str, path: Path, most: int = MAX_DOWNLOAD_BYTES, seconds: floa
 
 
 def _unreachable(url: str, error: Exception) -> DataError:
+    why = bare(str(getattr(error, "reason", None) or error))
     return DataError(
-        f"data.source={url} cannot be fetched: {getattr(error, 'reason', None) or error}. Either there is no network here "
+        f"data.source={url} cannot be fetched: {why}. Either there is no network here "
         "(then use a local file or s3://), or there is no such file."
     )

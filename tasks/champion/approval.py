@@ -15,13 +15,15 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
-from opsd_core.judgement.verdict import WAITS
+from tasks.champion.answered import record_answer
 from tasks.champion.moves import history
 from tasks.champion.whole import check_version
 from tasks.context import local, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import ANSWERS_PAGE, Campaign, PolicyRef, Ref
+from tasks.runtime.announce import announce
 from tasks.runtime.retries import STAGE
+from tasks.runtime.run_names import run_name, run_tags
 from tasks.runtime.stage import task
 from tasks.tracking import Tracker
 
@@ -31,7 +33,7 @@ DEPLOYMENT = "opsd/promote"
 class Approval(RunInput):
     """The form of a suspended promotion."""
 
-    decision: Literal["refuse", "approve"] = Field("refuse", description="Whether the candidate becomes champion.")
+    decision: Literal["approve", "refuse"] = Field(description="Whether the candidate becomes champion.")
     comment: str = Field("", max_length=500, description="Why; it is kept with the version and with the move.")
     who: str = Field("", max_length=80, description="Who decides; it is kept with the move.")
 
@@ -53,6 +55,8 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
             parameters=parameters,
             timeout=0,
             as_subflow=False,
+            flow_run_name=run_name("promote", parameters),
+            tags=run_tags("promote", parameters),
             idempotency_key=f"approve-{campaign.name}-{campaign.id}-{candidate.version}",
         )
     except ObjectNotFound as error:
@@ -60,7 +64,15 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
             f"promotion.mode=approve needs the deployment {DEPLOYMENT}, which this Prefect server does not have. "
             "Register it (make up, or prefect --no-prompt deploy --all) and trigger the campaign again."
         ) from error
-    return (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
+    until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
+    registry, name = tracker(), campaign.name
+    links = {
+        "answers": registry.artifact_url(registry.get_version(name, candidate.version).run_id, ANSWERS_PAGE),
+        "version": registry.model_url(name, candidate.version),
+    }
+    text = f"{name}: version {candidate.version} waits for a person until {until}; without an answer it is refused. {reason}"
+    announce("approval-waits", (name, candidate.version), text, links=links, once=campaign.id)
+    return until
 
 
 @task(name="show-verdict", **STAGE)
@@ -88,12 +100,12 @@ def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, c
                 outcome = "approved"
             else:
                 why = f"{changed} (the answer was approve: {why})"
-        said = {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
-        done = {"gate.verdict": "promoted" if outcome == "approved" else "refused"}
-        registry.set_version_tags(name, version, said | done)
-        _describe_again(registry, name, version, done["gate.verdict"])
+        word = record_answer(registry, name, version, outcome, who, why)
     history(name)
-    return f"{name}: version {version} {outcome} by {who}: {why}"
+    text = f"{name}: version {version} {outcome} by {who}: {why}"
+    links = {"version": registry.model_url(name, version)}
+    announce(word, (name, version), text, because="person", links=links)
+    return text
 
 
 def _damage(name: str, version: int) -> str | None:
@@ -105,14 +117,6 @@ def _damage(name: str, version: int) -> str | None:
     except (IntegrityError, ConfigError) as error:
         return str(error)
     return None
-
-
-def _describe_again(registry: Tracker, name: str, version: int, word: str) -> None:
-    """The version's description says what a person said, in place of that it waits for one."""
-    text = registry.get_version(name, version).description
-    waits = f"**{WAITS.capitalize()}**"
-    if text.startswith(waits):
-        registry.describe_version(name, version, text.replace(waits, f"**{word.capitalize()}**", 1))
 
 
 def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:

@@ -3,9 +3,12 @@
 from prefect.artifacts import create_table_artifact
 
 from opsd_core.errors import ConfigError, ServiceError
+from opsd_core.judgement.verdict import WAITS
+from tasks.champion.answered import record_answer
 from tasks.champion.whole import check_version
 from tasks.context import tracker
 from tasks.exclusive import champion_moves
+from tasks.runtime.announce import announce
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -26,8 +29,12 @@ def promote_version(name: str, version: int | None, reason: str, who: str) -> st
         if version is None:
             _still(name, "candidate", target)
         before = registry.promote(name, target, reason, who)
+        if registry.version_tags(name, target).get("gate.verdict") == WAITS:  # whoever was asked: this is the answer
+            record_answer(registry, name, target, "approved", who, reason)
     history(name)
-    return f"{name}: version {target} is champion (before: {before or 'none'})"
+    text = f"{name}: version {target} is champion (before: {before or 'none'})"
+    announce("promoted", (name, target), f"{text}, by {who}: {reason}", because="person", links=_page(name, target))
+    return text
 
 
 @task(name="roll-back", **STAGE)
@@ -42,7 +49,13 @@ def roll_back(name: str, reason: str, who: str) -> str:
         before = registry.version_by_alias(name, "champion")
         after = registry.rollback(name, reason, who, expected_champion=before)
     history(name)
-    return f"{name}: version {after} is champion again (before: {before})"
+    text = f"{name}: version {after} is champion again (before: {before})"
+    announce("rolled-back", (name, after), f"{text}, by {who}: {reason}", because="person", links=_page(name, after))
+    return text
+
+
+def _page(name: str, version: int) -> dict[str, str]:
+    return {"version": tracker().model_url(name, version)}
 
 
 def _still(name: str, alias: str, version: int | None) -> None:

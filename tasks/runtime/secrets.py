@@ -8,21 +8,26 @@ An address with a password in it ends up wherever the address is named: in the m
 servers, in links. So it is taken apart before any library reads it.
 """
 
+import base64
+import html
+import json
 import logging
 import os
 import re
 import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, urlsplit, urlunsplit
 
+from opsd_core.addresses import bare
 from opsd_core.errors import ConfigError
 
 CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "PREFECT_API_AUTH_STRING")
 _OWN_TEXTS = ("strerror", "filename", "filename2", "reason", "msg")  # kept beside `args` by OSError and its like
 _SHORTEST = 6  # shorter values are words that occur in any text
-_URL_PASSWORD = re.compile(r"(?<=://)[^\s/@'\"]*:[^\s/@'\"]*(?=@)|(?<=://):?[^\s/@:'\"]{16,}(?=@)")
+_HEADER = re.compile(r"(?i)(authorization['\"]?\s*[:=,]\s*b?['\"]?(?:basic|bearer)\s+)[^\s'\"]+")
 _NAMED = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|AUTH_STRING|API_KEY|ACCESS_KEY|SIGNING_KEY|_KEY_BASE|CREDENTIAL)")
 _HARMLESS = re.compile(r"(_FILE|_PATH|_DIR|_SECONDS|_ENABLED|_TTL)$|TOKENIZERS_")
 
@@ -70,22 +75,42 @@ def names_secret(variable: str) -> bool:
 
 def secrets_of(environ: Mapping[str, str]) -> list[str]:
     """Every secret that `environ` holds, in each of its spellings, longest first."""
+    return list(_secrets_of(tuple(environ.items())))
+
+
+@lru_cache(maxsize=8)
+def _secrets_of(variables: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
     found: set[str] = set()
-    for name, value in environ.items():
+    for name, value in variables:
         if names_secret(name):
             found |= {value, value.partition(":")[2] if "AUTH_STRING" in name.upper() else value}
         if "://" in value:
             found |= {word for url in value.split(",") for word in (_split(url.strip())[2],)}
             found |= {part.partition(":")[2] for part in re.findall(r"://([^/@\s]+)@", value)}
-    spelled = {spelling for word in found for spelling in (word, quote(word, safe=""), quote_plus(word), quote(word))}
-    return sorted((word for word in spelled if len(word) >= _SHORTEST), key=lambda word: (-len(word), word))
+    spelled = {spelling for word in found if len(word) >= _SHORTEST for spelling in spellings(word)}
+    return tuple(sorted(spelled, key=lambda word: (-len(word), word)))
+
+
+def spellings(word: str) -> set[str]:
+    """`word` as addresses, `repr`, JSON and HTML write it, and as base64 of any text that it stands in."""
+    raw = word.encode("utf-8", "surrogateescape")
+    quoted = {quote(raw, safe=""), quote_plus(raw), quote(raw)}
+    quoted |= {quote(one, safe="") for one in quoted}
+    quoted |= {re.sub("%[0-9A-F]{2}", lambda code: code[0].lower(), one) for one in quoted}
+    written = {repr(word)[1:-1], json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], html.escape(word)}
+    coded = set()
+    for before in range(3):  # three bytes are four characters; those at the ends hold bits of the neighbours too
+        text = base64.b64encode(bytes(before) + raw).decode().rstrip("=")
+        core = text[(0, 2, 3)[before] : len(text) - (1 if (before + len(raw)) % 3 else 0)]
+        coded |= {core, core.replace("+", "-").replace("/", "_")}
+    return {word} | quoted | written | {core for core in coded if len(core) >= _SHORTEST}
 
 
 def redact(text: str, secrets: Iterable[str] | None = None) -> str:
-    """`text` with every one of `secrets` (default: this process's) and every password in an address replaced by `***`."""
+    """`text` with every one of `secrets` (default: this process's) and every secret in an address replaced by `***`."""
     for secret in secrets_of(os.environ) if secrets is None else secrets:
         text = text.replace(secret, "***")
-    return _URL_PASSWORD.sub("***", text) if "@" in text else text
+    return bare(_HEADER.sub(r"\1***", text))
 
 
 def redact_logs() -> None:
@@ -133,21 +158,24 @@ def redact_error(error: BaseException) -> None:
         if one is None or id(one) in seen:
             continue
         seen.add(id(one))
-        one.args = _cleaned(one.args, secrets)
+        one.args = cleaned(one.args, secrets)
         for name in (*_OWN_TEXTS, *vars(one)):
             value = getattr(one, name, None)
-            if (clean := _cleaned(value, secrets)) != value:
+            if (clean := cleaned(value, secrets)) != value:
                 with suppress(AttributeError, TypeError):  # some classes let nothing be changed
                     setattr(one, name, clean)
         waiting += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
 
 
-def _cleaned(value: Any, secrets: list[str], depth: int = 5) -> Any:
-    """`value` with its texts redacted, those inside of lists and dictionaries too."""
+def cleaned(value: Any, secrets: list[str] | None = None, depth: int = 9) -> Any:
+    """`value` with its texts redacted, those inside of lists and dictionaries too; `secrets`: as of `redact`."""
     if isinstance(value, str):
         return redact(value, secrets)
+    if isinstance(value, bytes):
+        text = value.decode("utf-8", "surrogateescape")
+        return value if (clean := redact(text, secrets)) == text else clean.encode("utf-8", "surrogateescape")
     if depth and type(value) in (list, tuple):
-        return type(value)(_cleaned(part, secrets, depth - 1) for part in value)
+        return type(value)(cleaned(part, secrets, depth - 1) for part in value)
     if depth and type(value) is dict:
-        return {key: _cleaned(part, secrets, depth - 1) for key, part in value.items()}
+        return {key: cleaned(part, secrets, depth - 1) for key, part in value.items()}
     return value

@@ -9,13 +9,15 @@ address and credentials both come from there (so that credentials never travel t
 
 import os
 import shlex
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+from opsd_core.addresses import bare
 from opsd_core.errors import ConfigError
+from tasks.runtime.folders import named_folder
 from tasks.runtime.secrets import redact, without_credentials
 
 DEFAULT_STORE = "s3://opsd"
@@ -78,10 +80,11 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
     NAME=VALUE, when a value is not a number or is out of bounds, or when the store's address holds a password.
     """
     environ = os.environ if environ is None else environ
-    home = Path(environ.get("OPSD_HOME") or Path.cwd()).resolve()
-    state = Path(environ.get("OPSD_STATE") or home / ".opsd").resolve()
+    home = _folder("OPSD_HOME", environ) or Path.cwd().resolve()
+    state = _folder("OPSD_STATE", environ) or (home / ".opsd").resolve()
     _fill(environ, read_env_file(state / "env"))
     environ.update(without_credentials(environ))
+    _check_addresses(environ)
 
     def secret(name: str) -> SecretStr | None:
         return SecretStr(environ[name]) if environ.get(name) else None
@@ -89,7 +92,7 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
     return Settings(
         home=home,
         state=state,
-        cache=Path(environ.get("OPSD_CACHE") or state / "cache"),
+        cache=_folder("OPSD_CACHE", environ) or state / "cache",
         cache_gb=_number("OPSD_CACHE_GB", environ.get("OPSD_CACHE_GB") or "50", 1e6),
         store=store_root(environ.get("OPSD_STORE") or DEFAULT_STORE),
         s3_endpoint=environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or None,
@@ -106,8 +109,25 @@ def load_settings(environ: MutableMapping[str, str] | None = None) -> Settings:
 
 
 def store_root(text: str) -> str:
-    """A path of this machine as file:///absolute/folder; any other address as it is."""
-    return Path(text).expanduser().resolve().as_uri() if text.startswith(("/", "./", "../", "~")) else text
+    """A path of this machine as file:///absolute/folder; any other address as it is. ConfigError as `named_folder`."""
+    return named_folder("OPSD_STORE", text).as_uri() if text.startswith(("/", "./", "../", "~")) else text
+
+
+def _check_addresses(environ: Mapping[str, str]) -> None:
+    """ConfigError for an address that no client can take apart."""
+    for variable in (name for names in _SERVICES for name in names):
+        text = environ.get(variable, "")
+        try:
+            _ = urlsplit(text).port
+            whole = text.isprintable()
+        except ValueError:
+            whole = False
+        if not whole:
+            raise ConfigError(f"{variable}={bare(text)!r:.200} is no address. Write http://host:port, for instance.")
+
+
+def _folder(variable: str, environ: Mapping[str, str]) -> Path | None:
+    return named_folder(variable, environ[variable]) if environ.get(variable) else None
 
 
 def _number(name: str, text: str, limit: float) -> float:

@@ -20,6 +20,7 @@ from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import DistilRef, EvaluationRef, GuardAnswers, Iteration, PolicyRef, Ref, Sampled, VerdictRef
+from tasks.runtime.announce import announce
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -264,14 +265,32 @@ def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: P
             reasons.append("promotion.mode=manual: the gate agrees; promote with the opsd/promote deployment.")
         elif verdict.promote and mode == "approve":
             until = ask_a_person(campaign, candidate, stored, "; ".join(reasons))
-            outcome, extra = "awaiting approval", {"opsd.approval": f"refused unless approved until {until}"}
+            outcome, extra = "awaiting approval", {"opsd.approval": f"{WAITS} until {until}, then it is refused"}
             reasons.append(f"promotion.mode=approve: the gate agrees; an opsd/promote run waits for approval until {until}.")
         elif verdict.promote:
             who = f"gate of campaign {campaign.id}"
             registry.promote(name, candidate.version, "; ".join(reasons), who, expected_champion=champion.version)
             outcome = "promoted"
+        _tell(name, campaign.id, candidate, outcome, reasons, verdict)
         # Last, because it says that the verdict has been carried out.
         done = verdict.tags(WAITS if outcome.startswith("awaiting") else outcome) | {"opsd.gate": outcome}
         registry.set_version_tags(name, candidate.version, extra | done)
     get_run_logger().info("version %s %s: %s", candidate.version, outcome, "; ".join(reasons))
     return outcome, reasons
+
+
+def _rail_failed(verdict: Verdict) -> bool:
+    return any(not check.passed and check.name not in ("p_value", "gain") for check in verdict.checks)
+
+
+def _tell(name: str, campaign: str, candidate: PolicyRef, outcome: str, reasons: list[str], verdict: Verdict) -> None:
+    """Announce what became of a candidate; that a person is asked is announced where the person is asked."""
+    kind, because = {"promoted": ("promoted", "gate"), "refused": ("refused", "test")}.get(outcome, ("approval-waits", ""))
+    if outcome == "refused" and verdict.promote:
+        because = "champion moved"
+    elif outcome == "refused" and (_rail_failed(verdict) or any(result.refuses for result in verdict.guards)):
+        because = "guard"
+    if outcome != "awaiting approval":
+        text = f"{name}: version {candidate.version} {WAITS if outcome.startswith('awaiting') else outcome}: {'; '.join(reasons)}"
+        links = {"version": tracker().model_url(name, candidate.version)}
+        announce(kind, (name, candidate.version), text, because=because, links=links, once=campaign)

@@ -99,14 +99,15 @@ def _distil(
     if wants_checkpointing(student, config, largest):
         checkpoint_gradients(student)
     title = f"distil-it{iteration.number}"
-    with progress(title, "steps") as report, tracker().system_metrics(iteration.run_id):
+    with progress(config.name, title, "steps") as report, tracker().system_metrics(iteration.run_id):
         journal = Journal(iteration, identity, report)
 
         def before_first_step() -> None:
             batch, labelled = _probed(items, examples, student, config.optimizer.batch_size, seed)
             trained_before = state is not None
             journal.probes |= run_probes(student, teacher, batch, labelled, config, trained_before=trained_before)
-            get_run_logger().info("probes: %s", journal.probes)
+            said = ", ".join(f"{name} {value:.4g}" for name, value in sorted(journal.probes.items()))
+            get_run_logger().info("before the first step: %s", said)
 
         save = distil(
             student, teacher, items, config, Schedule(iteration.number * steps, config.iterations * steps), seed,

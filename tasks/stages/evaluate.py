@@ -96,7 +96,8 @@ def _evaluate(
 ) -> dict[str, Any]:
     labelled = all(example.answer for example in examples)
     grader = get_grader(grader_name(config.data)) if labelled else _ungraded
-    with progress(f"evaluate-{label}", "completions") as report:
+    part = (int(label.endswith("-candidate")), 2) if label.endswith(("-candidate", f"-champion-v{policy.version}")) else (0, 1)
+    with progress(config.name, f"evaluate-{label}", "completions", part) as report:
         loaded, builder = shared_policy(policy, config.model), prompt_builder(policy, config)
         outcomes = evaluate_policy(loaded, examples, builder, grader, config, report)
     write_outcomes(folder / "outcomes.parquet", outcomes)

@@ -19,6 +19,7 @@ from opsd_core.data import load_examples
 from opsd_core.digest import digest
 from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
+from opsd_core.graders.readable import check_readable
 from opsd_core.judgement.gate import level
 from opsd_core.judgement.statistics import mcnemar
 from opsd_core.models.policy import (
@@ -45,9 +46,10 @@ from tasks.context import (
 )
 from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
+from tasks.runtime.folders import make_folder
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.sources import download_file, model_sources
+from tasks.sources import data_sources, download_file, model_sources, named
 from tasks.stages.evaluate import held_out, measurable
 from tasks.stages.weights import accepted, stored_context, stored_weights
 from tasks.states import check_sources, data_state, in_words, unchanged_data
@@ -68,7 +70,7 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
     store().probe()
     tracker().check()
     cache = settings().cache
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     free = shutil.disk_usage(cache).free
     if free < _MIN_FREE_BYTES:
         raise ServiceError(
@@ -76,6 +78,9 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
             "Free space there or point OPSD_CACHE to a larger disk."
         )
     check_sources(config, data=data)
+    for field, section in data_sources(config) if data else ():
+        with named(field):
+            check_readable(section, graded=section is config.data)
 
 
 @task(name="prepare-model", **STAGE)

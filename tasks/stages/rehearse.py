@@ -65,7 +65,7 @@ def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder:
     examples, too_long = rehearsal_examples(config, builder)
     prompts = builder.all_student_ids(examples)
     seeds = [derive_seed("rehearse", config.seed, example.id) for example in examples]
-    with progress("rehearse", "completions") as report:
+    with progress(config.name, "rehearse", "completions") as report:
         rollouts = complete(policy, [(e.id, 0) for e in examples], prompts, seeds, config, report)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     num_tokens = sum(len(r.completion_ids) for r in rollouts)

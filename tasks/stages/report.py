@@ -1,11 +1,12 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from opsd_core.answers.words import accuracy_interval, report_head, shown_accuracy
+from opsd_core.answers.words import accuracy_interval, guards_in_words, headline, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
@@ -80,9 +81,9 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         accuracy_before=before.get("eval/accuracy"),
         accuracy_after=after.get("eval/accuracy"),
         outcome=outcome.verdict.outcome,
-        guards=outcome.verdict.guards,
         items=int(after["eval/num_items"]),
         answers=answers.address,
+        guards=guards_in_words(json.loads((local(outcome.verdict.uri) / "verdict.json").read_text())),
         loss_first=outcome.distilled.metrics["distillation/first_loss"],
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
@@ -243,6 +244,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
             "outcome": s.outcome,
             "accuracy before": _shown(s.accuracy_before),
             "accuracy after": _shown(s.accuracy_after),
+            "guards": s.guards,
             "loss": f"{s.loss_first:.4f} → {s.loss_last:.4f}",
             "seconds": round(s.wall_seconds, 1),
             "model compute": round(s.compute_seconds, 1),
@@ -250,9 +252,8 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         }
         for s in summaries
     ]
-    create_table_artifact(
-        rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=f"Campaign {campaign.name} ({campaign.id})"
-    )
+    told = _headline(campaign, summaries)
+    create_table_artifact(rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=told)
     measured = [s for s in summaries if s.accuracy_before is not None]
     points = [("start", s.accuracy_before, accuracy_interval(s.accuracy_before, s.items), True) for s in measured[:1]]
     points += [
@@ -268,7 +269,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
     lines = [
         f"iteration {s.iteration}: version {s.version} {s.outcome}, "
-        f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}" + (f"; guards: {s.guards}" if s.guards else "")
+        f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}; {s.guards}"
         for s in summaries
     ]
     lines += stopped
@@ -278,8 +279,15 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
-        f"# Campaign {campaign.name}\n\n```\n{text}\n```\n",
+        f"# {told}\n\nCampaign {campaign.id}.\n\n```\n{text}\n```\n",
         key=f"opsd-{artifact_key(campaign.name)}-summary",
-        description=lines[-1] if lines else None,
+        description=told,
     )
     return text
+
+
+def _headline(campaign: Campaign, summaries: Sequence[IterationSummary]) -> str:
+    """What the campaign changed: from its start to the last promoted version, or to the last one."""
+    last = [s for s in summaries if s.promoted][-1:] or summaries[-1:]
+    ends = (summaries[0].accuracy_before, last[0].accuracy_after) if summaries else (None, None)
+    return headline(campaign.name, ends, [(s.version, s.outcome) for s in summaries], last[0].guards if last else "")

@@ -71,7 +71,8 @@ def computed(config: CampaignConfig, batch: int, expected_bytes: int = 0) -> dic
 def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) -> dict[str, Any]:
     config, policy = iteration.config, shared_policy(iteration.policy, iteration.config.model)
     examples = read_examples(local(prompts) / f"shard-{shard:04d}.parquet")
-    with progress(f"rollout-it{iteration.number}-shard{shard}", "completions") as report:
+    title = f"rollout-it{iteration.number}-shard{shard}"
+    with progress(config.name, title, "completions", (shard, prompts.num_shards)) as report:
         rollouts = sample_rollouts(policy, examples, iteration.number, config, report)
     error = recorded_error(policy, rollouts)
     write_rollouts(folder / "rollouts.parquet", rollouts)

@@ -55,7 +55,8 @@ def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Pat
     prompts = prompts_of(iteration, rollouts, grades_for_context(iteration, graded)).ids
     rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
     targets = []
-    with progress(f"targets-it{iteration.number}-shard{shard.shard}", "completions") as report:
+    title, part = f"score-targets-it{iteration.number}-shard{shard.shard}", (shard.shard, config.execution.num_shards)
+    with progress(config.name, title, "completions", part) as report:
         for members, taught in _by_members(rollouts, solvers(iteration)):
             teacher = teacher_before_training(teacher_parts(iteration, members=members))
             targets += score_rollouts(teacher, taught, prompts, config, report)

@@ -11,6 +11,7 @@ from opsd_core.selection.monitors import Metrics
 from opsd_core.training.alarms import Alarm, Stage, find_alarms, remedied
 from tasks.context import tracker
 from tasks.refs import Campaign, Iteration
+from tasks.runtime.announce import announce
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -31,6 +32,9 @@ def sound(iteration: Iteration, found: Sequence[Alarm]) -> None:
     number, remedy = iteration.number, iteration.config.alarms.remedy
     text = "; ".join(f"{alarm.name}: {alarm.message}" for alarm in found)
     get_run_logger().warning("alarm in iteration %d: %s", number, text)
+    links = {"run": tracker().run_url(iteration.run_id)}
+    said = f"{iteration.name}: alarm in iteration {number}: {text}"
+    announce("alarm", (iteration.name, None), said, links=links, once=f"{iteration.run_id} {text}")
     if remedy != "warn":
         raise AlarmError(
             f"iteration {number} is stopped by an alarm: {text}. What it made so far is kept; alarms.remedy={remedy}.",

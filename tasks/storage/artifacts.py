@@ -13,7 +13,7 @@ from typing import Any
 
 from opsd_core.digest import canonical_json, file_digest
 from opsd_core.errors import IntegrityError, ServiceError
-from tasks.storage.base import local_disk
+from tasks.runtime.folders import local_disk
 from tasks.storage.cache import copy_into, copy_of, damage, enter, need_space, prune_cache, remove, staging, touch
 from tasks.storage.manifest import (
     MANIFEST_NAME,

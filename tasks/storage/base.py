@@ -1,11 +1,9 @@
 """What every object store does, whatever keeps the bytes; keys that cannot escape their prefix."""
 
-import errno
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,25 +137,3 @@ def missing(uri: str) -> IntegrityError:
 def too_long(uri: str, size: int, max_bytes: int) -> IntegrityError:
     """The error for an object longer than its reader accepts."""
     return IntegrityError(f"{uri} has {size} bytes; at most {max_bytes} are accepted. It was not written by opsd.")
-
-
-@contextmanager
-def local_disk(path: Path) -> Iterator[None]:
-    """Turn a full or forbidden local disk into a ServiceError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        reasons = {
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the disk quota is used up",
-            errno.EFBIG: "the limit of a file's size is reached",
-            errno.EACCES: "permission is denied",
-            errno.EROFS: "the file system is read-only",
-            errno.ENOTDIR: "a file is where a folder should be",
-            errno.EISDIR: "a folder is where a file should be",
-        }
-        if error.errno not in reasons:
-            raise
-        raise ServiceError(
-            f"Cannot write {path}: {reasons[error.errno]}. Free space there or point OPSD_CACHE / OPSD_STORE elsewhere."
-        ) from error

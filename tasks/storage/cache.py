@@ -11,7 +11,7 @@ from pathlib import Path
 
 from opsd_core.digest import file_digest
 from opsd_core.errors import ServiceError
-from tasks.storage.base import local_disk
+from tasks.runtime.folders import local_disk, make_folder
 from tasks.storage.manifest import Artifact
 from tasks.storage.process_mark import process_tag, tagged_process_is_gone
 
@@ -60,8 +60,8 @@ def _state(path: Path, sha256: str) -> tuple[str, int, int, int]:
 
 def need_space(cache: Path, artifact: Artifact) -> None:
     """Raises ServiceError when the disk of the cache cannot hold the artifact's files."""
+    make_folder(cache)
     with local_disk(cache):
-        cache.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(cache).free
     if artifact.num_bytes > free:
         raise ServiceError(

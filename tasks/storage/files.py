@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.storage.base import ObjectInfo, Store, check_key, local_disk, missing, too_long
+from tasks.runtime.folders import local_disk
+from tasks.storage.base import ObjectInfo, Store, check_key, missing, too_long
 
 _STAGING = ".staging"  # half-written files and the lock; on the same file system, so that renames are atomic
 

@@ -39,8 +39,9 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError as BrokenStream
 
 from opsd_core.errors import ConfigError, OpsdError, RefusedError, ServiceError
+from tasks.runtime.folders import local_disk, named_folder
 from tasks.runtime.settings import Settings, load_settings, public_url
-from tasks.storage.base import ObjectInfo, Store, check_key, local_disk, missing, too_long
+from tasks.storage.base import ObjectInfo, Store, check_key, missing, too_long
 from tasks.storage.files import FileStore
 
 _ATTEMPTS = 6
@@ -64,12 +65,15 @@ def open_store(root: str | None = None, settings: Settings | None = None) -> Sto
     """
     settings = load_settings() if settings is None else settings
     root = (root or settings.store).rstrip("/")
-    parts = urlsplit(root)
+    try:
+        parts = urlsplit(root)
+    except ValueError as error:
+        raise ConfigError(f"OPSD_STORE is {root!r:.200}, which is no address: {error}.") from error
     if parts.scheme == "s3" and parts.netloc and not parts.query and not parts.fragment:
         prefix = parts.path.strip("/")
         return S3Store(root, parts.netloc, check_key(prefix) + "/" if prefix else "", settings)
     if parts.scheme == "file" and not parts.netloc and parts.path:
-        return FileStore(root, Path(url2pathname(parts.path)))
+        return FileStore(root, named_folder("OPSD_STORE", url2pathname(parts.path)))
     raise ConfigError(f"OPSD_STORE is {root!r}; it must be s3://bucket, s3://bucket/prefix or file:///absolute/folder.")
 
 

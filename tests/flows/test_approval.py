@@ -28,8 +28,13 @@ _BASE = ItemOutcome("", "greedy", 0, False, 0.0, "1", 20, False, 2.0, 0.5, "text
 
 
 @flow(name="opsd-test-judge")
-def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: float = 1.0, damage: str = ""):
-    """A first champion with 10 of 50 right, a candidate with `right`, `damage` done to it, and the gate's verdict."""
+def judged(
+    name: str, iteration: int, right: int, mode: str = "approve", hours: float = 1.0, damage: str = "", length: int = 20
+):
+    """A first champion with 10 of 50 right, a candidate with `right`, `damage` done to it, and the gate's verdict.
+
+    `length`: tokens of each of the candidate's completions; the champion's have 20.
+    """
     config = resolve("tiny", {"name": name, "promotion": {"mode": mode, "approval_hours": hours}})
     registry = tracker()
     run_id = registry.campaign_run(name, "c0", {}, {})
@@ -37,7 +42,7 @@ def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: 
     champion, before = _version(name, run_id, iteration, "champion", 10)
     if registry.version_by_alias(name, "champion") is None:
         registry.promote(name, champion.version, "first", "test", expected_champion=None)
-    candidate, after = _version(name, run_id, iteration, "candidate", right)
+    candidate, after = _version(name, run_id, iteration, "candidate", right, length)
     if damage:
         do(damage, candidate.uri, "model.safetensors")
     nowhere = Ref(uri="")
@@ -49,7 +54,9 @@ def judged(name: str, iteration: int, right: int, mode: str = "approve", hours: 
     return candidate.version, decide(begun, candidate, before, after)
 
 
-def _version(name: str, run_id: str, iteration: int, role: str, right: int) -> tuple[PolicyRef, EvaluationRef]:
+def _version(
+    name: str, run_id: str, iteration: int, role: str, right: int, length: int = 20
+) -> tuple[PolicyRef, EvaluationRef]:
     which = "first" if role == "champion" else f"it{iteration}"
 
     def weights(folder):
@@ -58,7 +65,8 @@ def _version(name: str, run_id: str, iteration: int, role: str, right: int) -> t
         return {}
 
     def outcomes(folder):
-        rows = [replace(_BASE, example_id=f"{i:04d}", correct=i < right, score=float(i < right)) for i in range(50)]
+        made = replace(_BASE, num_tokens=length)
+        rows = [replace(made, example_id=f"{i:04d}", correct=i < right, score=float(i < right)) for i in range(50)]
         write_outcomes(folder / "outcomes.parquet", rows)
         return {}
 
@@ -169,7 +177,8 @@ def test_the_question_survives_a_restart_of_the_server_and_silence_is_a_refusal(
     (run,) = [run for run in runs if run.deployment_id and run.parameters.get("name") == "silent"]
     assert _ended(run.id).state.is_failed() and "never resumed" in _ended(run.id).state.message
     assert tracker().version_by_alias("silent", "champion") != version
-    assert "refused unless approved until" in tracker().version_tags("silent", version)["opsd.approval"]
+    tags = _wait(lambda: (t := tracker().version_tags("silent", version)).get("gate.verdict") == "refused" and t)
+    assert (tags["opsd.approval"], tags["opsd.approval_by"]) == ("refused", "nobody")
 
 
 @flow(name="opsd-test-answer")

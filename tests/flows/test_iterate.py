@@ -11,7 +11,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.deployments import run_deployment
 
-from flows.iterate import iterate, nested
+from flows.iterate import iterate
 from flows.promote import promote, rollback
 from opsd_core.config import resolve
 from opsd_core.digest import file_digest
@@ -112,6 +112,7 @@ def test_prefect_names_every_stage_and_keeps_a_report(learned):
         artifacts = {artifact.key for artifact in client.read_artifacts(limit=200)}
     assert {"rollout-it1-shard0", "score-targets-it0-shard1", "distil-it2", "gate-it0"} <= names
     assert {"opsd-learns-it0", "opsd-learns-campaign", "opsd-learns-summary"} <= artifacts
+    assert all(key.startswith("opsd-") for key in artifacts if key), "keyed by campaign"
 
 
 def test_the_same_campaign_again_repeats_nothing(learned):
@@ -167,7 +168,3 @@ def test_a_campaign_starts_from_a_registered_version_or_from_a_plain_folder_in_s
     assert prepare("models:/learns@champion").digest == champion.tags["opsd.model_digest"]
     copied = local(prepare(store().uri("plain/folder")).uri)
     assert (copied / "model.safetensors").read_bytes() == (weights / "model.safetensors").read_bytes()
-
-
-def test_flat_knobs_become_nested_settings():
-    assert nested({"a": 1, "b.c": 2, "b.d": 3}) == {"a": 1, "b": {"c": 2, "d": 3}}

@@ -4,18 +4,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from prefect.automations import AutomationCore, DoNothing, EventTrigger, Posture
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.states import Scheduled
 
 from infra import bootstrap, recovery
 from infra.cli.app import run as opsd
 from infra.cli.server import find_run
 from infra.lifecycle import down, up
 from infra.state import MODEL_QUEUE, POOL, open_state
+from infra.telling import name_waiting
 from opsd_core.config import RECIPES
 from opsd_core.errors import ServiceError
 from tests.own_stack import OwnStack
@@ -82,6 +86,47 @@ def test_each_deployment_has_its_own_form_and_leaves_the_folder_to_the_worker(
     assert {found[name].work_queue_name for name in ("promote", "rollback")} == {"default"}
     steps = [deployment.pull_steps for deployment in found.values()]
     assert steps == 3 * [[{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $OPSD_HOME }}"}}]]
+
+
+def test_runs_can_be_told_apart_from_the_moment_of_submission(worker: Stack, client: SyncPrefectClient) -> None:
+    """As the form and `prefect deployment run` submit them: no name, or one of two words by chance."""
+    asked = {
+        "iterate": [
+            ({"recipe": "tiny"}, "tiny-seed0", "tiny"),
+            ({"name": "mine", "seed": 3, "overrides": {"rollout": {"top_p": 0.5}}}, "mine-seed3", "mine"),
+            ({"overrides": {"name": "inner", "seed": 1}, "dry_run": True}, "inner-dry-run", "inner"),
+            ({}, "demo-seed0", "demo"),
+        ],
+        "pretrain": [({"name": "mine"}, "pretrain-mine-seed0", "mine")],
+        "study": [({}, "study-tiny", "study-tiny")],
+        "promote": [({"name": "mine", "version": 3, "reason": "x"}, "promote mine v3", "mine")],
+        "gc": [({}, "gc", None)],
+    }
+    tomorrow = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+    made = []
+    for deployment, cases in asked.items():
+        found = client.read_deployment_by_name(f"opsd/{deployment}")
+        for parameters, name, campaign in cases:
+            run = client.create_flow_run_from_deployment(found.id, parameters=parameters, state=tomorrow, tags=["own"])
+            assert run.name == name and set(run.tags) == {deployment, "own", *([campaign] if campaign else [])}
+            made.append(run)
+    for body in ({"parameters": []}, {"tags": 3}):
+        with pytest.raises(httpx.HTTPStatusError, match="422"):
+            client.request("POST", f"/deployments/{found.id}/create_flow_run", json=body)
+    client.update_flow_run(made[0].id, name="lucky-otter", tags=["own"])  # as on a server that names nothing
+    name_waiting(client, "opsd")
+    now = client.read_flow_run(made[0].id)
+    assert now.name == "tiny-seed0" and set(now.tags) == {"own", "tiny"}
+    for run in made:
+        client.delete_flow_run(run.id)
+
+
+def test_what_cannot_be_is_refused_before_it_waits(worker: Stack, client: SyncPrefectClient) -> None:
+    found = client.read_deployment_by_name("opsd/iterate")
+    for overrides, why in (({"optimiser": {}}, "optimiser"), ({"optimizer": {"schedule": "cosin"}}, "cosin")):
+        with pytest.raises(httpx.HTTPStatusError) as refused:
+            client.create_flow_run_from_deployment(found.id, parameters={"overrides": overrides})
+        assert why in refused.value.response.json()["detail"]
 
 
 def test_every_entrypoint_exists() -> None:

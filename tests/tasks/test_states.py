@@ -1,6 +1,7 @@
 """pytest tests/tasks/test_states.py — what changed in place at its address is another source, and says which state was used."""
 
 import json
+import os
 import shutil
 import uuid
 from functools import partial
@@ -130,6 +131,28 @@ def test_a_local_model_and_an_adapters_base_count_by_content(tiny_model, tmp_pat
     before = model_state(str(adapter))
     (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
     assert model_state(str(adapter)) != before
+
+
+def test_every_file_that_a_model_is_read_from_counts_whatever_its_times_say(tiny_model, tmp_path):
+    """Changed in place: as many bytes, at the same second."""
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tools.jinja").write_text("{{ messages[0].content }}")
+    seen = [model_state(str(folder))]
+    assert set(seen[0]) >= {"model.safetensors", "additional_chat_templates/tools.jinja"}
+    for name in seen[0]:
+        path = folder / name
+        stood, content = path.stat(), path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        os.utime(path, ns=(stood.st_atime_ns, stood.st_mtime_ns))
+        seen.append(model_state(str(folder)))
+    assert len({json.dumps(state, sort_keys=True) for state in seen}) == len(seen)
+
+
+def test_an_adapter_that_names_itself_as_its_base_ends(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(tmp_path)}))
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    assert "adapter_config.json" in model_state(str(tmp_path))
 
 
 def test_the_same_folder_in_another_dtype_is_stored_again(tiny_model):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
+from tasks.runtime.folders import local_disk
 from tasks.runtime.settings import Settings
-from tasks.storage.base import check_key, local_disk
+from tasks.storage.base import check_key
 from tasks.storage.s3 import open_store
 
 

@@ -1,6 +1,5 @@
 """Paths and environment variables in settings: `${NAME}`, `~`, and paths relative to the file or folder they are written in."""
 
-import glob
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -8,8 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from opsd_core.config.kinds.places import is_path, names_file
 from opsd_core.config.sources import BUILT_IN_MODELS
-from opsd_core.errors import ConfigError
+from opsd_core.data.globs import is_pattern, matching
+from opsd_core.errors import ConfigError, DataError
 from tasks.runtime.secrets import names_secret
 
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_]\w*)\}")
@@ -63,7 +64,7 @@ def _filled(path: str, text: str, environ: Mapping[str, str]) -> str:
 def _names_a_place(path: str, value: str) -> bool:
     if any(mark in value for mark in _TEMPLATES) or "\0" in value or not value:
         return False
-    return path.rpartition(".")[2] == "source" or path in ("teacher.peers", "model.chat_template")
+    return path.rpartition(".")[2] == "source" or path in ("teacher.peers", "model.chat_template") or names_file(value)
 
 
 def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) -> str:
@@ -71,20 +72,24 @@ def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) ->
         return value
     try:
         absolute = Path(os.path.normpath(folder / Path(value).expanduser()))
-        there = absolute.exists() or (glob.has_magic(value) and any(glob.iglob(str(absolute), recursive=True)))  # noqa: PTH207 - an absolute pattern
+        there = absolute.exists() or (is_pattern(value) and any(True for _ in matching(str(absolute))))
+    except DataError as error:
+        raise ConfigError(f"{path}={value!r:.200} looks through{str(error).rpartition('looks through')[2]}") from error
     except (RuntimeError, OSError, ValueError) as error:  # ~ of nobody, a name that is too long
         raise ConfigError(f"{path}={value!r:.200} is no path: {error}. Correct {path}.") from error
     if there:
         return str(absolute)
-    if value.startswith(_EXPLICIT) and Path(value).expanduser().is_absolute() and not _worker_is_here(environ):
+    if value.startswith(_EXPLICIT) and Path(value).expanduser().is_absolute() and not worker_is_here(environ):
         return str(absolute)  # it may exist where the worker is
-    if value.startswith(_EXPLICIT) or _FILES.search(value):
+    address = path.rpartition(".")[2] == "source" or path == "teacher.peers"
+    if value.startswith(_EXPLICIT) or _FILES.search(value) or (address and is_path(value, folder)):
         raise ConfigError(
             f"{path}={value!r:.200}: there is no {absolute}. Local paths are absolute or relative to {folder}. Correct {path}."
         )
     return value
 
 
-def _worker_is_here(environ: Mapping[str, str]) -> bool:
+def worker_is_here(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether Prefect's server is this machine, so that its worker sees the same files."""
     host = urlsplit(environ.get("PREFECT_API_URL", "")).hostname
     return host in (None, "127.0.0.1", "localhost", "::1")

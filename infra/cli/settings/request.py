@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from infra.cli.settings.places import placed
+from infra.cli.settings.places import placed, worker_is_here
 from infra.cli.settings.values import SUFFIXES, assignments, read_file
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
 from opsd_core.config.recipes import starting_values
@@ -38,6 +38,15 @@ class Request:
     def config(self) -> CampaignConfig:
         """The complete configuration. ConfigError by field, value and rule."""
         return resolve(self.recipe, self.overrides)
+
+    def checked(self) -> CampaignConfig:
+        """`config`, with its data set read where that is cheap: what needs no model is refused before a run waits in a queue."""
+        from opsd_core.graders.readable import check_readable
+
+        config = self.config()
+        if worker_is_here():
+            check_readable(config.data)
+        return config
 
     def parameters(self) -> dict[str, Any]:
         """Of the deployment `opsd/iterate`."""

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from opsd_core.config.kinds.places import is_path
+
 
 class SourceKind(NamedTuple):
     """One kind of `data.source`."""
@@ -75,7 +77,7 @@ def _local(source: str) -> bool:
         exists = Path(source).exists()
     except (OSError, ValueError):
         exists = False
-    return known_file(source) or has_glob or exists or source.startswith((".", "/", "~"))
+    return known_file(source) or has_glob or exists or is_path(source)
 
 
 _FILE = ("columns", "encoding")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 
+from opsd_core.addresses import holds_secret
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.refusals import shown
 from opsd_core.config.teacher import MOVING
@@ -46,6 +47,8 @@ def _data_address(field: str, source: str) -> str | None:
 
 
 def _text(field: str, source: str) -> str | None:
+    if holds_secret(source):
+        return f"{field}={shown(source)} holds a password, signature or token, which would stand in every record."
     if not source.strip():
         return f"{field}={shown(source)} is empty. Name what is to be used; docs/configuration.md says how."
     if len(source) > _MAX_CHARS or not source.isprintable():

@@ -37,6 +37,7 @@ _UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d\x00-\x08\x0e-\x1f]")
 _FOREIGN = re.compile("[A-Za-zÀ-ÿ][¡£¥ª¯±³¹º¼¾¿¦©®¶‚„¢¤ƒ†‡ˆ‰‹›˜™“”][A-Za-zÀ-ÿ]|[a-zà-ÿ][ŠŽŸŒ]")
 """Signs inside words: letters of cp1250, ISO 8859-2, cp850 or Mac Roman, read as cp1252."""
 _CHUNK = 1 << 20
+MAX_BLANK_LINES = 1_000_000
 
 
 @dataclass
@@ -85,10 +86,18 @@ def open_text(path: Path, encoding: str) -> Iterator[TextIO]:
 
 
 def lines(text: TextIO) -> Iterator[Line]:
-    """Physical lines; one that is too long, or holds bytes that are no text, has its trouble named."""
-    number = 0
+    """Physical lines; one that is too long, or holds bytes that are no text, has its trouble named.
+
+    DataError for more blank lines one after the other than anybody writes: a packed file may hold thousands of millions.
+    """
+    number, num_blank = 0, 0
     while part := text.readline(MAX_LINE_CHARS):
         number += 1
+        num_blank = 0 if part.strip() else num_blank + 1
+        if num_blank > MAX_BLANK_LINES:
+            raise DataError(
+                f"data.source: the {num_blank:,} lines up to line {number:,} of a file are blank. It is damaged; write it again."
+            )
         whole = part.endswith(("\n", "\r")) or len(part) < MAX_LINE_CHARS
         rest = part
         while not whole and rest and not rest.endswith(("\n", "\r")):

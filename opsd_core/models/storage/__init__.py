@@ -5,6 +5,7 @@ headers.py           a safetensors file's header
 sizes.py             the sizes in config.json against what the files hold
 loading.py           a folder, an adapter folder or a hub id in memory
 gguf.py              a GGUF file, dequantised
+gguf_header.py       its header, read before a library believes it
 saving.py            a plain safetensors folder
 adapter_folders.py   a peft adapter folder
 serving.py           what a policy was judged with, written into the folder's own files

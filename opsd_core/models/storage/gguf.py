@@ -6,6 +6,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from opsd_core.errors import ModelError, OpsdError
+from opsd_core.models.storage.gguf_header import read_gguf_header
 from opsd_core.models.storage.loading import check_finite, check_report, check_vocabulary
 from opsd_core.models.tokenizers import first_line
 from opsd_core.models.types import Policy
@@ -22,6 +23,7 @@ def load_gguf(path: Path) -> Policy:
             f"model.source={str(path)!r} is no GGUF file: it begins with {magic!r}. It is cut off, or a Git LFS pointer; "
             "download it again."
         )
+    read_gguf_header(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
         quantised, report = AutoModelForCausalLM.from_pretrained(

@@ -74,13 +74,18 @@ def load_model(source: str, options: dict[str, Any], dtype: torch.dtype) -> PreT
     except Exception as error:  # the library raises whatever its parsers raise
         raise ModelError(
             f"model.source={source!r} cannot be loaded as a causal language model with safetensors weights: "
-            f"{first_line(error)}. Check the name or path; pickled weights (.bin) are refused."
+            f"{first_line(error)}. {_where(source)}Check the name or path; pickled weights (.bin) are refused."
         ) from error
     check_report(report, source)
     check_numbers(model, tensors, source)
     conversions = [c for c in getattr(model, "_weight_conversions", None) or () if not isinstance(c, PrefixChange)]
     model._weight_conversions = conversions or None  # stored names are the class's own, whatever prefix the source had
     return model
+
+
+def _where(source: str) -> str:
+    """What a name was taken for that is no folder."""
+    return "" if Path(source).is_dir() else f"There is no folder {Path(source).absolute()}, so it was taken for a hub id. "
 
 
 def check_report(report: dict[str, Any], source: str) -> None:

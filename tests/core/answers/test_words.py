@@ -2,7 +2,15 @@
 
 import pytest
 
-from opsd_core.answers.words import accuracy_interval, report_head, shown_accuracy, taught, version_description
+from opsd_core.answers.words import (
+    accuracy_interval,
+    guards_in_words,
+    headline,
+    report_head,
+    shown_accuracy,
+    taught,
+    version_description,
+)
 from opsd_core.config import PromotionConfig
 from opsd_core.judgement.gate import decide
 from opsd_core.judgement.verdict import WAITS
@@ -92,3 +100,16 @@ def test_a_difference_says_why_it_is_inside_noise_where_interval_and_p_disagree(
     )
     assert outside(base | {"p_value": 0.04}) == "no: p is small, but the interval includes 0"
     assert outside(base | {"metric": "avg@k"}) == "not tested"
+
+
+def test_a_campaigns_headline_is_what_changed():
+    judged = [(2, "refused"), (3, "promoted"), (4, "refused")]
+    told = headline("demo", (0.313, 0.473), judged, "all 5 guards hold")
+    assert told == "demo: version 3 promoted; accuracy 31.3 % → 47.3 %; all 5 guards hold"
+    assert "nothing promoted of 1 version(s); accuracy unknown → unknown; length_ratio_max failed" in headline(
+        "demo", (None, None), [(2, "refused")], "length_ratio_max failed"
+    )
+    assert "version 2 waits for a person" in headline("demo", (0.1, 0.2), [(2, WAITS)], "all 5 guards hold")
+    assert headline("demo", (None, None), [], "") == "demo: no iteration ended, the champion stays"
+    failed = {"checks": [{"name": "gain", "passed": False}, {"name": "length_ratio_max", "passed": False}]}
+    assert guards_in_words(failed) == "length_ratio_max failed"

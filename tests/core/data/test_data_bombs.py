@@ -1,5 +1,6 @@
 """pytest tests/core/data/test_data_bombs.py — small files that would fill the memory are refused, or cost one row."""
 
+import gzip
 import json
 import os
 import subprocess
@@ -193,3 +194,45 @@ def test_what_is_no_plain_file_is_never_opened(tmp_path, kind):
         path.symlink_to("/dev/zero" if kind == "device" else path)
     with pytest.raises(DataError, match=r"data\.source=.*does not exist"):
         load(path)
+
+
+BOMBS = {
+    "blank lines": (b"\n", r"lines up to line 1,000,001 of a file are blank"),
+    "spaces": (b"  \n", r"of a file are blank"),
+    "words": (b"x\n", r"100000 of 100000 rows \(100\.0%\) cannot be used.*not JSON"),
+    "lists": (b"[]\n", r"rows \(100\.0%\) cannot be used.*a JSON list"),
+    "the same row": (b'{"question": "q", "answer": "1"}\n', r"holds one item, 9\d+ times over"),
+    "one line": (b"{" * 4096, r"over 4,000,000 characters"),
+    "zero bytes": (b"\0" * 4096, r"cannot be used|blank"),
+    "zero bytes in lines": (b"\0\n", r"rows \(100\.0%\) cannot be used"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl"])
+def test_files_of_many_megabytes_that_hold_nothing_end_soon(tmp_path, name, suffix):
+    piece, said = BOMBS[name]
+    path, size = tmp_path / f"d{suffix}", 8 * MEBI if len(piece) > 40 else 3 * 10**5 if len(piece) > 4 else 1_100_000 * len(piece)
+    with gzip.open(path, "wb", 1) if suffix.endswith("gz") else path.open("wb") as file:
+        for _ in range(24):
+            file.write(piece * (size // 24 // len(piece)))
+    begin = time.process_time()
+    with pytest.raises(DataError, match=said) as caught:
+        load(path)
+    assert time.process_time() - begin < 20 and len(str(caught.value)) < 2000
+
+
+def test_unusable_rows_are_counted_and_not_kept(tmp_path):
+    good = "".join(json.dumps({"question": f"q{i}", "answer": str(i)}) + "\n" for i in range(50))
+    (tmp_path / "d.jsonl").write_text(good + "[]\n" * 60_000)
+    report = load(tmp_path / "d.jsonl", max_unusable_fraction=1.0).report
+    assert report.num_unusable == 60_000 and len(report.unusable) == 100 and report.num_examples == 50
+
+
+def test_every_role_of_a_message_is_not_remembered(tmp_path):
+    lines = []
+    for i in range(3000):
+        messages = [{"role": f"r{i}", "content": "c"}, {"role": "user", "content": f"q{i}"}]
+        lines.append(json.dumps({"messages": messages, "answer": "1"}))
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    assert len(load(tmp_path / "d.jsonl", columns={"question": "messages[user].content"}).report.notes) < 150

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from prefect.client.schemas.actions import LogCreate
+from prefect.client.schemas.filters import LogFilter
 from prefect.states import Scheduled
 from pyarrow.parquet import read_table
 from safetensors.torch import load_file
@@ -61,6 +63,34 @@ def test_a_campaign_is_watched_in_plain_lines_and_its_outcome_is_in_words(learne
     )
     assert "To look at:" in lines and any("/runs/flow-run/" in line for line in lines)
     assert "INFO" not in learned and "Finished in state" not in learned and "prefect" not in lines[0]
+
+
+AUTHORS = re.compile(r"\d\d:\d\d:\d\d\.\d{3} \| (INFO|WARNING|ERROR) +\| (Flow run|Task run|prefect\.\S+ -) ")
+NOISE = re.compile(
+    r"it/s\]|\d+%\||hook '|Deprecat|FutureWarning|UserWarning|\[transformers\]|telemetry|analytics|promotion.*cloud|Traceback"
+    r"|database is locked",
+    re.IGNORECASE,
+)
+
+
+def test_a_campaign_says_only_what_a_person_would_write(learned, stack):
+    """Its lines in Prefect and in the worker's log have known authors, and no library speaks between them."""
+    with prefect() as client:
+        found = find_run(client, "shell", active=False)
+        said = client.read_logs(LogFilter(flow_run_id={"any_": [found.id]}), limit=200)
+    assert {line.name for line in said} <= {"prefect.flow_runs", "prefect.task_runs", "prefect.flow_runs.worker"}
+    assert [line.message for line in said if NOISE.search(line.message)] == []
+    logs = stack.state.root / "logs"
+    written = (logs / "worker.log").read_text().splitlines()
+    begin = max(number for number, line in enumerate(written) if "Flow run 'shell-seed0' - Beginning" in line)
+    end = next(number for number, line in enumerate(written) if number > begin and "Finished in state Completed()" in line
+               and "Flow run" in line)  # fmt: skip
+    ours = written[begin:end]
+    assert len(ours) > 15 and [line for line in ours if NOISE.search(line)] == []
+    strange = [line for line in ours if not AUTHORS.match(line)]
+    assert all(line.startswith(("what it answers", "model compute ", "iteration ")) for line in strange), strange
+    assert "database is locked" not in (logs / "prefect.log").read_text()
+    assert "is deprecated" not in (logs / "mlflow.log").read_text()
 
 
 def test_versions_show_aliases_and_what_became_of_them(learned, capsys):

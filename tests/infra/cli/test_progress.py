@@ -36,9 +36,9 @@ def test_what_is_done_grows_with_the_stages_and_never_shrinks():
     progress = Progress.of(resolve("tiny", {"iterations": 2, "execution": {"num_shards": 2}}))
     assert progress.line() == "starting" and progress.left() == ""
     first = _task("rollout-it0-shard0", Running())
-    progress._place([first], {first.id: 50.0})
+    progress._place([first], {("rollout", 0): 25.0})
     half = progress.done
-    assert progress.line() == "iteration 1 of 2: sampling 25 %" and 0 < half < 0.2
+    assert progress.line() == "iteration 1 of 2: sampling 25 %" and 0 < half < 0.1
     ended = [_task(f"rollout-it0-shard{shard}", Completed()) for shard in (0, 1)]
     progress._place([_task("distil-it0", Running()), *ended], {})
     assert progress.done > half and progress.line() == "iteration 1 of 2: training"
@@ -64,8 +64,9 @@ def test_the_percentage_of_a_stage_is_of_all_its_shards_and_never_falls(shards):
             ended, seen = [], []
             for shard in range(shards):
                 task = _task(f"{stage}-it{iteration}-shard{shard}", Running())
-                for percents in ({}, {task.id: 0.0}, {task.id: 50.0}, {task.id: 100.0}):
-                    progress._place([task, *ended], percents)
+                for part in (None, 0.0, 0.5, 1.0):
+                    shown = {} if part is None else {(stage, iteration): 100 * (shard + part) / shards}
+                    progress._place([task, *ended], shown)
                     seen.append(progress.percent or 0.0)
                 ended.append(_task(task.name, Completed()))
             assert seen == sorted(seen) and seen[0] == 0.0 and seen[-1] == pytest.approx(100.0)

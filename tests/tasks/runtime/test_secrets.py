@@ -1,4 +1,4 @@
-"""pytest tests/tasks/test_secrets.py — a secret planted in any variable or address reaches no message, log or error."""
+"""pytest tests/tasks/runtime/test_secrets.py — a secret planted in any variable or address reaches no message, log or error."""
 
 import logging
 import traceback

@@ -1,4 +1,4 @@
-"""pytest tests/tasks/test_progress.py"""
+"""pytest tests/tasks/runtime/test_progress.py"""
 
 import pytest
 from prefect.client.schemas.actions import ArtifactCreate

@@ -1,4 +1,4 @@
-"""pytest tests/tasks/test_peak_memory.py — the highest point of a block, whatever other blocks watch inside it."""
+"""pytest tests/tasks/runtime/test_peak_memory.py — the highest point of a block, whatever other blocks watch inside it."""
 
 import torch
 

@@ -1,0 +1,31 @@
+"""Prefect's SQLite database without "database is locked": a transaction waits for its turn when it begins.
+
+Prefect begins most transactions without a lock and takes one at the first write. Where another one wrote in between, SQLite
+refuses that write at once, whatever the timeout, and what it should have recorded is lost. A transaction that takes the lock when
+it begins waits for it instead, up to Prefect's minute.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.dependencies import MODELS_DEPENDENCIES
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+
+
+class WaitingSqlite(AioSqliteConfiguration):
+    """Prefect's own, whose transactions all begin with the lock."""
+
+    @asynccontextmanager
+    async def begin_transaction(self, session: Any, with_for_update: bool = False) -> AsyncGenerator[Any, None]:
+        """A transaction that nobody else's write can refuse."""
+        async with super().begin_transaction(session, with_for_update=True) as transaction:
+            yield transaction
+
+
+def wait_for_locks() -> None:
+    """Use it in this process where Prefect's database is SQLite; before anything opens the database."""
+    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    if url.startswith("sqlite"):
+        MODELS_DEPENDENCIES["database_config"] = WaitingSqlite(connection_url=url)
