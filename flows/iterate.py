@@ -6,7 +6,6 @@ prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Any, Literal
 
 from flows.forms import chosen, setting, settings
@@ -20,11 +19,11 @@ from tasks.guards.items import prepare_guards
 from tasks.guards.measure import answer_guards
 from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Sampled
 from tasks.runtime.unattended import unattended
+from tasks.stages.blocks import measure_both
 from tasks.stages.decide import decide, register
 from tasks.stages.distil import distil_candidate
 from tasks.stages.dry_run import try_campaign
-from tasks.stages.evaluate import evaluate
-from tasks.stages.grade import grade
+from tasks.stages.grade import grade, probe_teacher
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
 from tasks.stages.prompts import advance_curriculum, choose_prompts
@@ -32,7 +31,6 @@ from tasks.stages.rehearse import rehearse
 from tasks.stages.report import close_campaign, open_iteration, report_iteration
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
-from tasks.stages.teacher_probe import probe_teacher
 from tasks.stages.watch import recover, watch
 from tasks.stages.weights import warm_start
 
@@ -147,8 +145,7 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     `sampled` has no targets yet. `monitors`: metrics of the iterations so far, to which this one's are added and which alarms
     look at; None = no alarms. AlarmError when one stops the iteration.
     """
-    config, champion, campaign = iteration.config, iteration.champion, iteration.campaign
-    measured = partial(evaluate, config, campaign.data, items_from=campaign.items_from)
+    config = iteration.config
     graded, alarms = probe_teacher(iteration, sampled.shards, sampled.graded), []
     if monitors is not None:
         monitors.append(dict(graded.metrics))
@@ -157,8 +154,8 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     targets = [score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
     sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
     distilled = distil_candidate(iteration, sampled)
-    before = measured(champion, f"it{iteration.number}-champion-v{champion.version}")
-    after = measured(distilled.policy, f"it{iteration.number}-candidate")
+    compared = measure_both(iteration, distilled.policy)
+    before, after = compared.before, compared.after
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
         alarms += watch(iteration, "evaluation", monitors)

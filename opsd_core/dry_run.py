@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from opsd_core.config import CampaignConfig
 from opsd_core.errors import ModelError, TrainingError
 from opsd_core.graders import get_grader, grader_name
+from opsd_core.judgement.power import GatePower, gate_in_words
 from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
@@ -208,8 +209,8 @@ def _gigabytes(
     return sizes | {"trainer state": 12 * trainable / 1e9, "model": 4 * everything / 1e9}
 
 
-def in_words(found: DryRun, config: CampaignConfig) -> str:
-    """The report as markdown: problems first."""
+def in_words(found: DryRun, config: CampaignConfig, gate: GatePower | None = None) -> str:
+    """The report as markdown: problems first. `gate`: what the gate sees at the campaign's sizes."""
     lines = [f"# {config.name}: dry run", ""]
     lines += [f"- **Problem:** {problem}" for problem in found.problems] or ["No problem found: the campaign has a signal."]
     if found.accepted is not None:
@@ -223,6 +224,8 @@ def in_words(found: DryRun, config: CampaignConfig) -> str:
     lines += ["", f"An iteration takes about {minutes:.1f} minutes and stores {stored:.2f} GB.", ""]
     lines += ["| stage | minutes | peak memory at most (GB) |", "|---|---|---|"]
     lines += [f"| {stage} | {value:.2f} | {found.memory[stage] / 1e9:.1f} |" for stage, value in found.minutes.items()]
+    if gate is not None:
+        lines += ["", *gate_in_words(gate, found.minutes.get("evaluate"), found.speed.get("tokens sampled per second"))]
     for number, (student, teacher, completion) in enumerate(found.prompts, 1):
         sides = (("student reads", student), ("teacher reads", teacher), ("student writes", completion))
         lines += ["", f"## Prompt {number}"]

@@ -98,6 +98,11 @@ def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str
         return publish(store(), kind, identity, folder, summary, cache=settings().cache), seconds
 
 
+def finished(kind: str, identity: dict[str, Any]) -> Artifact | None:
+    """The artifact of this identity, where it was made before."""
+    return find(store(), kind, _whole(kind, identity))
+
+
 def address_of(kind: str, identity: dict[str, Any]) -> str:
     """Where the artifact of this identity is, whether it exists or not; its files lie in a folder below."""
     return store().uri(artifact_key(kind, _whole(kind, identity)))

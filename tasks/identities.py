@@ -172,6 +172,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "iterations": "number, among which the error rate is divided",
         "max_repetition": "filter.max_repetition, which a guard rail reads",
         "guards": "digests of everybody's answers to the guards, and the anchor's version, where there are guards",
+        "planned": "number of items that could have been answered, with promotion.test=sequential",
         "level": "of this decision, where the model keeps a ledger (promotion.alpha_per=model)",
     },
     "lineage": {"campaign": "id", "iteration": "number", "model": "digest of the candidate; it stays as it was when registered"},

@@ -204,6 +204,25 @@ class EvaluationRef(Ref):
     """Items, grader, template and sampling; only evaluations with the same one can be compared."""
     metrics: dict[str, float]
     seconds: float
+    planned: int = 0
+    """Items that would have been answered, had the sequential test not stopped; 0 = those that were."""
+    blocks: list[str] = []
+    """Addresses of the evaluations that it was put together from."""
+
+    @property
+    def answered(self) -> str:
+        """Such as 250, or 75 of 250."""
+        number = f"{self.metrics['eval/num_items']:,.0f}"
+        return f"{number} of {self.planned:,}" if self.planned else number
+
+
+class Compared(Record):
+    """Two evaluations of the same items."""
+
+    before: EvaluationRef
+    """Of the champion."""
+    after: EvaluationRef
+    """Of the candidate."""
 
 
 class GuardAnswers(Record):
@@ -229,7 +248,7 @@ class VerdictRef(Ref):
     guards: str = ""
     """What the guards found, in a line; empty without guards."""
     metrics: dict[str, float] = {}
-    """guard/<name>/drop and the like."""
+    """guard/<name>/drop, gate/items_used and the like."""
     outcome: str = ""
     """promoted, refused, or waits for a person: what was done, which with an approval is not what the gate said."""
 

@@ -92,7 +92,7 @@ def version_description(verdict: Verdict, outcome: str, slices: Sequence[Mapping
     lines = [
         f"**{outcome[:1].upper()}{outcome[1:]}** against version {verdict.champion_version}: {' '.join(verdict.reasons)[:600]}",
         f"{verdict.metric} {100 * verdict.accuracy_before:.1f} → {100 * verdict.accuracy_after:.1f} % on "
-        f"{verdict.num_items} items, {100 * verdict.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]; "
+        f"{verdict.items_in_words()}, {100 * verdict.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]; "
         f"better on {verdict.wins}, worse on {verdict.losses}.",
         f"Guards: {guards_in_a_line(verdict.guards) or 'none'}. "
         f"Guard rails: {'; '.join(failed) if failed else f'all {len(rails)} hold'}.",

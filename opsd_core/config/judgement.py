@@ -13,6 +13,12 @@ class EvaluationConfig(Section):
     """How a policy is measured on held-out items."""
 
     num_items: int = Field(200, ge=2, description="Validation items; the same for champion and candidate.")
+    block: int = Field(
+        50,
+        ge=1,
+        description="Items that both sides answer between two looks of promotion.test=sequential; fewer stop earlier, more "
+        "keep larger batches full.",
+    )
     num_samples: int = Field(
         0, ge=0, le=256, description="Sampled completions per item for avg@k, pass@k, maj@k; 0 = greedy ones alone."
     )
@@ -40,9 +46,10 @@ class PromotionConfig(Section):
     approval_hours: float = Field(
         72.0, gt=0, le=8760, description="How long mode=approve waits for an answer; without one it is a refusal."
     )
-    test: Literal["mcnemar", "bootstrap"] = Field(
+    test: Literal["mcnemar", "bootstrap", "sequential"] = Field(
         "mcnemar",
-        description="Paired test on the same items: exact McNemar (greedy) or bootstrap of the mean difference.",
+        description="Paired test on the same items: exact McNemar (greedy), bootstrap of the mean difference, or sequential = in "
+        "blocks of evaluation.block items until the verdict is known, at most evaluation.num_items (docs/algorithm.md).",
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="One-sided error rate of promoting an equal candidate.")
     alpha_per: Literal["model", "campaign", "iteration"] = Field(

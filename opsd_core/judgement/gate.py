@@ -5,11 +5,14 @@ rails on length, truncation, repetition and entropy. N iterations whose candidat
 promote at least one with a chance of 1 - (1 - alpha)^N if they were independent (six at .05: 26 %), and of at most N * alpha
 however they depend on each other. So each is tested at alpha / N (Bonferroni; Dunn 1961, J. Am. Stat. Assoc. 56) and alpha holds
 for the campaign, unless promotion.alpha_per is iteration; with alpha_per=model it holds for the model's whole life, over all
-its campaigns (`opsd_core.judgement.budget`). Power at the shipped sizes: `benchmarks/gate_calibration.py`.
+its campaigns (`opsd_core.judgement.budget`). With promotion.test=sequential fewer items may have been answered than were planned
+(`opsd_core.judgement.sequential`). Power at the shipped sizes: `benchmarks/gate_calibration.py`, `benchmarks/sequential.md`.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +27,9 @@ from opsd_core.judgement.metrics import (
     repetition_fraction,
     truncated_fraction,
 )
+from opsd_core.judgement.sequential import last_look
 from opsd_core.judgement.statistics import mcnemar, paired_bootstrap
+from opsd_core.judgement.stopping import stopping
 from opsd_core.judgement.verdict import Check, Verdict
 from opsd_core.records.outcomes import ItemOutcome, Mode
 
@@ -64,59 +69,104 @@ def decide(
     iterations: int = 1,
     decision: Decision | None = None,
     max_repetition: float = 10.0,
+    planned: int = 0,
+    seed: int = 0,
 ) -> Verdict:
     """Promote the candidate or refuse it.
 
     iterations: decisions that the campaign makes; they share alpha.
     decision: this one's entry in the model's ledger, whose level holds instead (promotion.alpha_per=model).
+    planned, seed: with test=sequential, the items that would have been answered had it not stopped (0 = these) and the seed of
+    their order. Gain and guard rails are then those of the answered items.
     candidate_evaluation, champion_evaluation: digests of the items, grader and settings of each evaluation.
-    test=mcnemar compares greedy completions; test=bootstrap the items' mean correctness over their samples, or greedy
+    test=mcnemar compares greedy completions; bootstrap and sequential the items' mean correctness over their samples, or greedy
     when there are none. Raises DataError when the two evaluations are not of the same items, grader and settings.
     """
-    mode = _mode(candidate, champion, config)
-    after, before = (group_by_item(side, mode) for side in (candidate, champion))
-    _refuse_unpaired(after, before, candidate_evaluation, champion_evaluation)
-    accuracy_after_P, accuracy_before_P = _accuracies(after), _accuracies(before)
-    differences_P = accuracy_after_P - accuracy_before_P
-    wins, losses = int((differences_P > 0).sum()), int((differences_P < 0).sum())
-    seed = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
-    bootstrap = paired_bootstrap(differences_P, seed=seed)
-    p_value = mcnemar(wins, losses) if config.test == "mcnemar" else bootstrap.p_greater
+    pairs = paired(candidate, champion, config, (candidate_evaluation, champion_evaluation))
+    drawn = derive_seed("gate", candidate_evaluation, candidate_version, champion_version)
+    bootstrap = paired_bootstrap(pairs.differences_P, seed=drawn)
     tested_at, bound = _level_in_words(config, iterations, decision)
+    p_value, sequential = bootstrap.p_greater, None
+    if config.test == "mcnemar":
+        p_value = mcnemar(pairs.wins, pairs.losses)
+    elif config.test == "sequential":
+        found = last_look(pairs.by_item(), planned, seed, tested_at)
+        p_value, sequential = found.p_value, stopping(found, tested_at, [outcome.num_tokens for outcome in candidate])
     checks = [
         _at_most("p_value", p_value, tested_at),
         _at_least("gain", bootstrap.mean, config.min_effect, strictly_positive=True),
-        *_guard_rails(_flat(after), _flat(before), config, max_repetition),
+        *_guard_rails(_flat(pairs.after), _flat(pairs.before), config, max_repetition),
     ]
-    numbers = {
-        "metric": "accuracy" if mode == "greedy" else f"avg@{len(next(iter(after.values())))}",
-        "accuracy_before": float(accuracy_before_P.mean()),
-        "accuracy_after": float(accuracy_after_P.mean()),
-        "p_value": p_value,
-    }
-    tested = f"{wins} items better, {losses} worse, p = {p_value:.4g} > {bound}"
+    numbers = pairs.numbers() | {"p_value": p_value}
+    tested = f"{pairs.wins} items better, {pairs.losses} worse, p = {p_value:.4g} > {bound}"
     refused = tuple(_EXPLAIN[check.name](check, tested) for check in checks if not check.passed)
     return Verdict(
         promote=not refused,
-        reasons=refused or (_promotion(**numbers, bound=bound),),
+        reasons=(*(refused or [_promotion(**numbers, bound=bound)]), *([sequential.in_words()] if sequential else [])),
         checks=tuple(checks),
         candidate_version=candidate_version,
         champion_version=champion_version,
         test=config.test,
         difference=bootstrap.mean,
         interval=(bootstrap.low, bootstrap.high),
-        wins=wins,
-        losses=losses,
-        ties=len(after) - wins - losses,
-        num_items=len(after),
+        wins=pairs.wins,
+        losses=pairs.losses,
+        ties=len(pairs.after) - pairs.wins - pairs.losses,
+        num_items=len(pairs.after),
         evaluation_digest=candidate_evaluation,
+        sequential=sequential,
         **numbers,
     )
 
 
 def _mode(candidate: Sequence[ItemOutcome], champion: Sequence[ItemOutcome], config: PromotionConfig) -> Mode:
     sampled = any(o.mode == "sampled" for o in candidate) and any(o.mode == "sampled" for o in champion)
-    return "sampled" if config.test == "bootstrap" and sampled else "greedy"
+    return "sampled" if config.test != "mcnemar" and sampled else "greedy"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Both sides' outcomes by item, in the mode that the test compares."""
+
+    mode: Mode
+    after: Items
+    before: Items
+    differences_P: np.ndarray
+    """Share of right answers, candidate minus champion, of P items by id."""
+
+    @property
+    def wins(self) -> int:
+        return int((self.differences_P > 0).sum())
+
+    @property
+    def losses(self) -> int:
+        return int((self.differences_P < 0).sum())
+
+    def by_item(self) -> dict[str, float]:
+        """The difference of every item."""
+        return dict(zip(self.after, self.differences_P.tolist(), strict=True))
+
+    def numbers(self) -> dict[str, Any]:
+        """Name of the metric, and its mean on both sides."""
+        samples = len(next(iter(self.after.values())))
+        return {
+            "metric": "accuracy" if self.mode == "greedy" else f"avg@{samples}",
+            "accuracy_before": float(_accuracies(self.before).mean()),
+            "accuracy_after": float(_accuracies(self.after).mean()),
+        }
+
+
+def paired(
+    candidate: Sequence[ItemOutcome],
+    champion: Sequence[ItemOutcome],
+    config: PromotionConfig,
+    digests: tuple[str, str] = ("", ""),
+) -> Pairs:
+    """Both evaluations item by item; `digests` of their conditions. DataError when they are not of the same items."""
+    mode = _mode(candidate, champion, config)
+    after, before = group_by_item(candidate, mode), group_by_item(champion, mode)
+    _refuse_unpaired(after, before, *digests)
+    return Pairs(mode, after, before, _accuracies(after) - _accuracies(before))
 
 
 def _refuse_unpaired(after: Items, before: Items, candidate_digest: str, champion_digest: str) -> None:

@@ -16,9 +16,10 @@ So 200 items see a 5-point gain reliably only when hardly anything is unlearned;
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.special import bdtrc
+from scipy.special import bdtrc, betaln, xlog1py, xlogy
 
 _CHUNK_RESAMPLES = 500
 
@@ -39,17 +40,27 @@ def mcnemar_power(num_items: int, gain: float, newly_wrong: float, alpha: float)
     Exact: sum over the number of discordant items and of wins among them. Raises ValueError when the two rates add up to
     more than 1.
     """
-    from scipy.stats import binom  # a second to import, and no decision needs it
-
     discordant = gain + 2.0 * newly_wrong
     if discordant <= 0.0:
         return 0.0
     if discordant > 1.0 + 1e-9:
         raise ValueError(f"mcnemar_power: gain {gain:g} + 2 * newly_wrong {newly_wrong:g} = {discordant:g} is above 1")
     discordant, discordant_n = min(discordant, 1.0), np.arange(num_items + 1)
-    fewest_wins_n = binom.isf(alpha, discordant_n, 0.5) + 1  # that reach alpha; n + 1 when none are enough
-    reached_n = binom.sf(fewest_wins_n - 1, discordant_n, (gain + newly_wrong) / discordant)
-    return float(binom.pmf(discordant_n, num_items, discordant) @ reached_n)
+    enough_n = _fewest_wins(num_items, alpha)
+    reached_n = np.where(enough_n > discordant_n, 0.0, bdtrc(enough_n - 1.0, discordant_n, (gain + newly_wrong) / discordant))
+    log_pmf_n = -betaln(discordant_n + 1, num_items - discordant_n + 1) - math.log(num_items + 1)
+    log_pmf_n += xlogy(discordant_n, discordant) + xlog1py(num_items - discordant_n, -discordant)
+    return float(np.exp(log_pmf_n) @ reached_n)
+
+
+@lru_cache(maxsize=16)
+def _fewest_wins(num_items: int, alpha: float) -> np.ndarray:
+    """Of 0 to num_items discordant items, how many wins reach alpha; one more than all when none do. It rises by 0 or 1."""
+    wins = [1]
+    for discordant in range(1, num_items + 1):
+        enough = wins[-1] <= discordant and bdtrc(wins[-1] - 1, discordant, 0.5) <= alpha
+        wins.append(wins[-1] if enough else wins[-1] + 1)
+    return np.array(wins)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from opsd_core.judgement.guard_result import GuardResult, guard_table, guards_in_a_line
+from opsd_core.judgement.stopping import Stopping
 
 MAX_TAG_CHARS = 250
 ONE_SIDED = 0.025
@@ -54,6 +55,8 @@ class Verdict:
     evaluation_digest: str
     guards: tuple[GuardResult, ...] = ()
     """Suites on which the candidate must not be worse, against champion and anchor."""
+    sequential: Stopping | None = None
+    """Where the sequential test stopped, and why."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe copy; a check's value that is not finite becomes None."""
@@ -70,11 +73,22 @@ class Verdict:
         checks = [Check(**check | {"value": number}) for check, number in zip(values["checks"], numbers, strict=True)]
         guards = tuple(GuardResult(**guard) for guard in values.get("guards", ()))
         fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
-        return cls(**values | fixed | {"guards": guards})
+        stopped = Stopping(**values["sequential"]) if values.get("sequential") else None
+        return cls(**values | fixed | {"guards": guards, "sequential": stopped})
 
     def in_words(self, outcome: str | None = None) -> str:
         """promoted, refused or waits for a person: `outcome` says what was done where that is not what the gate said."""
         return outcome or ("promoted" if self.promote else "refused")
+
+    def items_in_words(self) -> str:
+        """Such as 150 items, or 75 of 250 items where the sequential test needed no more."""
+        planned = self.sequential.num_planned if self.sequential else self.num_items
+        return f"{self.num_items} items" if planned == self.num_items else f"{self.num_items} of {planned} items"
+
+    def metrics(self) -> dict[str, float]:
+        """guard/<name>/drop with its limits; gate/items_used, gate/e_value and the like of the sequential test."""
+        found = self.sequential.metrics(self.num_items) if self.sequential else {}
+        return found | {name: value for result in self.guards for name, value in result.metrics().items()}
 
     def tags(self, outcome: str | None = None) -> dict[str, str]:
         """Short strings for a model version's tags; few, because each one is a call to the registry. `outcome`: `in_words`."""
@@ -84,7 +98,7 @@ class Verdict:
             "reason": " ".join(self.reasons),
             "champion": self.champion_version,
             "numbers": f"{self.metric} {self.accuracy_before:.4f} -> {self.accuracy_after:.4f} "
-            f"({self.difference:+.4f} [{low:+.4f}, {high:+.4f}]) on {self.num_items} items, {self.test} p={self.p_value:.4g}, "
+            f"({self.difference:+.4f} [{low:+.4f}, {high:+.4f}]) on {self.items_in_words()}, {self.test} p={self.p_value:.4g}, "
             f"wins/losses/ties {self.wins}/{self.losses}/{self.ties}",
             "evaluation": self.evaluation_digest,
         }
@@ -103,7 +117,7 @@ class Verdict:
             "",
             "| | champion | candidate | difference | 95 % interval | p (one-sided) |",
             "|---|---|---|---|---|---|",
-            f"| {self.metric}, {self.num_items} items | {self.accuracy_before:.3f} | {self.accuracy_after:.3f} "
+            f"| {self.metric}, {self.items_in_words()} | {self.accuracy_before:.3f} | {self.accuracy_after:.3f} "
             f"| {self.difference:+.3f} | [{low:+.3f}, {high:+.3f}] | {self.p_value:.4g} |",
             "",
             f"Candidate better on {self.wins} items, worse on {self.losses}, equal on {self.ties} ({self.test}).",
@@ -121,6 +135,8 @@ class Verdict:
 
     def _disagreement(self) -> list[str]:
         """Why interval and p-value can point to different sides, where they do."""
+        if self.sequential:
+            return self.sequential.interval_note()
         low, _ = self.interval
         if (self.p_value <= ONE_SIDED) == (low > 0.0):
             return []

@@ -106,7 +106,6 @@ def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, An
 
 def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
     data, graded = describe(store(), iteration.campaign.data.uri).summary, outcome.sampled.graded
-    measured = int(outcome.after.metrics["eval/num_items"])
     sizes = data.get("sizes", {})
     splits = [(title, f"{sizes[name]:,}") for name, title in _SPLITS.items() if name in sizes]
     lost = [
@@ -117,7 +116,7 @@ def _facts(iteration: Iteration, outcome: Outcome) -> list[tuple[str, str]]:
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in graded.reasons.items() if reason != "kept")
     return [
         *splits,
-        ("of the held-out, measured", f"{measured:,}"),
+        ("of the held-out, measured", outcome.after.answered),
         *lost,
         ("prompts of this iteration", f"{outcome.sampled.prompts.num_prompts:,}"),
         ("completions trained on", f"{graded.num_kept:,}"),

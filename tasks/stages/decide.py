@@ -53,6 +53,8 @@ def register(
     }
     if guards:
         known["guards"] = _answered(iteration, guards)
+    if after.blocks:
+        known["evaluation_blocks"] = after.blocks
     identity = {"campaign": iteration.campaign.id, "iteration": iteration.number, "model": policy.digest}
     stored, _ = produce("lineage", identity, partial(_write_lineage, known))  # as it was when the version was registered
     registry.log_text(iteration.run_id, (local(stored.uri) / LINEAGE).read_text(), LINEAGE)
@@ -167,11 +169,15 @@ def decide(
         iterations=config.iterations,
         decision=decision,
         max_repetition=config.filter.max_repetition,
+        planned=after.planned,
+        seed=config.seed,
     )
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
     verdict = with_guards(verdict, _results(iteration, candidate, guards))
     identity = _verdict_identity(iteration, candidate, (after, before), guards)
+    if after.planned:
+        identity["planned"] = after.planned
     if decision is not None:
         identity["level"] = decision.level
     asks = verdict.promote and config.promotion.mode != "auto"
@@ -188,7 +194,7 @@ def decide(
         reasons=reasons,
         champion=candidate if promoted else champion,
         guards=guards_in_a_line(verdict.guards),
-        metrics={name: value for result in verdict.guards for name, value in result.metrics().items()},
+        metrics=verdict.metrics(),
         outcome=in_words,
     )
 

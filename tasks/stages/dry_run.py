@@ -5,6 +5,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from opsd_core.config import CampaignConfig
 from opsd_core.dry_run import dry_run, in_words
+from opsd_core.judgement.gate import level
+from opsd_core.judgement.power import GatePower, gate_power
 from opsd_core.models.policy import add_lora
 from opsd_core.teacher.parts import Models, Parts
 from tasks.context import load, shared_policy, stored_examples
@@ -13,6 +15,7 @@ from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
+from tasks.stages.evaluate import held_out
 
 
 @task(name="dry-run", **STAGE)
@@ -29,7 +32,14 @@ def try_campaign(config: CampaignConfig, initial: PolicyRef, data: Ref, teachers
             student=student,
         )
         found = dry_run(shared_policy(initial, config.model), student, parts, stored_examples(data, "train"), config)
-    text = in_words(found, config) + f"\nPeak memory of this process: {peak.bytes / 1e9:.1f} GB.\n"
+    text = in_words(found, config, _gate(config, data)) + f"\nPeak memory of this process: {peak.bytes / 1e9:.1f} GB.\n"
     description = f"{len(found.problems)} problems; about {sum(found.minutes.values()):.0f} minutes per iteration"
     create_markdown_artifact(text, key=f"opsd-{artifact_key(config.name)}-dry-run", description=description)
     return text
+
+
+def _gate(config: CampaignConfig, data: Ref) -> GatePower | None:
+    """What the gate sees of the held-out items; None where they have no answers."""
+    measured = held_out(config, data)
+    labelled = all(example.answer for example in measured)
+    return gate_power(config, len(measured), level(config.promotion, config.iterations)) if labelled else None

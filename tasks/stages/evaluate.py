@@ -23,6 +23,7 @@ from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
+from tasks.storage.artifacts import Artifact
 
 Measure = Literal["grader", "likelihood"]
 _LIKELIHOOD = "likelihood@1"
@@ -48,10 +49,15 @@ def measured(
     work = (config, policy, examples)
     make = partial(_evaluate, *work, label) if measure == "grader" else partial(_read, *work)
     artifact, seconds = produce("evaluations", identity, make)
+    return evaluation_ref(config, examples, artifact, seconds)
+
+
+def evaluation_ref(config: CampaignConfig, examples: Sequence[Example], artifact: Artifact, seconds: float) -> EvaluationRef:
+    """What other stages need of a stored evaluation of these items."""
     return EvaluationRef(
         uri=artifact.uri,
         digest=artifact.digest,
-        conditions_digest=digest(identity["conditions"]),
+        conditions_digest=digest(artifact.identity["conditions"]),
         metrics=_metrics(config, examples, read_outcomes(local(artifact.uri) / "outcomes.parquet")),
         seconds=seconds,
     )
@@ -68,7 +74,7 @@ def measurable(data: Ref, split: str = "validation") -> list[Example]:
     return [e for e in examples if e.answer] or examples
 
 
-_ITEMS = {"num_items", "refresh", "max_decisions"}
+_ITEMS = {"num_items", "block", "refresh", "max_decisions"}
 """Settings that choose the items, which are in the conditions themselves."""
 
 

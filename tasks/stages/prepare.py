@@ -1,6 +1,7 @@
 """Before the first iteration: services, model, data, and the record of what is about to run."""
 
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -21,7 +22,7 @@ from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.graders.readable import check_readable
 from opsd_core.judgement.gate import level
-from opsd_core.judgement.statistics import mcnemar
+from opsd_core.judgement.power import gate_in_words, gate_power
 from opsd_core.models.policy import (
     resolve_device,
     tokenizer_digest,
@@ -143,12 +144,10 @@ def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
     check_gradable([e for examples in splits.values() for e in examples if e.answer], grader_name(config.data))
     measured = held_out(config, data)
     check_items(config, splits["train"], measured)
-    if config.promotion.mode != "manual" and mcnemar(len(measured), 0) > level(config.promotion, config.iterations):
-        get_run_logger().warning(
-            "%d items are measured: even if a candidate solved all of them and the champion none, the gate could not promote it "
-            "at promotion.alpha=%g over %d iterations. Raise evaluation.num_items or use more rows.",
-            len(measured), config.promotion.alpha, config.iterations,
-        )  # fmt: skip
+    if config.promotion.mode != "manual" and all(example.answer for example in measured):
+        power = gate_power(config, len(measured), level(config.promotion, config.iterations))
+        for line in gate_in_words(power):
+            get_run_logger().log(logging.WARNING if power.impossible else logging.INFO, line)
     check_context(config, stored_context(initial, config.model), describe(store(), data.uri).summary.get("longest"))
 
 

@@ -189,6 +189,7 @@ def _markdown(
 | held-out accuracy, greedy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
 | the commonest answer alone would give | {constant} |
 | different answers per completion | {different} |
+| held-out items answered | {before.answered} | {after.answered} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
 {decoding_rows(before.metrics, after.metrics)}
 

@@ -24,14 +24,13 @@ from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
-from tasks.stages.grade import grade
+from tasks.stages.grade import grade, probe_teacher
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import prepare_teachers
 from tasks.stages.prompts import advance_curriculum, choose_prompts
 from tasks.stages.rehearse import rehearsal_sources, rehearse
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
-from tasks.stages.teacher_probe import probe_teacher
 from tasks.storage.artifacts import describe
 from tasks.study.labels import labelled_part
 from tasks.study.refs import Checkpoint, Study, Training

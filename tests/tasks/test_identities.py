@@ -31,11 +31,10 @@ from tasks.identities import IDENTITIES
 from tasks.refs import Campaign, CurriculumRef, GradedRef, Iteration, PolicyRef, PromptSet, Ref, Sampled, ShardRef
 from tasks.stages.distil import distil_identity
 from tasks.stages.evaluate import evaluation_identity
-from tasks.stages.grade import grade_identity
+from tasks.stages.grade import grade_identity, probe_identity
 from tasks.stages.prepare import data_identity
 from tasks.stages.rollout import rollout_identity
 from tasks.stages.score import score_identity
-from tasks.stages.teacher_probe import probe_identity
 from tasks.storage.artifacts import artifact_key, publish
 
 SMALL = {

@@ -132,6 +132,7 @@ READ_WHEN: dict[str, Condition] = {
     "rehearsal.data": _REHEARSAL,
     "rehearsal.num_prompts": _REHEARSAL,
     "optimizer.final_fraction": _other_than("optimizer.schedule", "constant"),
+    "evaluation.block": _one_of("promotion.test", "sequential"),
     "evaluation.temperature": _SAMPLED,
     "evaluation.top_p": _SAMPLED,
     "curriculum.easy_power": _one_of("curriculum.sampling", "difficulty"),

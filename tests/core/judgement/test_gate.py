@@ -176,3 +176,58 @@ def test_verdict_is_shown_in_words_tags_and_json():
     assert "wins/losses/ties 15/1/84" in tags["gate.numbers"]
     assert all(isinstance(value, str) and len(value) <= 250 for value in tags.values())
     assert json.loads(json.dumps(verdict.as_dict(), allow_nan=False))["checks"][0]["name"] == "p_value"
+
+
+def in_blocks(candidate, champion, planned, **settings):
+    return decide(candidate, champion, PromotionConfig(test="sequential", **settings), planned=planned)
+
+
+def test_a_sequential_verdict_says_where_it_stopped_and_why():
+    """60 of 400 items answered: enough for a promotion by the bets alone; its p holds although one stopped there."""
+    verdict = in_blocks(outcomes([1] * 30 + [0] * 30), outcomes([0] * 60), 400)
+    assert verdict.promote and verdict.sequential.outcome == "promote" and verdict.num_items == 60
+    assert verdict.p_value == pytest.approx(1 / verdict.sequential.e_value) and verdict.p_value > 0.5**30
+    assert "Stopped after 60 of 400 items: the evidence was enough. About 6,800 tokens" in verdict.reasons[-1]
+    assert "60 of 400 items" in verdict.tags()["gate.numbers"] and "60 of 400 items" in verdict.markdown()
+    assert "does not allow for stopping" in verdict.markdown()
+    assert verdict.metrics() == {
+        "gate/items_used": 60.0, "gate/items_planned": 400.0, "gate/tokens_saved": 6800.0,
+        "gate/e_value": verdict.sequential.e_value,
+    }  # fmt: skip
+    assert json.loads(json.dumps(verdict.as_dict()))["sequential"]["num_planned"] == 400
+
+
+def test_a_sequential_test_gives_up_and_says_that_it_did():
+    verdict = in_blocks(outcomes([0] * 130), outcomes([0] * 130), 200)
+    assert not verdict.promote and verdict.sequential.outcome == "futile"
+    assert any("less than 2% chance" in reason for reason in verdict.reasons)
+    certain = in_blocks(outcomes([0] * 100), outcomes([0] * 100), 103)
+    assert certain.sequential.outcome == "refuse" and any("no answers to the remaining" in r for r in certain.reasons)
+
+
+def test_all_items_answered_are_judged_by_four_fifths_of_the_level():
+    after, before = outcomes(AFTER), outcomes(BEFORE)
+    verdict = in_blocks(after, before, 100)
+    assert verdict.promote and verdict.p_value <= 17 / 2**16 * 5 / 4 + 1e-12
+    assert verdict.reasons[-1] == "All 100 items were needed."
+
+
+def test_guard_rails_and_smallest_gain_hold_for_a_sequential_promotion_too():
+    long = outcomes([1] * 30 + [0] * 30, num_tokens=200)
+    verdict = in_blocks(long, outcomes([0] * 60), 400)
+    assert not verdict.promote and verdict.sequential.outcome == "promote" and "times as long" in verdict.reasons[0]
+    small = in_blocks(outcomes([1] * 30 + [0] * 30), outcomes([0] * 60), 400, min_effect=0.6)
+    assert not small.promote and "promotion.min_effect = 0.6" in small.reasons[0]
+
+
+def test_sequential_compares_the_means_of_samples_where_both_sides_have_some():
+    def sampled(shares):
+        rows = [(i, j, j < 4 * share) for i, share in enumerate(shares) for j in range(4)]
+        return [
+            replace(BASE, example_id=f"{i:04d}", mode="sampled", sample_index=j, correct=right, score=float(right))
+            for i, j, right in rows
+        ]
+
+    verdict = in_blocks(sampled([0.75] * 40 + [0.25] * 10), sampled([0.25] * 50), 200)
+    assert verdict.promote and verdict.metric == "avg@4" and verdict.num_items == 50
+    assert not in_blocks(sampled([0.25] * 50), sampled([0.25] * 50), 60).promote
