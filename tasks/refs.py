@@ -50,13 +50,11 @@ class PolicyRef(Ref):
 
 
 class GuardItems(Ref):
-    """The items of one guard, stored."""
+    """The items of the guard of this name, stored, with a digest over their ids."""
 
     guard: str
-    """Its name."""
     num_items: int
     items_digest: str
-    """Over the ids of the items."""
 
 
 class Campaign(Record):
@@ -76,9 +74,7 @@ class Campaign(Record):
     rehearsal: Ref | None = None
     """What the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
     guards: list[GuardItems] = []
-    """Items of promotion.guards, in their order."""
     anchor: PolicyRef | None = None
-    """The version that guards compare with besides the champion; None where there is none."""
     run_id: str
     """MLflow parent run."""
     items_from: str = ""
@@ -226,14 +222,13 @@ class Compared(Record):
 
 
 class GuardAnswers(Record):
-    """Everybody's answers to one guard's items."""
+    """Everybody's answers to one guard's items; no anchor's where it is the champion, or there is none."""
 
     guard: str
     items: GuardItems
     candidate: EvaluationRef
     champion: EvaluationRef
     anchor: EvaluationRef | None = None
-    """None where the anchor is the champion, or there is none."""
     anchor_version: int | None = None
 
 
@@ -245,10 +240,7 @@ class VerdictRef(Ref):
     reasons: list[str]
     champion: PolicyRef
     """The champion after the decision was carried out."""
-    guards: str = ""
-    """What the guards found, in a line; empty without guards."""
     metrics: dict[str, float] = {}
-    """guard/<name>/drop, gate/items_used and the like."""
     outcome: str = ""
     """promoted, refused, or waits for a person: what was done, which with an approval is not what the gate said."""
 
@@ -263,10 +255,8 @@ class Outcome(Record):
     after: EvaluationRef
     """Of the candidate."""
     candidate: PolicyRef
-    """The trained policy with its version."""
     verdict: VerdictRef
     guards: list[GuardAnswers] = []
-    """Answers to the items of every guard."""
     alarms: list[str] = []
     """Limits that monitors passed in this iteration, in words."""
 
@@ -293,14 +283,11 @@ class IterationSummary(Record):
     version: int
     promoted: bool
     accuracy_before: float | None
-    """None without labels, as the next."""
     accuracy_after: float | None
     outcome: str
     """promoted, refused, or waits for a person."""
     items: int
-    """Held-out items."""
     answers: str
-    """Address of the page of answers."""
     guards: str
     """Which guard rails failed, or that all hold, and what the guards found."""
     loss_first: float

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect.logging import get_run_logger
 
 from opsd_core.judgement import gate
-from opsd_core.judgement.guard_result import GuardResult, guards_in_a_line
-from opsd_core.judgement.guards import Answered, judge_guard, with_guards
+from opsd_core.judgement.guards import with_guards
 from opsd_core.judgement.verdict import WAITS, Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
+from tasks.champion.guards import answered_in_lineage, guard_results
 from tasks.champion.ledger import close_decision, open_decision
 from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
@@ -52,7 +52,7 @@ def register(
         "champion_version": iteration.champion.version,
     }
     if guards:
-        known["guards"] = _answered(iteration, guards)
+        known["guards"] = answered_in_lineage(iteration, guards)
     if after.blocks:
         known["evaluation_blocks"] = after.blocks
     identity = {"campaign": iteration.campaign.id, "iteration": iteration.number, "model": policy.digest}
@@ -62,22 +62,6 @@ def register(
     version = registry.register(name, policy.uri, iteration.run_id, tags, description)
     registry.set_alias(name, "candidate", version)
     return policy.model_copy(update={"version": version})
-
-
-def _answered(iteration: Iteration, guards: Sequence[GuardAnswers]) -> dict[str, Any]:
-    """By guard: where its items come from, which they are, and where the answers of both sides are."""
-    sources = {guard.title: guard.data.source for guard in iteration.config.promotion.guards}
-    return {
-        found.guard: {
-            "source": sources[found.guard],
-            "items": found.items.items_digest,
-            "stored": found.items.uri,
-            "evaluation": found.candidate.uri,
-            "champion_evaluation": found.champion.uri,
-            "anchor_evaluation": found.anchor.uri if found.anchor else None,
-        }
-        for found in guards
-    }
 
 
 def _write_lineage(known: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -174,7 +158,7 @@ def decide(
     )
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
-    verdict = with_guards(verdict, _results(iteration, candidate, guards))
+    verdict = with_guards(verdict, guard_results(iteration, candidate, guards))
     identity = _verdict_identity(iteration, candidate, (after, before), guards)
     if after.planned:
         identity["planned"] = after.planned
@@ -193,7 +177,6 @@ def decide(
         summary=verdict.markdown(in_words),
         reasons=reasons,
         champion=candidate if promoted else champion,
-        guards=guards_in_a_line(verdict.guards),
         metrics=verdict.metrics(),
         outcome=in_words,
     )
@@ -223,24 +206,6 @@ def _verdict_identity(
         identity["guards"] = [[getattr(found, side).digest for side in _SIDES if getattr(found, side)] for found in guards]
         identity["guards"].append([str(guards[0].anchor_version)])
     return identity
-
-
-def _results(iteration: Iteration, candidate: PolicyRef, guards: Sequence[GuardAnswers]) -> list[GuardResult]:
-    """Every guard against the champion and against the anchor."""
-    promotion, results = iteration.config.promotion, []
-    for guard, found in zip(promotion.guards, guards, strict=True):
-        after = _answers("candidate", candidate.version, found.candidate)
-        for role, version, ref in (
-            ("champion", iteration.champion.version, found.champion),
-            ("anchor", found.anchor_version, found.anchor),
-        ):
-            if ref is not None:
-                results.append(judge_guard(guard, after, _answers(role, version, ref), promotion.guard_alpha))
-    return results
-
-
-def _answers(role: Literal["candidate", "champion", "anchor"], version: int | None, ref: EvaluationRef) -> Answered:
-    return Answered(role, str(version), read_outcomes(local(ref) / "outcomes.parquet"), ref.conditions_digest)
 
 
 def _write_verdict(verdict: Verdict, asks: bool, folder: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""pytest tests/flows/test_guards.py — campaigns whose candidates must not lose what they could do before."""
+"""pytest tests/flows/gate/test_guards.py — campaigns whose candidates must not lose what they could do before."""
 
 import json
 
