@@ -1,6 +1,7 @@
 """How often a campaign promotes a candidate that is no better, and how often one that is five points better.
 
     python benchmarks/gate_calibration.py [--campaigns 200] [--model FOLDER]
+    python benchmarks/gate_calibration.py --guards      # the guards alone: half a minute; benchmarks/gate_calibration.md
 
 Campaigns have as many iterations as their recipe, and promote when one of them does. Simulated: independent items at the
 sizes that the recipes ship. Real: a tiny model that solves about half of the sums is champion and every candidate at once;
@@ -17,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from gate_guards import tables
 
 from opsd_core.config import EvaluationConfig, PromotionConfig, resolve
 from opsd_core.data.addition import addition_examples
@@ -97,7 +99,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--campaigns", type=int, default=200)
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--guards", action="store_true", help="coverage and power of guards, and slow erosion, alone")
     given = parser.parse_args()
+    if given.guards:
+        print("\n".join(tables()))
+        return
     torch.set_num_threads(1)  # for a model this small a second thread costs more than it brings
     promotion = PromotionConfig(test="bootstrap")
     error = math.sqrt(promotion.alpha * (1 - promotion.alpha) / given.campaigns)

@@ -14,6 +14,9 @@ from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
+from tasks.guards.anchor import set_anchor
+from tasks.guards.items import prepare_guards
+from tasks.guards.measure import answer_guards
 from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Sampled
 from tasks.runtime.unattended import unattended
 from tasks.stages.blocks import measure_both
@@ -66,6 +69,8 @@ def iterate(
     if dry_run:
         initial = prepare_model(config)
         data = prepare_data(config, initial)
+        if config.promotion.guards:
+            prepare_guards(config, initial, data)
         text = try_campaign(config, initial, data, prepare_teachers(config, initial))
         print(text)
         return text
@@ -78,7 +83,10 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     config = warm_start(config, prepare_model(config))
     initial = prepare_model(config)
     data = prepare_data(config, initial)
-    campaign = start_campaign(config, initial, data, prepare_teachers(config, initial), pretraining)
+    guards = prepare_guards(config, initial, data) if config.promotion.guards else []
+    campaign = start_campaign(config, initial, data, prepare_teachers(config, initial), pretraining, guards)
+    if guards:
+        campaign = set_anchor(campaign)
     if config.rehearsal.share:
         campaign = rehearse(campaign)
     loop = Loop(config=config, policy=campaign.start, champion=campaign.champion)
@@ -151,8 +159,9 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
         alarms += watch(iteration, "evaluation", monitors)
-    candidate = register(iteration, sampled, distilled, before, after)
-    verdict = decide(iteration, candidate, before, after)
+    guards = answer_guards(iteration, distilled.policy) if iteration.campaign.guards else []
+    candidate = register(iteration, sampled, distilled, before, after, guards)
+    verdict = decide(iteration, candidate, before, after, guards)
     return Outcome(
         sampled=sampled,
         distilled=distilled,
@@ -160,6 +169,7 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
         after=after,
         candidate=candidate,
         verdict=verdict,
+        guards=guards,
         alarms=[*alarms, *distilled.alarms],
     )
 

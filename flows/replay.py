@@ -16,6 +16,8 @@ from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
+from tasks.guards.anchor import set_anchor
+from tasks.guards.items import prepare_guards
 from tasks.refs import Campaign, IterationSummary, PolicyRef, Sampled
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
@@ -59,7 +61,10 @@ def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
     """Every chosen iteration in its order, and the closing lines."""
     initial = prepare_model(config)
     check_start(source, initial)
-    campaign = start_campaign(config, initial, source.data, prepare_teachers(config, initial))
+    guards = prepare_guards(config, initial, source.data) if config.promotion.guards else []
+    campaign = start_campaign(config, initial, source.data, prepare_teachers(config, initial), guards=guards)
+    if guards:
+        campaign = set_anchor(campaign)
     if config.rehearsal.share:
         campaign = rehearse(campaign)
     policy, summaries = initial, []

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mode
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from opsd_core.config import RECIPES, CampaignConfig, resolve
+from opsd_core.config.guards import GuardConfig
 from opsd_core.config.recipes_papers import PAPERS
 from opsd_core.config.rules.effects import READ_WHEN
 from tasks import identities
@@ -63,6 +64,9 @@ def render() -> str:
     for name, field in CampaignConfig.model_fields.items():
         if section := _section(field):
             parts += ["", f"## {name}\n", f"{_first_line(section.__doc__)}\n", *_table(name, section)]
+    parts += ["", "## A guard\n", f"Each entry of `promotion.guards`: {_lowered(GuardConfig.__doc__)}", ""]
+    parts += _table("", GuardConfig, nested=False)
+    parts += ["", "`data` and `prompts` have the fields of these sections; `data` is required where no shipped suite is named."]
     return "\n".join(parts) + "\n"
 
 
@@ -156,9 +160,12 @@ def _allowed(field: FieldInfo) -> str:
 
 def _kind(annotation: Any) -> str:
     """A type in words: `list of str`, `float or null`, `object`."""
-    inner = [_kind(part) for part in get_args(annotation) if part is not Ellipsis]
+    literal = get_origin(annotation) is Literal
+    inner = [] if literal else [_kind(part) for part in get_args(annotation) if part is not Ellipsis]
     if isinstance(annotation, UnionType) or get_origin(annotation) is Union:
         return " or ".join(inner)
+    if literal:
+        return ", ".join(map(str, get_args(annotation)))
     if get_origin(annotation) in (tuple, list):
         return f"list of {inner[0]}"
     names = {dict: "object", type(None): "null", Any: "anything"}
@@ -209,6 +216,11 @@ def _json(value: Any) -> str:
 
 def _first_line(docstring: str | None) -> str:
     return (docstring or "").strip().splitlines()[0]
+
+
+def _lowered(docstring: str | None) -> str:
+    first = _first_line(docstring)
+    return first[:1].lower() + first[1:]
 
 
 def _escape(text: str) -> str:

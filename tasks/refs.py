@@ -6,7 +6,7 @@ Every record is a frozen pydantic model, so that Prefect can show it and a resul
     Campaign     what stays the same during a campaign
     Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
     Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
-    Outcome      the result of an iteration: candidate, both evaluations, verdict
+    Outcome      the result of an iteration: candidate, both evaluations, verdict; and its summary in numbers
     AnswersRef   the page that shows what was answered before and after
 """
 
@@ -49,6 +49,14 @@ class PolicyRef(Ref):
     """JSON of `opsd_core.acceptance.Acceptance`: on which paths its architecture is sampled and scored. Empty: the usual ones."""
 
 
+class GuardItems(Ref):
+    """The items of the guard of this name, stored, with a digest over their ids."""
+
+    guard: str
+    num_items: int
+    items_digest: str
+
+
 class Campaign(Record):
     """Everything that stays the same during a campaign."""
 
@@ -65,6 +73,8 @@ class Campaign(Record):
     """Other models that teach or whose answers are shown; those named opsd:... as they were at the start."""
     rehearsal: Ref | None = None
     """What the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
+    guards: list[GuardItems] = []
+    anchor: PolicyRef | None = None
     run_id: str
     """MLflow parent run."""
     items_from: str = ""
@@ -211,6 +221,17 @@ class Compared(Record):
     """Of the candidate."""
 
 
+class GuardAnswers(Record):
+    """Everybody's answers to one guard's items; no anchor's where it is the champion, or there is none."""
+
+    guard: str
+    items: GuardItems
+    candidate: EvaluationRef
+    champion: EvaluationRef
+    anchor: EvaluationRef | None = None
+    anchor_version: int | None = None
+
+
 class VerdictRef(Ref):
     """What the gate said and what was done about it."""
 
@@ -220,7 +241,6 @@ class VerdictRef(Ref):
     champion: PolicyRef
     """The champion after the decision was carried out."""
     metrics: dict[str, float] = {}
-    """gate/items_used and the like."""
     outcome: str = ""
     """promoted, refused, or waits for a person: what was done, which with an approval is not what the gate said."""
 
@@ -235,8 +255,8 @@ class Outcome(Record):
     after: EvaluationRef
     """Of the candidate."""
     candidate: PolicyRef
-    """The trained policy with its version."""
     verdict: VerdictRef
+    guards: list[GuardAnswers] = []
     alarms: list[str] = []
     """Limits that monitors passed in this iteration, in words."""
 
@@ -263,16 +283,13 @@ class IterationSummary(Record):
     version: int
     promoted: bool
     accuracy_before: float | None
-    """None without labels, as the next."""
     accuracy_after: float | None
     outcome: str
     """promoted, refused, or waits for a person."""
     items: int
-    """Held-out items."""
     answers: str
-    """Address of the page of answers."""
     guards: str
-    """Which guards failed, or that all hold."""
+    """Which guard rails failed, or that all hold, and what the guards found."""
     loss_first: float
     loss_last: float
     wall_seconds: float

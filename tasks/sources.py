@@ -31,6 +31,11 @@ def data_sources(config: CampaignConfig) -> list[tuple[str, DataConfig]]:
     return [("data.source", config.data), *named_others]
 
 
+def guard_sources(config: CampaignConfig) -> list[tuple[str, DataConfig]]:
+    """(setting, section) of the data of every guard."""
+    return [(f"{guard.field}.data.source", guard.data) for guard in config.promotion.guards]
+
+
 @contextmanager
 def named(field: str) -> Iterator[None]:
     """Errors about data.* or model.source as errors about the setting `field` and its neighbours."""

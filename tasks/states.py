@@ -30,6 +30,7 @@ from tasks.context import scratch, store
 from tasks.sources import (
     data_sources,
     download_file,
+    guard_sources,
     model_address,
     model_objects,
     model_sources,
@@ -56,7 +57,7 @@ def check_sources(config: CampaignConfig, *, data: bool = True) -> None:
             _model_is_there(address, field)
         if field == "model.source" and (positions := _declared_context(stored.uri if stored else address, field)):
             check_context(config, positions)
-    for field, section in data_sources(config) if data else ():
+    for field, section in [*(data_sources(config) if data else ()), *guard_sources(config)]:
         if section.source.startswith(("s3://", "https://")):
             data_state(section, field)
         elif section.kind is SOURCE_KINDS["files"]:

@@ -29,7 +29,8 @@ def verdict_lines(name: str, progress: Progress) -> list[str]:
     if promoted := [report for report in reports if report.promoted]:
         last = promoted[-1]
         first = promoted[0].before
-        return [f"Promoted: version {last.version} of {name} is champion; held-out accuracy {first} → {last.after}."]
+        lines = [f"Promoted: version {last.version} of {name} is champion; held-out accuracy {first} → {last.after}."]
+        return lines + [f"  - {reason}" for reason in reasons_of(last.markdown) if reason.startswith("Guard")]
     last = reports[-1]
     if waits := [report for report in reports if "wait" in report.outcome or "waits for" in report.markdown]:
         version = waits[-1].version

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from opsd_core.judgement.guard_result import GuardResult, guards_in_a_line
 from opsd_core.judgement.statistics import wilson
 from opsd_core.judgement.verdict import Verdict
 
@@ -33,10 +34,12 @@ def accuracy_interval(accuracy: float, items: int) -> tuple[float, float]:
 
 
 def guards_in_words(verdict: Mapping[str, Any]) -> str:
-    """Of a stored verdict: that every guard holds, or which ones do not."""
-    guards = [check for check in verdict["checks"] if check["name"] not in ("p_value", "gain")]
-    failed = [check["name"] for check in guards if not check["passed"]]
-    return f"{', '.join(failed)} failed" if failed else f"all {len(guards)} guards hold"
+    """Of a stored verdict: that every guard rail holds, or which ones do not; and what its guards found."""
+    rails = [check for check in verdict["checks"] if check["name"] not in ("p_value", "gain")]
+    failed = [check["name"] for check in rails if not check["passed"]]
+    said = f"{', '.join(failed)} failed" if failed else f"all {len(rails)} guard rails hold"
+    found = guards_in_a_line([GuardResult(**guard) for guard in verdict.get("guards", ())])
+    return f"{said}; guards: {found}" if found else said
 
 
 def headline(name: str, ends: Sequence[float | None], judged: Sequence[tuple[int, str]], guards: str) -> str:
@@ -82,16 +85,17 @@ def warned_slices(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def version_description(verdict: Verdict, outcome: str, slices: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> str:
-    """A version's page in at most ten lines of markdown: verdict, number, guards, slices, links."""
+    """A version's page in at most ten lines of markdown: verdict, number, guards and rails, slices, links."""
     low, high = verdict.interval
-    guards = [check for check in verdict.checks if check.name not in ("p_value", "gain")]
-    failed = [f"{check.name} {check.value:.3g} (rule {check.rule} {check.threshold:.3g})" for check in guards if not check.passed]
+    rails = [check for check in verdict.checks if check.name not in ("p_value", "gain")]
+    failed = [f"{check.name} {check.value:.3g} (rule {check.rule} {check.threshold:.3g})" for check in rails if not check.passed]
     lines = [
         f"**{outcome[:1].upper()}{outcome[1:]}** against version {verdict.champion_version}: {' '.join(verdict.reasons)[:600]}",
         f"{verdict.metric} {100 * verdict.accuracy_before:.1f} → {100 * verdict.accuracy_after:.1f} % on "
         f"{verdict.items_in_words()}, {100 * verdict.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]; "
         f"better on {verdict.wins}, worse on {verdict.losses}.",
-        f"Guards: {'; '.join(failed) if failed else f'all {len(guards)} hold'}.",
+        f"Guards: {guards_in_a_line(verdict.guards) or 'none'}. "
+        f"Guard rails: {'; '.join(failed) if failed else f'all {len(rails)} hold'}.",
     ]
     extremes = sorted((row for row in slices if row["n"] >= _FEW), key=lambda row: row["difference"][0])
     if warned := warned_slices(slices):

@@ -1,10 +1,12 @@
 """Evaluation, gate and promotion settings."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from opsd_core.config.base import Section
+from opsd_core.config.guards import GuardConfig
+from opsd_core.config.refusals import shown
 
 
 class EvaluationConfig(Section):
@@ -61,15 +63,45 @@ class PromotionConfig(Section):
         0.0, ge=0, lt=1, description="Smallest accuracy gain worth a promotion (0.01 = one point)."
     )
     max_length_ratio: float = Field(
-        2.0, gt=1, description="Guard: candidate's mean length over the champion's, and its inverse."
+        2.0, gt=1, description="Guard rail: candidate's mean length over the champion's, and its inverse."
     )
-    max_truncation_increase: float = Field(0.1, ge=0, le=1, description="Guard: rise of the truncated share.")
+    max_truncation_increase: float = Field(0.1, ge=0, le=1, description="Guard rail: rise of the truncated share.")
     max_repetition_increase: float = Field(
-        0.1, ge=0, le=1, description="Guard: rise of the share of repetitive completions."
+        0.1, ge=0, le=1, description="Guard rail: rise of the share of repetitive completions."
     )
     min_entropy_ratio: float = Field(
-        0.1, ge=0, lt=1, description="Guard: candidate's mean token entropy over the champion's."
+        0.1, ge=0, lt=1, description="Guard rail: candidate's mean token entropy over the champion's."
     )
     continue_from: Literal["candidate", "champion"] = Field(
         "candidate", description="Where the next iteration starts after a refusal."
     )
+    guards: tuple[GuardConfig, ...] = Field(
+        (), description="Suites on which the candidate must not be worse than champion and anchor (docs/gate.md); [] = none."
+    )
+    guard_alpha: float = Field(
+        0.05,
+        gt=0,
+        lt=0.5,
+        description="One-sided level of each guard: how often a drop of exactly its max_drop is taken for none. All guards must "
+        "hold, so their number does not raise it.",
+    )
+    anchor: Literal["first", "none"] | int = Field(
+        "first",
+        description="Version that guards compare with besides the champion, so that small losses cannot add up: first = the "
+        "registered model's first version, none, or a version's number.",
+    )
+
+    @model_validator(mode="after")
+    def _guards_have_names_of_their_own(self) -> Self:
+        titles = [guard.title for guard in self.guards]
+        if twice := sorted({title for title in titles if titles.count(title) > 1}):
+            raise ValueError(f"guards has {', '.join(twice)} twice. Give each guard a name of its own.")
+        return self
+
+    @field_validator("anchor", mode="before")
+    @classmethod
+    def _anchor_is_a_version(cls, value: Any) -> Any:
+        number = int(value) if isinstance(value, str) and value.isdecimal() else value
+        if value in ("first", "none") or (isinstance(number, int) and not isinstance(number, bool) and 1 <= number < 2**31):
+            return number
+        raise ValueError(f"anchor={shown(value)} is no version. Write first, none, or a version's number")

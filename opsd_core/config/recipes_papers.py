@@ -40,13 +40,16 @@ _OPSD_FULL: Values = _LORA_FULL | {
     "teacher": {"reference": "solution", "template": OPSD_TEACHER_TEMPLATE},
     "optimizer": _FULL["optimizer"] | {"learning_rate": 5e-6, "max_grad_norm": 0.1},
 }
+_ON_SAMPLES: Values = {"evaluation": {"num_samples": 4}, "promotion": {"test": "bootstrap"}}
+"""Forward KL and JSD can lower greedy accuracy while sampled accuracy rises: the mean over an item's samples is judged."""
 _LORA_TINY: Values = {"model": {"lora": {"rank": 16, "alpha": 32.0}}, "optimizer": {"learning_rate": 3e-3}}
 _OPSD_SAMPLING: Values = {"temperature": 1.1, "top_p": 0.95, "top_k": 20}
 _GROUPS_TINY: Values = {"rollout": {"num_prompts": 400}}
 
 PAPERS: dict[str, PaperRecipe] = {
     "opsd_paper_v2": PaperRecipe(
-        method={
+        method=_ON_SAMPLES
+        | {
             "rollout": _OPSD_SAMPLING,
             "teacher": {"weights": "adapter_off", "context": "reference"},
             "distillation": {"targets": "online", "divergence": "jsd", "beta": 0.5, "temperature": 1.1, "bound": "none"},
@@ -59,7 +62,8 @@ PAPERS: dict[str, PaperRecipe] = {
         },
     ),
     "opsd_paper_v3": PaperRecipe(
-        method={
+        method=_ON_SAMPLES
+        | {
             "rollout": _OPSD_SAMPLING,
             "teacher": {"weights": "adapter_off", "context": "reference"},
             "distillation": {
@@ -74,7 +78,8 @@ PAPERS: dict[str, PaperRecipe] = {
         full=_OPSD_FULL,
     ),
     "sdft": PaperRecipe(
-        method={
+        method=_ON_SAMPLES
+        | {
             "teacher": {"weights": "ema", "ema_decay": 0.99, "context": "demo"},
             "token_weights": {"importance_correction": True, "importance_clip": 2.0},
             "distillation": {"targets": "online", "divergence": "forward_kl", "bound": "none"},
@@ -83,7 +88,8 @@ PAPERS: dict[str, PaperRecipe] = {
         full=_FULL | {"distillation": {"skip_first_tokens": 3}},
     ),
     "op2sd": PaperRecipe(
-        method={
+        method=_ON_SAMPLES
+        | {
             "rollout": _OPSD_SAMPLING,
             "teacher": {"weights": "adapter_off", "context": "other_problem"},
             "distillation": {
@@ -98,7 +104,8 @@ PAPERS: dict[str, PaperRecipe] = {
         full=_OPSD_FULL | {"teacher": {"reference": "solution"}},
     ),
     "u_opsd": PaperRecipe(
-        method={
+        method=_ON_SAMPLES
+        | {
             "rollout": {"group_size": 8},
             "teacher": {"weights": "ema", "ema_decay": 0.99, "context": "majority", "only_unsuccessful": True},
             "distillation": {
@@ -120,7 +127,8 @@ PAPERS: dict[str, PaperRecipe] = {
         full=_FULL | {"teacher": {}},
     ),
     "sdpo_like": PaperRecipe(
-        method={
+        method=_ON_SAMPLES
+        | {
             "rollout": {"group_size": 8},
             "teacher": {"weights": "ema", "ema_decay": 0.95, "context": "sibling_success"},
             "token_weights": {"importance_correction": True, "importance_clip": 2.0},

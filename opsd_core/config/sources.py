@@ -137,8 +137,8 @@ class DataConfig(Section):
 
     source: str = Field(
         description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
-        "glob of such files; s3:// or https:// file; 'reasoning_gym:TASK' or 'tiny:addition'. What changes in place at its "
-        f"address is another data set. {WHERE}",
+        "glob of such files; s3:// or https:// file; 'reasoning_gym:TASK', 'tiny:addition' or 'suite:NAME'. What changes in "
+        f"place at its address is another data set. {WHERE}",
         json_schema_extra=NO_SECRET,
     )
     subset: str | None = Field(None, description="Hub configuration name (GSM8K: 'main').")

@@ -4,7 +4,7 @@ from opsd_core.data.addition import addition_example, addition_examples
 from opsd_core.data.clean import gsm8k_answer
 from opsd_core.data.examples import example_id, make_example
 from opsd_core.data.files import source_content
-from opsd_core.data.load import load_examples
+from opsd_core.data.load import load_examples, load_items
 from opsd_core.data.records import DataReport, Fetch, LoadedData, UnusableRow, split_digest
 from opsd_core.data.remote import web_content
 from opsd_core.data.splits import split_examples, split_name
@@ -19,6 +19,7 @@ __all__ = [
     "example_id",
     "gsm8k_answer",
     "load_examples",
+    "load_items",
     "make_example",
     "source_content",
     "split_digest",

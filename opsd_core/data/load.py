@@ -1,4 +1,7 @@
-"""`load_examples`: from a source's name to three disjoint, deduplicated splits and the account of every row."""
+"""`load_examples`: from a source's name to three disjoint, deduplicated splits and the account of every row.
+
+`load_items` makes no splits.
+"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -22,6 +25,7 @@ from opsd_core.data.records import (
 )
 from opsd_core.data.splits import question_key, split_examples
 from opsd_core.errors import DataError
+from opsd_core.records.examples import Example
 
 
 def load_examples(config: DataConfig, fetch: Fetch | None = None) -> LoadedData:
@@ -32,6 +36,20 @@ def load_examples(config: DataConfig, fetch: Fetch | None = None) -> LoadedData:
     has more than `max_unusable_fraction` unusable rows, or leaves train or validation empty.
     """
     asked = Asked(config, fetch)
+    cleaned, columns, num_not_read = _read(asked)
+    splits = split_examples(cleaned.examples, config.validation_fraction, config.test_fraction)
+    _refuse_empty_splits(config, cleaned, splits)
+    return LoadedData(**splits, report=_report(asked, columns, cleaned, num_not_read, splits))
+
+
+def load_items(config: DataConfig, fetch: Fetch | None = None) -> list[Example]:
+    """Examples of `config.source`, cleaned and without duplicates, by id, without splits. DataError as `load_examples`."""
+    return sorted(_read(Asked(config, fetch))[0].examples, key=lambda example: example.id)
+
+
+def _read(asked: Asked) -> tuple[Cleaned, ColumnMapping, int]:
+    """The cleaned rows, the columns in force, and how many rows were not read."""
+    config = asked.config
     opened = reader(config.kind.reader)(asked)
     columns = opened.columns or columns_in_force(asked, opened.shape)
     rows = opened.rows(columns)
@@ -42,9 +60,7 @@ def load_examples(config: DataConfig, fetch: Fetch | None = None) -> LoadedData:
     if cleaned.columns:
         require_columns(config.source, heads(columns.mapped, list(cleaned.columns)), list(cleaned.columns))
     _refuse_unusable(config, cleaned)
-    splits = split_examples(cleaned.examples, config.validation_fraction, config.test_fraction)
-    _refuse_empty_splits(config, cleaned, splits)
-    return LoadedData(**splits, report=_report(asked, columns, cleaned, num_not_read, splits))
+    return cleaned, columns, num_not_read
 
 
 def _count_rest(rows: Iterator[RawRow], opened: Opened, num_read: int, asked: Asked) -> int:

@@ -67,10 +67,12 @@ def group_by_item(outcomes: Iterable[ItemOutcome], mode: Mode) -> dict[str, list
 def summarise(outcomes: Iterable[ItemOutcome], max_repetition: float = 10.0) -> dict[str, float]:
     """Metrics of one evaluation; `_se` are standard errors over problem means (completions of one problem are a cluster).
 
-    greedy:  eval/accuracy, eval/score, eval/mean_length, eval/truncated_fraction, eval/repetition_fraction,
-             eval/mean_entropy, eval/answered_fraction, eval/num_items
+    greedy:  eval/accuracy, eval/score, eval/mean_length, eval/truncated_fraction, eval/finished_fraction,
+             eval/accuracy_if_finished (where one is), eval/repetition_fraction, eval/mean_entropy, eval/answered_fraction,
+             eval/num_items
     sampled: eval/avg@n, eval/maj@n, eval/pass@k for k = 1, 2, 4, ... <= n, eval/distinct_answers, and
              eval/sampled/<the same properties as greedy>
+    given:   eval/loglikelihood (mean over items, nats per token), eval/num_items
 
     Lengths are in tokens; entropies are in nats and weighted by tokens. A mode without outcomes gives no metrics.
     Raises DataError when there are no outcomes at all, or they are not the same number for each item.
@@ -93,6 +95,9 @@ def summarise(outcomes: Iterable[ItemOutcome], max_repetition: float = 10.0) -> 
         distinct = [len({o.extracted for o in group if o.extracted is not None}) for group in groups]
         metrics["eval/distinct_answers"] = float(np.mean(distinct))
         _add_properties(metrics, "eval/sampled/", sampled, max_repetition)
+    if given := group_by_item(outcomes, "given"):
+        _add_mean(metrics, "eval/loglikelihood", [group[0].score for group in given.values()])
+        metrics["eval/num_items"] = float(len(given))
     return metrics
 
 
@@ -135,6 +140,10 @@ def _add_properties(
     metrics[f"{prefix}score"] = float(np.mean([outcome.score for outcome in outcomes]))
     metrics[f"{prefix}mean_length"] = mean_length(outcomes)
     metrics[f"{prefix}truncated_fraction"] = truncated_fraction(outcomes)
+    finished = [outcome for outcome in outcomes if not outcome.truncated]
+    metrics[f"{prefix}finished_fraction"] = len(finished) / len(outcomes)
+    if finished:
+        metrics[f"{prefix}accuracy_if_finished"] = sum(outcome.correct for outcome in finished) / len(finished)
     metrics[f"{prefix}repetition_fraction"] = repetition_fraction(outcomes, max_repetition)
     metrics[f"{prefix}mean_entropy"] = mean_entropy(outcomes)
     metrics[f"{prefix}answered_fraction"] = float(np.mean([outcome.extracted is not None for outcome in outcomes]))

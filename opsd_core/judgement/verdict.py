@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from opsd_core.judgement.guard_result import GuardResult, guard_table, guards_in_a_line
 from opsd_core.judgement.stopping import Stopping
 
 MAX_TAG_CHARS = 250
@@ -52,6 +53,8 @@ class Verdict:
     ties: int
     num_items: int
     evaluation_digest: str
+    guards: tuple[GuardResult, ...] = ()
+    """Suites on which the candidate must not be worse, against champion and anchor."""
     sequential: Stopping | None = None
     """Where the sequential test stopped, and why."""
 
@@ -60,7 +63,18 @@ class Verdict:
         values = asdict(self)
         for check in values["checks"]:
             check["value"] = check["value"] if math.isfinite(check["value"]) else None
-        return {**values, "interval": list(self.interval), "reasons": list(self.reasons), "checks": list(values["checks"])}
+        lists = {name: list(values[name]) for name in ("interval", "reasons", "checks", "guards")}
+        return values | lists
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Verdict":
+        """What `as_dict` wrote; of older verdicts too, which have no guards."""
+        numbers = [float("nan") if check["value"] is None else check["value"] for check in values["checks"]]
+        checks = [Check(**check | {"value": number}) for check, number in zip(values["checks"], numbers, strict=True)]
+        guards = tuple(GuardResult(**guard) for guard in values.get("guards", ()))
+        fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
+        stopped = Stopping(**values["sequential"]) if values.get("sequential") else None
+        return cls(**values | fixed | {"guards": guards, "sequential": stopped})
 
     def in_words(self, outcome: str | None = None) -> str:
         """promoted, refused or waits for a person: `outcome` says what was done where that is not what the gate said."""
@@ -72,8 +86,9 @@ class Verdict:
         return f"{self.num_items} items" if planned == self.num_items else f"{self.num_items} of {planned} items"
 
     def metrics(self) -> dict[str, float]:
-        """gate/items_used, gate/e_value and the like of the sequential test; none of the others."""
-        return self.sequential.metrics(self.num_items) if self.sequential else {}
+        """guard/<name>/drop with its limits; gate/items_used, gate/e_value and the like of the sequential test."""
+        found = self.sequential.metrics(self.num_items) if self.sequential else {}
+        return found | {name: value for result in self.guards for name, value in result.metrics().items()}
 
     def tags(self, outcome: str | None = None) -> dict[str, str]:
         """Short strings for a model version's tags; few, because each one is a call to the registry. `outcome`: `in_words`."""
@@ -87,6 +102,7 @@ class Verdict:
             f"wins/losses/ties {self.wins}/{self.losses}/{self.ties}",
             "evaluation": self.evaluation_digest,
         }
+        values |= {"guards": guards_in_a_line(self.guards)} if self.guards else {}
         return {f"gate.{name}": value[:MAX_TAG_CHARS] for name, value in values.items()}
 
     def markdown(self, outcome: str | None = None) -> str:
@@ -113,6 +129,7 @@ class Verdict:
                 f"| {check.name} | {check.value:.4g} | {check.rule} {check.threshold:.4g} | {'yes' if check.passed else 'NO'} |"
                 for check in self.checks
             ],
+            *guard_table(self.guards),
         ]
         return "\n".join(lines) + "\n"
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from opsd_core.records.tables import read_table, write_table
 
-Mode = Literal["greedy", "sampled"]
+Mode = Literal["greedy", "sampled", "given"]
+"""given = a text of the item, which the policy did not write but was asked the likelihood of."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class ItemOutcome:
     """0 for greedy; 0..n-1 for the n sampled completions of an item."""
     correct: bool
     score: float
-    """The grader's score in [0, 1]."""
+    """The grader's score in [0, 1]; of a given text its mean log-likelihood, in nats per token."""
     extracted: str | None
     """The final answer found in the text; None when there is none."""
     num_tokens: int

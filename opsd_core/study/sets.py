@@ -6,12 +6,11 @@ A set is data. `tiny_*` belong to the tiny model (the skills it was pretrained i
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from opsd_core.data.addition import addition_examples
+from opsd_core.config.kinds.suites import AS_IT_STANDS, FAMILIES, RESULT_ONLY, family_data
 from opsd_core.data.examples import make_example
+from opsd_core.data.suites import instructions, plain_text, tiny
 from opsd_core.digest import derive_seed
 from opsd_core.records.examples import Example
-from opsd_core.study.english import PASSAGES
-from opsd_core.study.instructions import instruction_examples
 
 Items = Callable[[int], list[Example]]
 
@@ -34,13 +33,16 @@ class EvaluationSet(NamedTuple):
     max_completion_length: int = 24
 
 
+_INSTRUCTIONS = 80
+"""Those that the tables of studies are about; a guard has more."""
+
+
+def _pairs(pairs: list[tuple[str, str]]) -> list[Example]:
+    return [make_example(question=question, answer=answer) for question, answer in pairs]
+
+
 def _tiny_copying(count: int) -> list[Example]:
-    """The hint is to be written down; hint and sum have nothing to do with each other."""
-    items = []
-    for example in addition_examples(count, seed=1):
-        hint = f"{derive_seed('study hint', example.question) % 1000:03d}"
-        items.append(make_example(question=f"{hint}|{example.question}", answer=hint))
-    return items
+    return _pairs(tiny.copying(count, seed=1))
 
 
 def _sum(a: int, b: int, digits: int) -> Example:
@@ -49,8 +51,11 @@ def _sum(a: int, b: int, digits: int) -> Example:
 
 
 def _tiny_facts(count: int) -> list[Example]:
-    """Sums of two digits, which the model was pretrained on: all one hundred."""
-    return [_sum(*divmod(number, 10), digits=3) for number in range(100)][:count]
+    return _pairs(tiny.facts(count, seed=0))
+
+
+def _instructions(count: int) -> list[Example]:
+    return _pairs(instructions.items(min(count, _INSTRUCTIONS), seed=0))
 
 
 def _tiny_unpadded(count: int) -> list[Example]:
@@ -66,14 +71,19 @@ def _tiny_three_digits(count: int) -> list[Example]:
 
 
 def _english(count: int) -> list[Example]:
-    return [make_example(question=passage[0], answer=passage[1]) for passage in PASSAGES][:count]
+    return _pairs(list(plain_text.PASSAGES))[:count]
 
 
-def _family(title: str, role: Literal["shifted", "other"], source: str, **options: Any) -> EvaluationSet:
-    """Problems of a family of reasoning_gym, made with `options`; those of another family are asked as they stand."""
-    data = {"source": f"reasoning_gym:{source}", "options": options, "size": 400, "grader": "auto", "seed": 7}
-    prompts = {"system": "Answer with the final result only.", "student": "{{ question }}"} if role == "other" else None
-    return EvaluationSet(title, role, "grader", data=data, prompts=prompts, grader="reasoning_gym", max_completion_length=32)
+def _family(title: str, data: dict[str, Any]) -> EvaluationSet:
+    """Problems of another family of reasoning_gym, asked as they stand."""
+    title = f"another family: {title}"
+    return EvaluationSet(title, "other", "grader", None, data, dict(RESULT_ONLY), "reasoning_gym", max_completion_length=32)
+
+
+def _shifted(title: str, task: str, **options: int) -> EvaluationSet:
+    """Harder problems of the campaign's own family, asked with its prompts."""
+    data = family_data(task, **options)
+    return EvaluationSet(f"harder: {title}", "shifted", "grader", data=data, grader="reasoning_gym", max_completion_length=32)
 
 
 SETS: dict[str, EvaluationSet] = {
@@ -86,42 +96,28 @@ SETS: dict[str, EvaluationSet] = {
     "tiny_three_digits": EvaluationSet(
         "sums of three-digit numbers", "shifted", "grader", _tiny_three_digits, max_completion_length=5
     ),
-    "family_chain_sum": _family(
-        "another family: sums of one digit", "other", "chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=1
-    ),
-    "family_products": _family(
-        "another family: products of one digit", "other", "products", min_terms=2, max_terms=2, min_digits=1, max_digits=1
-    ),
+    "family_chain_sum": _family(*FAMILIES["sums"]),
+    "family_products": _family(*FAMILIES["products"]),
     "family_longer_sums": _family(
-        "another family: sums of one or two digits", "other", "chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=2
+        "sums of one or two digits", family_data("chain_sum", min_terms=2, max_terms=2, min_digits=1, max_digits=2)
     ),
     "family_longer_products": _family(
-        "another family: products of one or two digits", "other", "products", min_terms=2, max_terms=2, min_digits=1, max_digits=2
+        "products of one or two digits", family_data("products", min_terms=2, max_terms=2, min_digits=1, max_digits=2)
     ),
-    "family_letter_counting": _family(
-        "another family: counting letters", "other", "letter_counting", min_words=1, max_words=3
+    "family_letter_counting": _family(*FAMILIES["letters"]),
+    "shifted_letter_counting": _shifted("letters in four to six words", "letter_counting", min_words=4, max_words=6),
+    "shifted_chain_sum": _shifted(
+        "sums of three numbers", "chain_sum", min_terms=3, max_terms=3, min_digits=1, max_digits=2
     ),
-    "shifted_letter_counting": _family(
-        "harder: letters in four to six words", "shifted", "letter_counting", min_words=4, max_words=6
-    ),
-    "shifted_chain_sum": _family(
-        "harder: sums of three numbers", "shifted", "chain_sum", min_terms=3, max_terms=3, min_digits=1, max_digits=2
-    ),
-    "shifted_number_format": _family(
-        "harder: the largest of four to six numbers",
-        "shifted",
-        "number_format",
-        min_num_candidates=4,
-        max_num_candidates=6,
-        min_n=1,
-        max_n=1000,
+    "shifted_number_format": _shifted(
+        "the largest of four to six numbers", "number_format", min_num_candidates=4, max_num_candidates=6, min_n=1, max_n=1000
     ),
     "instructions": EvaluationSet(
         "instructions that a program can check",
         "forgetting",
         "instruction",
-        instruction_examples,
-        prompts={"system": None, "student": "{{ question }}"},
+        _instructions,
+        prompts=dict(AS_IT_STANDS),
         max_completion_length=32,
     ),
     "english": EvaluationSet("likelihood of plain English", "forgetting", "likelihood", _english),

@@ -12,8 +12,7 @@ from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
 from opsd_core.answers.slices import warnings_of
 from opsd_core.answers.tokens import Sampled, drawn
 from opsd_core.answers.words import taught, version_description, warned_slices
-from opsd_core.judgement.stopping import Stopping
-from opsd_core.judgement.verdict import Check, Verdict
+from opsd_core.judgement.verdict import Verdict
 from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.targets import Target
@@ -67,12 +66,7 @@ def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, 
 
 def stored_verdict(uri: str) -> Verdict:
     """The gate's verdict as it was stored."""
-    values = json.loads((local(uri) / "verdict.json").read_text())
-    numbers = [float("nan") if check["value"] is None else check["value"] for check in values["checks"]]
-    checks = [Check(**check | {"value": number}) for check, number in zip(values["checks"], numbers, strict=True)]
-    fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
-    fixed["sequential"] = Stopping(**values["sequential"]) if values.get("sequential") else None
-    return Verdict(**values | fixed)
+    return Verdict.from_dict(json.loads((local(uri) / "verdict.json").read_text()))
 
 
 def _taught(outcome: Outcome) -> list[str]:

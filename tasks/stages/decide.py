@@ -1,6 +1,7 @@
 """Register a candidate, decide whether it replaces the champion, carry out the decision."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from opsd_core.judgement import gate
+from opsd_core.judgement.guards import with_guards
 from opsd_core.judgement.verdict import WAITS, Verdict
 from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
+from tasks.champion.guards import answered_in_lineage, guard_results
 from tasks.champion.ledger import close_decision, open_decision
 from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
-from tasks.refs import DistilRef, EvaluationRef, Iteration, PolicyRef, Ref, Sampled, VerdictRef
+from tasks.refs import DistilRef, EvaluationRef, GuardAnswers, Iteration, PolicyRef, Ref, Sampled, VerdictRef
 from tasks.runtime.announce import announce
 from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
@@ -30,7 +33,12 @@ LINEAGE = "lineage.json"
 
 @task(name="register", task_run_name="register-it{iteration.number}", **STAGE)
 def register(
-    iteration: Iteration, sampled: Sampled, trained: DistilRef, before: EvaluationRef, after: EvaluationRef
+    iteration: Iteration,
+    sampled: Sampled,
+    trained: DistilRef,
+    before: EvaluationRef,
+    after: EvaluationRef,
+    guards: Sequence[GuardAnswers] = (),
 ) -> PolicyRef:
     """One registry version per iteration, pointing at the stored weights; `lineage.json` says what it was made of.
 
@@ -43,6 +51,8 @@ def register(
         "champion_evaluation": before.uri,
         "champion_version": iteration.champion.version,
     }
+    if guards:
+        known["guards"] = answered_in_lineage(iteration, guards)
     if after.blocks:
         known["evaluation_blocks"] = after.blocks
     identity = {"campaign": iteration.campaign.id, "iteration": iteration.number, "model": policy.digest}
@@ -116,8 +126,14 @@ _NO_LABELS = (
 
 
 @task(name="gate", task_run_name="gate-it{iteration.number}", **STAGE)
-def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, after: EvaluationRef) -> VerdictRef:
-    """The gate's verdict from the two stored evaluations, carried out once: the alias moves or it does not.
+def decide(
+    iteration: Iteration,
+    candidate: PolicyRef,
+    before: EvaluationRef,
+    after: EvaluationRef,
+    guards: Sequence[GuardAnswers] = (),
+) -> VerdictRef:
+    """The gate's verdict from the stored evaluations and guards, carried out once: the alias moves or it does not.
 
     IntegrityError when the candidate that would become champion is not stored whole: triggered again, its stages make it again.
 
@@ -142,15 +158,8 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
     )
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
-    identity = {
-        "campaign": iteration.campaign.id,
-        "iteration": iteration.number,
-        "evaluations": [after.digest, before.digest],
-        "versions": [candidate.version, champion.version],
-        "promotion": config.promotion.model_dump(),
-        "iterations": config.iterations,
-        "max_repetition": config.filter.max_repetition,
-    }
+    verdict = with_guards(verdict, guard_results(iteration, candidate, guards))
+    identity = _verdict_identity(iteration, candidate, (after, before), guards)
     if after.planned:
         identity["planned"] = after.planned
     if decision is not None:
@@ -171,6 +180,32 @@ def decide(iteration: Iteration, candidate: PolicyRef, before: EvaluationRef, af
         metrics=verdict.metrics(),
         outcome=in_words,
     )
+
+
+_SIDES = ("candidate", "champion", "anchor")
+
+
+def _verdict_identity(
+    iteration: Iteration,
+    candidate: PolicyRef,
+    measured: tuple[EvaluationRef, EvaluationRef],
+    guards: Sequence[GuardAnswers],
+) -> dict[str, Any]:
+    """`measured`: evaluations of the candidate and of the champion."""
+    config = iteration.config
+    identity = {
+        "campaign": iteration.campaign.id,
+        "iteration": iteration.number,
+        "evaluations": [evaluation.digest for evaluation in measured],
+        "versions": [candidate.version, iteration.champion.version],
+        "promotion": config.promotion.model_dump(),
+        "iterations": config.iterations,
+        "max_repetition": config.filter.max_repetition,
+    }
+    if guards:
+        identity["guards"] = [[getattr(found, side).digest for side in _SIDES if getattr(found, side)] for found in guards]
+        identity["guards"].append([str(guards[0].anchor_version)])
+    return identity
 
 
 def _write_verdict(verdict: Verdict, asks: bool, folder: Path) -> dict[str, Any]:
@@ -215,12 +250,16 @@ def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: P
     return outcome, reasons
 
 
+def _rail_failed(verdict: Verdict) -> bool:
+    return any(not check.passed and check.name not in ("p_value", "gain") for check in verdict.checks)
+
+
 def _tell(name: str, campaign: str, candidate: PolicyRef, outcome: str, reasons: list[str], verdict: Verdict) -> None:
     """Announce what became of a candidate; that a person is asked is announced where the person is asked."""
     kind, because = {"promoted": ("promoted", "gate"), "refused": ("refused", "test")}.get(outcome, ("approval-waits", ""))
     if outcome == "refused" and verdict.promote:
         because = "champion moved"
-    elif outcome == "refused" and any(not check.passed and check.name not in ("p_value", "gain") for check in verdict.checks):
+    elif outcome == "refused" and (_rail_failed(verdict) or any(result.refuses for result in verdict.guards)):
         because = "guard"
     if outcome != "awaiting approval":
         text = f"{name}: version {candidate.version} {WAITS if outcome.startswith('awaiting') else outcome}: {'; '.join(reasons)}"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from opsd_core.config import CampaignConfig
 from opsd_core.data import split_digest
@@ -11,6 +11,7 @@ from opsd_core.digest import digest
 from opsd_core.graders import Grade, get_grader, grader_identity, grader_name
 from opsd_core.graders.agreement import final_answer
 from opsd_core.judgement.evaluation import evaluate_policy
+from opsd_core.judgement.likelihood import text_outcomes
 from opsd_core.judgement.metrics import answer_diversity, constant_accuracy, summarise
 from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import dtype_identity, tokenizer_digest
@@ -24,6 +25,10 @@ from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
 from tasks.storage.artifacts import Artifact
 
+Measure = Literal["grader", "likelihood"]
+_LIKELIHOOD = "likelihood@1"
+"""In place of a grader's name and version, where the items' own texts are measured."""
+
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
 def evaluate(
@@ -36,10 +41,14 @@ def evaluate(
     return measured(config, policy, held_out(config, data, split, items_from), label)
 
 
-def measured(config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], label: str) -> EvaluationRef:
-    """Outcomes of `policy` on these items."""
-    identity = evaluation_identity(config, policy, examples)
-    artifact, seconds = produce("evaluations", identity, partial(_evaluate, config, policy, examples, label))
+def measured(
+    config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], label: str, measure: Measure = "grader"
+) -> EvaluationRef:
+    """Outcomes of `policy` on these items: its answers, or with measure=likelihood what it thinks of theirs."""
+    identity = evaluation_identity(config, policy, examples, measure)
+    work = (config, policy, examples)
+    make = partial(_evaluate, *work, label) if measure == "grader" else partial(_read, *work)
+    artifact, seconds = produce("evaluations", identity, make)
     return evaluation_ref(config, examples, artifact, seconds)
 
 
@@ -69,7 +78,9 @@ _ITEMS = {"num_items", "block", "refresh", "max_decisions"}
 """Settings that choose the items, which are in the conditions themselves."""
 
 
-def evaluation_identity(config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example]) -> dict[str, Any]:
+def evaluation_identity(
+    config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], measure: Measure = "grader"
+) -> dict[str, Any]:
     """What decides an evaluation; only two under the same conditions can be compared."""
     builder = prompt_builder(policy, config)
     conditions = {
@@ -77,7 +88,7 @@ def evaluation_identity(config: CampaignConfig, policy: PolicyRef, examples: Seq
         "template": builder.student_digest,
         "tokenizer": tokenizer_digest(builder.tokenizer),
         "evaluation": config.evaluation.model_dump(exclude=_ITEMS),
-        "grader": grader_identity(config.data),
+        "grader": grader_identity(config.data) if measure == "grader" else _LIKELIHOOD,
         "source": config.data.source,
         "seed": config.seed,
     }
@@ -100,6 +111,12 @@ def _evaluate(
     return {"metrics": _metrics(config, examples, outcomes), "num_items": len(examples), "computed": how}
 
 
+def _read(config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], folder: Path) -> dict[str, Any]:
+    outcomes = text_outcomes(shared_policy(policy, config.model), examples, prompt_builder(policy, config))
+    write_outcomes(folder / "outcomes.parquet", outcomes)
+    return {"metrics": _metrics(config, examples, outcomes), "num_items": len(examples)}
+
+
 def _metrics(config: CampaignConfig, examples: Sequence[Example], outcomes: Sequence[ItemOutcome]) -> dict[str, float]:
     """Of stored outcomes too: filter.max_repetition decides a metric and no outcome, so it is no part of their identity."""
     metrics = summarise(outcomes, config.filter.max_repetition)
@@ -109,7 +126,9 @@ def _metrics(config: CampaignConfig, examples: Sequence[Example], outcomes: Sequ
     return {name: value for name, value in metrics.items() if not name.startswith(_NEED_LABELS)}
 
 
-_NEED_LABELS = ("eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score")
+_NEED_LABELS = (
+    "eval/accuracy", "eval/score", "eval/avg@", "eval/maj@", "eval/pass@", "eval/sampled/score", "eval/sampled/accuracy",
+)  # fmt: skip
 
 
 def _ungraded(example: Example, text: str) -> Grade:

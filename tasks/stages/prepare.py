@@ -45,7 +45,7 @@ from tasks.context import (
     stored_examples,
     tracker,
 )
-from tasks.refs import Campaign, PolicyRef, Ref
+from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.folders import make_folder
 from tasks.runtime.retries import STAGE
@@ -187,6 +187,7 @@ def start_campaign(
     data: Ref,
     teachers: Sequence[PolicyRef] = (),
     pretraining: bool = False,
+    guards: Sequence[GuardItems] = (),
 ) -> Campaign:
     """Store resolved config, git revision and package versions; open the MLflow run; register a first champion.
 
@@ -201,6 +202,8 @@ def start_campaign(
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if pretraining:
         identity["pretraining"] = True
+    if guards:
+        identity["guards"] = [items.identity for items in guards]
     for warning in settings_without_effect(config):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
@@ -232,6 +235,7 @@ def start_campaign(
         teachers=list(teachers),
         champion=champion,
         run_id=run_id,
+        guards=list(guards),
         items_from=first_item,
         pretraining=pretraining,
         flow_run_id=flow_run.get_id(),

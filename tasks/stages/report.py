@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from opsd_core.answers.words import accuracy_interval, guards_in_words, headline, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
+from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
 from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
@@ -15,6 +16,7 @@ from tasks.refs import (
     AnswersRef,
     Campaign,
     CurriculumRef,
+    EvaluationRef,
     GradedRef,
     Iteration,
     IterationSummary,
@@ -87,7 +89,8 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         wall_seconds=0.0,  # the flow sets it: this task is part of it
         compute_seconds=sum(stages.values()),
     )
-    worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *answers.warnings]
+    decoding = disagreement_in_words(before, after)
+    worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *answers.warnings, *decoding]
     create_markdown_artifact(
         report_head(iteration.name, iteration.number, summary.version, summary.outcome, worries, answers.address)
         + _markdown(iteration, outcome, summary, stages, peaks),
@@ -100,7 +103,8 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
 
 def _seconds(outcome: Outcome) -> dict[str, float]:
     """Model compute of each stage."""
-    return {
+    guards = {"guards": sum(ref.seconds for ref in _guard_answers(outcome))} if outcome.guards else {}
+    return guards | {
         "rollout": sum(shard.seconds for shard in outcome.sampled.shards),
         "grade": outcome.sampled.graded.seconds,
         "targets": sum(target.seconds for target in outcome.sampled.targets),
@@ -118,13 +122,18 @@ def _peaks(outcome: Outcome) -> Peaks:
         "targets": sampled.targets,
         "distil": [state],
         "evaluate": [outcome.before, outcome.after],
-    }
+    } | ({"guards": _guard_answers(outcome)} if outcome.guards else {})
     peaks = {}
     for stage, refs in made.items():
         found = [describe(store(), ref.uri).summary for ref in refs]
         expected = [summary.get("computed", {}).get("expected_bytes", 0) for summary in found]
         peaks[stage] = max((s.get("peak_bytes", 0) for s in found), default=0), max(expected, default=0)
     return peaks
+
+
+def _guard_answers(outcome: Outcome) -> list[EvaluationRef]:
+    sides = [side for found in outcome.guards for side in (found.candidate, found.champion, found.anchor)]
+    return [side for side in sides if side is not None]
 
 
 def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float], peaks: Peaks) -> None:
@@ -139,10 +148,11 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         "rollout/references": float(graded.num_references),
         "gate/promoted": float(outcome.verdict.promote),
         **outcome.verdict.metrics,
+        **decoding_disagreement(outcome.before.metrics, outcome.after.metrics),
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
         **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in peaks.items()},
     }
-    of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "rollout/"))}
+    of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "guard/", "rollout/"))}
     number, before = iteration.number, outcome.before.metrics
     # Point 0 of every curve is the model that an iteration, or the campaign, compares with; point 1 what came of it.
     tracker().log_metrics(iteration.run_id, [(number, before), (number + 1, metrics)])
@@ -176,12 +186,12 @@ def _markdown(
 
 | | before (champion) | after (candidate) |
 |---|---|---|
-| held-out accuracy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
+| held-out accuracy, greedy | {shown_accuracy(before.metrics)} | {shown_accuracy(after.metrics)} |
 | the commonest answer alone would give | {constant} |
 | different answers per completion | {different} |
 | held-out items answered | {before.answered} | {after.answered} |
 | mean length (tokens) | {before.metrics["eval/mean_length"]:.1f} | {after.metrics["eval/mean_length"]:.1f} |
-| truncated | {before.metrics["eval/truncated_fraction"]:.3f} | {after.metrics["eval/truncated_fraction"]:.3f} |
+{decoding_rows(before.metrics, after.metrics)}
 
 Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token;
 {sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)};
@@ -260,7 +270,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
     lines = [
         f"iteration {s.iteration}: version {s.version} {s.outcome}, "
-        f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}"
+        f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}; {s.guards}"
         for s in summaries
     ]
     lines += stopped

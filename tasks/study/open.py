@@ -13,12 +13,11 @@ from opsd_core.data import load_examples, split_digest
 from opsd_core.digest import derive_seed, digest
 from opsd_core.graders import VERSION, get_grader
 from opsd_core.judgement.evaluation import evaluate_policy
+from opsd_core.judgement.likelihood import mean_loglikelihoods
 from opsd_core.models.policy import dtype_identity
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from opsd_core.study import StudyConfig, resolve_arm
-from opsd_core.study.instructions import follows
-from opsd_core.study.likelihood import mean_loglikelihoods
 from opsd_core.study.sets import SETS, EvaluationSet
 from tasks.context import produce, prompt_builder, shared_policy, stored_examples, tracker
 from tasks.refs import PolicyRef, Ref
@@ -137,7 +136,7 @@ def _score_set(
     if chosen.score == "likelihood":
         values = mean_loglikelihoods(loaded, examples)
     else:
-        grader = follows if chosen.score == "instruction" else get_grader(chosen.grader)
+        grader = get_grader("instruction" if chosen.score == "instruction" else chosen.grader)
         outcomes = evaluate_policy(loaded, examples, prompt_builder(policy, config), grader, config)
         write_outcomes(folder / "outcomes.parquet", outcomes)
         values = [float(outcome.correct) for outcome in outcomes]

@@ -33,6 +33,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "states": ("initial", "teacher", "rollouts", "grades", "targets", "rehearsal"),
     "models": ("state",),
     "evaluations": (),
+    "guards": (),
     "answers": (),
     "lineage": (),
     "campaigns": ("initial", "data", "teachers"),
@@ -50,6 +51,8 @@ STUDIES = ("studies", "study-arms", "study-sets", "study-reports")
 _NAMES_IN = {"study-arms": "training.json", "lineage": "lineage.json"}
 """Kind -> the file of addresses of what it needs, beside its identity."""
 PINNED = "opsd.pinned"
+ANCHOR = "opsd.anchor"
+"""Tag of a version that guards compare with."""
 
 
 @dataclass
@@ -121,7 +124,7 @@ def survey(store: Store) -> dict[str, Stored]:
 
 
 def kept_versions(versions: Iterable[Version], keep_candidates: int, running: bool) -> list[Version]:
-    """Versions of one model whose artifacts stay: aliased, pinned, the newest candidates; all while its campaign runs."""
+    """Versions of one model whose artifacts stay: aliased, pinned, guards' anchors, the newest candidates; all while one runs."""
     versions = list(versions)
     if running:
         return versions
@@ -129,7 +132,10 @@ def kept_versions(versions: Iterable[Version], keep_candidates: int, running: bo
     return [
         entry
         for entry in versions
-        if entry.aliases or entry.version in newest or entry.tags.get(PINNED, "").lower() in ("true", "1", "yes")
+        if entry.aliases
+        or entry.version in newest
+        or ANCHOR in entry.tags
+        or entry.tags.get(PINNED, "").lower() in ("true", "1", "yes")
     ]
 
 

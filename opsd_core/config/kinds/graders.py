@@ -20,5 +20,6 @@ GRADER_KINDS: dict[str, GraderKind] = {
     "numeric": GraderKind("opsd_core.graders.numeric", "the same number"),
     "exact": GraderKind("opsd_core.graders.exact", "the same text"),
     "choice": GraderKind("opsd_core.graders.choice", "the same letter A to J"),
+    "instruction": GraderKind("opsd_core.graders.instruction", "a text that obeys the demand that the answer names"),
     "reasoning_gym": GraderKind("opsd_core.graders.reasoning_gym", "the task's own verifier"),
 }

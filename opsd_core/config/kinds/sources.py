@@ -91,6 +91,7 @@ SOURCE_KINDS: dict[str, SourceKind] = {
         grader="reasoning_gym",
         reads=("options",),
     ),
+    "suite": SourceKind("suites.source.read", _begins("suite:"), "suite:<name>", generated=True, grader="exact"),
     "s3": SourceKind("remote.stored_object", _begins("s3://"), "s3://bucket/file.jsonl", reads=_FILE),
     "https": SourceKind("remote.web_file", _begins("https://"), "https://host/file.jsonl", reads=_FILE),
     "files": SourceKind("files.local_files", _local, "folder, shards/*.parquet or file.csv", reads=_FILE),

@@ -26,6 +26,7 @@ def _models_can_exist(config: CampaignSettings) -> str | None:
 def _data_can_exist(config: CampaignSettings) -> str | None:
     named = [("data.source", config.data.source)]
     named += [(f"rehearsal.data[{number}].source", data.source) for number, data in enumerate(config.rehearsal.data)]
+    named += [(f"{guard.field}.data.source", guard.data.source) for guard in config.promotion.guards]
     return next((reason for field, source in named if (reason := _data_address(field, source))), None)
 
 

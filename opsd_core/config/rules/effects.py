@@ -146,6 +146,8 @@ READ_WHEN: dict[str, Condition] = {
     "alarms.rate_factor": _one_of("alarms.remedy", "lower_rate"),
     "alarms.kl_steps": _given("alarms.max_kl_p99"),
     "promotion.approval_hours": _one_of("promotion.mode", "approve"),
+    "promotion.anchor": _given("promotion.guards"),
+    "promotion.guard_alpha": _given("promotion.guards"),
     "promotion.alpha_per": _any(_above("iterations", 1), _one_of("promotion.alpha_per", "model")),
     "evaluation.refresh": _one_of("promotion.alpha_per", "model"),
     "evaluation.max_decisions": _one_of("promotion.alpha_per", "model"),

@@ -54,6 +54,7 @@ def _templates_are_templates(config: CampaignSettings) -> str | None:
     named = [("prompts.student", config.prompts.student), ("rehearsal.prompts.student", config.rehearsal.prompts.student)]
     named += [("teacher.template", config.teacher.template), ("teacher.system", config.teacher.system)]
     named.append(("rollout.reference_completion", config.rollout.reference_completion))
+    named += _of_guards(config)
     for field, template in named:
         if why := fault(template):
             return _refused(field, template, why)
@@ -73,6 +74,7 @@ def _templates_know_their_variables(config: CampaignSettings) -> str | None:
 def _used(config: CampaignSettings) -> Iterator[tuple[str, str, frozenset[str]]]:
     """The templates that this configuration renders, with the variables that each can show."""
     yield "prompts.student", config.prompts.student, ITEM
+    yield from ((field, template, ITEM) for field, template in _of_guards(config))
     if config.rehearsal.share:
         yield "rehearsal.prompts.student", config.rehearsal.prompts.student, ITEM
     if config.uses_references:
@@ -82,6 +84,10 @@ def _used(config: CampaignSettings) -> Iterator[tuple[str, str, frozenset[str]]]
         known = _SHOWN_TO_TEACHER | set(teacher.kind.variables)
         yield "teacher.template", teacher.template, known
         yield "teacher.system", teacher.system, known
+
+
+def _of_guards(config: CampaignSettings) -> list[tuple[str, str]]:
+    return [(f"{g.field}.prompts.student", g.prompts.student) for g in config.promotion.guards if g.prompts is not None]
 
 
 @lru_cache(maxsize=256)

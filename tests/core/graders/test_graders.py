@@ -134,6 +134,8 @@ def test_graders_judge_in_a_thread_as_in_the_main_thread(name):
     example = make_example("question", "B" if name == "choice" else r"\frac{6}{2}" if name == "math" else "3")
     if name == "reasoning_gym":
         example = gym_examples("gcd")[0]
+    if name == "instruction":
+        example = make_example("question", "no_comma")
     right = f"The answer is {example.answer}."
     if name == "math":
         right = r"The answer is $\sqrt{9}$."
@@ -284,7 +286,7 @@ def test_auto_and_unknown_names():
     assert grader_name(DataConfig(source="reasoning_gym:gcd")) == "reasoning_gym"
     assert grader_name(DataConfig(source="some/data")) == "math"
     assert grader_name(DataConfig(source="some/data", grader="choice")) == "choice"
-    with pytest.raises(ConfigError, match=r"'maths' does not exist. Available: auto, choice, exact, math"):
+    with pytest.raises(ConfigError, match=r"'maths' does not exist. Available: auto, choice, exact, instruction, math"):
         get_grader("maths")
 
 
