@@ -44,7 +44,7 @@ class OwnStack:
         with httpx.Client(base_url=variables["PREFECT_API_URL"], auth=auth, timeout=60) as client:
             if method != "GET":
                 token = client.get("/csrf-token", params={"client": "tests"}).raise_for_status().json()["token"]
-                client.headers |= {"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"}
+                client.headers.update({"Prefect-Csrf-Token": token, "Prefect-Csrf-Client": "tests"})
             answer = client.request(method, path, **options).raise_for_status()
             return answer.json() if answer.content else None
 
