@@ -35,7 +35,7 @@ def judged(
 
     `length`: tokens of each of the candidate's completions; the champion's have 20.
     """
-    config = resolve("tiny", {"name": name, "promotion": {"mode": mode, "approval_hours": hours}})
+    config = resolve("tiny", {"name": name, "promotion": {"mode": mode, "approval_hours": hours, "guards": []}})
     registry = tracker()
     run_id = registry.campaign_run(name, "c0", {}, {})
     registry.ensure_model(name)

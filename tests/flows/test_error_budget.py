@@ -17,7 +17,7 @@ from tasks.stages.decide import decide
 from tests.flows.test_approval import _version
 
 pytestmark = pytest.mark.timeout(400)
-_RULES = {"alpha_per": "model", "alpha": 0.05}
+_RULES = {"alpha_per": "model", "alpha": 0.05, "guards": []}
 
 
 def _iteration(name, campaign, number, sides, run_id, **changes):
