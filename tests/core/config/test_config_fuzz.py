@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -207,7 +208,13 @@ def test_what_can_be_no_data_is_refused_by_its_field(source):
     "source", ["models:/my model@champion", "models:/x/12", "s3://bucket", "s3://my-bucket/a/b/", "owner/name", "~/m"]
 )
 def test_an_address_that_can_exist_passes(source):
-    assert resolve("tiny", {"model": {"source": source}}).model.source == source
+    assert resolve("tiny", {"model": {"source": source}}).model.source == source.replace("~", str(Path.home()), 1)
+
+
+@pytest.mark.parametrize("section", ["model", "data"])
+def test_a_home_of_nobody_is_refused_by_its_field(section):
+    with pytest.raises(ConfigError, match=rf"{section}\.source.*is no path"):
+        resolve("tiny", {section: {"source": "~nobody-of-this-name/a"}})
 
 
 TEMPLATES = {

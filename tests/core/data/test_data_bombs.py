@@ -179,7 +179,7 @@ def test_a_header_of_very_many_columns_is_read_at_once(tmp_path):
     assert len(str(caught.value)) < 500 and time.process_time() - begin < 60
 
 
-@pytest.mark.parametrize("source", ["~nobody-of-this-name/a.jsonl", "/" + "a" * 300 + ".jsonl", "/" + "b" * 4000 + ".jsonl"])
+@pytest.mark.parametrize("source", ["/" + "a" * 300 + ".jsonl", "/" + "b" * 4000 + ".jsonl"])
 def test_a_path_that_can_be_none_is_refused_by_its_field(source):
     with pytest.raises(DataError, match=r"data\.source=.*(is no path|does not exist)"):
         load(source)
