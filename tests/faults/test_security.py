@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterId, LogFilter
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName, LogFilter
 from pydantic import ValidationError
 
 from infra.access.child_environment import child_environment
@@ -94,7 +94,7 @@ def leak(kind):
     except OSError as cause:
         raise ServiceError("cannot use " + " ".join(os.environ.values())) from cause
 
-@flow(name="leaks", log_prints=True)
+@flow
 def leaks():
     from prefect.logging import get_run_logger
     tracker().check()
@@ -126,11 +126,10 @@ def planted(stack) -> tuple[dict[str, str], list[str]]:
     return environ, secrets
 
 
-def shown_in_prefect(flow_name: str) -> str:
-    """Everything that Prefect's server keeps of a flow's runs: logs, states with their data, parameters."""
+def shown_in_prefect(run_name: str) -> str:
+    """Everything that Prefect's server keeps of the runs of this name: logs, states with their data, parameters."""
     with get_client(sync_client=True) as client:
-        wanted = FlowFilter(name=FlowFilterName(any_=[flow_name]))
-        runs = client.read_flow_runs(flow_filter=wanted)
+        runs = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[run_name])))
         ids = [run.id for run in runs]
         parts = [run.model_dump_json() for run in runs]
         for run in ids:
