@@ -6,6 +6,7 @@ from pydantic import Field, field_validator, model_validator
 
 from opsd_core.config.base import Section
 from opsd_core.config.guards import GuardConfig
+from opsd_core.config.kinds.suites import SUITES
 from opsd_core.config.refusals import shown
 
 
@@ -33,6 +34,11 @@ class EvaluationConfig(Section):
     max_decisions: int = Field(
         30, ge=1, description="Decisions by the same items after which a campaign warns that they are worn out (alpha_per=model)."
     )
+
+
+def _or_a_name(schema: dict[str, Any]) -> None:
+    """Of a list of guards: a shipped suite may be written by its name alone."""
+    schema["items"] = {"anyOf": [{"type": "string", "enum": sorted(SUITES), "title": "a shipped suite"}, schema["items"]]}
 
 
 class PromotionConfig(Section):
@@ -76,7 +82,8 @@ class PromotionConfig(Section):
         "candidate", description="Where the next iteration starts after a refusal."
     )
     guards: tuple[GuardConfig, ...] = Field(
-        (), description="Suites on which the candidate must not be worse than champion and anchor (docs/gate.md); [] = none."
+        (), description="Suites on which the candidate must not be worse than champion and anchor (docs/gate.md); [] = none.",
+        json_schema_extra=_or_a_name,
     )
     guard_alpha: float = Field(
         0.05,
