@@ -24,7 +24,7 @@ SETTINGS = {
     "rollout": {"num_prompts": 32},
     "optimizer": {"num_steps": 3, "batch_size": 16},
     "evaluation": {"num_items": PLANNED, "block": BLOCK},
-    "promotion": {"test": "sequential"},
+    "promotion": {"test": "sequential", "guards": []},
 }
 
 
@@ -113,7 +113,7 @@ def test_triggered_again_it_answers_nothing_and_says_the_same(campaign):
 
 def test_with_a_ledger_the_looks_and_the_verdict_have_the_decisions_level(stack):
     """The entry is opened before the first look and covers all planned items; the verdict is by the same level."""
-    overrides = SETTINGS | {"promotion": {"test": "sequential", "alpha_per": "model"}}
+    overrides = SETTINGS | {"promotion": {"test": "sequential", "alpha_per": "model", "guards": []}}
     iterate(recipe="tiny", name="in-blocks-of-a-life", iterations=1, overrides=overrides)
     (decision,) = tracker().decisions("in-blocks-of-a-life")
     (version,) = [v for v in tracker().versions("in-blocks-of-a-life") if "opsd.iteration" in v.tags]

@@ -169,7 +169,7 @@ def test_a_run_says_its_state_its_reports_and_where_it_is(learned):
     assert learned.state == "Completed" and learned.name == "sums" and learned.id in learned.url
     (report,) = learned.reports
     assert (report.iteration, report.version, report.outcome) == (0, 2, "promoted")
-    assert report.markdown.startswith("# sums: iteration 0") and learned.report.startswith("# Campaign sums")
+    assert report.markdown.startswith("# sums: iteration 0") and learned.report.startswith("# sums: ")
     assert opsd.wait(learned.id, quiet=True).id == learned.id == opsd.wait(learned.id[:8], quiet=True).id
 
 

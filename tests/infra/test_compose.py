@@ -22,6 +22,7 @@ import yaml
 from infra.access.certificates import certificate_variables
 from infra.services import describe
 from infra.state import POOL, SERVER_SECRETS, open_state
+from tasks.runtime.quiet import QUIET
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -33,6 +34,7 @@ PORTS = {"postgres": 5432, "s3": 8333, "prefect": 4200, "mlflow": 5000, "worker"
 # Read by other programs than ours: the Postgres image, the Go and OpenMP runtimes, the trackers' common switch.
 FOREIGN = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "GOMEMLIMIT", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
 FOREIGN |= {"DO_NOT_TRACK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"}
+FOREIGN |= set(QUIET)
 INTERPOLATION = re.compile(r"\$\{(\w+)(:[-?][^}]*)?\}")
 
 DUMP = """

