@@ -8,6 +8,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Mapping
 
 QUIET: Mapping[str, str] = {
@@ -30,6 +31,7 @@ def quiet() -> None:
     for name, value in QUIET.items():
         if name not in bars:
             os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # between libraries, of no use to a person
 
 
 def plain_logs() -> None:

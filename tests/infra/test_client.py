@@ -209,7 +209,7 @@ def test_answers_are_a_table_of_both_versions(learned):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: opsd.champion("clint"), "no registered model 'clint'. There are: .*sums"),
+        (lambda: opsd.champion("clint"), "no registered model 'clint'. There are: "),
         (lambda: opsd.versions(""), "no registered model ''"),
         (lambda: opsd.answers("clint"), "clint"),
         (lambda: opsd.answers("sums", 7), "it has 1 @previous, 2 @candidate @champion"),

@@ -28,7 +28,8 @@ def test_bash_completes_commands_options_recipes_files_and_settings(tmp_path):
         "opsd run demo rollout.temp": ["rollout.temperature="],
     }
     asked = "\n".join(
-        f"COMPREPLY=(); COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _opsd_completion opsd; echo ${{COMPREPLY[@]}}"
+        f"COMPREPLY=(); COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _opsd_completion opsd; "
+        "echo ${{COMPREPLY[@]}}"
         for words in wanted
     )
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
