@@ -29,7 +29,7 @@ def test_bash_completes_commands_options_recipes_files_and_settings(tmp_path):
     }
     asked = "\n".join(
         f"COMPREPLY=(); COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _opsd_completion opsd; "
-        "echo ${{COMPREPLY[@]}}"
+        "echo ${COMPREPLY[@]}"
         for words in wanted
     )
     environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
