@@ -137,7 +137,7 @@ def test_an_absent_bucket_is_named(settings):
 
 
 def test_a_folder_that_cannot_be_is_named(settings):
-    with pytest.raises(ConfigError, match=r"OPSD_STORE='/dev/null/opsd' cannot name a folder: a file is where a folder should be"):
+    with pytest.raises(ConfigError, match=r"OPSD_STORE='/dev/null/opsd' cannot name a folder: a file is where"):
         open_store("file:///dev/null/opsd", settings).probe()
 
 
