@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from opsd_core.config import resolve
 from opsd_core.judgement.gate import level
-from opsd_core.judgement.power import Design, fixed_power, sequential_operating, smallest_gain
+from opsd_core.judgement.power import Design, sequential_operating, smallest_gain
 from opsd_core.judgement.sequential import BET, FUTILE
+from opsd_core.judgement.statistics import mcnemar_power
 
 CHURNS = (0.02, 0.1, 0.2)
 GAINS = (0.03, 0.05, 0.08, 0.10, 0.16)
@@ -37,7 +38,7 @@ def sizes() -> Iterator[tuple[str, int, float]]:
 
 def same_power(num_items: int, gain: float, wrong: float, tested: float, block: int, runs: int) -> int:
     """The fewest items, in steps of 2 %, from which the sequential test's power is the fixed test's."""
-    wanted, tried = fixed_power(num_items, gain, wrong, tested), num_items
+    wanted, tried = mcnemar_power(num_items, gain, wrong, tested), num_items
     while sequential_operating(Design(tried, tested, block, STEP), gain, wrong, runs=runs).power < wanted - 0.002:
         tried += max(1, num_items // 50)
     return tried
@@ -52,7 +53,7 @@ def savings(runs: int) -> None:
         block = 25 if number < 200 else BLOCK
         for churn in CHURNS:
             wrong = churn / 2
-            gain = smallest_gain(lambda g, n=number, w=wrong, t=tested: fixed_power(n, g, w, t), wrong)
+            gain = smallest_gain(lambda g, n=number, w=wrong, t=tested: mcnemar_power(n, g, w, t), wrong)
             same = sequential_operating(Design(number, tested, block, STEP), gain, wrong, runs=runs).power
             larger = same_power(number, gain, wrong, tested, block, runs)
             used = [
@@ -71,7 +72,7 @@ def errors(runs: int) -> None:
     print("|---|---|---|---|---|---|---|")
     for name, number, tested in sizes():
         for churn in CHURNS:
-            fixed = fixed_power(number, 0.0, churn / 2, tested)
+            fixed = mcnemar_power(number, 0.0, churn / 2, tested)
             every = sequential_operating(Design(number, tested, 1, futile=0.0), 0.0, churn / 2, runs=runs).power
             blocks = sequential_operating(Design(number, tested, BLOCK, STEP), 0.0, churn / 2, runs=runs).power
             print(f"| {name} | {number} | {tested:.4f} | {churn} | {fixed:.4f} | {every:.4f} | {blocks:.4f} |", flush=True)
@@ -86,7 +87,7 @@ def powers(runs: int) -> None:
             cells = []
             for gain in GAINS:
                 found = sequential_operating(Design(number, tested, BLOCK, STEP), gain, churn / 2, runs=runs)
-                cells.append(f"{fixed_power(number, gain, churn / 2, tested):.2f}, {found.power:.2f} ({found.mean_items:.0f})")
+                cells.append(f"{mcnemar_power(number, gain, churn / 2, tested):.2f}, {found.power:.2f} ({found.mean_items:.0f})")
             print(f"| {number} | {tested:.4f} | {churn} | {' | '.join(cells)} |", flush=True)
 
 
@@ -101,7 +102,7 @@ def shares(runs: int) -> None:
             design = Design(number, tested, 25, STEP, bet=bet)
             better, equal = (sequential_operating(design, g, churn / 2, runs=runs) for g in (gain, 0.0))
             cells.append(f"{better.power:.2f} ({better.mean_items:.0f}, {equal.mean_items:.0f})")
-        fixed = fixed_power(number, gain, churn / 2, tested)
+        fixed = mcnemar_power(number, gain, churn / 2, tested)
         print(f"| {number} | {tested} | {churn} | {gain} | {fixed:.2f} | {' | '.join(cells)} |", flush=True)
 
 

@@ -18,6 +18,7 @@ from pydantic_core import MISSING
 
 from opsd_core.config import RECIPES
 from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.recipes import inside
 from opsd_core.config.recipes_papers import PAPERS
 
 KNOBS = {
@@ -83,13 +84,9 @@ def chosen(given: Mapping[str, Any]) -> Schema:
     """The settings that parameters of KNOBS stand for; None is no choice, and other names are left out."""
     tree: Schema = {}
     for name, path in KNOBS.items():
-        if given.get(name) is None:
-            continue
-        *sections, leaf = path.split(".")
-        node = tree
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[leaf] = given[name]
+        if given.get(name) is not None:
+            section, leaf = inside(tree, path)
+            section[leaf] = given[name]
     return tree
 
 

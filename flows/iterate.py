@@ -17,7 +17,7 @@ from tasks.exclusive import one_campaign
 from tasks.guards.anchor import set_anchor
 from tasks.guards.items import prepare_guards
 from tasks.guards.measure import answer_guards
-from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Sampled
+from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Ref, Sampled
 from tasks.runtime.unattended import unattended
 from tasks.stages.blocks import measure_both
 from tasks.stages.decide import decide, register
@@ -82,13 +82,7 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     """Every iteration of one campaign, and its closing lines."""
     config = warm_start(config, prepare_model(config))
     initial = prepare_model(config)
-    data = prepare_data(config, initial)
-    guards = prepare_guards(config, initial, data) if config.promotion.guards else []
-    campaign = start_campaign(config, initial, data, prepare_teachers(config, initial), pretraining, guards)
-    if guards:
-        campaign = set_anchor(campaign)
-    if config.rehearsal.share:
-        campaign = rehearse(campaign)
+    campaign = begin(config, initial, prepare_data(config, initial), pretraining)
     loop = Loop(config=config, policy=campaign.start, champion=campaign.champion)
     for number in range(config.iterations):
         try:
@@ -103,6 +97,15 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     text = close_campaign(campaign, loop.summaries, loop.stopped)
     print(text)
     return text
+
+
+def begin(config: CampaignConfig, initial: PolicyRef, data: Ref, pretraining: bool = False) -> Campaign:
+    """The campaign before its first iteration: teachers, guards and their anchor, what is rehearsed."""
+    guards = prepare_guards(config, initial, data) if config.promotion.guards else []
+    campaign = start_campaign(config, initial, data, prepare_teachers(config, initial), pretraining, guards)
+    if guards:
+        campaign = set_anchor(campaign)
+    return rehearse(campaign) if config.rehearsal.share else campaign
 
 
 @dataclass

@@ -88,8 +88,8 @@ def _leave(_flow: Flow, run: FlowRun, _state: State) -> None:
         present.end()
 
 
-def _forget(_flow: Flow, flow_run: FlowRun, _state: State) -> None:
+def _forget(_flow: Flow, run: FlowRun, _state: State) -> None:
     """Take the secrets out of what Prefect keeps of a refused run. A server that knows the form's schema never takes them."""
-    if (kept := cleaned(flow_run.parameters)) != flow_run.parameters:
+    if (kept := cleaned(run.parameters)) != run.parameters:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(flow_run.id, parameters=kept)
+            client.update_flow_run(run.id, parameters=kept)

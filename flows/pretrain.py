@@ -11,6 +11,7 @@ from flows.iterate import RecipeName, run_campaign
 from flows.parameters import flow
 from opsd_core.config import resolve, supervised
 from tasks.exclusive import one_campaign
+from tasks.runtime.unattended import unattended
 from tasks.stages.prepare import preflight
 
 
@@ -39,8 +40,8 @@ def pretrain(
         iterations: Rounds over new prompts, each with evaluation and gate. Untouched: 1.
         overrides: Any other setting, nested as in docs/configuration.md; rollout.reference_completion is the text to learn.
     """
-    knobs = chosen(locals())
-    config = supervised(resolve(recipe, overrides, knobs, {"curriculum": {"sampling": "uniform", "length_start": 0}}))
+    uniform = {"curriculum": {"sampling": "uniform", "length_start": 0}}
+    config = supervised(resolve(recipe, unattended(), overrides, chosen(locals()), uniform))
     preflight(config)
     with one_campaign(config.name):
         return run_campaign(config, pretraining=True)

@@ -10,19 +10,16 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from flows.forms import settings
-from flows.iterate import learn
+from flows.iterate import begin, learn
 from flows.parameters import flow
 from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
 from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
-from tasks.guards.anchor import set_anchor
-from tasks.guards.items import prepare_guards
 from tasks.refs import Campaign, IterationSummary, PolicyRef, Sampled
 from tasks.stages.grade import grade
 from tasks.stages.peers import meet_peers
-from tasks.stages.prepare import preflight, prepare_model, prepare_teachers, start_campaign
-from tasks.stages.rehearse import rehearse
+from tasks.stages.prepare import preflight, prepare_model
 from tasks.stages.replay import (
     SECTIONS,
     ReplaySource,
@@ -61,12 +58,7 @@ def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
     """Every chosen iteration in its order, and the closing lines."""
     initial = prepare_model(config)
     check_start(source, initial)
-    guards = prepare_guards(config, initial, source.data) if config.promotion.guards else []
-    campaign = start_campaign(config, initial, source.data, prepare_teachers(config, initial), guards=guards)
-    if guards:
-        campaign = set_anchor(campaign)
-    if config.rehearsal.share:
-        campaign = rehearse(campaign)
+    campaign = begin(config, initial, source.data)
     policy, summaries = initial, []
     for position, stored in enumerate(source.iterations):
         policy, summary = replay_iteration(campaign, position, stored, policy)

@@ -15,7 +15,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.actions import CallWebhook, SendNotification
 from prefect.exceptions import ObjectNotFound
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from opsd_core.errors import ConfigError
 
@@ -24,7 +24,7 @@ PREFIX = "opsd: "
 BLOCK = "opsd-notify"
 """Name of the blocks that are made here."""
 OFF = "off"
-_OWN = {"webhook": Webhook, "slack": SlackWebhook}
+OWN = {"webhook": Webhook, "slack": SlackWebhook}
 _MODEL = {"prefect.resource.id": "opsd.model.*"}
 _TEXT = "{{ event.payload.text }}{% for name, url in event.payload.links.items() %}\n{{ name }}: {{ url }}{% endfor %}"
 _JSON = "{{ event.payload | tojson }}"
@@ -111,13 +111,13 @@ def _put(client: SyncPrefectClient, automation: AutomationCore) -> None:
 
 def _block(client: SyncPrefectClient, target: str, address: str | None) -> tuple[Any, bool]:
     """Id of the target's block, and whether it is a webhook."""
-    if target in _OWN:
+    if target in OWN:
         if not address or not address.startswith(("http://", "https://")):
             raise ConfigError(
                 f"{target} needs its address, https://…: give it after {target}, or in the variable OPSD_NOTIFY_URL, where no "
                 "list of processes shows it."
             )
-        return _save(_OWN[target], address), target == "webhook"
+        return _save(OWN[target], address), target == "webhook"
     kind, slash, name = target.partition("/")
     if not slash or address:
         raise ConfigError(
@@ -135,10 +135,9 @@ def _block(client: SyncPrefectClient, target: str, address: str | None) -> tuple
 
 def _save(block: type[Block], address: str) -> Any:
     try:
-        made = block(url=SecretStr(address))
-    except (ValidationError, ValueError) as error:
+        more = {"headers": {"Content-Type": "application/json"}} if block is Webhook else {}
+        made = block(url=SecretStr(address), **more)
+    except ValueError as error:
         why = f"the address is refused by Prefect's block {block.get_block_type_slug()}: {str(error)[:200]}"
         raise ConfigError(why) from error
-    if isinstance(made, Webhook):
-        made.headers = made.headers.__class__({"Content-Type": "application/json"})
     return made.save(BLOCK, overwrite=True)

@@ -33,7 +33,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 from pydantic import ValidationError
 
-from infra.recovery import ENDED_AS, WATCHED, Action, Life, Seen, confirm_s, decide, life
+from infra.recovery import ENDED_AS, FOR_GOOD, WATCHED, Action, Life, Seen, confirm_s, decide, life
 from infra.telling import close_unanswered, name_waiting, tell_crashed
 from opsd_core.errors import BusyError, OpsdError
 from tasks.runtime.settings import Settings, load_settings
@@ -79,7 +79,6 @@ class Reconciler:
         """One pass; returns what was done, in words. Raises when a server is away."""
         try:
             with get_client(sync_client=True) as client:
-                name_waiting(client, self.flow)
                 runs, here = self._candidates(client), processes_by_run()
                 due = [case for case in [self._look(client, run, here) for run in runs] if self._is_due(case)]
                 known = {run.id for run in runs}
@@ -87,7 +86,9 @@ class Reconciler:
                 done = self._act(client, due) if due else []
                 done += tell_crashed(client, [run for run in runs if self._settled.get(run.id) == run.state_id])
                 self._forget_ended(client, known, here)
-                return done + self._end_mlflow_runs(client, here)
+                done += self._end_mlflow_runs(client, here)
+                name_waiting(client, self.flow)
+                return done
         except Exception:
             self._gone_since.clear()  # what an outage hides must be seen afresh
             raise
@@ -101,7 +102,7 @@ class Reconciler:
         crashed = FlowRunFilterEndTime(after_=datetime.now(UTC) - _RECENT)
         found = self._read(client, FlowRunFilter(state=_in_states(*_ACTIVE)))
         found += self._read(client, FlowRunFilter(state=_in_states(StateType.CRASHED), end_time=crashed))
-        return [run for run in found if self._settled.get(run.id, run.id) != run.state_id]
+        return [run for run in found if self._settled.get(run.id) != run.state_id or FOR_GOOD not in run.tags]
 
     def _read(self, client: SyncPrefectClient, wanted: FlowRunFilter) -> list[FlowRun]:
         found: list[FlowRun] = []

@@ -13,6 +13,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import ArtifactSort
 
 from tasks.refs import ANSWERS_PAGE
+from tasks.runtime.run_names import campaign_name
 from tasks.tracking import Tracker
 
 ARTIFACT_PREFIX = "opsd-"
@@ -36,13 +37,13 @@ def newest_report(client: SyncPrefectClient, run: FlowRun) -> str:
 
 def mlflow_addresses(run: FlowRun, deployment: str, report: str) -> dict[str, str]:
     """Where MLflow shows what this run made: its experiment's table of runs, the answers, and versions where it makes some."""
-    name = str(run.parameters.get("name") or run.parameters.get("recipe", ""))
+    name = campaign_name(deployment, run.parameters) or ""
     tracker = Tracker(patience_s=10.0)
     if not tracker.public_uri.startswith("http"):
         return {}
     found = {"metrics and plots": tracker.experiment_url(name) or ""}
     if answers := re.findall(rf"https?://\S+?/artifacts/{re.escape(ANSWERS_PAGE)}(?:\?\w+=\w+)?", report):
         found["answers, before and after"] = answers[-1]
-    if deployment.partition("/")[2] in REGISTER:
+    if deployment in REGISTER:
         found["the registered versions"] = f"{tracker.public_uri}/#/models/{name}"
     return found

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
+from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -33,13 +33,13 @@ def name_waiting(client: SyncPrefectClient, flow: str) -> None:
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
         limit=_LIMIT,
     )
+    deployments = {number: deployment_name(client, number) for number in {run.deployment_id for run in runs}}
     for run in runs:
-        if run.deployment_id is None:
-            continue
-        deployment = deployment_of(client, run)
-        name, tags = run_name(deployment, run.parameters), {*run.tags, *run_tags(deployment, run.parameters)}
-        if (name, tags) != (run.name, set(run.tags)):
-            client.update_flow_run(run.id, name=name, tags=sorted(tags))
+        if deployment := deployments[run.deployment_id]:
+            name, tags = run_name(deployment, run.parameters), {*run.tags, *run_tags(deployment, run.parameters)}
+            if (name, tags) != (run.name, set(run.tags)):
+                with suppress(ObjectNotFound):  # deleted meanwhile
+                    client.update_flow_run(run.id, name=name, tags=sorted(tags))
 
 
 def tell_crashed(client: SyncPrefectClient, runs: Iterable[FlowRun]) -> list[str]:
@@ -48,7 +48,7 @@ def tell_crashed(client: SyncPrefectClient, runs: Iterable[FlowRun]) -> list[str
     for run in runs:
         if FOR_GOOD in run.tags:
             continue
-        campaign = campaign_name(deployment_of(client, run), run.parameters) or run.name
+        campaign = campaign_name(deployment_name(client, run.deployment_id), run.parameters) or run.name
         why = (run.state.message if run.state else "") or "its process died"
         announce("crashed", (campaign, None), f"{run.name} ({run.id}) crashed for good: {why}", once=str(run.id))
         client.update_flow_run(run.id, tags=sorted({*run.tags, FOR_GOOD}))
@@ -80,9 +80,8 @@ def close_unanswered(runs: Iterable[FlowRun]) -> list[str]:
     return closed
 
 
-def deployment_of(client: SyncPrefectClient, run: FlowRun) -> str:
-    """Name of a run's deployment; empty when it was deleted."""
-    with suppress(ObjectNotFound, httpx.HTTPStatusError):
-        if run.deployment_id is not None:
-            return client.read_deployment(run.deployment_id).name
+def deployment_name(client: SyncPrefectClient, number: UUID | None) -> str:
+    """Name of a deployment; empty where there is none, or none any more."""
+    with suppress(ObjectNotFound):
+        return client.read_deployment(number).name if number else ""
     return ""

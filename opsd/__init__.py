@@ -16,10 +16,11 @@ __all__ = ["Run", "Version", "answers", "champion", "check", "promote", "rollbac
 
 
 def __getattr__(name: str) -> Any:
-    """A name of the client, which is loaded at the first use."""
-    if name not in __all__:
-        raise AttributeError(f"module 'opsd' has no attribute {name!r}; it has {', '.join(__all__)}, and client")
-    return getattr(import_module("opsd.client"), name)
+    """A name of the client, or the client itself, which is loaded at the first use."""
+    if name not in __dir__():
+        raise AttributeError(f"module 'opsd' has no attribute {name!r}; it has {', '.join(__dir__())}")
+    client = import_module("opsd.client")
+    return client if name == "client" else getattr(client, name)
 
 
 def __dir__() -> list[str]:

@@ -242,7 +242,7 @@ def _carried_out(deployment: str, parameters: dict[str, Any]) -> None:
 def _campaign(what: str | Path | Mapping[str, Any], overrides: Mapping[str, Any], knobs: Mapping[str, Any]) -> Run:
     know_the_servers()
     asked = _request(what, overrides)
-    config = asked.config()
+    config = asked.checked()
     with _servers() as client:
         from infra.cli.progress import Progress
         from infra.cli.server import submit

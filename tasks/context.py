@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opsd_core.acceptance import Acceptance, with_paths
 from opsd_core.config import CampaignConfig, ModelConfig
+from opsd_core.judgement.verdict import Verdict
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, load_policy, load_tokenizer
 from opsd_core.prompts.builder import PromptBuilder
@@ -128,6 +129,11 @@ def tidy_cache() -> int:
 def local(ref: Ref | str) -> Path:
     """A verified local copy of the artifact at `ref`, or at this address."""
     return fetch(store(), ref if isinstance(ref, str) else ref.uri, settings().cache)
+
+
+def stored_verdict(uri: str) -> Verdict:
+    """The gate's verdict as it was stored."""
+    return Verdict.from_dict(json.loads((local(uri) / "verdict.json").read_text()))
 
 
 def lineage(tags: Mapping[str, str]) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from uuid import UUID
 from prefect.server.database.dependencies import provide_database_interface
 from prefect.server.models.deployments import read_deployment
 
+from infra.access.door import Receive, Scope
 from infra.recovery import WATCHED
 from tasks.runtime.run_names import run_name, run_tags
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _SUBMIT = re.compile(r"/api/deployments/([0-9a-fA-F-]{36})/create_flow_run/?")
 _MOST_BYTES = 1 << 20
 """Of a submission that is looked at; a larger one passes as it is."""
@@ -68,7 +67,7 @@ async def _named(deployment: str, body: bytes) -> bytes:
     """The submission with the run's name and tags; as it is when it is none of this project's, or no submission at all."""
     try:
         given, number = json.loads(body), UUID(deployment)
-    except ValueError:  # Prefect says what is wrong with it
+    except (ValueError, RecursionError):  # Prefect says what is wrong with it
         return body
     db = provide_database_interface()
     async with db.session_context() as session:

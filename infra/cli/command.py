@@ -2,7 +2,6 @@
 
 import os
 from typing import Any
-from urllib.parse import urlsplit
 
 import click
 
@@ -27,21 +26,6 @@ def know_the_servers() -> None:
     os.environ.setdefault("OPSD_HOME", str(project_home()))
     load_settings()
     quiet()
-    for name in ("PREFECT_API_URL", "AWS_ENDPOINT_URL_S3"):
-        _check_address(name, os.environ.get(name, ""))
-
-
-def _check_address(name: str, address: str) -> None:
-    """ConfigError where an address is none, before a library stumbles over it."""
-    from opsd_core.errors import ConfigError
-
-    try:
-        parts = urlsplit(address)
-        whole = not address or (parts.scheme and (parts.hostname or not parts.scheme.startswith("http")) and parts.port != 0)
-    except ValueError:
-        whole = False
-    if not whole or address != address.strip():
-        raise ConfigError(f"{name} is no address: write http://host:port, and for Prefect also /api. Correct or unset {name}.")
 
 
 def table(rows: list[tuple[str, ...]], indent: str = "") -> str:

@@ -79,13 +79,14 @@ def notify(target: str, url: str | None) -> int:
       opsd notify off
     """
     from infra.cli.server import prefect
-    from infra.notify import OFF, notify, stop_notifying
+    from infra.notify import OFF, OWN, notify, stop_notifying
 
+    said = click.get_current_context().get_parameter_source("url") == click.core.ParameterSource.COMMANDLINE
     with prefect() as client:
         if target == OFF:
             click.echo(f"Nobody is told any more; {stop_notifying(client)} automation(s) deleted.")
             return 0
-        names = notify(client, target, url if target in ("webhook", "slack") else None)
+        names = notify(client, target, url if said or target in OWN else None)
     click.echo("\n".join([f"{target} is told; in Prefect's page, Automations:", *(f"  {name}" for name in names)]))
     return 0
 

@@ -1,9 +1,9 @@
 """Versions as people name them: `demo`, `demo@champion`, `demo/3`, `models:/demo/3`."""
 
 import re
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
+from opsd_core.config.refusals import meant
 from opsd_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,12 +21,11 @@ def registry() -> "Tracker":
     return tracker
 
 
-def registered(name: str) -> str:
+def registered(name: str, tracker: "Tracker | None" = None) -> str:
     """`name` when it is a registered model's; ConfigError naming those there are, before anything waits in a queue."""
-    if name not in (known := registry().model_names()):
-        near = get_close_matches(name, known, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"there is no registered model {name!r:.100}. There are: {', '.join(known[:20]) or 'none'}.{meant}")
+    if name not in (known := (tracker or registry()).model_names()):
+        there = ", ".join(known[:20]) or "none"
+        raise ConfigError(f"there is no registered model {name!r:.100}. There are: {there}.{meant(name, known)}")
     return name
 
 
@@ -60,9 +59,10 @@ def number_of(found: Named, default: str | None = None) -> int | None:
 
     ConfigError naming the models or the versions that there are, when there is no such one.
     """
-    registered(found.name)
+    tracker = registry()
+    registered(found.name, tracker)
     alias = found.alias or (default if found.number is None else None)
     if alias is None and found.number is None:
         return None
     address = f"models:/{found.name}/{found.number}" if found.number else f"models:/{found.name}@{alias}"
-    return registry().resolve(address, "version").version
+    return tracker.resolve(address, "version").version

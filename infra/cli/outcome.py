@@ -91,7 +91,7 @@ def closing(run: FlowRun, deployment: str, head: Sequence[str], report: str) -> 
 def addresses(run: FlowRun, deployment: str, report: str) -> list[str]:
     """Where to look: the run, its MLflow pages, the page of answers, and how one gets into them."""
     try:
-        found = mlflow_addresses(run, f"opsd/{deployment}", report)
+        found = mlflow_addresses(run, deployment, report)
     except OpsdError as error:
         found = {"": f"MLflow does not answer, so its addresses are left out: {error}"}
     lines = ["To look at:", *table([("the run and its reports", page_of(run)), *found.items()], "  ").splitlines()]

@@ -23,9 +23,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL
 
-from infra.recovery import FOR_GOOD, WATCHED
+from infra.recovery import WATCHED
 from opsd_core.errors import ConfigError, RefusedError, ServiceError
-from tasks.runtime.run_names import run_name, run_tags
+from tasks.runtime.run_names import campaign_name, run_name, run_tags
 from tasks.runtime.settings import public_url
 
 FLOW = "opsd"
@@ -126,11 +126,8 @@ def _runs(client: SyncPrefectClient, deployments: Sequence[str], types: Sequence
 
 def campaign_of(run: FlowRun) -> str:
     """Name of the campaign, study or model that a run works on."""
-    given = run.parameters
-    inner = given.get("overrides")
-    inner = inner.get("name") if isinstance(inner, dict) else None
-    tags = [tag for tag in run.tags if tag not in (*WATCHED, FOR_GOOD)]
-    return str(given.get("name") or inner or next(iter(tags), None) or given.get("recipe") or run.name)
+    deployment = next((tag for tag in run.tags if tag in WATCHED), "")
+    return campaign_name(deployment, run.parameters) or run.name
 
 
 def message_of(run: FlowRun) -> str:

@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 
 from infra.cli.progress import Progress
 from infra.cli.server import active_runs, page_of, prefect, submit
-from infra.recovery import GOES_ON_WITHIN_S
+from infra.recovery import FOR_GOOD, GOES_ON_WITHIN_S
 from infra.state import POOL
 
 _EVERY_S = 1.0
@@ -176,7 +176,8 @@ def _has_ended(client: SyncPrefectClient, run: FlowRun) -> bool:
     if run.state is None or not run.state.is_final():
         return False
     deadline = time.monotonic() + GOES_ON_WITHIN_S
-    while run.state.is_crashed() and time.monotonic() < deadline:
+    now = run
+    while run.state.is_crashed() and FOR_GOOD not in now.tags and time.monotonic() < deadline:
         time.sleep(_EVERY_S)
         now = client.read_flow_run(run.id)
         if now.state is not None and not now.state.is_final():

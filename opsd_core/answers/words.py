@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from opsd_core.judgement.guard_result import GuardResult, guards_in_a_line
+from opsd_core.judgement.guard_result import guards_in_a_line
 from opsd_core.judgement.statistics import wilson
 from opsd_core.judgement.verdict import Verdict
 
@@ -33,12 +33,11 @@ def accuracy_interval(accuracy: float, items: int) -> tuple[float, float]:
     return wilson(accuracy * items, items)
 
 
-def guards_in_words(verdict: Mapping[str, Any]) -> str:
-    """Of a stored verdict: that every guard rail holds, or which ones do not; and what its guards found."""
-    rails = [check for check in verdict["checks"] if check["name"] not in ("p_value", "gain")]
-    failed = [check["name"] for check in rails if not check["passed"]]
-    said = f"{', '.join(failed)} failed" if failed else f"all {len(rails)} guard rails hold"
-    found = guards_in_a_line([GuardResult(**guard) for guard in verdict.get("guards", ())])
+def guards_in_words(verdict: Verdict) -> str:
+    """That every guard rail holds, or which ones do not; and what the guards found."""
+    failed = [check.name for check in verdict.rails if not check.passed]
+    said = f"{', '.join(failed)} failed" if failed else f"all {len(verdict.rails)} guard rails hold"
+    found = guards_in_a_line(verdict.guards)
     return f"{said}; guards: {found}" if found else said
 
 
@@ -87,7 +86,7 @@ def warned_slices(rows: Sequence[Mapping[str, Any]]) -> str:
 def version_description(verdict: Verdict, outcome: str, slices: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> str:
     """A version's page in at most ten lines of markdown: verdict, number, guards and rails, slices, links."""
     low, high = verdict.interval
-    rails = [check for check in verdict.checks if check.name not in ("p_value", "gain")]
+    rails = verdict.rails
     failed = [f"{check.name} {check.value:.3g} (rule {check.rule} {check.threshold:.3g})" for check in rails if not check.passed]
     lines = [
         f"**{outcome[:1].upper()}{outcome[1:]}** against version {verdict.champion_version}: {' '.join(verdict.reasons)[:600]}",

@@ -29,7 +29,7 @@ class EvaluationConfig(Section):
     refresh: Literal["never", "after_promotion"] = Field(
         "after_promotion",
         description="Which items a campaign measures, where promotion.alpha_per=model: after_promotion = items that no decision "
-        "has seen once those in use have promoted a version, while the split has enough; never = the first ones, always.",
+        "has seen once those in use have promoted a version, while the split has enough; never = those in use, always.",
     )
     max_decisions: int = Field(
         30, ge=1, description="Decisions by the same items after which a campaign warns that they are worn out (alpha_per=model)."

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.choices import BOUNDS, described
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
-from opsd_core.config.kinds.places import text_of_file
+from opsd_core.config.kinds.places import TemplateText
 
 
 class RolloutConfig(Section):
@@ -26,16 +26,11 @@ class RolloutConfig(Section):
         le=1,
         description="Share of the prompts that the policy answers itself; at the others the completion is the reference text.",
     )
-    reference_completion: str = Field(
+    reference_completion: TemplateText = Field(
         "",
         description="Jinja template of a reference completion (question, answer, solution); empty = the solution where "
         "data.columns.solution names one, else the answer. End-of-sequence is added.",
     )
-
-    @field_validator("reference_completion")
-    @classmethod
-    def _text(cls, value: str) -> str:
-        return text_of_file(value)
 
 
 def _meanings(teacher_free: bool) -> str:

@@ -82,6 +82,16 @@ BASE: dict[str, Any] = {
 }
 
 
+def inside(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
+    """Where the setting of a dotted path stands: its object, made in `tree` where there is none, and its name in it."""
+    *sections, name = path.split(".")
+    for section in sections:
+        if not isinstance(tree.get(section), dict):
+            tree[section] = {}
+        tree = tree[section]
+    return tree, name
+
+
 def deep_merge(base: dict[str, Any], override: dict[str, Any]) -> dict[str, Any]:
     """A new dictionary: `override` wins, nested dictionaries are merged key by key, siblings keep their values."""
     merged = deepcopy(base)

@@ -16,6 +16,7 @@ MAX_DEPTH = 50
 _HALF_TYPED = 3
 """Letters from which on a name that begins so is taken for the one that was meant."""
 _MAX_PROBLEMS, _MAX_VALUE, _MAX_TEXT = 12, 80, 1500
+_NO_HALVES = "must be text without half characters (surrogates)"
 _UNKNOWN = "unknown key; see docs/configuration.md for the names that exist"
 _RULES = {
     "bool_parsing": "must be true or false",
@@ -34,14 +35,14 @@ _RULES = {
     "model_type": 'must be an object of settings, such as {"name": value}',
     "string_sub_type": "must be text",
     "string_type": "must be text",
-    "string_unicode": "must be text without half characters (surrogates)",
+    "string_unicode": _NO_HALVES,
     "tuple_type": "must be a list",
 }
 """Where pydantic's own sentence speaks of Python; the others are kept."""
 
 
 def as_settings(values: Any, what: str = "overrides") -> dict[str, Any]:
-    """`values` when it is a nest of objects with names as keys; ConfigError saying where it is not, or where a secret is."""
+    """`values` when it is a nest of objects with names as keys; ConfigError saying where it is not text, or where a secret is."""
     if not isinstance(values, dict):
         raise ConfigError(
             f'{what}={shown(values)} must be an object of settings, nested as in docs/configuration.md: {{"rollout": '
@@ -57,7 +58,11 @@ def as_settings(values: Any, what: str = "overrides") -> dict[str, Any]:
         elif isinstance(value, dict):
             if wrong := [key for key in value if not isinstance(key, str)]:
                 raise ConfigError(f"{path} has the key {shown(wrong[0])}, which is no name: keys of settings are text.")
+            if halves := [key for key in value if _has_halves(key)]:
+                raise ConfigError(f"{path} has the key {shown(halves[0])}, which {_NO_HALVES}.")
             todo += [(f"{path}.{key:.{_MAX_VALUE}}", item, depth + 1) for key, item in value.items()]
+        elif isinstance(value, str) and _has_halves(value):
+            raise ConfigError(f"{bare(path)}={shown(value)} {_NO_HALVES}.")
         elif isinstance(value, str) and holds_secret(value):
             raise ConfigError(
                 f"{bare(path)}={shown(value)} holds a password, signature or token, which would stand in every record. "
@@ -66,13 +71,22 @@ def as_settings(values: Any, what: str = "overrides") -> dict[str, Any]:
     return values
 
 
+def _has_halves(text: str) -> bool:
+    """Whether it holds half a surrogate pair, which no file, record or message can hold."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def known_name(value: Any, known: Iterable[str], what: str, kind: str) -> str:
     """`value` when it is one of `known`; ConfigError with those otherwise."""
     if not isinstance(value, str) or value not in known:
-        near = get_close_matches(value, list(known), 1) if isinstance(value, str) else []
-        meant = f" Did you mean {near[0]!r}?" if near else ""
-        raise ConfigError(f"{what}={shown(value)} {kind}. Available: {', '.join(sorted(known))}.{meant}")
+        raise ConfigError(f"{what}={shown(value)} {kind}. Available: {', '.join(sorted(known))}.{meant(value, known)}")
     return value
+
+
+def meant(value: Any, known: Iterable[str]) -> str:
+    """" Did you mean 'x'?" with the nearest of `known`; empty where none is near."""
+    near = get_close_matches(value, list(known), 1) if isinstance(value, str) else []
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def explained(error: ValidationError, settings: type[BaseModel] | None = None) -> str:

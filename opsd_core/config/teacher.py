@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.choices import MIXTURE_WEIGHTS, MIXTURES, described
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS, ContextKind
-from opsd_core.config.kinds.places import expanded, text_of_file
+from opsd_core.config.kinds.places import Address, TemplateText
 from opsd_core.config.kinds.teachers import TEACHER_KINDS, TeacherKind
 
 TeacherWeightsName = Literal[*TEACHER_KINDS]
@@ -32,13 +32,13 @@ class TeacherConfig(Section):
     trust_region_lambda: float = Field(
         0.05, gt=0, lt=1, description="weights=trust_region: logits = (1 - lambda) * initial + lambda * student."
     )
-    source: str = Field(
+    source: Address = Field(
         "",
         description="weights=external: the other model, as in model.source, same tokenizer and vocabulary; opsd:NAME@champion = "
         "that registered model's champion, looked up in every iteration.",
         json_schema_extra=NO_SECRET,
     )
-    peers: tuple[str, ...] = Field(
+    peers: tuple[Address, ...] = Field(
         (),
         json_schema_extra={"items": {"type": "string", **NO_SECRET}},
         description="weights=peers: two or more models, as in teacher.source, whose distributions are mixed. peer_success, "
@@ -75,8 +75,10 @@ class TeacherConfig(Section):
         description="Completions for which there is no context: leave them out, with the reason, or let the teacher see "
         "the student's prompt.",
     )
-    template: str = Field("", description="The user message the teacher sees when it has a context; empty = the context's.")
-    system: str = Field(
+    template: TemplateText = Field(
+        "", description="The user message the teacher sees when it has a context; empty = the context's."
+    )
+    system: TemplateText = Field(
         "", description="System message the teacher sees when it has a context; empty = the context's or prompts.system."
     )
     temperature: float = Field(1.0, gt=0, le=10, description="Divides the teacher's logits: <1 sharpens the target.")
@@ -92,21 +94,6 @@ class TeacherConfig(Section):
         True,
         description="Refuse to train when a context that shows the reference does not raise its likelihood under the teacher.",
     )
-
-    @field_validator("source")
-    @classmethod
-    def _home(cls, value: str) -> str:
-        return expanded(value)
-
-    @field_validator("peers")
-    @classmethod
-    def _homes(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(expanded, values))
-
-    @field_validator("template", "system")
-    @classmethod
-    def _text(cls, value: str) -> str:
-        return text_of_file(value)
 
     @property
     def sources(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from opsd_core.data.files import source_content
 from opsd_core.data.load import load_examples, load_items
 from opsd_core.data.records import DataReport, Fetch, LoadedData, UnusableRow, split_digest
 from opsd_core.data.remote import web_content
-from opsd_core.data.splits import split_examples, split_name
+from opsd_core.data.splits import same_question, split_examples, split_name
 
 __all__ = [
     "DataReport",
@@ -21,6 +21,7 @@ __all__ = [
     "load_examples",
     "load_items",
     "make_example",
+    "same_question",
     "source_content",
     "split_digest",
     "split_examples",

@@ -22,16 +22,19 @@ def is_pattern(text: str) -> bool:
     return _MAGIC.search(text) is not None
 
 
-def matching(pattern: str, most: int = MAX_LOOKED_AT) -> Iterator[Path]:
-    """Files and folders of this pattern, each once. DataError when more than `most` names are looked at for them."""
+def matching(pattern: str, most: int = MAX_LOOKED_AT, field: str = "data.source") -> Iterator[Path]:
+    """Files and folders of this pattern, each once.
+
+    DataError, by the setting `field`, when more than `most` names are looked at for them.
+    """
     path = Path(pattern)
-    walk = _Walk(pattern, most)
+    walk = _Walk(pattern, most, field)
     yield from walk.below(Path(path.anchor) if path.is_absolute() else Path(), path.parts[1 if path.is_absolute() else 0 :])
 
 
 class _Walk:
-    def __init__(self, pattern: str, most: int) -> None:
-        self.pattern, self.most, self.looked_at = pattern, most, 0
+    def __init__(self, pattern: str, most: int, field: str) -> None:
+        self.pattern, self.most, self.field, self.looked_at = pattern, most, field, 0
         self.seen: set[tuple[int, int, int]] = set()
 
     def below(self, folder: Path, parts: tuple[str, ...]) -> Iterator[Path]:
@@ -73,7 +76,7 @@ class _Walk:
                     self.looked_at += 1
                     if self.looked_at > self.most:
                         raise DataError(
-                            f"data.source={self.pattern} looks through more than {self.most:,} files and folders. Name the "
+                            f"{self.field}={self.pattern} looks through more than {self.most:,} files and folders. Name the "
                             "folder that holds the files."
                         )
                     yield entry

@@ -1,5 +1,7 @@
 """Splits by content: an item's split follows from its question alone."""
 
+import unicodedata
+
 from opsd_core.digest import digest
 from opsd_core.records.examples import Example
 
@@ -9,6 +11,11 @@ _TWO_64 = float(2**64)
 def question_key(example: Example) -> str:
     """The question with its white space collapsed; examples with equal keys always share a split."""
     return " ".join(example.question.split())
+
+
+def same_question(example: Example) -> str:
+    """What two spellings of a question share: form of characters, case and white space do not count."""
+    return unicodedata.normalize("NFKC", question_key(example)).casefold()
 
 
 def position(example: Example) -> float:

@@ -18,7 +18,8 @@ seen know nothing of the past, so B_s may depend on it. A promotion that was rig
 the next set; at the first wrong one the count ends. So the sum of what was at risk is at most alpha * (g_1 + g_2 + ...) = alpha.
 
 A set wears out by promotions: after refusals alone C(m, 0) is 1. `evaluation.refresh` takes unseen items when one was promoted.
-What a person reads in the answers of held-out items and then does is outside all of this.
+Outside all of this: what a person reads in the answers of held-out items and then does, alarms on held-out accuracy whose remedy
+changes settings, and decisions that were made with another promotion.alpha_per, which are not entered.
 
 Sources: spending a level over a sequence, Foster & Stine 2008; handing on the level of a rejected hypothesis, Wiens & Dmitrienko
 2005 and Tian & Ramdas 2021 (online fallback); the union over promotion histories has the form that arXiv 2609.33180 reports
@@ -49,7 +50,7 @@ class Decision:
     level: float
     p_value: float | None = None
     promote: bool | None = None
-    """What the gate said; None while it has not."""
+    """What the gate said of the held-out items, whatever its guards or a person said then; None while it has not."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -85,6 +86,22 @@ def next_decision(
         budget = alpha * set_share(number) + _not_taken_yet(history)
     level = budget * wear(seen).share
     return Decision(campaign, iteration, *items, set_number=number, budget=budget, level=level)
+
+
+def starts_at(history: Sequence[Decision], ids: Sequence[str], wanted: int, *, refresh: bool) -> str:
+    """From which of the split's ids on the next campaign takes its `wanted` items; empty: from the first one.
+
+    The items in use, unless they promoted a version, `refresh` asks for others and enough are unseen. Where too few are left from
+    there on, as many as are wanted at the split's end.
+    """
+    if not history or not ids:
+        return ""
+    last = history[-1]
+    if refresh and wear(on_these_items(history, (last.first_item, last.last_item))).promotions:
+        unseen = [number for number in ids if number > max(d.last_item for d in history)]
+        if len(unseen) >= wanted:
+            return unseen[0]
+    return min(last.first_item, ids[-min(wanted, len(ids))])
 
 
 def set_share(number: int) -> float:

@@ -5,7 +5,7 @@ exp(-mean) is the perplexity. Log-probabilities are taken in float32 whatever th
 N = tokens of all continuations, V = vocabulary
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -24,10 +24,7 @@ Pair = tuple[list[int], list[int]]
 
 
 def text_outcomes(
-    policy: Policy,
-    examples: Sequence[Example],
-    builder: PromptBuilder,
-    on_progress: Callable[[int, int], None] | None = None,
+    policy: Policy, examples: Sequence[Example], builder: PromptBuilder
 ) -> list[ItemOutcome]:
     """One outcome of mode `given` per item; its score is the mean log-likelihood per token of the item's text.
 
@@ -36,8 +33,6 @@ def text_outcomes(
     """
     pairs = text_pairs(policy.tokenizer, examples, builder)
     values = mean_of_pairs(policy, pairs)
-    if on_progress is not None:
-        on_progress(len(pairs), len(pairs))
     return [
         ItemOutcome(example.id, "given", 0, False, value, None, len(pair[1]), False, 1.0, 0.0, "")
         for example, pair, value in zip(examples, pairs, values, strict=True)
@@ -53,8 +48,7 @@ def text_pairs(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], 
         if text := example.solution or example.answer:
             given, predicted = next(prompts), plain_ids(tokenizer, text)
         else:
-            begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-            ids = begin + plain_ids(tokenizer, example.question)
+            ids = _beginning(tokenizer) + plain_ids(tokenizer, example.question)
             given, predicted = ids[:1], ids[1:]
         if not predicted:
             raise DataError(f"item {example.id} ({example.question!r:.80}) is a text of one token: there is nothing to predict.")
@@ -65,10 +59,13 @@ def text_pairs(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], 
 def mean_loglikelihoods(policy: Policy, items: Sequence[Example]) -> list[float]:
     """Of every item's answer after its question, as they stand: no chat template."""
     tokenizer = policy.tokenizer
-    begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-    prompts = [begin + tokenizer.encode(item.question, add_special_tokens=False) for item in items]
+    prompts = [_beginning(tokenizer) + tokenizer.encode(item.question, add_special_tokens=False) for item in items]
     answers = [tokenizer.encode(item.answer, add_special_tokens=False) for item in items]
     return mean_of_pairs(policy, list(zip(prompts, answers, strict=True)))
+
+
+def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    return [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
 
 
 @torch.inference_mode()

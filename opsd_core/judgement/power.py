@@ -46,15 +46,7 @@ class Operating:
     """Chance of a promotion."""
     mean_items: float
     """Items answered until it stops."""
-    promoted_early: float
-    """Chance that it is promoted before the last item."""
-    given_up: float
-    """Chance that it stops as refused or futile before the last item."""
 
-
-def fixed_power(num_items: int, gain: float, newly_wrong: float, level: float) -> float:
-    """Chance of a promotion by the exact test of all items."""
-    return mcnemar_power(num_items, gain, newly_wrong, level)
 
 
 def sequential_operating(
@@ -70,7 +62,7 @@ def sequential_operating(
     rates[2] = max(0.0, rates[2])
     generator = np.random.default_rng(seed)
     wins_R, losses_R, peak_R = np.zeros(runs, dtype=np.int64), np.zeros(runs, dtype=np.int64), np.zeros(runs)
-    promoted = early = given_up = used = 0
+    promoted = used = 0
     step, num_items = design.step or design.block, design.num_items
     for start in range(0, num_items, step):
         answered = min(start + step, num_items)
@@ -80,16 +72,13 @@ def sequential_operating(
         if answered % design.block and answered < num_items:
             continue
         outcome_R = _outcomes(wins_R, losses_R, peak_R, answered, design)
-        promotes, stops_R = int((outcome_R > 0).sum()), outcome_R != 0
-        promoted += promotes
+        stops_R = outcome_R != 0
+        promoted += int((outcome_R > 0).sum())
         used += answered * int(stops_R.sum())
-        if answered < num_items:
-            early += promotes
-            given_up += int((outcome_R < 0).sum())
         wins_R, losses_R, peak_R = wins_R[~stops_R], losses_R[~stops_R], peak_R[~stops_R]
         if not wins_R.size:
             break
-    return Operating(promoted / runs, used / runs, early / runs, given_up / runs)
+    return Operating(promoted / runs, used / runs)
 
 
 def _outcomes(
@@ -148,7 +137,7 @@ def gate_power(config: CampaignConfig, num_items: int, level: float) -> GatePowe
     def power_of(gain: float, churn: float) -> float:
         if sequential:
             return sequential_operating(design, gain, churn / 2, runs=runs).power
-        return fixed_power(num_items, gain, churn / 2, level)
+        return mcnemar_power(num_items, gain, churn / 2, level)
 
     gains = {churn: smallest_gain(lambda gain, churn=churn: power_of(gain, churn), churn / 2) for churn in CHURNS}
     used = (float(num_items), float(num_items))

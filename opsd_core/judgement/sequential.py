@@ -1,8 +1,10 @@
 """A paired test that may stop at any item: betting on the items that only one side gets right.
 
 Every item has a difference d in [-1, 1], candidate minus champion: 1, 0 or -1 for single answers, a fraction for the means of
-several samples. Null hypothesis: given the items before, E[d] <= 0; of single answers, the candidate wins at most half of the
-items that only one side gets right. A bettor who starts with 1 and stakes the share lambda of what he has on "better" has
+several samples. Null hypothesis of the bets: given the items before, E[d] <= 0; of single answers, the candidate wins at most
+half of the items that only one side gets right. Of fractions the exact test of all items supposes more, as test=bootstrap does:
+that the two sides could change places item by item. A bettor who starts with 1 and stakes the share lambda of what he has on
+"better" has
 
     K_t(lambda) = prod_{i <= t} (1 + lambda d_i),      0 <= lambda <= 1
 

@@ -58,6 +58,11 @@ class Verdict:
     sequential: Stopping | None = None
     """Where the sequential test stopped, and why."""
 
+    @property
+    def rails(self) -> tuple[Check, ...]:
+        """The guard rails: what is checked besides the test and its gain."""
+        return tuple(check for check in self.checks if check.name not in ("p_value", "gain"))
+
     def as_dict(self) -> dict[str, Any]:
         """JSON-safe copy; a check's value that is not finite becomes None."""
         values = asdict(self)

@@ -147,6 +147,7 @@ def resolve_study(recipe: str, overrides: dict[str, Any], knobs: dict[str, Any])
     """
     known_name(recipe, STUDIES, "recipe", "is not a study")
     as_settings(overrides)
+    as_settings(knobs, "the study")
     values = STUDIES[recipe] | {name: value for name, value in knobs.items() if value is not None}
     start = as_settings(values.get("overrides", {}))
     if isinstance(overrides.get("data"), dict) and "source" in overrides["data"]:

@@ -12,14 +12,13 @@ from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
 from opsd_core.answers.slices import warnings_of
 from opsd_core.answers.tokens import Sampled, drawn
 from opsd_core.answers.words import taught, version_description, warned_slices
-from opsd_core.judgement.verdict import Verdict
 from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.targets import Target
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
 from tasks.answers.recorded import recorded
-from tasks.context import local, produce, store, stored_examples, tracker
+from tasks.context import local, produce, store, stored_examples, stored_verdict, tracker
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import AnswersRef, Iteration, Outcome
 from tasks.runtime.retries import STAGE
@@ -62,11 +61,6 @@ def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, 
     run = tracker().run_url(iteration.run_id)
     links = {"answers": address, "run": run, "lineage": tracker().artifact_url(iteration.run_id, "lineage.json")}
     return version_description(stored_verdict(outcome.verdict.uri), outcome.verdict.outcome, slices, links)
-
-
-def stored_verdict(uri: str) -> Verdict:
-    """The gate's verdict as it was stored."""
-    return Verdict.from_dict(json.loads((local(uri) / "verdict.json").read_text()))
 
 
 def _taught(outcome: Outcome) -> list[str]:

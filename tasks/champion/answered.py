@@ -2,6 +2,7 @@
 
 from opsd_core.judgement.verdict import WAITS
 from tasks.tracking import Tracker
+from tasks.tracking.registry import CHAMPION
 
 
 def record_answer(registry: Tracker, name: str, version: int, outcome: str, who: str, why: str) -> str:
@@ -16,8 +17,15 @@ def record_answer(registry: Tracker, name: str, version: int, outcome: str, who:
 
 
 def record_silence(registry: Tracker, name: str, version: int, why: str) -> bool:
-    """Write down that nobody answered and nobody will be asked again; False when the version waits for nobody."""
+    """Write down that nobody answered and nobody will be asked again; False when the version waits for nobody.
+
+    A champion was answered for, by a process that died before it wrote that down: this is written then.
+    """
     if registry.version_tags(name, version).get("gate.verdict") != WAITS:
+        return False
+    if registry.version_by_alias(name, CHAMPION) == version:
+        move = registry.moves(name)[-1]
+        record_answer(registry, name, version, "approved", move.who, move.why)
         return False
     record_answer(registry, name, version, "refused", "nobody", why)
     return True

@@ -5,9 +5,8 @@ and no slot until somebody answers in its form or with `opsd approve` or `opsd r
 Champion, evaluation and weights are compared again when the answer comes, because days may lie between.
 """
 
-import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound
@@ -15,10 +14,11 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
+from opsd_core.judgement.verdict import Verdict
 from tasks.champion.answered import record_answer
 from tasks.champion.moves import history
 from tasks.champion.whole import check_version
-from tasks.context import local, tracker
+from tasks.context import local, stored_verdict, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import ANSWERS_PAGE, Campaign, PolicyRef, Ref
 from tasks.runtime.announce import announce
@@ -88,14 +88,14 @@ def show_verdict(name: str, version: int, verdict_uri: str) -> str:
 @task(name="carry-out-answer", **STAGE)
 def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, comment: str, who: str) -> str:
     """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold."""
-    registry, verdict = tracker(), json.loads((local(verdict_uri) / "verdict.json").read_text())
+    registry, verdict = tracker(), stored_verdict(verdict_uri)
     damage = _damage(name, version) if decision == "approve" else None
     with champion_moves(name):
         outcome, why = "refused", comment or "no comment"
         if decision == "approve":
             changed = _changed_underneath(registry, name, version, verdict) or damage
             if changed is None:
-                compared = int(verdict["champion_version"])
+                compared = int(verdict.champion_version)
                 registry.promote(name, version, f"approved: {why}", who, expected_champion=compared)
                 outcome = "approved"
             else:
@@ -119,16 +119,16 @@ def _damage(name: str, version: int) -> str | None:
     return None
 
 
-def _changed_underneath(registry: Tracker, name: str, version: int, verdict: dict[str, Any]) -> str | None:
+def _changed_underneath(registry: Tracker, name: str, version: int, verdict: Verdict) -> str | None:
     """Why the verdict no longer holds; None when champion and evaluation set are what it was taken on."""
     champion = registry.version_by_alias(name, "champion")
     if champion == version:
         return None
-    if verdict["candidate_version"] != str(version) or not verdict["promote"]:
+    if verdict.candidate_version != str(version) or not verdict.promote:
         return f"the verdict is not one that promotes version {version}"
-    if str(champion) != verdict["champion_version"]:
-        return f"the champion changed underneath: {verdict['champion_version']} was compared, {champion} is champion now"
+    if str(champion) != verdict.champion_version:
+        return f"the champion changed underneath: {verdict.champion_version} was compared, {champion} is champion now"
     judged = [entry.tags["gate.evaluation"] for entry in registry.versions(name) if "gate.evaluation" in entry.tags]
-    if judged and judged[-1] != verdict["evaluation_digest"]:
+    if judged and judged[-1] != verdict.evaluation_digest:
         return "the evaluation set changed underneath: later versions were judged on other items or settings"
     return None

@@ -11,7 +11,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig
-from opsd_core.judgement.budget import Decision, next_decision, on_these_items, wear
+from opsd_core.judgement.budget import Decision, next_decision, on_these_items, starts_at, wear
+from opsd_core.judgement.gate import level
 from opsd_core.judgement.verdict import Verdict
 from opsd_core.judgement.words import ledger_table
 from opsd_core.records.examples import Example
@@ -56,36 +57,45 @@ def close_decision(iteration: Iteration, decision: Decision, verdict: Verdict) -
     create_markdown_artifact(table, key=f"opsd-{artifact_key(name)}-ledger", description=f"Error budget of {name}")
 
 
-def items_from(config: CampaignConfig, examples: Sequence[Example]) -> str:
-    """The id from which on a campaign that begins now takes its held-out items; empty: from the first one.
+def upcoming(config: CampaignConfig, examples: Sequence[Example]) -> tuple[str, float]:
+    """Of a campaign that begins now: the id from which on it takes held-out items, empty for the first one, and its first level.
 
     examples: items of the split that can be measured, by id.
     """
+    rules, registry = config.promotion, tracker()
+    if rules.alpha_per != "model" or not examples:
+        return "", level(rules, config.iterations)
+    history = registry.decisions(config.name) if config.name in registry.model_names() else []
+    ids, wanted = [example.id for example in examples], config.evaluation.num_items
+    first = starts_at(history, ids, wanted, refresh=config.evaluation.refresh == "after_promotion")
+    taken = [number for number in ids if number >= first][:wanted]
+    return first, next_decision(history, "", 0, (taken[0], taken[-1]), rules.alpha).level
+
+
+def items_from(config: CampaignConfig, examples: Sequence[Example]) -> str:
+    """The first half of `upcoming`, with what there is to say about it in the log."""
     if config.promotion.alpha_per != "model":
         return ""
-    history, wanted = tracker().decisions(config.name), config.evaluation.num_items
+    first, tested_at = upcoming(config, examples)
+    history, log, wanted = tracker().decisions(config.name), get_run_logger(), config.evaluation.num_items
     if not history:
-        return ""
-    last = history[-1]
-    used = on_these_items(history, (last.first_item, last.last_item))
-    worn = wear(used)
-    if config.evaluation.refresh == "after_promotion" and worn.promotions:
-        unseen = [e.id for e in examples if e.id > max(d.last_item for d in history)]
-        if len(unseen) >= wanted:
-            get_run_logger().info("a version was promoted on the held-out items in use: this campaign measures %d others", wanted)
-            return unseen[0]
-        get_run_logger().warning(
-            "the held-out items in use have promoted %d versions, and the split has %d unseen ones of the %d that "
+        return first
+    worn = wear(on_these_items(history, (history[-1].first_item, history[-1].last_item)))
+    if first > max(decision.last_item for decision in history):
+        log.info("a version was promoted on the held-out items in use: this campaign measures %d others", wanted)
+    elif config.evaluation.refresh == "after_promotion" and worn.promotions:
+        log.warning(
+            "the held-out items in use have promoted %d versions, and the split has fewer unseen ones than the %d that "
             "evaluation.num_items asks for: they are used again, at level %.2g. Add rows, or raise data.validation_fraction.",
-            worn.promotions, len(unseen), wanted, min(d.budget for d in used) * worn.share,
+            worn.promotions, wanted, tested_at,
         )  # fmt: skip
     elif worn.decisions >= config.evaluation.max_decisions:
-        get_run_logger().warning(
+        log.warning(
             "%d decisions were made on the same held-out items (evaluation.max_decisions=%d): the next one has a level of %.2g. "
             "Add rows and start a model of another name, or raise evaluation.num_items.",
-            worn.decisions, config.evaluation.max_decisions, min(d.budget for d in used) * worn.share,
+            worn.decisions, config.evaluation.max_decisions, tested_at,
         )  # fmt: skip
-    return last.first_item
+    return first
 
 
 def _own(history: Sequence[Decision], iteration: Iteration) -> int | None:

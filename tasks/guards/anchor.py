@@ -7,15 +7,13 @@ from opsd_core.config.guards import GuardConfig
 from opsd_core.errors import ConfigError, IntegrityError, OpsdError
 from tasks.champion.start import policy_of
 from tasks.context import lineage, prompt_builder, store, tracker
+from tasks.guards import ANCHOR
 from tasks.guards.items import guarded
 from tasks.refs import Campaign, GuardItems, PolicyRef
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.weights import accepted
 from tasks.storage.artifacts import describe
-
-ANCHOR = "opsd.anchor"
-"""Tag of a version that guards compare with; `tasks.upkeep.retention` keeps its weights."""
 
 
 @task(name="set-anchor", **STAGE)

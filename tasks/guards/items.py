@@ -1,7 +1,6 @@
 """A guard's items: read once, stored, and refused by the guard's name before a campaign pays for anything."""
 
 import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,7 +11,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig, EvaluationConfig
 from opsd_core.config.guards import GuardConfig
-from opsd_core.data import load_items, split_digest
+from opsd_core.data import load_items, same_question, split_digest
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.judgement.guard_sizes import fewest_items, size_in_words
@@ -39,8 +38,7 @@ def prepare_guards(config: CampaignConfig, initial: PolicyRef, data: Ref) -> lis
     Refused are items that cannot be read, are none, have no answers, do not fit the model, are too few for any conclusion, or ask
     what the training split or a rehearsal asks.
     """
-    trained = _trained(config, data) if config.promotion.guards else {}
-    found = []
+    trained, found = _trained(config, data), []
     for guard in config.promotion.guards:
         identity = _identity(config, guard, initial)
         get_run_logger().info("%s.data.source=%s: %s", guard.field, guard.data.source, in_words(identity["content"]))
@@ -67,11 +65,6 @@ def guarded(config: CampaignConfig, guard: GuardConfig) -> CampaignConfig:
 def guard_examples(items: GuardItems) -> list[Example]:
     """The stored items, by id."""
     return read_examples(local(items) / _ITEMS)
-
-
-def same_question(question: str) -> str:
-    """What two spellings of a question share: form of characters, case and white space do not count."""
-    return " ".join(unicodedata.normalize("NFKC", question).casefold().split())
 
 
 def _identity(config: CampaignConfig, guard: GuardConfig, initial: PolicyRef) -> dict[str, Any]:
@@ -139,7 +132,7 @@ def _check(config: CampaignConfig, guard: GuardConfig, examples: Sequence[Exampl
             f"ruled out at promotion.guard_alpha={config.promotion.guard_alpha:g} with fewer than {fewest} items. Raise "
             f"{guard.field}.num_items ({guard.num_items}) to {fewest} or more and give as many, or raise max_drop."
         )
-    asked = [(example, trained[key]) for example in examples if (key := same_question(example.question)) in trained]
+    asked = [(example, trained[key]) for example in examples if (key := same_question(example)) in trained]
     if asked:
         example, where = asked[0]
         raise DataError(
@@ -169,9 +162,9 @@ def _check_lengths(
 
 def _trained(config: CampaignConfig, data: Ref) -> dict[str, str]:
     """What the campaign trains on or rehearses: question -> the setting of its source."""
-    trained = {same_question(example.question): "data.source" for example in stored_examples(data, "train")}
+    trained = {same_question(example): "data.source" for example in stored_examples(data, "train")}
     for field, section in data_sources(config)[1:]:
-        trained |= {same_question(example.question): field for example in prompts_of_source(section, field)}
+        trained |= {same_question(example): field for example in prompts_of_source(section, field)}
     return trained
 
 

@@ -15,10 +15,12 @@ def answer_guards(iteration: Iteration, candidate: PolicyRef) -> list[GuardAnswe
     if campaign.anchor is not None and campaign.anchor.digest != iteration.champion.digest:
         sides["anchor"] = campaign.anchor
     found: dict[str, dict[str, EvaluationRef]] = {guard.title: {} for guard in guards}
+    parts, done = len(sides) * len(guards), 0
     for role, policy in sides.items():  # one model after another, so that each is loaded once
         for guard, items in zip(guards, campaign.guards, strict=True):
             config, label = guarded(iteration.config, guard), f"it{iteration.number}-{guard.title}-{role}"
-            found[guard.title][role] = measured(config, policy, guard_examples(items), label, guard.measure)
+            found[guard.title][role] = measured(config, policy, guard_examples(items), label, guard.measure, (done, parts))
+            done += 1
     return [
         GuardAnswers(
             guard=items.guard,

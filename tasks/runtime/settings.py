@@ -114,16 +114,28 @@ def store_root(text: str) -> str:
 
 
 def _check_addresses(environ: Mapping[str, str]) -> None:
-    """ConfigError for an address that no client can take apart."""
+    """ConfigError for an address that no client can take apart, before one of them stumbles over it."""
     for variable in (name for names in _SERVICES for name in names):
         text = environ.get(variable, "")
         try:
-            _ = urlsplit(text).port
-            whole = text.isprintable()
+            whole = not text or _is_whole(text, variable)
         except ValueError:
             whole = False
         if not whole:
-            raise ConfigError(f"{variable}={bare(text)!r:.200} is no address. Write http://host:port, for instance.")
+            raise ConfigError(
+                f"{variable}={bare(text)!r:.200} is no address. Write http://host:port, for Prefect http://host:port/api, or "
+                "unset it."
+            )
+
+
+def _is_whole(text: str, variable: str) -> bool:
+    """ValueError as `urlsplit` has it."""
+    parts = urlsplit(text)
+    if not text.isprintable() or text != text.strip() or parts.port == 0:
+        return False
+    if parts.scheme.startswith("http"):
+        return bool(parts.hostname)
+    return bool(parts.scheme) or variable == "MLFLOW_TRACKING_URI"  # MLflow knows names without one, such as databricks
 
 
 def _folder(variable: str, environ: Mapping[str, str]) -> Path | None:

@@ -12,6 +12,7 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from opsd_core.config import CampaignConfig
+from opsd_core.digest import digest
 from opsd_core.judgement.gate import level, paired
 from opsd_core.judgement.sequential import Look, last_look, order_of
 from opsd_core.records.examples import Example
@@ -88,7 +89,9 @@ class _Side:
         self.outcomes: list[ItemOutcome] = []
         self.seconds, self.num_planned = 0.0, len(planned)
         self.blocks: list[str] = []
-        stored = finished("evaluations", evaluation_identity(config, policy, _by_id(planned)))
+        identity = evaluation_identity(config, policy, _by_id(planned))
+        self._conditions = digest(identity["conditions"])  # of all planned items, wherever an evaluation stops
+        stored = finished("evaluations", identity)
         self._stored = read_outcomes(local(stored.uri) / "outcomes.parquet") if stored else []
 
     def answer(self, block: Sequence[Example]) -> None:
@@ -98,17 +101,22 @@ class _Side:
             ids = {example.id for example in block}
             self.outcomes += [outcome for outcome in self._stored if outcome.example_id in ids]
             return
-        made = measured(self.config, self.policy, _by_id(block), f"{self.label}-block{len(self.blocks)}")
+        made = measured(self.config, self.policy, _by_id(block), f"{self.label}-block{len(self.blocks)}", part=self._part())
         self.outcomes += read_outcomes(local(made) / "outcomes.parquet")
         self.seconds += made.seconds
         self.blocks.append(made.uri)
+
+    def _part(self) -> tuple[int, int]:
+        """Which of the blocks of both sides comes next, of all that there may be."""
+        blocks = -(-self.num_planned // self.config.evaluation.block)
+        return 2 * len(self.blocks) + self.label.endswith("-candidate"), 2 * blocks
 
     def whole(self) -> EvaluationRef:
         """One evaluation of all answered items, as if they had been answered together."""
         answered = _by_id(self.examples)
         artifact, _ = produce("evaluations", evaluation_identity(self.config, self.policy, answered), self._write)
         made = evaluation_ref(self.config, answered, artifact, self.seconds)
-        return made.model_copy(update={"planned": self.num_planned, "blocks": self.blocks})
+        return made.model_copy(update={"planned": self.num_planned, "blocks": self.blocks, "conditions_digest": self._conditions})
 
     def _write(self, folder: Path) -> dict[str, Any]:
         rows = sorted(self.outcomes, key=lambda outcome: (outcome.mode, outcome.example_id, outcome.sample_index))

@@ -158,7 +158,7 @@ def decide(
     )
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
-    verdict = with_guards(verdict, guard_results(iteration, candidate, guards))
+    of_the_items, verdict = verdict, with_guards(verdict, guard_results(iteration, candidate, guards))
     identity = _verdict_identity(iteration, candidate, (after, before), guards)
     if after.planned:
         identity["planned"] = after.planned
@@ -167,7 +167,7 @@ def decide(
     asks = verdict.promote and config.promotion.mode != "auto"
     artifact, _ = produce("verdicts", identity, partial(_write_verdict, verdict, asks))
     if decision is not None:
-        close_decision(iteration, decision, verdict)
+        close_decision(iteration, decision, of_the_items)
     outcome, reasons = _carry_out(iteration, verdict, Ref(uri=artifact.uri), candidate)
     promoted = outcome == "promoted"
     in_words = tracker().version_tags(iteration.name, candidate.version)["gate.verdict"]
@@ -250,16 +250,12 @@ def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: P
     return outcome, reasons
 
 
-def _rail_failed(verdict: Verdict) -> bool:
-    return any(not check.passed and check.name not in ("p_value", "gain") for check in verdict.checks)
-
-
 def _tell(name: str, campaign: str, candidate: PolicyRef, outcome: str, reasons: list[str], verdict: Verdict) -> None:
     """Announce what became of a candidate; that a person is asked is announced where the person is asked."""
     kind, because = {"promoted": ("promoted", "gate"), "refused": ("refused", "test")}.get(outcome, ("approval-waits", ""))
     if outcome == "refused" and verdict.promote:
         because = "champion moved"
-    elif outcome == "refused" and (_rail_failed(verdict) or any(result.refuses for result in verdict.guards)):
+    elif outcome == "refused" and (not all(c.passed for c in verdict.rails) or any(g.refuses for g in verdict.guards)):
         because = "guard"
     if outcome != "awaiting approval":
         text = f"{name}: version {candidate.version} {WAITS if outcome.startswith('awaiting') else outcome}: {'; '.join(reasons)}"

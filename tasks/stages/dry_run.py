@@ -5,17 +5,17 @@ from prefect.artifacts import create_markdown_artifact
 
 from opsd_core.config import CampaignConfig
 from opsd_core.dry_run import dry_run, in_words
-from opsd_core.judgement.gate import level
 from opsd_core.judgement.power import GatePower, gate_power
 from opsd_core.models.policy import add_lora
 from opsd_core.teacher.parts import Models, Parts
+from tasks.champion.ledger import upcoming
 from tasks.context import load, shared_policy, stored_examples
 from tasks.refs import PolicyRef, Ref
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.stages.evaluate import held_out
+from tasks.stages.evaluate import held_out, measurable
 
 
 @task(name="dry-run", **STAGE)
@@ -42,4 +42,4 @@ def _gate(config: CampaignConfig, data: Ref) -> GatePower | None:
     """What the gate sees of the held-out items; None where they have no answers."""
     measured = held_out(config, data)
     labelled = all(example.answer for example in measured)
-    return gate_power(config, len(measured), level(config.promotion, config.iterations)) if labelled else None
+    return gate_power(config, len(measured), upcoming(config, measurable(data))[1]) if labelled else None

@@ -29,6 +29,9 @@ Measure = Literal["grader", "likelihood"]
 _LIKELIHOOD = "likelihood@1"
 """In place of a grader's name and version, where the items' own texts are measured."""
 
+WHOLE = (0, 1)
+"""Of a task with one part."""
+
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
 def evaluate(
@@ -38,16 +41,26 @@ def evaluate(
 
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
     """
-    return measured(config, policy, held_out(config, data, split, items_from), label)
+    sides = (f"-champion-v{policy.version}", "-candidate")  # of one comparison, which its progress counts together
+    part = next(((which, len(sides)) for which, side in enumerate(sides) if label.endswith(side)), WHOLE)
+    return measured(config, policy, held_out(config, data, split, items_from), label, part=part)
 
 
 def measured(
-    config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], label: str, measure: Measure = "grader"
+    config: CampaignConfig,
+    policy: PolicyRef,
+    examples: Sequence[Example],
+    label: str,
+    measure: Measure = "grader",
+    part: tuple[int, int] = WHOLE,
 ) -> EvaluationRef:
-    """Outcomes of `policy` on these items: its answers, or with measure=likelihood what it thinks of theirs."""
+    """Outcomes of `policy` on these items: its answers, or with measure=likelihood what it thinks of theirs.
+
+    `part`: which of how many such calls of its task this is, for the progress.
+    """
     identity = evaluation_identity(config, policy, examples, measure)
     work = (config, policy, examples)
-    make = partial(_evaluate, *work, label) if measure == "grader" else partial(_read, *work)
+    make = partial(_evaluate, *work, label, part) if measure == "grader" else partial(_read, *work)
     artifact, seconds = produce("evaluations", identity, make)
     return evaluation_ref(config, examples, artifact, seconds)
 
@@ -98,11 +111,15 @@ def evaluation_identity(
 
 
 def _evaluate(
-    config: CampaignConfig, policy: PolicyRef, examples: Sequence[Example], label: str, folder: Path
+    config: CampaignConfig,
+    policy: PolicyRef,
+    examples: Sequence[Example],
+    label: str,
+    part: tuple[int, int],
+    folder: Path,
 ) -> dict[str, Any]:
     labelled = all(example.answer for example in examples)
     grader = get_grader(grader_name(config.data)) if labelled else _ungraded
-    part = (int(label.endswith("-candidate")), 2) if label.endswith(("-candidate", f"-champion-v{policy.version}")) else (0, 1)
     with progress(config.name, f"evaluate-{label}", "completions", part) as report:
         loaded, builder = shared_policy(policy, config.model), prompt_builder(policy, config)
         outcomes = evaluate_policy(loaded, examples, builder, grader, config, report)

@@ -21,7 +21,6 @@ from opsd_core.digest import digest
 from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.graders.readable import check_readable
-from opsd_core.judgement.gate import level
 from opsd_core.judgement.power import gate_in_words, gate_power
 from opsd_core.models.policy import (
     resolve_device,
@@ -32,7 +31,7 @@ from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.prompts.limits import check_context, check_items
 from opsd_core.records.examples import write_examples
 from opsd_core.teacher.teachers import check_same_vocabulary
-from tasks.champion.ledger import ITEMS_FROM, items_from
+from tasks.champion.ledger import ITEMS_FROM, items_from, upcoming
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
 from tasks.context import (
     local,
@@ -145,7 +144,7 @@ def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
     measured = held_out(config, data)
     check_items(config, splits["train"], measured)
     if config.promotion.mode != "manual" and all(example.answer for example in measured):
-        power = gate_power(config, len(measured), level(config.promotion, config.iterations))
+        power = gate_power(config, len(measured), upcoming(config, measurable(data))[1])
         for line in gate_in_words(power):
             get_run_logger().log(logging.WARNING if power.impossible else logging.INFO, line)
     check_context(config, stored_context(initial, config.model), describe(store(), data.uri).summary.get("longest"))

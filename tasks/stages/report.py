@@ -1,6 +1,5 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
-from tasks.context import local, rollouts_of, scratch, store, tidy_cache, tracker
+from tasks.context import local, rollouts_of, scratch, store, stored_verdict, tidy_cache, tracker
 from tasks.refs import (
     AnswersRef,
     Campaign,
@@ -83,7 +82,7 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         outcome=outcome.verdict.outcome,
         items=int(after["eval/num_items"]),
         answers=answers.address,
-        guards=guards_in_words(json.loads((local(outcome.verdict.uri) / "verdict.json").read_text())),
+        guards=guards_in_words(stored_verdict(outcome.verdict.uri)),
         loss_first=outcome.distilled.metrics["distillation/first_loss"],
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it

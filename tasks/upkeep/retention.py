@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opsd_core.errors import IntegrityError
+from tasks.guards import ANCHOR
 from tasks.storage.manifest import MANIFEST_NAME, MAX_MANIFEST_BYTES, content_digest, data_key, parse_manifest
 from tasks.storage.s3 import Store
 from tasks.tracking.registry import Version
@@ -51,8 +52,6 @@ STUDIES = ("studies", "study-arms", "study-sets", "study-reports")
 _NAMES_IN = {"study-arms": "training.json", "lineage": "lineage.json"}
 """Kind -> the file of addresses of what it needs, beside its identity."""
 PINNED = "opsd.pinned"
-ANCHOR = "opsd.anchor"
-"""Tag of a version that guards compare with."""
 
 
 @dataclass

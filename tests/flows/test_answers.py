@@ -115,9 +115,9 @@ def test_the_closing_lines_open_the_table_of_runs_and_only_what_there_is(version
         parameters = {"name": "answers"}  # noqa: RUF012
 
     report = f"x\n{tracker().artifact_url(version.run_id, 'answers.html')}\n"
-    found = mlflow_addresses(Run(), "opsd/iterate", report)
+    found = mlflow_addresses(Run(), "iterate", report)
     experiment = mlflow.get_experiment_by_name("answers").experiment_id
     assert found["metrics and plots"].endswith(f"/#/experiments/{experiment}/runs?workflowType=machine_learning")
     assert found["answers, before and after"] == report.split()[1]
     assert found["the registered versions"].endswith("/models/answers")
-    assert "the registered versions" not in mlflow_addresses(Run(), "opsd/study", "")
+    assert "the registered versions" not in mlflow_addresses(Run(), "study", "")

@@ -16,6 +16,7 @@ from infra.cli.app import run as opsd
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError, IntegrityError
 from opsd_core.records.outcomes import ItemOutcome, write_outcomes
+from tasks.champion.answered import record_silence
 from tasks.champion.approval import carry_out_answer
 from tasks.context import produce, store, tracker
 from tasks.exclusive import champion_moves
@@ -100,7 +101,7 @@ def _wait(what, seconds=120.0):
     return found
 
 
-def _ended(run_id):
+def ended(run_id):
     def look():
         with get_client(sync_client=True) as client:
             run = client.read_flow_run(run_id)
@@ -109,12 +110,16 @@ def _ended(run_id):
     return _wait(look)
 
 
-def _suspended(name):
+def suspended(name):
+    """The run that asks about a version of this model, once its form is there: Prefect suspends it before it writes that."""
+
     def look():
         with get_client(sync_client=True) as client:
             return waiting(client, name)
 
-    return _wait(look)[0]
+    run = _wait(look)[0]
+    _wait(lambda: _shown(run))
+    return run
 
 
 def _shown(run):
@@ -133,7 +138,7 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     assert verdict.outcome == "waits for a person" and verdict.summary.startswith("## Waits for a person: version")
     tags = tracker().version_tags("asks", version)
     assert tags["opsd.gate"] == "awaiting approval" and tags["gate.verdict"] == "waits for a person"
-    run = _suspended("asks")
+    run = suspended("asks")
     assert "accuracy, 50 items | 0.200 | 0.800" in _wait(lambda: _shown(run))
     tracker().describe_version("asks", version, "**Waits for a person** against version 1: it rose")  # as the page's stage does
     form = _shown(run)
@@ -147,7 +152,7 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
     assert opsd(["status"]) == 0 and f"opsd approve asks {version}" in capsys.readouterr().out
     assert opsd(["approve", f"asks/{version}", "--comment", "read ten completions", "--who", "ada"]) == 0
     assert f"asks: version {version} approved by ada: read ten completions" in capsys.readouterr().out
-    assert _ended(run.id).state.is_completed()
+    assert ended(run.id).state.is_completed()
     assert tracker().version_by_alias("asks", "champion") == version
     move = tracker().moves("asks")[-1]
     assert (move.after, move.who, move.why) == (version, "ada", "approved: read ten completions")
@@ -162,20 +167,20 @@ def test_the_form_shows_the_numbers_and_an_answer_from_the_shell_moves_the_champ
 def test_the_question_survives_a_restart_of_the_server_and_silence_is_a_refusal(worker):
     store().ensure_bucket()
     version, _ = judged("restarted", 0, 40)
-    run = _suspended("restarted")
+    run = suspended("restarted")
     _wait(lambda: _shown(run))
     processes.stop(worker.state.root, "prefect")
     worker.up(worker=True)
     assert "accuracy, 50 items | 0.200 | 0.800" in _shown(run)
     assert opsd(["approve", "restarted"]) == 0
-    assert _ended(run.id).state.is_completed()
+    assert ended(run.id).state.is_completed()
     assert tracker().version_by_alias("restarted", "champion") == version
 
     version, _ = judged("silent", 0, 40, hours=5 / 3600)
     with get_client(sync_client=True) as client:
         runs = client.read_flow_runs(limit=50)
     (run,) = [run for run in runs if run.deployment_id and run.parameters.get("name") == "silent"]
-    assert _ended(run.id).state.is_failed() and "never resumed" in _ended(run.id).state.message
+    assert ended(run.id).state.is_failed() and "never resumed" in ended(run.id).state.message
     assert tracker().version_by_alias("silent", "champion") != version
     tags = _wait(lambda: (t := tracker().version_tags("silent", version)).get("gate.verdict") == "refused" and t)
     assert (tags["opsd.approval"], tags["opsd.approval_by"]) == ("refused", "nobody")
@@ -197,6 +202,19 @@ def test_a_refusal_and_stale_grounds_leave_the_champion(stack):
     late = answered("stale", first, one.uri, "approve", "changed my mind", "bob")
     assert "refused by bob: the champion changed underneath" in late
     assert tracker().version_by_alias("stale", "champion") == second
+
+
+def test_a_champion_whose_answer_was_not_written_down_is_not_taken_for_unanswered(stack):
+    """The process that carried the answer out died between moving the alias and saying so."""
+    store().ensure_bucket()
+    version, _ = judged("unsaid", 0, 40, "manual")
+    assert record_silence(tracker(), "unsaid", version, "nobody answered in time")
+    assert tracker().version_tags("unsaid", version)["gate.verdict"] == "refused"
+    version, _ = judged("unsaid", 1, 45, "manual")
+    tracker().promote("unsaid", version, "approved: read ten", "ada")
+    assert not record_silence(tracker(), "unsaid", version, "nobody answered in time")
+    tags = tracker().version_tags("unsaid", version)
+    assert (tags["gate.verdict"], tags["opsd.approval"], tags["opsd.approval_by"]) == ("promoted", "approved", "ada")
 
 
 def test_an_answer_is_refused_when_the_evaluation_set_or_the_weights_are_no_longer_there(stack):

@@ -108,6 +108,6 @@ def test_unseen_items_are_taken_after_a_promotion_while_there_are_any(caplog):
     assert chosen(examples, num_items=10, refresh="never") == "00"
     history.append(replace(next_decision(history, "c", 2, ("10", "19"), 0.05), promote=True, p_value=0.01))
     tracker().write_decision("worn", 2, history[-1])
-    assert chosen(examples, num_items=10) == "10" and "the split has 5 unseen ones of the 10" in caplog.text
+    assert chosen(examples, num_items=10) == "10" and "fewer unseen ones than the 10" in caplog.text
     assert chosen(examples, num_items=10, refresh="never", max_decisions=1) == "10"
     assert "1 decisions were made on the same held-out items" in caplog.text

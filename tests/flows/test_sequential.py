@@ -10,8 +10,7 @@ from flows.iterate import iterate
 from opsd_core.config import resolve
 from opsd_core.judgement.sequential import order_of
 from opsd_core.records.outcomes import read_outcomes
-from tasks.answers.stage import stored_verdict
-from tasks.context import lineage, local, store, tracker
+from tasks.context import lineage, local, store, stored_verdict, tracker
 from tasks.refs import PolicyRef, Ref
 from tasks.stages.evaluate import evaluate, held_out
 from tasks.storage.artifacts import describe
@@ -74,6 +73,8 @@ def test_an_evaluation_stops_early_and_says_of_how_many_items(campaign):
         assert f"{used} of {PLANNED}" in (local(version.tags["opsd.answers"]) / "answers.html").read_text()
         assert f"on {shown}" in client.get_model_version("in-blocks", str(version.version)).description
     assert min(numbers.values()) < PLANNED
+    judged = {verdict_of(version).evaluation_digest for version in versions.values()}
+    assert len(set(numbers.values())) == 2 and len(judged) == 1  # stopping elsewhere is no other evaluation set
 
 
 def test_nothing_is_answered_twice_and_the_champions_blocks_are_found_again(campaign):
@@ -108,7 +109,6 @@ def test_triggered_again_it_answers_nothing_and_says_the_same(campaign):
     before = evaluations()
     iterate(recipe="tiny", name="in-blocks", iterations=2, overrides=SETTINGS)
     assert evaluations() == before and len(tracker().versions("in-blocks")) == 3
-
 
 
 def test_with_a_ledger_the_looks_and_the_verdict_have_the_decisions_level(stack):

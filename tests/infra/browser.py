@@ -21,6 +21,10 @@ def program() -> str | None:
     return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
+class ScriptError(AssertionError):
+    """A script threw in the page."""
+
+
 class Browser:
     """One tab of a running Chromium."""
 
@@ -38,9 +42,11 @@ class Browser:
                 return answer["result"]
 
     def run(self, script: str) -> Any:
-        """The value of `script` in the page, awaited; an exception's text when it throws."""
+        """The value of `script` in the page, awaited; ScriptError when it throws."""
         answer = self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        return answer.get("exceptionDetails", {}).get("exception", {}).get("description") or answer["result"].get("value")
+        if thrown := answer.get("exceptionDetails"):
+            raise ScriptError(thrown.get("exception", {}).get("description") or thrown.get("text"))
+        return answer["result"].get("value")
 
     def open(self, url: str) -> None:
         """Go to `url` and wait until the page is there."""
@@ -50,9 +56,14 @@ class Browser:
     def wait_for(self, condition: str) -> None:
         """Wait until `condition` holds in the page; it may be replaced by another page meanwhile."""
         deadline = time.monotonic() + _PATIENCE_S
-        while self.run(f"Boolean({condition})") is not True:
+        while not self._holds(condition):
             assert time.monotonic() < deadline, f"{condition}; the page: {self.text()[:1000]}"
             time.sleep(0.1)
+
+    def _holds(self, condition: str) -> bool:
+        with contextlib.suppress(ScriptError):  # of a page that is not there yet
+            return self.run(f"Boolean({condition})") is True
+        return False
 
     def text(self) -> str:
         """What the page shows."""

@@ -24,7 +24,7 @@ NOTEBOOK = ROOT / "examples" / "own_model.ipynb"
 
 def test_importing_it_loads_nothing_heavy_and_its_names_are_there():
     code = (
-        "import sys, opsd\nassert 'opsd.client' not in sys.modules\nimport opsd.client\n"
+        "import sys, opsd\nassert 'opsd.client' not in sys.modules\nassert opsd.client.run is opsd.run\n"
         "heavy = {'torch', 'prefect', 'mlflow', 'pandas', 'pydantic', 'yaml'} & set(sys.modules)\nassert not heavy, heavy\n"
         "assert all(getattr(opsd, name) is getattr(opsd.client, name) for name in opsd.__all__)\n"
     )
@@ -41,6 +41,7 @@ def test_settings_of_python_are_those_of_a_file_whatever_their_spelling(tmp_path
         {"rollout": {"temperature": np.array(0.5), "top_k": 3}, "token_weights": {"position": np.str_("late")}, "seed": 4},
     ]
     assert [plain_settings(given) for given in spellings] == [nested, nested]
+    assert plain_settings({"a.b.x": 1, "a": {"b": {"y": 2}}}) == {"a": {"b": {"x": 1, "y": 2}}}
     assert plain_settings({"a": (1, [np.True_, None]), "b": np.arange(2), "c": Path("x/y")}) == {
         "a": [1, [True, None]], "b": [0, 1], "c": "x/y",
     }  # fmt: skip
@@ -209,7 +210,7 @@ def test_answers_are_a_table_of_both_versions(learned):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: opsd.champion("clint"), "no registered model 'clint'. There are: "),
+        (lambda: opsd.champion("clint"), "no registered model 'clint'. There are: [a-z]"),
         (lambda: opsd.versions(""), "no registered model ''"),
         (lambda: opsd.answers("clint"), "clint"),
         (lambda: opsd.answers("sums", 7), "it has 1 @previous, 2 @candidate @champion"),
@@ -238,6 +239,9 @@ def test_a_person_moves_the_champion_and_back(learned):
 def test_a_failed_run_raises_what_it_met_and_a_cancelled_one_says_so(learned, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"q": 1}\n' * 20)
+    with pytest.raises(DataError, match="question"):  # seen here, before there is a run
+        opsd.run("tiny", name="fails", data={"source": rows})
+    rows.write_text("".join(f'{{"question": "1+{number}", "answer": "{number + 1}"}}\n' for number in range(3)))
     failed = opsd.run("tiny", name="fails", data={"source": rows})
     stopped = opsd.run({"recipe": "tiny", "name": "stops"}, iterations=50)
     with pytest.raises(BusyError, match="has not ended after 0 s"):
@@ -248,5 +252,5 @@ def test_a_failed_run_raises_what_it_met_and_a_cancelled_one_says_so(learned, tm
     assert stopped.state == "Cancelled"
     with pytest.raises(RefusedError, match="has ended already"):
         stopped.cancel()
-    with pytest.raises(DataError, match="question"):
+    with pytest.raises(DataError, match="split"):
         failed.wait(quiet=True)

@@ -8,10 +8,9 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from infra.access.door import LOGIN_PATH
-from infra.approve import waiting
 from infra.state import MODEL_QUEUE, POOL, USER
 from tasks.context import store, tracker
-from tests.flows.test_approval import judged
+from tests.flows.test_approval import ended, judged, suspended
 from tests.infra import browser
 from tests.stack import Stack
 
@@ -112,14 +111,10 @@ def test_a_setting_of_a_section_is_a_field_and_a_number_out_of_bounds_is_refused
     assert _submitted(tab, client) == {"overrides": {"rollout": {"temperature": 0.8}, "filter": {"drop_leaks": False}}}
 
 
-def test_an_approval_has_no_preset_answer_and_its_button_sends_the_chosen_one(tab, client):
+def test_an_approval_has_no_preset_answer_and_its_button_sends_the_chosen_one(tab):
     store().ensure_bucket()
     version, _ = judged("looked-at", 0, 40)
-    deadline = time.monotonic() + 300
-    while not (found := waiting(client, "looked-at")):
-        assert time.monotonic() < deadline
-        time.sleep(1)
-    (run,) = found
+    run = suspended("looked-at")
     assert run.name == f"promote looked-at v{version}" and {"looked-at", "promote"} <= set(run.tags)
     tab.open(f"{os.environ['PREFECT_API_URL'].removesuffix('/api')}/runs/flow-run/{run.id}")
     tab.wait_for("[...document.querySelectorAll('button')].some(b => b.innerText.trim() === 'Resume')")
@@ -132,10 +127,9 @@ def test_an_approval_has_no_preset_answer_and_its_button_sends_the_chosen_one(ta
     assert tab.run("[...document.querySelectorAll('.p-modal a')].some(a => a.href.includes('artifacts/answers.html'))")
     tab.run("press('Submit')")
     tab.wait_for("document.querySelector('.p-modal').innerText.includes(\"'decision' is a required property\")")
-    assert client.read_flow_run(run.id).state.is_paused()
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(run.id).state.is_paused()
     tab.run("type('Decision', 'approve')")
     tab.run("press('Submit')")
-    while not client.read_flow_run(run.id).state.is_final():
-        assert time.monotonic() < deadline + 300
-        time.sleep(1)
+    assert ended(run.id).state.is_completed()
     assert tracker().version_by_alias("looked-at", "champion") == version

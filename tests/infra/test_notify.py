@@ -151,6 +151,7 @@ def test_saying_it_again_changes_nothing_and_off_leaves_what_others_made(
         (["webhook", "example.org"], "webhook needs its address"),
         (["sendgrid-email/absent"], "Prefect has no block 'sendgrid-email/absent'"),
         (["pigeon"], "'pigeon' is no target"),
+        (["sendgrid-email/ops", "https://example.org/hook"], "'sendgrid-email/ops' is no target"),
     ],
 )
 def test_a_target_that_is_none_is_refused(

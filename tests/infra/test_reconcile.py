@@ -116,7 +116,8 @@ def test_what_lives_ended_or_waits_stays_and_what_lost_its_process_does_not(clie
     assert names(client, list(changed)) == list(changed.values())
     kept = {UUID(number) for number in recorded_runs(store()) if not read_record(store(), number).is_vacant}
     assert {n for n in left if left[n] in ("Cancelled", "Failed", "Paused")}.isdisjoint(kept), "their records go"
-    settle(reconciler)  # what crashed for good is announced in the pass after it
+    later = settle(reconciler)  # what crashed for good is announced in the pass after it, and nothing else happens in that
+    assert all(line.endswith("announced as crashed for good") for line in later) and len(set(later)) == len(later)
     assert settle(reconciler) == [], "nothing happens twice"
     for number in (*left, *changed):
         client.delete_flow_run(number)

@@ -72,9 +72,9 @@ def _located(path: str, value: str, folder: Path, environ: Mapping[str, str]) ->
         return value
     try:
         absolute = Path(os.path.normpath(folder / Path(value).expanduser()))
-        there = absolute.exists() or (is_pattern(value) and any(True for _ in matching(str(absolute))))
+        there = absolute.exists() or (is_pattern(value) and any(True for _ in matching(str(absolute), field=path)))
     except DataError as error:
-        raise ConfigError(f"{path}={value!r:.200} looks through{str(error).rpartition('looks through')[2]}") from error
+        raise ConfigError(str(error)) from error
     except (RuntimeError, OSError, ValueError) as error:  # ~ of nobody, a name that is too long
         raise ConfigError(f"{path}={value!r:.200} is no path: {error}. Correct {path}.") from error
     if there:

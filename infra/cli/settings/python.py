@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from opsd_core.config.recipes import deep_merge, inside
 from opsd_core.config.refusals import MAX_DEPTH
 from opsd_core.errors import ConfigError
 
@@ -19,14 +20,9 @@ def plain_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in given.items():
         if not isinstance(key, str):
             raise ConfigError(f"the setting {key!r:.80} has no name: keys of settings are text.")
-        *sections, leaf = key.split(".")
-        node = tree
-        for section in sections:
-            inner = node.get(section)
-            node[section] = inner = inner if isinstance(inner, dict) else {}
-            node = inner
-        new, old = _plain(value, key, 0), node.get(leaf)
-        node[leaf] = old | new if isinstance(old, dict) and isinstance(new, dict) else new
+        section, leaf = inside(tree, key)
+        new, old = _plain(value, key, 0), section.get(leaf)
+        section[leaf] = deep_merge(old, new) if isinstance(old, dict) and isinstance(new, dict) else new
     return tree
 
 

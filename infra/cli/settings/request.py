@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from infra.cli.settings.places import placed, worker_is_here
 from infra.cli.settings.values import SUFFIXES, assignments, read_file
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
 from opsd_core.config.recipes import starting_values
-from opsd_core.config.refusals import as_settings, known_name
+from opsd_core.config.refusals import as_settings, known_name, meant
 from opsd_core.errors import ConfigError
 
 DEFAULT_RECIPE = "base"
@@ -87,10 +86,8 @@ def request_of(what: str | Mapping[str, Any], over: dict[str, Any], origin: str)
 
 def _file(what: str, path: Path) -> dict[str, Any]:
     if path.suffix.lower() not in SUFFIXES:
-        near = get_close_matches(what, RECIPES, 1)
-        meant = f" Did you mean {near[0]!r}?" if near else ""
         raise ConfigError(
-            f"{what!r:.200} is neither a recipe nor a settings file ({', '.join(SUFFIXES)}).{meant} "
+            f"{what!r:.200} is neither a recipe nor a settings file ({', '.join(SUFFIXES)}).{meant(what, RECIPES)} "
             f"Recipes: {', '.join(sorted(RECIPES))}."
         )
     if not path.is_file():

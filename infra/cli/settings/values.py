@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from opsd_core.config.recipes import inside
 from opsd_core.errors import ConfigError
 
 SUFFIXES = (".yaml", ".yml", ".toml", ".json")
@@ -88,13 +89,8 @@ def assignments(given: Sequence[str]) -> dict[str, Any]:
         key, sign, value = text.partition("=")
         if not sign or not _KEY.fullmatch(key):
             raise ConfigError(f"{text!r:.200} is not key=value. Write a setting's path and its value: rollout.temperature=0.8")
-        *sections, leaf = key.split(".")
-        node = tree
-        for section in sections:
-            inner = node.get(section)
-            node[section] = inner = inner if isinstance(inner, dict) else {}
-            node = inner
-        node[leaf] = parse(value, key)
+        section, leaf = inside(tree, key)
+        section[leaf] = parse(value, key)
     return tree
 
 

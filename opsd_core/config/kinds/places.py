@@ -2,6 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from opsd_core.bounded.templates import MAX_TEMPLATE
 
@@ -52,6 +55,12 @@ def names_file(text: str) -> bool:
 def text_of_file(text: str) -> str:
     """What the file holds when `text` names one, else `text`. ValueError when that file cannot be read."""
     return read_text(text) if names_file(text) else text
+
+
+Address = Annotated[str, AfterValidator(expanded)]
+"""A setting whose ~ is filled in."""
+TemplateText = Annotated[str, AfterValidator(text_of_file)]
+"""A setting that is a text or names the file that holds it."""
 
 
 def read_text(name: str) -> str:

@@ -1,5 +1,7 @@
 """pytest tests/core/answers/test_words.py — first lines of reports, the version page, and numbers read as they are meant."""
 
+from dataclasses import replace
+
 import pytest
 
 from opsd_core.answers.words import (
@@ -111,5 +113,7 @@ def test_a_campaigns_headline_is_what_changed():
     )
     assert "version 2 waits for a person" in headline("demo", (0.1, 0.2), [(2, WAITS)], "all 5 guards hold")
     assert headline("demo", (None, None), [], "") == "demo: no iteration ended, the champion stays"
-    failed = {"checks": [{"name": "gain", "passed": False}, {"name": "length_ratio_max", "passed": False}]}
-    assert guards_in_words(failed) == "length_ratio_max failed"
+    found = verdict({0}, {0})  # no gain, which is no guard rail
+    assert guards_in_words(found) == "all 5 guard rails hold"
+    broken = tuple(replace(check, passed=False) if check.name == "length_ratio_max" else check for check in found.checks)
+    assert guards_in_words(replace(found, checks=broken)) == "length_ratio_max failed"

@@ -171,6 +171,26 @@ def test_a_recipe_that_is_none_names_those_that_are(recipe):
             call()
 
 
+HALF = "\ud800"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"name": HALF}, {"model": {"source": f"a{HALF}"}}, {HALF: 1}, {"data": {HALF: {}}}, {"promotion": {"guards": [HALF]}}],
+)
+def test_half_a_character_is_refused_by_its_field_in_text_that_can_be_printed(values):
+    for call in (lambda: resolve("tiny", values), lambda: resolve_study("tiny", values, {})):
+        with pytest.raises(ConfigError, match="must be text without half characters") as caught:
+            call()
+        assert str(caught.value).encode()
+
+
+@pytest.mark.parametrize("knobs", [{"arms": [HALF]}, {"sets": [HALF]}, {"rates": {HALF: [1e-3]}}, {"name": HALF}])
+def test_half_a_character_in_a_study_is_refused_by_its_field(knobs):
+    with pytest.raises(ConfigError, match=f"{next(iter(knobs))}.*must be text without half|which must be text without half"):
+        resolve_study("tiny", {}, knobs)
+
+
 def test_pretraining_that_breaks_a_rule_is_refused_as_such():
     own = {"model": {"source": "some/model"}, "promotion": {"mode": "manual"}, "teacher": {"context": "concise"}}
     unlabelled = own | {"data": {"source": "rows.jsonl", "columns": {"answer": ""}}}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from opsd_core.judgement.budget import Decision, Wear, next_decision, on_these_items, set_share, wear
+from opsd_core.judgement.budget import Decision, Wear, next_decision, on_these_items, set_share, starts_at, wear
 from opsd_core.judgement.words import ledger_table
 
 ALPHA = 0.05
@@ -82,6 +82,17 @@ def test_sets_that_share_items_are_one():
 def test_a_decision_under_way_counts_as_a_refusal():
     opened = next_decision([], "c", 0, ("a", "b"), ALPHA)
     assert opened.promote is None and wear([opened]) == Wear(1, 0)
+
+
+def test_a_campaign_starts_where_the_items_in_use_do_or_at_unseen_ones_and_always_has_enough():
+    ids = [f"{place:02d}" for place in range(25)]
+    assert starts_at([], ids, 10, refresh=True) == "" and starts_at(lived(True, items=("00", "09")), [], 10, refresh=True) == ""
+    refused, promoted = lived(False, items=("05", "14")), lived(True, items=("05", "14"))
+    assert starts_at(refused, ids, 10, refresh=True) == "05" == starts_at(promoted, ids, 10, refresh=False)
+    assert starts_at(promoted, ids, 10, refresh=True) == "15"
+    assert starts_at(promoted, ids, 11, refresh=True) == "05", "ten are unseen"
+    assert starts_at(lived(False, items=("20", "24")), ids, 10, refresh=True) == "15", "five are not enough"
+    assert starts_at(lived(False, items=("05", "14")), ids[:8], 10, refresh=True) == "00", "the data shrank"
 
 
 def test_the_ledger_says_what_was_decided_and_what_comes_next():

@@ -4,7 +4,8 @@ import pytest
 
 from opsd_core.config import resolve
 from opsd_core.judgement.gate import level
-from opsd_core.judgement.power import CHURN, CHURNS, fixed_power, gate_in_words, gate_power
+from opsd_core.judgement.power import CHURN, CHURNS, gate_in_words, gate_power
+from opsd_core.judgement.statistics import mcnemar_power
 
 SEQUENTIAL = {"promotion": {"test": "sequential"}, "evaluation": {"block": 25}}
 
@@ -18,7 +19,7 @@ def test_the_fixed_tests_smallest_gain_is_exact_at_the_decisions_level():
     found = power_of("tiny")
     assert found.level == pytest.approx(0.05 / 6) and list(found.gains) == list(CHURNS) and found.mean_items == (250, 250)
     for churn, gain in found.gains.items():
-        assert fixed_power(250, gain, churn / 2, found.level) >= 0.8 > fixed_power(250, gain - 0.001, churn / 2, found.level)
+        assert mcnemar_power(250, gain, churn / 2, found.level) >= 0.8 > mcnemar_power(250, gain - 0.001, churn / 2, found.level)
     assert power_of("tiny", {"promotion": {"alpha_per": "iteration"}}).gains[CHURN] < found.gains[CHURN]
 
 

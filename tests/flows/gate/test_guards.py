@@ -34,6 +34,7 @@ def evaluations_kept():
 
 def test_a_candidate_that_learns_the_task_and_forgets_another_is_refused_by_name_of_the_guard(stack, tiny_model):
     supervised = {"rollout": {"on_policy_fraction": 0.0}, "distillation": {"divergence": "cross_entropy"}}
+    supervised |= {"promotion": {"guards": [COPYING], "alpha_per": "model"}}
     text = campaign("forgets", tiny_model, [COPYING], num_prompts=1600, num_steps=100, learning_rate=2e-3, overrides=supervised)
     version = tracker().aliased("forgets", "candidate")
     before, after = (float(x) for x in version.tags["gate.numbers"].split(" (")[0].removeprefix("accuracy ").split(" -> "))
@@ -41,6 +42,8 @@ def test_a_candidate_that_learns_the_task_and_forgets_another_is_refused_by_name
     assert version.tags["opsd.gate"] == "refused" and tracker().version_by_alias("forgets", "champion") == 1
     assert version.tags["gate.reason"].startswith("Guard tiny_copying against champion (version 1) is violated: 100.0 →")
     assert "guards: tiny_copying violated (drop +" in text and "Guards: tiny_copying violated" in version.description
+    (decision,) = tracker().decisions("forgets")
+    assert decision.promote is True, "the held-out items have said it, and are worn for it, whatever a guard says"
     metrics = mlflow.MlflowClient().get_run(version.run_id).data.metrics
     assert metrics["guard/tiny_copying/drop_low"] > 0.5 and metrics["guard/tiny_copying/before"] == 1.0
     # The first version stays for the comparisons to come, and so do the answers that a version was judged by.

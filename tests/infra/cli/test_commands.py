@@ -137,7 +137,8 @@ def test_what_is_refused_is_refused_before_any_server_is_asked(arguments, messag
 def test_an_address_that_is_none_is_refused_by_its_variable(address, capsys, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", address)
     assert run(["logs"]) == 1
-    assert capsys.readouterr().err.startswith("opsd: PREFECT_API_URL")
+    said = capsys.readouterr().err
+    assert said.startswith(f"opsd: PREFECT_API_URL={address!r} is no address. Write http://host:port") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
