@@ -32,7 +32,7 @@ CORE = FLOWS | SERVERS
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import flows.iterate, flows.pretrain, flows.replay", FLOWS),
+        ("import flows.iterate, flows.pretrain, flows.replay", FLOWS | STORES),
         ("import flows.study", FLOWS),
         ("import flows.promote, flows.gc", FLOWS),
         ("import opsd, opsd_core\ndir(opsd), dir(opsd_core)", CORE),
