@@ -36,32 +36,32 @@ if TYPE_CHECKING:
     from tasks.study.report import report_study
     from tasks.upkeep.deletion import delete_unneeded, plan_retention
 
-__getattr__, __dir__, __all__ = door(
-    __name__,
-    {
-        "tasks.answers.stage": ("write_answers",),
-        "tasks.champion.approval": ("Approval", "carry_out_answer", "show_verdict"),
-        "tasks.champion.moves": ("promote_version", "roll_back"),
-        "tasks.guards.anchor": ("set_anchor",),
-        "tasks.guards.items": ("prepare_guards",),
-        "tasks.guards.measure": ("answer_guards",),
-        "tasks.stages.blocks": ("measure_both",),
-        "tasks.stages.decide": ("decide", "register"),
-        "tasks.stages.distil": ("distil_candidate",),
-        "tasks.stages.dry_run": ("try_campaign",),
-        "tasks.stages.grade": ("grade", "probe_teacher"),
-        "tasks.stages.peers": ("meet_peers",),
-        "tasks.stages.prepare": ("preflight", "prepare_data", "prepare_model", "prepare_teachers", "start_campaign"),
-        "tasks.stages.prompts": ("advance_curriculum", "choose_prompts"),
-        "tasks.stages.rehearse": ("rehearse",),
-        "tasks.stages.report": ("close_campaign", "open_iteration", "report_iteration"),
-        "tasks.stages.rollout": ("rollout",),
-        "tasks.stages.score": ("score_shard",),
-        "tasks.stages.watch": ("recover", "watch"),
-        "tasks.stages.weights": ("warm_start",),
-        "tasks.study.arm": ("train_arm",),
-        "tasks.study.open": ("measure_arm", "open_study"),
-        "tasks.study.report": ("report_study",),
-        "tasks.upkeep.deletion": ("delete_unneeded", "plan_retention"),
-    },
-)
+MODULES = {
+    "tasks.answers.stage": ("write_answers",),
+    "tasks.champion.approval": ("Approval", "carry_out_answer", "show_verdict"),
+    "tasks.champion.moves": ("promote_version", "roll_back"),
+    "tasks.guards.anchor": ("set_anchor",),
+    "tasks.guards.items": ("prepare_guards",),
+    "tasks.guards.measure": ("answer_guards",),
+    "tasks.stages.blocks": ("measure_both",),
+    "tasks.stages.decide": ("decide", "register"),
+    "tasks.stages.distil": ("distil_candidate",),
+    "tasks.stages.dry_run": ("try_campaign",),
+    "tasks.stages.grade": ("grade", "probe_teacher"),
+    "tasks.stages.peers": ("meet_peers",),
+    "tasks.stages.prepare": ("preflight", "prepare_data", "prepare_model", "prepare_teachers", "start_campaign"),
+    "tasks.stages.prompts": ("advance_curriculum", "choose_prompts"),
+    "tasks.stages.rehearse": ("rehearse",),
+    "tasks.stages.report": ("close_campaign", "open_iteration", "report_iteration"),
+    "tasks.stages.rollout": ("rollout",),
+    "tasks.stages.score": ("score_shard",),
+    "tasks.stages.watch": ("recover", "watch"),
+    "tasks.stages.weights": ("warm_start",),
+    "tasks.study.arm": ("train_arm",),
+    "tasks.study.open": ("measure_arm", "open_study"),
+    "tasks.study.report": ("report_study",),
+    "tasks.upkeep.deletion": ("delete_unneeded", "plan_retention"),
+}
+"""Module -> the names of it that flows use."""
+
+__getattr__, __dir__, __all__ = door(__name__, MODULES)

@@ -1,9 +1,12 @@
 """pytest tests/test_imports.py — what a fresh process has loaded after an import or a command: counts of work, not of time."""
 
+import ast
 import json
 import os
+import pickle
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,8 @@ MODELS = {"torch", "transformers", "peft", "tokenizers", "safetensors", "hugging
 TABLES = {"pandas", "datasets", "matplotlib", "scipy", "sympy", "pyarrow", "numpy"}
 GRADERS = {"reasoning_gym", "math_verify", "antlr4"}
 TRACKERS = {"mlflow"}
-SERVERS = {"prefect", "boto3", "botocore", "fastapi", "uvicorn"}
+STORES = {"boto3", "botocore"}
+SERVERS = {"prefect", "fastapi", "uvicorn"} | STORES
 
 
 def packages_after(code):
@@ -25,14 +29,14 @@ def packages_after(code):
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-FLOWS = MODELS | TABLES | GRADERS | TRACKERS
+FLOWS = MODELS | TABLES | GRADERS | TRACKERS | STORES
 CORE = FLOWS | SERVERS
 
 
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import flows.iterate, flows.pretrain, flows.replay", FLOWS | STORES),
+        ("import flows.iterate, flows.pretrain, flows.replay", FLOWS),
         ("import flows.study", FLOWS),
         ("import flows.promote, flows.gc", FLOWS),
         ("import opsd, opsd_core\ndir(opsd), dir(opsd_core)", CORE),
@@ -46,4 +50,25 @@ CORE = FLOWS | SERVERS
     ],
 )
 def test_a_fresh_process_loads_only_what_it_uses(code, absent):
-    assert not absent & packages_after(code)
+    assert sorted(absent & packages_after(code)) == []
+
+
+@pytest.mark.parametrize("name", ["flows.stages", "opsd_core.data"])
+def test_what_type_checkers_and_contracts_read_is_what_a_door_hands_out(name):
+    module = import_module(name)
+    blocks = [node for node in ast.parse(Path(module.__file__).read_text()).body if isinstance(node, ast.If)]
+    written = {alias.name: node.module for block in blocks for node in block.body for alias in node.names}
+    assert sorted(written) == module.__all__ == dir(module)
+    for handed_out, home in written.items():
+        assert getattr(module, handed_out) is getattr(import_module(home), handed_out)
+    with pytest.raises(AttributeError, match=f"{name}.*nothing_like_it.*{module.__all__[0]}"):
+        module.nothing_like_it  # noqa: B018
+
+
+def test_every_name_of_the_public_doors_exists_and_survives_a_pickle():
+    for module in (import_module("opsd_core"), import_module("opsd")):
+        for name in dir(module):
+            found = getattr(module, name)
+            assert name == "client" or pickle.loads(pickle.dumps(found)) is found
+    with pytest.raises(ImportError):
+        exec("from opsd_core import nothing_like_it")
