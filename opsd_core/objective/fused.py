@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.likelihood import likelihood_strip
 from opsd_core.objective.plain import working_dtype
+from opsd_core.objective.stops import Stops, StudentEnds, merge_logits
 from opsd_core.objective.strips import StripResult, Tiles, bucketed_strip, dense_strip
 from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, SampledTokens, TopKTargets
 
@@ -61,6 +62,7 @@ class _Call:
     config: DistillationConfig
     tiles: Tiles
     wanted: _Wanted
+    stops: Stops | None
 
 
 def fused_loss(
@@ -71,6 +73,7 @@ def fused_loss(
     weights_N: Tensor,
     config: DistillationConfig,
     tiles: Tiles | None = None,
+    stops: Stops | None = None,
 ) -> ObjectiveResult:
     """The objective of `distillation_loss` holding at most `tiles.rows` rows of logits per side.
 
@@ -83,7 +86,7 @@ def fused_loss(
         targets = HiddenTargets(*targets.head.unscaled(targets.hidden_NH), targets.temperature)
     leaves = (student_hidden_NH, head.weight_VH, head.bias_V)
     wanted = _Wanted(*(torch.is_grad_enabled() and leaf is not None and leaf.requires_grad for leaf in leaves))
-    call = _Call(head.softcap, targets, token_ids_N, weights_N, config, tiles, wanted)
+    call = _Call(head.softcap, targets, token_ids_N, weights_N, config, tiles, wanted, stops)
     loss_sum, *columns = _FusedLoss.apply(*leaves, call)
     return ObjectiveResult(loss_sum, *columns)
 
@@ -206,18 +209,25 @@ def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> S
         )
     bucketed = teacher_RV is None or call.config.top_k_of != "full" or call.config.kind.sampled_only
     strip = bucketed_strip if bucketed else dense_strip
+    token_ids_R, ends = call.token_ids_N[rows], {}
+    if call.stops:
+        ends["ends"] = merged = StudentEnds.merge(strips[0], call.stops, token_ids_R)
+        token_ids_R = merged.event_ids_R
+        if isinstance(targets, HiddenTargets):
+            merge_logits(strips[1], call.stops.members[0], call.stops)
     if isinstance(targets, SampledTokens):
         advantages_N = targets.advantages_N
         strip, targets = likelihood_strip, SampledTokens(None if advantages_N is None else advantages_N[rows])
     return strip(
         strips[0],
         targets if teacher_RV is None else teacher_RV,
-        call.token_ids_N[rows],
+        token_ids_R,
         call.weights_N[rows].to(strips[0].dtype),
         call.config,
         call.softcap,
         call.tiles,
         gradients,
+        **ends,
     )
 
 
