@@ -160,8 +160,8 @@ def _check_stops(targets: Targets, stops: Stops | None) -> None:
         has = f"the end tokens {sorted(set(found) - {-1})} merged" if found else "no end tokens merged"
         needs = f"{list(stops.union)} as one stop event" if stops else "every token by itself"
         raise DataError(
-            f"These recorded targets have {has}, and the objective compares {needs} (distillation.merge_stop). They were recorded "
-            "for other settings or by an earlier version: record them again with the same setting, or set "
+            f"These recorded targets have {has}, and the objective compares {needs} (distillation.merge_stop). They were made "
+            "with other settings or by an earlier version: record them again with the same setting, or set "
             f"distillation.merge_stop={'off' if stops else 'auto'}."
         )
 

@@ -212,7 +212,7 @@ def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> S
     token_ids_R, ends = call.token_ids_N[rows], {}
     if call.stops:
         ends["ends"] = merged = StudentEnds.merge(strips[0], call.stops, token_ids_R)
-        token_ids_R = merged.event_ids_R
+        token_ids_R = merged.event_ids()
         if isinstance(targets, HiddenTargets):
             merge_logits(strips[1], call.stops.members[0], call.stops)
     if isinstance(targets, SampledTokens):

