@@ -10,6 +10,7 @@ from typing import Protocol
 
 from opsd_core.config import DistillationConfig
 from opsd_core.models.policy import Policy
+from opsd_core.models.tokenizers import known_ids
 from opsd_core.objective.stops import Stops
 
 
@@ -21,12 +22,7 @@ class HasPolicies(Protocol):
 
 def ends_of(policy: Policy) -> tuple[int, ...]:
     """Its end tokens (tokenizer, generation config and chat template) that its tokenizer knows: no other is ever written."""
-    return known_ends(policy.tokenizer, policy.eos_ids)
-
-
-def known_ends(tokenizer: object, ids: Sequence[int]) -> tuple[int, ...]:
-    """Those ids for which the tokenizer has a token."""
-    return tuple(token for token in ids if tokenizer.convert_ids_to_tokens(token) is not None)
+    return known_ids(policy.tokenizer, policy.eos_ids)
 
 
 def stops_between(
@@ -41,3 +37,19 @@ def stops_of(student: Policy, teacher: HasPolicies, config: DistillationConfig) 
     if not teacher.policies:
         return None
     return stops_between(ends_of(student), [ends_of(policy) for policy in teacher.policies], config)
+
+
+def ends_in_words(student: Policy, other: Policy, name: str, merge_stop: str) -> str:
+    """What a log says where `other` (called `name`) ends its completions with other tokens than the policy; else empty."""
+    own, others = ends_of(student), ends_of(other)
+    if own == others:
+        return ""
+    named = [", ".join(f"{token} {policy.tokenizer.convert_ids_to_tokens(token)!r}" for token in ends) for policy, ends in
+             ((other, others), (student, own))]  # fmt: skip
+    differ = f"{name} ends its completions with {named[0]}, the policy with {named[1]}"
+    if merge_stop == "off":
+        return (
+            f"{differ}, and distillation.merge_stop=off compares each token by itself: the policy unlearns its own stop, its "
+            "completions grow until they are cut. Set distillation.merge_stop=auto unless that is what you study."
+        )
+    return f"{differ}: they are compared as one stop event (distillation.merge_stop=auto)."

@@ -30,6 +30,7 @@ from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.prompts.limits import check_context, check_items
 from opsd_core.records.examples import write_examples
+from opsd_core.teacher.ends import ends_in_words
 from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.champion.ledger import ITEMS_FROM, items_from, upcoming
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
@@ -111,8 +112,12 @@ def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
 
 
 def check_teacher(config: CampaignConfig, initial: PolicyRef, teacher: PolicyRef, name: str) -> None:
-    """ModelError when a teacher has another vocabulary than the policy."""
-    check_same_vocabulary(shared_policy(initial, config.model), shared_policy(teacher, config.model), name)
+    """ModelError when a teacher has another vocabulary than the policy; other end tokens are said in the log."""
+    policy, other = shared_policy(initial, config.model), shared_policy(teacher, config.model)
+    check_same_vocabulary(policy, other, name)
+    merge_stop = config.distillation.merge_stop
+    if said := ends_in_words(policy, other, name, merge_stop):
+        get_run_logger().log(logging.WARNING if merge_stop == "off" else logging.INFO, said)
 
 
 @task(name="prepare-data", **STAGE)
