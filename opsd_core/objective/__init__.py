@@ -1,6 +1,7 @@
 """The distillation objective: from hidden states and an output head to a loss and what to log.
 
-Reading order: types, divergences, bounds, supports, stops, plain, likelihood, fused. docs/objective.md has the equations.
+Reading order: types, divergences, bounds, supports, stops, merging, plain, likelihood, fused.
+docs/objective.md has the equations.
 
 N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
 """
@@ -44,7 +45,6 @@ def distillation_loss(
     token_ids_N: Tensor,
     weights_N: Tensor,
     config: DistillationConfig,
-    stops: Stops | None = None,
 ) -> ObjectiveResult:
     """How far the student is from the teacher, summed over tokens, with gradients to student hidden states and head.
 
@@ -53,19 +53,16 @@ def distillation_loss(
         loss_sum = sum_n weights_n * bound(D(s_n, t_n))
                  = sum_n weights_n * -A_n s_n(y_n)                             without a teacher (`SampledTokens`)
 
-    `stops`: the tokens that end each side are one event on both (`opsd_core.objective.stops`); None = every token for itself.
+    With `targets.stops` the tokens that end each side are one event on both (`opsd_core.objective.stops`).
 
     Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is not part of that
     sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
     they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input), also inside
     an autocast region.
 
-    Raises DataError when shapes disagree, when sampled_token gets recorded targets without sampled_logprob_N, or when the end
-    tokens that stored targets were merged with are not those of `stops`.
+    Raises DataError when shapes disagree, or when sampled_token gets recorded targets without sampled_logprob_N.
     """
     _check(student_hidden_NH, head, targets, token_ids_N, weights_N, config)
-    _check_stops(targets, stops)
-    beside = {} if isinstance(targets, SampledTokens) else {"stops": stops}
     rows_R = weights_N.nonzero()[:, 0]
     if len(rows_R) == 0:
         return _nothing(student_hidden_NH, head, targets)
@@ -77,7 +74,7 @@ def distillation_loss(
         targets = _select(targets, rows_R)
         rows = (student_hidden_NH[rows_R], head, targets, token_ids_N[rows_R], weights_N[rows_R])
     with torch.autocast(student_hidden_NH.device.type, enabled=False):
-        result = loss(*rows, config, **beside)
+        result = loss(*rows, config)
     return result if everything else _expand(result, rows_R, len(weights_N))
 
 
@@ -149,20 +146,6 @@ def _check(
         raise DataError(
             f"student_hidden_NH has {size} rows but {wrong}: one row per completion token on every side. Check that "
             "student and teacher positions are cut at the same completion."
-        )
-
-
-def _check_stops(targets: Targets, stops: Stops | None) -> None:
-    if isinstance(targets, SampledTokens | HiddenTargets):
-        return
-    found, wanted = targets.stop_layout, stops.layout if stops else ()
-    if found != wanted:
-        has = f"the end tokens {sorted(set(found) - {-1})} merged" if found else "no end tokens merged"
-        needs = f"{list(stops.union)} as one stop event" if stops else "every token by itself"
-        raise DataError(
-            f"These recorded targets have {has}, and the objective compares {needs} (distillation.merge_stop). They were made "
-            "with other settings or by an earlier version: record them again with the same setting, or set "
-            f"distillation.merge_stop={'off' if stops else 'auto'}."
         )
 
 

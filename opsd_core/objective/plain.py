@@ -12,7 +12,7 @@ from torch.nn import functional
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
-from opsd_core.objective.stops import Stops, merged
+from opsd_core.objective.merging import merged
 from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
 from opsd_core.objective.types import LOG_ZERO, FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
@@ -61,12 +61,9 @@ def _student_buckets(student_NV: Tensor, ids_NK: Tensor, repeated_NK: Tensor | N
 
 
 def _compare_online(
-    student_NV: Tensor,
-    targets: HiddenTargets | FullTargets,
-    token_ids_N: Tensor,
-    config: DistillationConfig,
-    stops: Stops | None,
+    student_NV: Tensor, targets: HiddenTargets | FullTargets, token_ids_N: Tensor, config: DistillationConfig
 ) -> Compared:
+    stops = targets.stops
     with torch.no_grad():
         if isinstance(targets, FullTargets):
             teacher_NV = targets.logprobs_NV.clamp(min=LOG_ZERO)
@@ -94,18 +91,17 @@ def plain_loss(
     token_ids_N: Tensor,
     weights_N: Tensor,
     config: DistillationConfig,
-    stops: Stops | None = None,
 ) -> ObjectiveResult:
     """The objective of `distillation_loss` with student logits (and online: teacher logits) [N, V] in memory."""
     student_NV = project(student_hidden_NH, head, config.temperature)
     logprobs_N, event_logprobs_N = student_NV.detach().gather(-1, token_ids_N[:, None])[:, 0], None
-    if stops:
+    if stops := targets.stops:
         student_NV, token_ids_N = merged(student_NV, stops.student, stops), stops.event_ids(token_ids_N)
         event_logprobs_N = student_NV.detach().gather(-1, token_ids_N[:, None])[:, 0]
     if isinstance(targets, TopKTargets):
         compared = _compare_recorded(student_NV, targets, token_ids_N, config.kind.sampled_only)
     else:
-        compared = _compare_online(student_NV, targets, token_ids_N, config, stops)
+        compared = _compare_online(student_NV, targets, token_ids_N, config)
     terms_NE, bounded = bounded_entries(
         configured(config, compared.teacher_entropy_N),
         compared.student_logprobs_NE,

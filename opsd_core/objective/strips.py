@@ -7,7 +7,7 @@ With slopes d_v = dl_v / ds_v and C = sum_v d_v the gradient of a token's diverg
     outside the kept ones    g_v = Q_v (d_tail - S_tail C),   Q_v = S_v / S_tail
 
 then times weight, bound factor, 1 / temperature and the derivative of the soft cap. Where end tokens are merged
-(`opsd_core.objective.stops`) their columns hold events, whose gradient is found before the cap's derivative and then shared out.
+(`opsd_core.objective.merging`) their columns hold events, whose gradient is shared out before the cap's derivative.
 
 R = tokens of the strip, V = vocabulary, W = width of a tile, K = kept entries, E = compared entries
 """
@@ -22,8 +22,8 @@ from torch import Tensor
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
+from opsd_core.objective.merging import StudentEnds, floor_leftover
 from opsd_core.objective.plain import entropy
-from opsd_core.objective.stops import StudentEnds, floor_leftover
 from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries
 from opsd_core.objective.types import LOG_ZERO, TAIL_FLOOR, TopKTargets
 
@@ -95,9 +95,8 @@ def dense_strip(
             events_RE = teacher_RV[:, ends.stops.events] - student_RV[:, ends.stops.events].exp() * slope_sum_R[:, None]
         for columns in tiles.of(student_RV.shape[1]):
             student_RW = student_RV[:, columns]
-            slopes_RW = teacher_RV[:, columns]
             cap_RW = cap_derivative(student_RW + student_normaliser_R[:, None], config, softcap) if softcap else None
-            student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(slopes_RW, factor_R[:, None])
+            student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(teacher_RV[:, columns], factor_R[:, None])
             if cap_RW is not None:
                 student_RW *= cap_RW
         if ends:
@@ -133,12 +132,8 @@ def bucketed_strip(
     tail_R = _logsumexp(student_RV, tiles).clamp(min=EMPTY_TAIL)
     normaliser_R = torch.logaddexp(tail_R, torch.logsumexp(kept_logits_RK, dim=1))
     kept_logprobs_RK = (kept_logits_RK - normaliser_R[:, None]).clamp(min=LOG_ZERO)
-    floored_RK = None
-    if ends and ends.stops.leftover >= 0:
-        leftover_RK = kept.ids_NK == ends.stops.leftover
-        if kept.repeated_NK is not None:
-            leftover_RK &= ~kept.repeated_NK
-        floored_RK = leftover_RK & (kept_logprobs_RK < TAIL_FLOOR)
+    floored_RK = None if ends is None else _floored(kept, kept_logprobs_RK, ends)
+    if floored_RK is not None:
         kept_logprobs_RK = kept_logprobs_RK.masked_fill(floored_RK, TAIL_FLOOR)
     tail_logprob_R = tail_R - normaliser_R
     student_RE = kept_logprobs_RK if sampled else bucket(kept_logprobs_RK, tail_logprob_R)
@@ -168,6 +163,14 @@ def bucketed_strip(
     divergence_R = terms_RE.sum(dim=1)
     result = StripResult(divergence_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
     return _of_tokens(result, ends, token_logits_R)
+
+
+def _floored(kept: Kept, kept_logprobs_RK: Tensor, ends: StudentEnds) -> Tensor | None:
+    """Where the student's leftover is below the floor; None without a leftover."""
+    if ends.stops.leftover < 0:
+        return None
+    floored_RK = (kept.ids_NK == ends.stops.leftover) & (kept_logprobs_RK < TAIL_FLOOR)
+    return floored_RK if kept.repeated_NK is None else floored_RK & ~kept.repeated_NK
 
 
 def _event_gradients(kept: Kept, kept_RK: Tensor, outside_RE: Tensor, ends: StudentEnds) -> Tensor:

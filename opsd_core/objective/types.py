@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from opsd_core.objective.stops import Stops
+
 LOG_ZERO = -1e30
 """log 0 for arithmetic: exp gives exactly 0, and differences stay finite (-inf - -inf is nan)."""
 TAIL_FLOOR = math.log(1e-10)
@@ -59,8 +61,8 @@ class TopKTargets:
     """float32, log of the mass outside the K entries; -inf when they hold everything."""
     sampled_logprob_N: Tensor | None = None
     """float32, of the sampled token (of its event, where end tokens are merged); divergence=sampled_token needs it."""
-    stop_layout: tuple[int, ...] = ()
-    """`Stops.layout` of the end tokens that were merged before the entries were chosen; empty = none were."""
+    stops: Stops | None = None
+    """The end tokens that were merged before the entries were chosen, and are in the student; None = none."""
 
 
 @dataclass
@@ -71,6 +73,8 @@ class HiddenTargets:
     head: Head
     temperature: float = 1.0
     """The teacher's own temperature; its logits are divided by it and by the loss temperature."""
+    stops: Stops | None = None
+    """The end tokens that are one event on both sides; None = every token for itself."""
 
 
 @dataclass
@@ -79,8 +83,8 @@ class FullTargets:
 
     logprobs_NV: Tensor
     """float32, nats, normalised, at the teacher's temperature and the loss temperature; LOG_ZERO instead of -inf."""
-    stop_layout: tuple[int, ...] = ()
-    """`Stops.layout` of the end tokens that were merged, in each model before the mixture; empty = none were."""
+    stops: Stops | None = None
+    """The end tokens that were merged, in each model before the mixture, and are in the student; None = none."""
 
 
 @dataclass

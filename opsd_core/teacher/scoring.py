@@ -15,8 +15,9 @@ import torch
 from opsd_core.config import CampaignConfig
 from opsd_core.errors import DataError
 from opsd_core.models.forward import completion_hidden, microbatches
+from opsd_core.objective.merging import merged
 from opsd_core.objective.plain import project
-from opsd_core.objective.stops import Stops, merged
+from opsd_core.objective.stops import Stops
 from opsd_core.objective.supports import largest
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
 from opsd_core.records.rollouts import Rollout
@@ -131,8 +132,8 @@ def online_targets(
     if len(members_NH) == 1 and not transform.truncates:
         with teacher.scoring():  # an adapter on the head is off there too
             head = teacher.policy.head
-        return HiddenTargets(members_NH[0], head, transform.temperature / loss_temperature)
-    return FullTargets(teacher_logprobs(teacher, members_NH, transform, stops), stops.layout if stops else ())
+        return HiddenTargets(members_NH[0], head, transform.temperature / loss_temperature, stops)
+    return FullTargets(teacher_logprobs(teacher, members_NH, transform, stops), stops)
 
 
 def teacher_logprobs(
@@ -182,18 +183,22 @@ def _keep_top_k(
     return tuple(column.cpu().numpy() for column in columns)
 
 
-def stack_targets(targets: Sequence[Target], device: torch.device) -> TopKTargets:
+def stack_targets(targets: Sequence[Target], device: torch.device, stops: Stops | None = None) -> TopKTargets:
     """Concatenate along positions: (N, K) ids and log-probabilities, (N,) tails.
 
-    DataError unless all merge the same end tokens.
+    DataError unless exactly the end tokens of `stops` are merged in each of them.
     """
-    if len(layouts := {target.stop_layout for target in targets}) > 1:
+    wanted = stops.layout if stops else ()
+    for found in sorted({target.stop_layout for target in targets} - {wanted}):
+        has = f"the end tokens {sorted(set(found) - {-1})} merged" if found else "no end tokens merged"
+        needs = f"{list(stops.union)} as one stop event" if stops else "every token by itself"
         raise DataError(
-            f"recorded targets with different end tokens merged meet in one step: {sorted(layouts)}. They were recorded for "
-            "different settings; record all of an iteration's targets with one setting of distillation.merge_stop."
+            f"Recorded targets have {has}, and the objective compares {needs} (distillation.merge_stop). They were made "
+            "with other settings or by an earlier version: record them again with the same setting, or set "
+            f"distillation.merge_stop={'off' if stops else 'auto'}."
         )
     ids_NK = torch.from_numpy(np.concatenate([t.topk_ids_TK for t in targets]).astype(np.int64))
     logprobs_NK = torch.from_numpy(np.concatenate([t.topk_logprobs_TK for t in targets]))
     tail_N = torch.from_numpy(np.concatenate([t.tail_logprob_T for t in targets]))
     sampled_N = torch.from_numpy(np.concatenate([t.sampled_logprob_T for t in targets]))
-    return TopKTargets(ids_NK.to(device), logprobs_NK.to(device), tail_N.to(device), sampled_N.to(device), *layouts)
+    return TopKTargets(ids_NK.to(device), logprobs_NK.to(device), tail_N.to(device), sampled_N.to(device), stops)

@@ -228,7 +228,7 @@ def _score(
         weights_N = weights_N * importance_ratio(logprobs_N, old_logprobs_N, config.token_weights.importance_clip)
     stops = stops_of(student, teacher, config.distillation)
     targets = _targets(teacher, batch, config, student.device, stops)
-    result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation, stops)
+    result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
     if logprobs_N is None and temperature == config.distillation.temperature:
         logprobs_N = result.logprobs_N
     stopped_N = torch.isin(tokens_N, torch.tensor(ends_of(student), device=student.device))
@@ -250,7 +250,7 @@ def _targets(
         advantages = batch[0].advantages_T is not None
         return SampledTokens(_column(batch, "advantages_T").to(device) if advantages else None)
     if config.distillation.records_targets:
-        return stack_targets([item.target for item in batch], device)
+        return stack_targets([item.target for item in batch], device, stops)
     prompts, completions = [item.teacher_prompt_ids for item in batch], [item.completion_ids for item in batch]
     with torch.no_grad(), _autocast(teacher.policy.device, config):
         members_NH = members_hidden(teacher, prompts, completions)

@@ -87,8 +87,7 @@ def recorded(case: dict, temperature: float, stops=None) -> TopKTargets:
     ids = torch.tensor([chosen(row, case["top_k"], stops) for row in T])
     tail = T.scatter(1, ids, 0.0).sum(-1)
     sampled = T.gather(1, torch.tensor([[column_of(int(i), stops)] for i in case["ids"]]))[:, 0]
-    layout = stops.layout if stops else ()
-    return TopKTargets(ids, T.gather(1, ids).log().float(), tail.log().float(), sampled.log().float(), layout)
+    return TopKTargets(ids, T.gather(1, ids).log().float(), tail.log().float(), sampled.log().float(), stops)
 
 
 def kl(P: Tensor, Q: Tensor) -> Tensor:
@@ -116,11 +115,11 @@ def entries(S: Tensor, row: int, case: dict, targets, config) -> tuple[Tensor, T
     """Student and teacher mass on the compared entries, teacher entropy, teacher probability of the sampled token."""
     floor = 1e-10
     if isinstance(targets, TopKTargets):
-        keep, stops = targets.ids_NK[row], case.get("stops")
+        keep, stops = targets.ids_NK[row], targets.stops
         T = torch.cat([targets.logprobs_NK[row].double().exp(), targets.tail_logprob_N[row].double().exp()[None]])
         entropy, sampled = -torch.special.xlogy(T, T).sum(), targets.sampled_logprob_N[row].double().exp()
     else:
-        stops = case.get("stops")
+        stops = targets.stops
         full = probabilities(targets.hidden_NH[row], targets.head, targets.temperature * config.temperature)
         full = joined(full[None], stops.members[0], stops)[0] if stops else full
         entropy, sampled = -torch.special.xlogy(full, full).sum(), full[column_of(int(case["ids"][row]), stops)]
@@ -141,7 +140,7 @@ def oracle(case: dict, targets, config) -> dict:
     weight = case["head"].weight_VH.double().requires_grad_()
     bias = None if case["head"].bias_V is None else case["head"].bias_V.double().requires_grad_()
     S_all = probabilities(hidden, case["head"]._replace(weight_VH=weight, bias_V=bias), config.temperature)
-    unmerged, stops = S_all.detach(), case.get("stops")
+    unmerged, stops = S_all.detach(), targets.stops
     S_all = joined(S_all, stops.student, stops) if stops else S_all
     loss, columns = torch.zeros((), dtype=torch.float64), []
     tau = config.bound_threshold

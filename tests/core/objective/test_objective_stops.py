@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from opsd_core.config.method import DistillationConfig
-from opsd_core.errors import DataError
 from opsd_core.objective import FullTargets, Head, HiddenTargets, Stops, distillation_loss
 from opsd_core.objective.fused import fused_loss
+from opsd_core.objective.merging import merged
 from opsd_core.objective.plain import plain_loss, project
-from opsd_core.objective.stops import merged
 from opsd_core.objective.strips import Tiles
 from tests.core.objective.test_objective_oracle import CHOICES, SUPPORTS, config_for
 from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
@@ -35,7 +34,9 @@ def ending(sets, **settings) -> dict:
 
 
 def targets_for(case, config):
-    return case["online"] if config.targets == "online" else recorded(case, config.temperature, case["stops"])
+    if config.targets == "recorded":
+        return recorded(case, config.temperature, case["stops"])
+    return replace(case["online"], stops=case["stops"])
 
 
 def assert_matches_oracle(case, config, paths=PATHS):
@@ -46,7 +47,7 @@ def assert_matches_oracle(case, config, paths=PATHS):
         options = {"tiles": SMALL} if path is fused_loss else {}
         rows, of = (counted, _counted(case, counted)) if path is not distillation_loss else (slice(None), case)
         found = targets if path is distillation_loss else targets_for(of, config)
-        result, grads = evaluate(path, of, found, config, stops=case["stops"], **options)
+        result, grads = evaluate(path, of, found, config, **options)
         torch.testing.assert_close(result.loss_sum.double(), expected["loss"], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(columns(result), expected["columns"][:, rows], atol=1e-5, rtol=1e-5)
         for index, (grad, reference) in enumerate(zip(grads, expected["grads"], strict=True)):
@@ -93,12 +94,12 @@ def probability_of_stopping(stops, path, divergence, steps=60) -> list[float]:
     """S(7) at each step of gradient descent on one position, where the teacher ends with 9 and the student with 7."""
     student = logits(t7=3.0).requires_grad_()
     identity = torch.eye(12, dtype=torch.float64)
-    teacher = HiddenTargets(logits(t7=-8.0, t9=4.0), Head(identity))
+    teacher = HiddenTargets(logits(t7=-8.0, t9=4.0), Head(identity), stops=stops)
     config = DistillationConfig(targets="online", divergence=divergence, bound="none")
     seen = []
     for _ in range(steps):
         seen.append(float(student.detach().softmax(-1)[0, 7]))
-        loss = path(student, Head(identity), teacher, torch.tensor([7]), torch.ones(1), config, stops=stops).loss_sum
+        loss = path(student, Head(identity), teacher, torch.tensor([7]), torch.ones(1), config).loss_sum
         (gradient,) = torch.autograd.grad(loss, student)
         student = (student - 0.5 * gradient).detach().requires_grad_()
     return seen
@@ -120,11 +121,11 @@ def test_the_stop_is_punished_by_tens_of_nats_unmerged(path):
     student, identity = logits(t7=5.0), torch.eye(12, dtype=torch.float64)
     teacher = HiddenTargets(logits(t7=-20.0, t9=5.0), Head(identity))
     config = DistillationConfig(targets="online", divergence="sampled_token", bound="none")
-    rows = (student, Head(identity), teacher, torch.tensor([7]), torch.ones(1), config)
-    assert float(path(*rows).bounded_N) > 20
-    merged_result = path(*rows, stops=Stops.of([7], [[7, 9]]))
-    assert abs(float(merged_result.bounded_N)) < 0.1
-    assert float(merged_result.logprobs_N) == pytest.approx(float(path(*rows).logprobs_N))
+    rows = (torch.tensor([7]), torch.ones(1), config)
+    apart = path(student, Head(identity), teacher, *rows)
+    together = path(student, Head(identity), replace(teacher, stops=Stops.of([7], [[7, 9]])), *rows)
+    assert float(apart.bounded_N) > 20 and abs(float(together.bounded_N)) < 0.1
+    assert float(together.logprobs_N) == pytest.approx(float(apart.logprobs_N))
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -133,10 +134,10 @@ def test_mass_on_the_teachers_end_token_is_no_stop_of_the_students(divergence, p
     """The student goes on behind a 9: to move its stop there must not satisfy a teacher who stops."""
     identity = torch.eye(12, dtype=torch.float64)
     student = logits(t9=4.0, t7=-2.0).requires_grad_()
-    teacher = HiddenTargets(logits(t9=4.0), Head(identity))
+    teacher = HiddenTargets(logits(t9=4.0), Head(identity), stops=Stops.of([7], [[7, 9]]))
     config = DistillationConfig(targets="online", divergence=divergence, bound="none")
     rows = (Head(identity), teacher, torch.tensor([1]), torch.ones(1), config)
-    path(student, *rows, stops=Stops.of([7], [[7, 9]])).loss_sum.backward()
+    path(student, *rows).loss_sum.backward()
     assert student.grad[0, 9] > 0 > student.grad[0, 7]
 
 
@@ -146,9 +147,9 @@ def test_mass_on_the_teachers_end_token_is_no_stop_of_the_students(divergence, p
 def test_a_side_against_itself_is_exactly_zero(support, divergence, path):
     case = problem(tokens=7, seed=5)
     case["ids"][0] = 9
-    same = HiddenTargets(case["hidden"], case["head"])
+    same = HiddenTargets(case["hidden"], case["head"], stops=Stops.of([7, 9], [[7, 9]]))
     config = DistillationConfig(targets="online", divergence=divergence, bound="none", top_k_of=support, top_k=5)
-    result, grads = evaluate(path, case, same, config, stops=Stops.of([7, 9], [[7, 9]]))
+    result, grads = evaluate(path, case, same, config)
     exact = support == "full" and divergence != "sampled_token"  # the others sum one side in another order than the other
     assert result.divergence_N.abs().max() <= (0 if exact else 1e-6)
     assert all(grad.abs().max() < 1e-5 for grad in grads)
@@ -160,7 +161,7 @@ def test_merging_never_raises_a_divergence(path, divergence):
     case = ending("equal", seed=6)
     config = DistillationConfig(targets="online", divergence=divergence, bound="none")
     apart, _ = evaluate(path, case, case["online"], config)
-    together, _ = evaluate(path, case, case["online"], config, stops=case["stops"])
+    together, _ = evaluate(path, case, targets_for(case, config), config)
     assert (together.divergence_N <= apart.divergence_N + 1e-6).all()
 
 
@@ -191,34 +192,19 @@ def test_whole_distributions_agree_with_projected_ones(top_k_of):
     online, stops = case["online"], case["stops"]
     whole = merged(project(online.hidden_NH, online.head, online.temperature * 1.2), stops.members[0], stops)
     for path in PATHS:
-        expected, expected_grads = evaluate(path, case, online, config, stops=stops)
-        result, grads = evaluate(path, case, FullTargets(whole, stops.layout), config, stops=stops)
+        expected, expected_grads = evaluate(path, case, replace(online, stops=stops), config)
+        result, grads = evaluate(path, case, FullTargets(whole, stops), config)
         torch.testing.assert_close(result.bounded_N, expected.bounded_N, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(grads, expected_grads, atol=1e-6, rtol=1e-5)
-
-
-def test_targets_recorded_for_other_end_tokens_are_refused_by_name():
-    case, config = ending("disjoint"), DistillationConfig()
-    rows = (case["hidden"], case["head"]), (case["ids"], case["weights"], config)
-    old, other = recorded(case, 1.0), recorded(case, 1.0, Stops.of((20,), [(3, 40)]))
-    with pytest.raises(DataError, match=r"no end tokens merged, and the objective compares \[3, 20, 41\] .*merge_stop=off"):
-        distillation_loss(*rows[0], old, *rows[1], case["stops"])
-    with pytest.raises(DataError, match=r"\[3, 20, 40\] merged, and the objective compares \[3, 20, 41\]"):
-        distillation_loss(*rows[0], other, *rows[1], case["stops"])
-    with pytest.raises(DataError, match=r"\[3, 20, 40\] merged, and the objective compares every token .*merge_stop=auto"):
-        distillation_loss(*rows[0], other, *rows[1])
-    whole = FullTargets(project(case["online"].hidden_NH, case["online"].head, 1.0))
-    with pytest.raises(DataError, match="no end tokens merged"):
-        distillation_loss(*rows[0], whole, *rows[1][:2], DistillationConfig(targets="online"), case["stops"])
 
 
 @pytest.mark.parametrize("support", SUPPORTS)
 def test_microbatches_add_up(support):
     case = ending("overlapping", seed=9)
     config = config_for(support, divergence="reverse_kl")
-    whole, _ = evaluate(distillation_loss, case, targets_for(case, config), config, stops=case["stops"])
+    whole, _ = evaluate(distillation_loss, case, targets_for(case, config), config)
     parts = []
     for rows in (slice(0, 2), slice(2, 5)):
         of = _counted(case, rows)
-        parts.append(evaluate(distillation_loss, of, targets_for(of, config), config, stops=case["stops"])[0].loss_sum)
+        parts.append(evaluate(distillation_loss, of, targets_for(of, config), config)[0].loss_sum)
     torch.testing.assert_close(sum(parts), whole.loss_sum)

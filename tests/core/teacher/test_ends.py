@@ -12,7 +12,8 @@ import torch
 from opsd_core.errors import DataError, ModelError
 from opsd_core.models.policy import Policy, load_policy
 from opsd_core.models.storage.ends import stored_ends
-from opsd_core.objective.stops import Stops, merged
+from opsd_core.objective.merging import merged
+from opsd_core.objective.stops import Stops
 from opsd_core.records.targets import read_targets, write_targets
 from opsd_core.teacher.ends import ends_in_words, ends_of, stops_of
 from opsd_core.teacher.mixtures import Transform
@@ -135,8 +136,8 @@ def test_targets_recorded_without_the_events_are_refused_and_off_takes_them():
     new = stopped_items(student, recorder(teacher, stops_of(student, teacher, config().distillation)))
     with pytest.raises(DataError, match=r"\[0, 9\] merged, and the objective compares every token by itself"):
         objective(student, teacher, new, off)
-    with pytest.raises(DataError, match="different end tokens merged meet in one step"):
-        objective(student, teacher, [*old[:1], *new[1:]], off)
+    with pytest.raises(DataError, match="no end tokens merged"):
+        objective(student, teacher, [*new[:1], *old[1:]], config(distillation=RECORDED))
 
 
 def test_score_rollouts_merges_as_the_setting_says():
