@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opsd_core.config import CampaignConfig
 from opsd_core.config.rules.effects import settings_without_effect
+from opsd_core.config.rules.risks import risks
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
@@ -208,7 +209,7 @@ def start_campaign(
         identity["pretraining"] = True
     if guards:
         identity["guards"] = [items.identity for items in guards]
-    for warning in settings_without_effect(config):
+    for warning in (*settings_without_effect(config), *risks(config)):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
     experiment = tracker()
