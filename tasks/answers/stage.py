@@ -24,7 +24,7 @@ from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import AnswersRef, Iteration, Outcome
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts
+from tasks.stages.teacher import grades_for_context, prompts_of, stops_of, teacher_parts
 from tasks.storage.artifacts import describe
 
 _VERSION = 1
@@ -146,6 +146,6 @@ def _scored_now(
     if iteration.solved is not None:
         return {}
     chosen = [rollout for rollout in rollouts[:MAX_COMPLETIONS] if rollout.key in privileged][:_SCORED_ONLINE]
-    teacher = teacher_before_training(teacher_parts(iteration))
-    return {target.key: target for target in score_rollouts(teacher, chosen, privileged, iteration.config)}
+    teacher, stops = teacher_before_training(teacher_parts(iteration)), stops_of(iteration)
+    return {target.key: target for target in score_rollouts(teacher, chosen, privileged, iteration.config, stops=stops)}
 
