@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from opsd_core.config.checked import CampaignConfig
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.recipes_papers import PAPERS
 from opsd_core.config.refusals import as_settings, explained, known_name
 from opsd_core.config.rules.effects import unread
@@ -49,10 +50,17 @@ DEMO: dict[str, Any] = {
         "options": {"min_num_candidates": 2, "max_num_candidates": 3, "min_n": 1, "max_n": 1000},
         "size": 2500,
     },
-    # The task's last paragraph is all of it; the beginning of an answer keeps completions short, so that none is cut.
+    # The task's last paragraph is all of it. Its numbers are written in one notation, else a teacher that is shown a decimal
+    # teaches to pick decimals (docs/LOG.md). The beginning of an answer keeps completions short, so that none is cut.
     "prompts": {
         "system": "Answer with the final result only.",
-        "student": "{{ question.split('\\n\\n')[-1] }}\nThe answer is the number",
+        "student": "{% set task = question.split('\\n\\n')[-1].split(':') %}{{ task[0] }}:{% for number in task[1].split() %} "
+        "{{ '%.3f' % number | replace(',', '') | float }}{% endfor %}\nThe answer is the number",
+    },
+    # The answer in the same notation; reasoning-gym writes some as 480.78200000000004.
+    "teacher": {
+        "template": "{% set number = privileged_context | float(none) %}{{ student_prompt }}\n\n(The correct final answer is "
+        "{{ privileged_context if number is none else '%.3f' % number }}.)",
     },
     # At temperature 1 one completion in ten is right and most of the others ramble: they teach little.
     "rollout": {"num_prompts": 384, "temperature": 0.5, "max_completion_length": 32},
@@ -123,7 +131,8 @@ def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
     """What a recipe says before `overrides`. What was tuned for a model or a task is left out where another one is named.
 
     A published method leaves the tiny task when another model is named. The demo with another model or other data is `BASE`
-    with what is left of the demo: its task, or its model. Guards of the tiny model on its task go with either.
+    with what is left of the demo: its task, or its model. Guards of the tiny model on its task go with either. The demo's words
+    for the teacher go with another context that has its own.
     """
     recipe_values = RECIPES[recipe]
     other_model, other_data = (_replaced(recipe_values, overrides, section) for section in ("model", "data"))
@@ -131,11 +140,24 @@ def starting_values(recipe: str, overrides: dict[str, Any]) -> dict[str, Any]:
         return deep_merge(deep_merge(PAPERS[recipe].full, PAPERS[recipe].method), {"name": recipe})
     if recipe == "demo" and (other_model or other_data):
         kept = {"name": recipe} if other_model else {"name": recipe, "model": DEMO["model"]}
-        task = {} if other_data else {"data": DEMO["data"], "prompts": DEMO["prompts"]}
-        return deep_merge(BASE, kept | task)
+        task = {} if other_data else {name: DEMO[name] for name in ("data", "prompts", "teacher")}
+        recipe_values = deep_merge(BASE, kept | task)
+        return recipe_values if other_data else _with_own_words(recipe_values, overrides)
+    if recipe == "demo":
+        return _with_own_words(recipe_values, overrides)
     if recipe == "tiny" and (other_model or other_data):
         recipe_values = TINY
     return without_task(recipe_values) if other_data else recipe_values
+
+
+def _with_own_words(values: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """`values` without its teacher's template where `overrides` name a context that is told in other words."""
+    teacher = overrides.get("teacher")
+    named = teacher.get("context") if isinstance(teacher, dict) else None
+    kind = CONTEXT_KINDS.get(named) if isinstance(named, str) else None
+    if kind is None or kind.template == CONTEXT_KINDS["reference"].template:
+        return values
+    return {name: value for name, value in values.items() if name != "teacher"}
 
 
 def _replaced(values: dict[str, Any], overrides: dict[str, Any], section: str) -> bool:

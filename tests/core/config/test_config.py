@@ -5,6 +5,7 @@ from pydantic import BaseModel
 
 from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
 from opsd_core.errors import ConfigError
+from opsd_core.prompts.builder import render
 
 OWN = {"model": {"source": "some/model"}, "data": {"source": "rows.jsonl"}}
 
@@ -52,6 +53,30 @@ def test_another_data_set_is_not_asked_in_the_words_of_the_recipes_own_task():
     assert resolve("demo").prompts.student != "{{ question }}"
     assert resolve("demo", own).prompts == resolve("base", OWN).prompts, "two paragraphs would lose one"
     assert resolve("demo", own, {"prompts": {"system": "Think."}}).prompts.system == "Think."
+
+
+TASK = "All notations.\n\nNow, pick the smallest number of the following candidates: 7.581960e+02 1,756.6 480.782000"
+
+
+def test_the_demo_shows_numbers_in_one_notation_to_both_sides():
+    demo = resolve("demo")
+    shown = render("prompts.student", demo.prompts.student, {"question": TASK})
+    assert shown.splitlines()[0] == "Now, pick the smallest number of the following candidates: 758.196 1756.600 480.782"
+    for answer, told in (("480.78200000000004", "480.782"), ("485.5", "485.500"), ("the last one", "the last one")):
+        variables = {"student_prompt": shown, "privileged_context": answer}
+        assert f"(The correct final answer is {told}.)" in render("teacher.template", demo.teacher.template, variables)
+
+
+def test_the_demos_words_for_the_teacher_go_with_a_context_that_has_others():
+    shuffled = {"control": True, "teacher": {"context": "shuffled_reference"}}
+    assert resolve("demo", shuffled).teacher.template == resolve("demo").teacher.template
+    for own in ({"teacher": {"context": "hint"}}, {"data": OWN["data"]}):
+        assert resolve("demo", own).teacher.template == ""
+    assert resolve("demo", {"model": OWN["model"]}).teacher.template == resolve("demo").teacher.template
+    assert resolve("demo", {"teacher": {"context": "hint", "template": "{{ privileged_context }}"}}).teacher.template
+    for wrong in ([], {"a": 1}, 3):
+        with pytest.raises(ConfigError, match=r"teacher\.context"):
+            resolve("demo", {"teacher": {"context": wrong}})
 
 
 def test_deep_merge_never_changes_its_arguments():
