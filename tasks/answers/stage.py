@@ -18,7 +18,8 @@ from opsd_core.records.targets import Target
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
 from tasks.answers.recorded import recorded
-from tasks.context import local, produce, store, stored_examples, stored_verdict, tracker
+from tasks.context import local, produce, store, stored_verdict, tracker
+from tasks.loaded import stored_examples
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import AnswersRef, Iteration, Outcome
 from tasks.runtime.retries import STAGE

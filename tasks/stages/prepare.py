@@ -35,17 +35,8 @@ from opsd_core.teacher.ends import ends_in_words
 from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.champion.ledger import ITEMS_FROM, items_from, upcoming
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
-from tasks.context import (
-    local,
-    produce,
-    scratch,
-    settings,
-    shared_policy,
-    shared_tokenizer,
-    store,
-    stored_examples,
-    tracker,
-)
+from tasks.context import local, produce, scratch, settings, store, tracker
+from tasks.loaded import shared_policy, shared_tokenizer, stored_examples
 from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.folders import make_folder

@@ -13,7 +13,8 @@ from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_rollouts
 from opsd_core.training.monitors import overlap_ratio
-from tasks.context import produce, prompt_builder, rollouts_of
+from tasks.context import produce
+from tasks.loaded import prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE

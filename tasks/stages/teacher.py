@@ -19,7 +19,8 @@ from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.teacher.ends import stops_between
 from opsd_core.teacher.parts import Models, Parts, models_that_teach
-from tasks.context import load, local, prompt_builder, shared_policy, stored_examples
+from tasks.context import local
+from tasks.loaded import load, prompt_builder, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PolicyRef
 
 
