@@ -11,13 +11,14 @@ from opsd_core.answers import Answers, Side
 from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
 from opsd_core.answers.slices import warnings_of
 from opsd_core.answers.tokens import Sampled, drawn
-from opsd_core.answers.words import taught, version_description, warned_slices
+from opsd_core.answers.words import decided_by, taught, version_description, warned_slices
 from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.targets import Target
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
 from tasks.answers.recorded import recorded
+from tasks.champion.ledger import LEDGER, decision_in_words
 from tasks.context import local, produce, store, stored_examples, stored_verdict, tracker
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import AnswersRef, Iteration, Outcome
@@ -58,9 +59,19 @@ def write_answers(iteration: Iteration, outcome: Outcome) -> AnswersRef:
 
 
 def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, Any]], address: str) -> str:
-    run = tracker().run_url(iteration.run_id)
-    links = {"answers": address, "run": run, "lineage": tracker().artifact_url(iteration.run_id, "lineage.json")}
-    return version_description(stored_verdict(outcome.verdict.uri), outcome.verdict.outcome, slices, links)
+    registry, run_id, made = tracker(), iteration.run_id, outcome.candidate
+    verdict, tags = stored_verdict(outcome.verdict.uri), registry.version_tags(iteration.name, made.version)
+    record = [
+        f"- {decision_in_words(iteration, verdict)}",
+        decided_by(tags),
+        f"- Made from version {iteration.policy.version or '(none)'} in iteration {iteration.number} of campaign "
+        f"{iteration.campaign.id}; every other parent is in the lineage",
+    ]
+    files = {"answers": address, "lineage": registry.artifact_url(run_id, "lineage.json")}
+    if iteration.config.promotion.alpha_per == "model":
+        files["ledger"] = registry.artifact_url(run_id, LEDGER)
+    links = files | {"run": registry.run_url(run_id)}
+    return version_description(verdict, outcome.verdict.outcome, slices, links, record)
 
 
 def _taught(outcome: Outcome) -> list[str]:

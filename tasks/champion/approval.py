@@ -15,7 +15,7 @@ from pydantic import Field
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
 from opsd_core.judgement.verdict import Verdict
-from tasks.champion.answered import record_answer
+from tasks.champion.answered import overtaken, record_answer
 from tasks.champion.moves import history
 from tasks.champion.whole import check_version
 from tasks.context import local, stored_verdict, tracker
@@ -87,10 +87,15 @@ def show_verdict(name: str, version: int, verdict_uri: str) -> str:
 
 @task(name="carry-out-answer", **STAGE)
 def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, comment: str, who: str) -> str:
-    """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold."""
+    """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold.
+
+    Where the version became champion meanwhile, what was written down then stays.
+    """
     registry, verdict = tracker(), stored_verdict(verdict_uri)
     damage = _damage(name, version) if decision == "approve" else None
     with champion_moves(name):
+        if late := overtaken(registry, name, version, decision):
+            return f"{name}: version {version} stays as it is, the answer of {who} ({decision}) changes nothing: {late}"
         outcome, why = "refused", comment or "no comment"
         if decision == "approve":
             changed = _changed_underneath(registry, name, version, verdict) or damage
