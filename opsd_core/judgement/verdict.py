@@ -150,12 +150,12 @@ class Verdict:
         """Why interval and p-value can point to different sides, where they do."""
         if self.sequential:
             return self.sequential.interval_note()
-        low, _ = self.interval
-        if (self.p_value <= ONE_SIDED) == (low > 0.0):
+        above, tested_at = self.interval[0] > 0.0, next((c.threshold for c in self.checks if c.name == "p_value"), ONE_SIDED)
+        if (self.p_value <= ONE_SIDED) == above == (self.p_value <= tested_at):
             return []
         how = "an exact test of the items that changed" if self.test == "mcnemar" else "random signs of the items' differences"
         return [
             "",
-            f"The interval and p point to different sides: the interval resamples items, p comes from {how}. With so few changed "
-            "items the two differ a little. The gate decides by p.",
+            "The interval and p point to different sides: the interval is two-sided at 95 % and resamples items; p is one-sided, "
+            f"is held against {tested_at:.3g}, and comes from {how}. Near the border they differ. The gate decides by p.",
         ]

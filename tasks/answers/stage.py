@@ -52,7 +52,9 @@ def write_answers(iteration: Iteration, outcome: Outcome) -> AnswersRef:
     registry.log_text(iteration.run_id, (folder / PAGE).read_text(), PAGE)
     slices = json.loads((folder / "slices.json").read_text())
     address = registry.artifact_url(iteration.run_id, PAGE)
-    name, version = iteration.name, outcome.candidate.version
+    name, version, after = iteration.name, outcome.candidate.version, outcome.after
+    items = (iteration.campaign.data.uri, after.conditions_digest, int(after.metrics["eval/num_items"]))
+    registry.log_dataset(iteration.run_id, f"held-out-it{iteration.number}", *items, "evaluation")
     registry.set_version_tags(name, version, {"opsd.answers": artifact.uri})
     registry.describe_version(name, version, _description(iteration, outcome, slices, address))
     return AnswersRef(uri=artifact.uri, address=address, warnings=warnings_of(slices), taught=_taught(outcome))
@@ -101,6 +103,7 @@ def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, An
         ],
         labelled="eval/accuracy" in after.metrics,
         sampled=_sampled(iteration, outcome),
+        columns=iteration.config.evaluation.slices,
     )
     data = page_data(answers)
     slices = data["slices"].get("1", [])  # of the one side that is compared with the first

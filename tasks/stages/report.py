@@ -1,10 +1,12 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from opsd_core.answers.slices import slice_table
 from opsd_core.answers.words import accuracy_interval, guards_in_words, headline, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
@@ -92,7 +94,8 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
     worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *answers.warnings, *decoding]
     create_markdown_artifact(
         report_head(iteration.name, iteration.number, summary.version, summary.outcome, worries, answers.address)
-        + _markdown(iteration, outcome, summary, stages, peaks),
+        + _markdown(iteration, outcome, summary, stages, peaks)
+        + _by_slice(iteration, answers),
         key=f"opsd-{artifact_key(iteration.name)}-it{iteration.number}",
         description=f"Version {summary.version} {summary.outcome}; "
         f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
@@ -207,6 +210,11 @@ Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 """
 
 
+def _by_slice(iteration: Iteration, answers: AnswersRef) -> str:
+    rows = json.loads((local(answers.uri) / "slices.json").read_text())
+    return "\n".join(slice_table(rows, iteration.config.evaluation.slices))
+
+
 def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
     if "rollout/tokens" not in graded.metrics:
         return f"nothing sampled, {graded.num_references} references of {sum(s.num_tokens for s in shards)} tokens"
@@ -272,8 +280,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}; {s.guards}"
         for s in summaries
     ]
-    lines += stopped
-    lines += [f"what it answers, before and after: {s.answers}" for s in summaries[-1:]]
+    lines += [*stopped, *(f"what it answers, before and after: {s.answers}" for s in summaries[-1:])]
     if summaries:
         share = 100 * (1 - compute / wall)
         lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")

@@ -92,6 +92,10 @@ def test_interval_and_p_that_point_to_different_sides_are_explained():
     assert border.interval[0] > 0 and border.p_value == pytest.approx(1 / 32)
     assert "point to different sides" in border.markdown()
     assert "point to different sides" not in clear.markdown() + verdict({0}, {1}).markdown()
+    shared = verdict(set(), set(range(6)), alpha=0.01)
+    assert shared.interval[0] > 0 and "held against 0.01, and comes from an exact test" in shared.markdown()
+    loose = verdict({0}, set(range(1, 5)), alpha=0.2)
+    assert loose.interval[0] <= 0 and loose.p_value <= 0.2 and "held against 0.2" in loose.markdown()
 
 
 def test_a_difference_says_why_it_is_inside_noise_where_interval_and_p_disagree():
