@@ -171,7 +171,7 @@ def _claims(numbers: Mapping[str, Any], data: StudyData, styles: figures.Styles)
 
 
 def shares_by_set(numbers: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """Set -> arm -> (share of right answers, low, high), of the test split and of sets near the task and of other families."""
+    """Set -> arm -> (share of right answers, low, high): the test split, sets near the task, other families."""
     test, items = {arm["name"]: arm["metrics"].get("eval/accuracy") for arm in numbers["arms"]}, numbers["num_items"]
     found = {"test split": {name: (share, *wilson(share * items, items)) for name, share in test.items() if share is not None}}
     for row in numbers["sets"]:
