@@ -162,8 +162,8 @@ def _claims(numbers: Mapping[str, Any], data: StudyData, styles: figures.Styles)
     general = shares_by_set(numbers)
     if len(general) > 1:
         note = (
-            "Whiskers: Wilson's interval by the set's items, of a mean over seeds too; differences are in the tables. No bar: not "
-            "trained."
+            "Whiskers: Wilson's interval by the set's items, of a mean over seeds too; differences are in the tables. "
+            "No bar: not trained."
         )
         plot = ("general", figures.bars(general, styles))
         parts.append(Part("(d) In distribution, shifted, other families", [note], [plot]))
