@@ -14,7 +14,7 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
-from opsd_core.judgement.verdict import Verdict
+from opsd_core.judgement.verdict import WARNING, Verdict
 from tasks.champion.answered import overtaken, record_answer
 from tasks.champion.moves import history
 from tasks.champion.whole import check_version
@@ -79,10 +79,11 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
 def show_verdict(name: str, version: int, verdict_uri: str) -> str:
     """The text above the form: what is asked, the answers before and after, and the gate's report with every number."""
     report, registry = (local(verdict_uri) / "verdict.md").read_text(), tracker()
+    warned = "".join(f"{WARNING}{text}\n\n" for text in stored_verdict(verdict_uri).warnings)  # the form shows few lines at once
     entry = registry.get_version(name, version)
     answers = f"[What it answers, before and after]({registry.artifact_url(entry.run_id, ANSWERS_PAGE)})"
     links = f"{answers} · [the version in MLflow]({registry.model_url(name, version)})"
-    return f"# Shall version {version} of {name} become champion?\n\n{links}\n\n{report}"
+    return f"# Shall version {version} of {name} become champion?\n\n{warned}{links}\n\n{report}"
 
 
 @task(name="carry-out-answer", **STAGE)
