@@ -11,7 +11,8 @@ from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError,
 from tasks.context import settings, store, tracker
 from tasks.storage.artifacts import Artifact, describe
 from tasks.storage.base import ObjectInfo, Store
-from tasks.storage.s3 import denied, open_store
+from tasks.storage.bucket import denied
+from tasks.storage.s3 import open_store
 
 _FOREIGN = ("mlflow-artifacts:", "runs:", "dbfs:", "models:")
 

@@ -3,7 +3,8 @@
 from opsd_core.answers.sides import Side, items_of
 from opsd_core.answers.slices import slices_of, warnings_of
 from opsd_core.records.outcomes import read_outcomes
-from tasks.context import local, stored_examples
+from tasks.context import local
+from tasks.loaded import stored_examples
 from tasks.refs import EvaluationRef, Iteration
 
 

@@ -12,7 +12,8 @@ from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
-from tasks.context import local, rollouts_of, scratch, store, stored_verdict, tidy_cache, tracker
+from tasks.context import local, scratch, store, stored_verdict, tidy_cache, tracker
+from tasks.loaded import rollouts_of
 from tasks.refs import (
     AnswersRef,
     Campaign,
@@ -211,8 +212,7 @@ Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
 
 def _by_slice(iteration: Iteration, answers: AnswersRef) -> str:
-    rows = json.loads((local(answers.uri) / "slices.json").read_text())
-    return "\n".join(slice_table(rows, iteration.config.evaluation.slices))
+    return "\n".join(slice_table(json.loads((local(answers.uri) / "slices.json").read_text()), iteration.config.evaluation.slices))
 
 
 def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
