@@ -70,8 +70,8 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
     stages, peaks, experiment = _seconds(outcome), _peaks(outcome), tracker()
     _log_metrics(iteration, outcome, stages, peaks)
     for shard in outcome.sampled.shards:
-        name = f"rollouts-it{iteration.number}-shard{shard.shard}"
-        experiment.log_dataset(iteration.run_id, name, shard.uri, shard.digest, shard.num_rollouts, "rollouts")
+        name, of_shard = f"rollouts-it{iteration.number}-shard{shard.shard}", (shard.uri, shard.digest, shard.num_rollouts)
+        experiment.log_dataset(iteration.run_id, name, *of_shard, "rollouts")
     _plots(iteration, outcome)
     experiment.log_text(iteration.run_id, outcome.verdict.summary, "verdict.md")
     experiment.end_run(iteration.run_id, "FINISHED")
@@ -212,7 +212,8 @@ Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
 
 def _by_slice(iteration: Iteration, answers: AnswersRef) -> str:
-    return "\n".join(slice_table(json.loads((local(answers.uri) / "slices.json").read_text()), iteration.config.evaluation.slices))
+    found = json.loads((local(answers.uri) / "slices.json").read_text())
+    return "\n".join(slice_table(found, iteration.config.evaluation.slices))
 
 
 def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
@@ -282,8 +283,7 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     ]
     lines += [*stopped, *(f"what it answers, before and after: {s.answers}" for s in summaries[-1:])]
     if summaries:
-        share = 100 * (1 - compute / wall)
-        lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")
+        lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({100 * (1 - compute / wall):.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
         f"# {told}\n\nCampaign {campaign.id}.\n\n```\n{text}\n```\n",
