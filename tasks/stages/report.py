@@ -283,7 +283,8 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     ]
     lines += [*stopped, *(f"what it answers, before and after: {s.answers}" for s in summaries[-1:])]
     if summaries:
-        lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({100 * (1 - compute / wall):.0f} %)")
+        rest = f"{wall - compute:.1f} s ({100 * (1 - compute / wall):.0f} %)"
+        lines.append(f"model compute {compute:.0f} s, everything else {rest}")
     text = "\n".join(lines)
     create_markdown_artifact(
         f"# {told}\n\nCampaign {campaign.id}.\n\n```\n{text}\n```\n",
