@@ -173,9 +173,7 @@ def _plots(iteration: Iteration, outcome: Outcome) -> None:
             tracker().log_figure(iteration.run_id, folder / name, f"plots/{name}")
 
 
-def _markdown(
-    iteration: Iteration, outcome: Outcome, summary: IterationSummary, stages: dict[str, float], peaks: Peaks
-) -> str:
+def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary, stages: dict[str, float], peaks: Peaks) -> str:
     before, after, sampled, name = outcome.before, outcome.after, outcome.sampled, iteration.name
     graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
     times = "\n".join(
@@ -283,8 +281,8 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
     ]
     lines += [*stopped, *(f"what it answers, before and after: {s.answers}" for s in summaries[-1:])]
     if summaries:
-        rest = f"{wall - compute:.1f} s ({100 * (1 - compute / wall):.0f} %)"
-        lines.append(f"model compute {compute:.0f} s, everything else {rest}")
+        rest = wall - compute
+        lines.append(f"model compute {compute:.0f} s, everything else {rest:.1f} s ({100 * rest / wall:.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
         f"# {told}\n\nCampaign {campaign.id}.\n\n```\n{text}\n```\n",
