@@ -33,6 +33,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "content": "what lies at data.source: sha256 of files, ETag and length of an object, what a web server says",
         "tokenizer": "digest of the policy's tokenizer",
         "lengths": "templates, contexts and budgets of every stage of the schedules, which decide what fits",
+        "also": "evaluation.slices, where it names columns, which are kept with the items",
         "of": "of a study's arm with fewer labels instead: the whole data set",
         "train": "and how many of its training items",
     },

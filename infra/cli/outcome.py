@@ -16,6 +16,7 @@ from infra.state import open_state, state_root
 from infra.summary import mlflow_addresses
 from opsd_core import errors
 from opsd_core.errors import OpsdError
+from opsd_core.judgement.verdict import WARNING
 
 _CLASS = re.compile(r"(?:(?:Flow|Task) run encountered an exception:?\s*)?(?:[\w.]+\.)?(\w+):")
 """Of the error in a state's message."""
@@ -30,16 +31,23 @@ def verdict_lines(name: str, progress: Progress) -> list[str]:
         last = promoted[-1]
         first = promoted[0].before
         lines = [f"Promoted: version {last.version} of {name} is champion; held-out accuracy {first} → {last.after}."]
-        return lines + [f"  - {reason}" for reason in reasons_of(last.markdown) if reason.startswith("Guard")]
+        lines += [f"  - {reason}" for reason in reasons_of(last.markdown) if reason.startswith("Guard")]
+        return lines + warnings_of(last.markdown)
     last = reports[-1]
     if waits := [report for report in reports if "wait" in report.outcome or "waits for" in report.markdown]:
         version = waits[-1].version
         by_hand, answer = f"opsd promote {name} {version}", f"opsd approve {name} {version} (or opsd refuse)"
         ways = {"manual": by_hand, "approve": answer}
         how = ways.get(progress.mode, f"{answer}, or with promotion.mode=manual: {by_hand}")
-        return [f"Waits for a person: version {version} of {name}. To decide: {how}"]
+        return [f"Waits for a person: version {version} of {name}. To decide: {how}", *warnings_of(waits[-1].markdown)]
     lines = [f"Not promoted: the champion of {name} stays; held-out accuracy {last.before} → {last.after}."]
     return lines + [f"  - {reason}" for reason in reasons_of(last.markdown)]
+
+
+def warnings_of(markdown: str) -> list[str]:
+    """What the verdict of an iteration's report warns of."""
+    found = [line.removeprefix(WARNING) for line in markdown.splitlines() if line.startswith(WARNING)]
+    return [f"  Warning: {text}" for text in found]
 
 
 def reasons_of(markdown: str) -> list[str]:

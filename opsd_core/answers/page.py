@@ -15,8 +15,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from opsd_core.answers.sides import Item, Side, compared, items_of
-from opsd_core.answers.slices import columns_of, slices_of, varying_columns, warnings_of
+from opsd_core.answers.slices import slices_of, varying_columns, warnings_of
 from opsd_core.answers.tokens import Sampled, divergence_curve, drawn, token_rows
+from opsd_core.data.others import columns_of
 from opsd_core.digest import derive_seed
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
@@ -48,6 +49,8 @@ class Answers:
     labelled: bool = True
     """False where the items have no answers: then nothing is right or wrong."""
     sampled: Sampled | None = None
+    columns: Sequence[str] = ()
+    """Data columns by which accuracy is shown; empty = every short one."""
     extra: dict[str, Any] = field(default_factory=dict)
 
 
@@ -60,7 +63,7 @@ def page_data(answers: Answers) -> dict[str, Any]:
     """Everything that the page shows, as JSON values. DataError when the sides have no common item."""
     items = items_of(answers.examples, answers.sides)
     after = range(1, len(answers.sides))
-    slices = {str(side): slices_of(items, side) for side in after} if answers.labelled else {}
+    slices = {str(side): slices_of(items, side, answers.columns) for side in after} if answers.labelled else {}
     shown = _shown(items, len(answers.sides))
     first = len(answers.sides) - 1
     return {

@@ -6,32 +6,33 @@ first side did (its length, its pass rate) also move by regression to the mean: 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opsd_core.answers.forms import answer_form, form_in_question
 from opsd_core.answers.sides import Compared, Item, compared
+from opsd_core.data.others import columns_of
 from opsd_core.judgement.statistics import holm
-from opsd_core.records.examples import Example
 
 ALPHA = 0.05
 """Family-wise level of the warnings of one page."""
 _MOST_VALUES = 12
 _MOST_COLUMNS = 24
-_SHORT = 40
 _NUM_BINS = 4
 Key = Callable[[Item], str | float | None]
 
 
-def slices_of(items: Sequence[Item], after: int = 1) -> list[dict[str, Any]]:
+def slices_of(items: Sequence[Item], after: int = 1, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
     """One row per slice, by dimension: n, accuracies, their intervals, the paired difference, and whether it warns.
+
+    `columns`: the data columns that are looked at; empty = every short one, at most 24.
 
     Of each: `dimension`, `value`, `n`, `before` and `after` as [share, low, high] (Wilson, 95 %), `difference` as [mean, low,
     high] (Newcombe's paired interval), `p_falls` (exact, one-sided) and `warns`: the slice falls, Holm's procedure over all rows
     rejects at 5 %, and the whole does not fall.
     """
     rows = []
-    for name, key in _dimensions(items):
+    for name, key in _dimensions(items, columns):
         groups = _grouped(items, key)
         if len(groups) > 1:
             rows += [_row(name, value, compared(group, after), len(group)) for value, group in groups]
@@ -52,12 +53,42 @@ def warnings_of(rows: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
+def slice_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = (), most: int = 30) -> list[str]:
+    """Markdown: accuracy by slice, before and after; slices that warn first, then in their order, at most `most` of them.
+
+    `columns`: those that were asked for; what divides the items into nothing is named.
+    """
+    if not rows:
+        return []
+    chosen = sorted(rows, key=lambda row: not row["warns"])[:most]
+    head = ["| slice | items | before | after | points | p (falls) |", "|---|---|---|---|---|---|"]
+    lines = ["", "## Accuracy by slice", "", *head]
+    for row in chosen:
+        before, after = (_share(row[side]) for side in ("before", "after"))
+        points = "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * number for number in row["difference"]))
+        value = row["value"].replace("|", "\\|")[:60]
+        falls = f"{row['p_falls']:.2g}{' **falls**' if row['warns'] else ''}"
+        lines.append(f"| {row['dimension']} = {value} | {row['n']} | {before} | {after} | {points} | {falls} |")
+    said = [f"{len(rows)} slices" + (f", of which {most} are shown; all are on the page of answers" if len(rows) > most else "")]
+    said += ["intervals of 95 %: shares Wilson's, differences Newcombe's paired ones"]
+    said += ["p is exact and one-sided, so that near the border it can say what the two-sided interval does not"]
+    said += [f"*falls* = although the whole does not, and Holm's procedure over all {len(rows)} rejects at {ALPHA:.0%}"]
+    shown = {row["dimension"] for row in rows}
+    if useless := [name for name in columns if f"column {name}" not in shown]:
+        said += [f"evaluation.slices: {', '.join(useless)} divides nothing, by one value for all or one for nearly each"]
+    return [*lines, "", "; ".join(said) + "."]
+
+
+def _share(of: Sequence[float]) -> str:
+    return "{:.1f} % [{:.1f}, {:.1f}]".format(*(100 * number for number in of))
+
+
 def _row(dimension: str, value: str, found: Compared, number: int) -> dict[str, Any]:
     numbers = {name: getattr(found, name) for name in ("before", "after", "difference", "p_falls")}
     return {"dimension": dimension, "value": value, "n": number, **numbers}
 
 
-def _dimensions(items: Sequence[Item]) -> Iterable[tuple[str, Key]]:
+def _dimensions(items: Sequence[Item], columns: Sequence[str]) -> Iterable[tuple[str, Key]]:
     yield "form of the reference", lambda item: answer_form(item.example.answer)
     yield (
         "form of the answer in the question",
@@ -68,7 +99,8 @@ def _dimensions(items: Sequence[Item]) -> Iterable[tuple[str, Key]]:
         yield "difficulty: share of right samples before", lambda item: _pass_rate(item.pass_rate)
     tables = [columns_of(item.example) for item in items]
     by_id = {item.example.id: table for item, table in zip(items, tables, strict=True)}
-    for column in list(dict.fromkeys(name for table in tables for name in table))[:_MOST_COLUMNS]:
+    found = list(dict.fromkeys(name for table in tables for name in table))[:_MOST_COLUMNS]
+    for column in columns or found:
         yield f"column {column}", lambda item, column=column: by_id[item.example.id].get(column)
     yield "length of the question (characters)", lambda item: float(len(item.example.question))
     yield "length of the answer before (tokens)", lambda item: float(item.answers[0].num_tokens)
@@ -81,33 +113,6 @@ def varying_columns(items: Sequence[Item]) -> set[str]:
         for name, value in columns_of(item.example).items():
             values.setdefault(name, set()).add(value)
     return {name for name, found in values.items() if len(found) > 1}
-
-
-def columns_of(example: Example) -> dict[str, str | float]:
-    """The item's own columns: short texts, numbers and truth values of its metadata, nested names joined by dots.
-
-    What a generator kept to grade an answer is not a column: the options of its task, and the answer itself.
-    """
-    found: dict[str, str | float] = {}
-    entry = example.metadata.get("entry")
-    nested = entry.get("metadata", {}) if isinstance(entry, dict) else {}
-    plain = {name: value for name, value in example.metadata.items() if name not in ("entry", "options", "columns")}
-    for table in (plain, example.metadata.get("columns", {}), nested):
-        _flatten(table, "", found)
-    return {name: value for name, value in found.items() if name not in ("solution", "source_index", "source_dataset")}
-
-
-def _flatten(table: Any, prefix: str, found: dict[str, str | float]) -> None:
-    for name, value in table.items() if isinstance(table, dict) else ():
-        path = f"{prefix}{name}"[:_SHORT]
-        if isinstance(value, dict) and prefix.count(".") < 2:
-            _flatten(value, f"{path}.", found)
-        elif isinstance(value, bool):
-            found[path] = "yes" if value else "no"
-        elif isinstance(value, int | float):
-            found[path] = float(value)
-        elif isinstance(value, str) and 0 < len(value) <= _SHORT:
-            found[path] = value
 
 
 def _pass_rate(rate: float | None) -> str | None:

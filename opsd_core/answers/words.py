@@ -5,7 +5,7 @@ from typing import Any
 
 from opsd_core.judgement.guard_result import guards_in_a_line
 from opsd_core.judgement.statistics import wilson
-from opsd_core.judgement.verdict import Verdict
+from opsd_core.judgement.verdict import WAITS, Verdict
 
 _LEAST_DIVERGENCE = 1e-6
 """Mean divergence, in nats, below which a teacher says what the student says."""
@@ -83,29 +83,64 @@ def warned_slices(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Slices that fall although the whole does not: {'; '.join(fallen)}." if fallen else ""
 
 
-def version_description(verdict: Verdict, outcome: str, slices: Sequence[Mapping[str, Any]], links: Mapping[str, str]) -> str:
-    """A version's page in at most ten lines of markdown: verdict, number, guards and rails, slices, links."""
+def decided_by(tags: Mapping[str, str]) -> str:
+    """Who decided about a version, as the line of its page; with no tags what that line begins with."""
+    if not tags:
+        return "- Decided by "
+    said, who = tags.get("opsd.approval", ""), tags.get("opsd.approval_by", "")
+    if who:
+        return f"{decided_by({})}{_in_a_line(who, 80)}, {said}: {_in_a_line(tags.get('opsd.approval_comment', ''), 300)}"
+    waits = said or tags.get("gate.verdict") == WAITS
+    return f"{decided_by({})}{'nobody yet' if waits else 'the gate'}"
+
+
+def _in_a_line(text: str, most: int) -> str:
+    """What a person typed, as text in a line of markdown."""
+    plain = " ".join(text.split())[:most]
+    return "".join(f"\\{sign}" if sign in "*_`[]<>#|\\" else sign for sign in plain)
+
+
+def version_description(
+    verdict: Verdict,
+    outcome: str,
+    slices: Sequence[Mapping[str, Any]],
+    links: Mapping[str, str],
+    record: Sequence[str] = (),
+) -> str:
+    """A version's page in at most ten lines of markdown: verdict, number, guards and rails, slices, links.
+
+    `record`: more lines, such as the decision's place in the model's ledger, who decided, and the parents.
+    """
     low, high = verdict.interval
     rails = verdict.rails
     failed = [f"{check.name} {check.value:.3g} (rule {check.rule} {check.threshold:.3g})" for check in rails if not check.passed]
+    gate = _cut(" ".join(" ".join(verdict.reasons).split()), 600)
     lines = [
-        f"**{outcome[:1].upper()}{outcome[1:]}** against version {verdict.champion_version}: {' '.join(verdict.reasons)[:600]}",
-        f"{verdict.metric} {100 * verdict.accuracy_before:.1f} → {100 * verdict.accuracy_after:.1f} % on "
+        f"**{outcome[:1].upper()}{outcome[1:]}** against version {verdict.champion_version}. The gate: {gate}",
+        "",
+        f"- {verdict.metric} {100 * verdict.accuracy_before:.1f} → {100 * verdict.accuracy_after:.1f} % on "
         f"{verdict.items_in_words()}, {100 * verdict.difference:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]; "
-        f"better on {verdict.wins}, worse on {verdict.losses}.",
-        f"Guards: {guards_in_a_line(verdict.guards) or 'none'}. "
-        f"Guard rails: {'; '.join(failed) if failed else f'all {len(rails)} hold'}.",
+        f"better on {verdict.wins}, worse on {verdict.losses}",
+        f"- Guards: {guards_in_a_line(verdict.guards) or 'none'}. "
+        f"Guard rails: {'; '.join(failed) if failed else f'all {len(rails)} hold'}",
+        f"- {_slices_in_a_line(slices)}",
+        *record,
+        "- " + " · ".join(f"[{text}]({address})" for text, address in links.items() if address),
     ]
-    extremes = sorted((row for row in slices if row["n"] >= _FEW), key=lambda row: row["difference"][0])
+    return "\n".join(lines)
+
+
+def _slices_in_a_line(slices: Sequence[Mapping[str, Any]]) -> str:
     if warned := warned_slices(slices):
-        lines.append(f"⚠ {warned}")
-    elif not extremes:
-        lines.append("Slices: none has enough items to say anything.")
-    else:
-        worst = extremes[0]
-        lines.append(
-            f"Slices: none of {len(slices)} falls beyond chance; the lowest is {worst['dimension']} = {worst['value']} "
-            f"({100 * worst['difference'][0]:+.1f} points on {worst['n']} items)."
-        )
-    lines.append(" · ".join(f"[{text}]({address})" for text, address in links.items() if address))
-    return "\n\n".join(lines)
+        return f"⚠ {_cut(warned, 600)}"
+    if not (large := [row for row in slices if row["n"] >= _FEW]):
+        return "Slices: none has enough items to say anything."
+    worst = min(large, key=lambda row: row["difference"][0])
+    return (
+        f"Slices: none of {len(slices)} falls beyond chance; the lowest is {worst['dimension']} = {worst['value']} "
+        f"({100 * worst['difference'][0]:+.1f} points on {worst['n']} items)."
+    )
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

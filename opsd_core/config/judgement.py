@@ -1,13 +1,15 @@
 """Evaluation, gate and promotion settings."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from opsd_core.config.base import Section
 from opsd_core.config.guards import GuardConfig
 from opsd_core.config.kinds.suites import SUITES
 from opsd_core.config.refusals import shown
+
+SliceColumn = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
 
 
 class EvaluationConfig(Section):
@@ -31,9 +33,22 @@ class EvaluationConfig(Section):
         description="Which items a campaign measures, where promotion.alpha_per=model: after_promotion = items that no decision "
         "has seen once those in use have promoted a version, while the split has enough; never = those in use, always.",
     )
+    slices: tuple[SliceColumn, ...] = Field(
+        (),
+        max_length=24,
+        description="Data columns by whose values reports show accuracy, written as in data.columns; [] = every short column "
+        "that there is, at most 24. Fewer columns are fewer comparisons, so that a smaller fall is seen.",
+    )
     max_decisions: int = Field(
         30, ge=1, description="Decisions by the same items after which a campaign warns that they are worn out (alpha_per=model)."
     )
+
+    @field_validator("slices")
+    @classmethod
+    def _each_column_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := sorted({name for name in value if value.count(name) > 1}):
+            raise ValueError(f"slices names {', '.join(map(repr, twice))} twice. Name each column once.")
+        return value
 
 
 def _or_a_name(schema: dict[str, Any]) -> None:

@@ -1,14 +1,15 @@
 """From raw rows to examples: every row becomes an example, a counted duplicate, or a listed reason."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from opsd_core.config import ColumnMapping
 from opsd_core.data.examples import make_example
+from opsd_core.data.others import other_columns
 from opsd_core.data.places import PlaceError, unread_messages, value_at
-from opsd_core.data.records import MAX_LISTED, RawRow, UnusableRow, Written
+from opsd_core.data.records import MAX_LISTED, RawRow, UnusableRow
 from opsd_core.data.values import MAX_FIELD_CHARS, UnusableError, plain_text
 from opsd_core.errors import DataError
 from opsd_core.records.examples import Example
@@ -16,7 +17,6 @@ from opsd_core.records.examples import Example
 MAX_TEXT_CHARS = 2 << 30
 """Most characters of all examples together; they are held in memory."""
 _MAX_COLUMNS, _MAX_REMARKS, _MANY_ROWS = 10_000, 100, 100_000
-_MOST_OTHERS, _SHORT_TEXT, _LARGEST_NUMBER = 16, 40, 1e15
 
 
 @dataclass
@@ -41,8 +41,11 @@ def clean_rows(
     labels_required: bool = True,
     max_chars: int = MAX_TEXT_CHARS,
     max_unusable_fraction: float = 1.0,
+    also: Sequence[str] = (),
 ) -> Cleaned:
     """Examples in source order, first of equals kept. DataError when they have more than `max_chars` characters.
+
+    `also`: columns that examples keep besides those that `other_columns` finds.
 
     After 100,000 rows of which nine in ten are unusable, more than `max_unusable_fraction`, the rest is not read.
     """
@@ -54,7 +57,7 @@ def clean_rows(
         if len(cleaned.columns) < _MAX_COLUMNS:
             cleaned.columns.update(dict.fromkeys(row.values))
         try:
-            example = _example(row, columns, labels_required, cleaned.remarks)
+            example = _example(row, columns, labels_required, cleaned.remarks, also)
         except UnusableError as problem:
             cleaned.reasons[problem.kind] += 1
             if len(cleaned.unusable) < MAX_LISTED:
@@ -76,7 +79,9 @@ def clean_rows(
     return cleaned
 
 
-def _example(row: RawRow, columns: ColumnMapping, labels_required: bool, remarks: Counter[str]) -> Example:
+def _example(
+    row: RawRow, columns: ColumnMapping, labels_required: bool, remarks: Counter[str], also: Sequence[str]
+) -> Example:
     if row.unreadable:
         kind, _, detail = row.unreadable.partition(": ")
         raise UnusableError(kind, f": {detail}" if detail else "")
@@ -92,23 +97,8 @@ def _example(row: RawRow, columns: ColumnMapping, labels_required: bool, remarks
             break
         hint = "; prompts.system is the system message" if role == "system" else ""
         remarks[f"a message of role {role[:40]!r}, which is not read{hint}"] += 1
-    others = other_columns(row.values, columns.mapped)
+    others = other_columns(row.values, columns.mapped, also)
     return make_example(question, answer, solution, row.metadata | ({"columns": others} if others else {}))
-
-
-def other_columns(values: Mapping[str, Any], mapped: Sequence[str]) -> dict[str, Any]:
-    """The row's short texts, numbers and truth values that are neither question, answer nor solution: what items differ by.
-
-    At most 16, and of texts those of at most 40 characters; a level, a subject, a source. Longer and nested values are left out.
-    """
-    used, found = {name.split(".")[0].split("[")[0] for name in mapped}, {}
-    for name, value in values.items():
-        value = float(value.text) if isinstance(value, Written) else value
-        short = isinstance(value, str) and 0 < len(value) <= _SHORT_TEXT
-        number = isinstance(value, bool | int | float) and abs(value) < _LARGEST_NUMBER  # nan is not
-        if name not in used and len(name) <= _SHORT_TEXT and (short or number) and len(found) < _MOST_OTHERS:
-            found[name] = value
-    return found
 
 
 def gsm8k_answer(text: str) -> str:

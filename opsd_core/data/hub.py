@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from opsd_core.config import ColumnMapping, DataConfig
 from opsd_core.data.formats.parquet import schema_shape
+from opsd_core.data.others import also_there
 from opsd_core.data.places import heads
 from opsd_core.data.records import Asked, Opened, RawRow, require_columns
 from opsd_core.errors import DataError
@@ -25,6 +26,7 @@ def hub_dataset(asked: Asked) -> Opened:
     def rows(columns: ColumnMapping) -> Iterator[RawRow]:
         needed = heads(columns.mapped, dataset.column_names)
         require_columns(config.source, needed, list(dataset.column_names))
+        needed = list(dict.fromkeys([*needed, *also_there(asked.also, dataset.column_names, config.source)]))
         for index, values in enumerate(dataset.select_columns(needed)):
             yield RawRow(index, values)
 

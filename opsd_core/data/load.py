@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from opsd_core.config import ColumnMapping, DataConfig
@@ -28,14 +28,15 @@ from opsd_core.errors import DataError
 from opsd_core.records.examples import Example
 
 
-def load_examples(config: DataConfig, fetch: Fetch | None = None) -> LoadedData:
+def load_examples(config: DataConfig, fetch: Fetch | None = None, also: Sequence[str] = ()) -> LoadedData:
     """Examples of `config.source`, cleaned, without duplicates, split by content.
 
     Every row is read, or with `config.size` the first ones, and the others are counted; a generated source gives
     `config.num_generated` different items, or all it has. Raises DataError when the source cannot be read, lacks a mapped column,
-    has more than `max_unusable_fraction` unusable rows, or leaves train or validation empty.
+    has more than `max_unusable_fraction` unusable rows, or leaves train or validation empty. `also`: columns to keep with the
+    items (evaluation.slices).
     """
-    asked = Asked(config, fetch)
+    asked = Asked(config, fetch, also=tuple(also))
     cleaned, columns, num_not_read = _read(asked)
     splits = split_examples(cleaned.examples, config.validation_fraction, config.test_fraction)
     _refuse_empty_splits(config, cleaned, splits)
@@ -55,7 +56,7 @@ def _read(asked: Asked) -> tuple[Cleaned, ColumnMapping, int]:
     rows = opened.rows(columns)
     limited = config.size is not None and not config.kind.generated
     read, most = islice(rows, config.size) if limited else rows, config.max_unusable_fraction
-    cleaned = clean_rows(read, columns, opened.labels_required, max_unusable_fraction=most)
+    cleaned = clean_rows(read, columns, opened.labels_required, max_unusable_fraction=most, also=asked.also)
     num_not_read = _count_rest(rows, opened, cleaned.num_rows, asked) if limited else 0
     if cleaned.columns:
         require_columns(config.source, heads(columns.mapped, list(cleaned.columns)), list(cleaned.columns))

@@ -65,6 +65,8 @@ class Asked:
     fetch: Fetch | None = None
     notes: list[str] = field(default_factory=list)
     """What the reader has to say about how it read, for the report."""
+    also: tuple[str, ...] = ()
+    """Places of rows to keep besides the mapped ones (evaluation.slices)."""
 
 
 @dataclass(frozen=True)

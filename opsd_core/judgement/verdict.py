@@ -12,6 +12,10 @@ ONE_SIDED = 0.025
 """One-sided level that a two-sided interval of 95 % corresponds to."""
 WAITS = "waits for a person"
 """What is said of a candidate that the gate would promote and a person has not answered for."""
+WARNING = "**Warning:** "
+"""How a line of a verdict begins that warns."""
+ROLLED_BACK = "rolled back"
+"""What is said of a version that was champion until somebody went back to the one before."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Verdict:
     """Suites on which the candidate must not be worse, against champion and anchor."""
     sequential: Stopping | None = None
     """Where the sequential test stopped, and why."""
+    warnings: tuple[str, ...] = ()
+    """What decides nothing and should be read before anybody relies on the decision: slices that fall."""
 
     @property
     def rails(self) -> tuple[Check, ...]:
@@ -68,7 +74,7 @@ class Verdict:
         values = asdict(self)
         for check in values["checks"]:
             check["value"] = check["value"] if math.isfinite(check["value"]) else None
-        lists = {name: list(values[name]) for name in ("interval", "reasons", "checks", "guards")}
+        lists = {name: list(values[name]) for name in ("interval", "reasons", "checks", "guards", "warnings")}
         return values | lists
 
     @classmethod
@@ -79,7 +85,8 @@ class Verdict:
         guards = tuple(GuardResult(**guard) for guard in values.get("guards", ()))
         fixed = {"checks": tuple(checks), "reasons": tuple(values["reasons"]), "interval": tuple(values["interval"])}
         stopped = Stopping(**values["sequential"]) if values.get("sequential") else None
-        return cls(**values | fixed | {"guards": guards, "sequential": stopped})
+        more = {"guards": guards, "sequential": stopped, "warnings": tuple(values.get("warnings", ()))}
+        return cls(**values | fixed | more)
 
     def in_words(self, outcome: str | None = None) -> str:
         """promoted, refused or waits for a person: `outcome` says what was done where that is not what the gate said."""
@@ -120,6 +127,7 @@ class Verdict:
             "",
             *[f"- {reason}" for reason in self.reasons],
             "",
+            *[line for warning in self.warnings for line in (f"{WARNING}{warning}", "")],
             "| | champion | candidate | difference | 95 % interval | p (one-sided) |",
             "|---|---|---|---|---|---|",
             f"| {self.metric}, {self.items_in_words()} | {self.accuracy_before:.3f} | {self.accuracy_after:.3f} "
@@ -142,12 +150,12 @@ class Verdict:
         """Why interval and p-value can point to different sides, where they do."""
         if self.sequential:
             return self.sequential.interval_note()
-        low, _ = self.interval
-        if (self.p_value <= ONE_SIDED) == (low > 0.0):
+        above, tested_at = self.interval[0] > 0.0, next((c.threshold for c in self.checks if c.name == "p_value"), ONE_SIDED)
+        if (self.p_value <= ONE_SIDED) == above == (self.p_value <= tested_at):
             return []
         how = "an exact test of the items that changed" if self.test == "mcnemar" else "random signs of the items' differences"
         return [
             "",
-            f"The interval and p point to different sides: the interval resamples items, p comes from {how}. With so few changed "
-            "items the two differ a little. The gate decides by p.",
+            "The interval and p point to different sides: the interval is two-sided at 95 % and resamples items; p is one-sided, "
+            f"is held against {tested_at:.3g}, and comes from {how}. Near the border they differ. The gate decides by p.",
         ]

@@ -68,6 +68,8 @@ def compare(
     )
     mean = float(differences_SP.mean())
     low, high = _interval(differences_SP, seed, num_resamples, confidence)
+    if min(arm_SP.min(), reference_SP.min()) >= 0.0 and max(arm_SP.max(), reference_SP.max()) <= 1.0:
+        low, high = max(low, -1.0), min(high, 1.0)  # shares differ by no more; stretched seeds could say so
     variance, freedom = variance_of_mean(differences_SP)
     p_value = two_sided_p(mean, variance, freedom)
     return Comparison(mean, low, high, p_value, num_seeds, num_problems, within)

@@ -1,6 +1,7 @@
 """Figures of a study's report, as PNG bytes."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,10 +74,12 @@ def along_positions(curves: Mapping[str, Sequence[float]], title: str, styles: S
     return _png(figure)
 
 
-def lengths(by_arm: Mapping[str, Sequence[int]]) -> bytes:
+def lengths(by_arm: Mapping[str, Sequence[int]], styles: Styles) -> bytes:
     """Box plots of completion lengths on the test split."""
     figure, axes = _axes((7.5, 3.2))
-    axes.boxplot(list(by_arm.values()), showfliers=False)
+    drawn = axes.boxplot(list(by_arm.values()), showfliers=False, patch_artist=True, medianprops={"color": "black"})
+    for box, name in zip(drawn["boxes"], by_arm, strict=True):
+        box.set(facecolor=styles.of(name)["color"], alpha=0.75)
     axes.set_xticks(range(1, len(by_arm) + 1), list(by_arm), rotation=30, ha="right")
     axes.set(ylabel="tokens", title="completion length on the test split")
     return _png(figure)
@@ -108,7 +111,7 @@ def bars(groups: Mapping[str, Mapping[str, Bar]], styles: Styles) -> bytes:
     figure = Figure(figsize=(2.4 + 2.2 * len(groups), 0.9 + 0.28 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
     for axes, (title, group) in zip(panels, groups.items(), strict=True):
-        rows = [_with_interval(group.get(name, 0.0)) for name in names]
+        rows = [_with_interval(group.get(name, math.nan)) for name in names]  # no bar where nothing was measured
         colours = [styles.of(name)["color"] for name in names]
         spread = [[value - low for value, low, _ in rows], [high - value for value, _, high in rows]]
         axes.barh(range(len(names)), [value for value, _, _ in rows], color=colours, alpha=0.75)

@@ -49,13 +49,19 @@ def _accuracy(numbers: Mapping[str, Any]) -> Part:
             arm["name"],
             len(arm["seeds"]),
             ", ".join("–" if a is None else f"{a:.3f}" for a in arm["accuracy_by_seed"].values()),
+            _share_interval(arm["metrics"].get("eval/accuracy"), numbers["num_items"]),
             *(arm["metrics"].get(name) for name in columns),
         ]
         for arm in numbers["arms"]
     ]
-    rows.append(["(commonest answer alone)", "", "", numbers["constant_accuracy"], *[None] * (len(columns) - 1)])
-    head = ["arm", "seeds", "accuracy by seed", *(name.removeprefix("eval/") for name in columns)]
+    rows.append(["(commonest answer alone)", "", "", "", numbers["constant_accuracy"], *[None] * (len(columns) - 1)])
+    head = ["arm", "seeds", "accuracy by seed", "95 % by items", *(name.removeprefix("eval/") for name in columns)]
     return Part(f"Test split, {numbers['num_items']} items", table=Table(head, rows))
+
+
+def _share_interval(share: float | None, items: int) -> str:
+    """Wilson's interval of a mean accuracy by the items it was measured on; which seeds were drawn is not in it."""
+    return "" if share is None else "[{:.3f}, {:.3f}]".format(*wilson(share * items, items))
 
 
 def _against(numbers: Mapping[str, Any], styles: figures.Styles) -> Part:
@@ -153,18 +159,27 @@ def _claims(numbers: Mapping[str, Any], data: StudyData, styles: figures.Styles)
     if labels := _by_labels(numbers):
         figure = figures.lines(labels, "labelled examples", styles, log_x=True)
         parts.append(Part("(c) Labelled examples", ["Bands: range of the seeds."], [("labels", figure)]))
-    items = numbers["num_items"]
-    test = {name: arm["metrics"].get("eval/accuracy", 0.0) for name, arm in arms.items()}
-    general = {"test split": {name: (share, *wilson(share * items, items)) for name, share in test.items()}}
-    for row in numbers["sets"]:
-        if row["role"] in ("shifted", "other"):
-            bar = (row["value"], row["base_value"] + row["low"], row["base_value"] + row["high"])
-            general.setdefault(row["title"], {"base": row["base_value"]})[row["arm"]] = bar
+    general = shares_by_set(numbers)
     if len(general) > 1:
-        note = "Whiskers: on the test split Wilson's interval; on the other sets the interval of the difference from base."
+        note = (
+            "Whiskers: Wilson's interval by the set's items, of a mean over seeds too; differences are in the tables. "
+            "No bar: not trained."
+        )
         plot = ("general", figures.bars(general, styles))
         parts.append(Part("(d) In distribution, shifted, other families", [note], [plot]))
     return parts
+
+
+def shares_by_set(numbers: Mapping[str, Any]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Set -> arm -> (share of right answers, low, high): the test split, sets near the task, other families."""
+    test, items = {arm["name"]: arm["metrics"].get("eval/accuracy") for arm in numbers["arms"]}, numbers["num_items"]
+    found = {"test split": {name: (share, *wilson(share * items, items)) for name, share in test.items() if share is not None}}
+    for row in numbers["sets"]:
+        if row["role"] in ("shifted", "other"):
+            size, of_set = row["num_problems"], found.setdefault(row["title"], {})
+            for name, share in (("base", row["base_value"]), (row["arm"], row["value"])):
+                of_set[name] = (share, *wilson(share * size, size))
+    return found
 
 
 def _range(values: Sequence[float]) -> tuple[float, float, float]:
@@ -204,7 +219,7 @@ def _properties(data: StudyData, positions: Mapping[str, Any], styles: figures.S
         for name, arm in data.arms.items()
         if arm.outcomes
     }
-    plots = [("lengths", figures.lengths(by_arm))]
+    plots = [("lengths", figures.lengths(by_arm, styles))]
     if positions.get("entropy"):
         plots.append(
             (

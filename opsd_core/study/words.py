@@ -46,7 +46,8 @@ def sentences(numbers: Mapping[str, Any]) -> list[str]:
 
 def difference(row: Mapping[str, Any], reference: str) -> str:
     """Such as: +12.0 points against base [+8.1, +15.9], outside noise."""
-    verdict = "outside noise" if row["outside_noise"] else "inside noise"
+    why = outside(row)
+    verdict = "outside noise" if row["outside_noise"] else "inside noise" + (f" ({why[4:]})" if why.startswith("no: ") else "")
     return (
         f"{_points(row['mean'])} points against {reference} [{_points(row['low'])}, {_points(row['high'])}], {verdict}"
     )

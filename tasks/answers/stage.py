@@ -11,13 +11,14 @@ from opsd_core.answers import Answers, Side
 from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
 from opsd_core.answers.slices import warnings_of
 from opsd_core.answers.tokens import Sampled, drawn
-from opsd_core.answers.words import taught, version_description, warned_slices
+from opsd_core.answers.words import decided_by, taught, version_description, warned_slices
 from opsd_core.records.outcomes import read_outcomes
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.targets import Target
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
 from tasks.answers.recorded import recorded
+from tasks.champion.ledger import LEDGER, decision_in_words
 from tasks.context import local, produce, store, stored_verdict, tracker
 from tasks.loaded import stored_examples
 from tasks.refs import ANSWERS_PAGE as PAGE
@@ -52,16 +53,28 @@ def write_answers(iteration: Iteration, outcome: Outcome) -> AnswersRef:
     registry.log_text(iteration.run_id, (folder / PAGE).read_text(), PAGE)
     slices = json.loads((folder / "slices.json").read_text())
     address = registry.artifact_url(iteration.run_id, PAGE)
-    name, version = iteration.name, outcome.candidate.version
+    name, version, after = iteration.name, outcome.candidate.version, outcome.after
+    items = (iteration.campaign.data.uri, after.conditions_digest, int(after.metrics["eval/num_items"]))
+    registry.log_dataset(iteration.run_id, f"held-out-it{iteration.number}", *items, "evaluation")
     registry.set_version_tags(name, version, {"opsd.answers": artifact.uri})
     registry.describe_version(name, version, _description(iteration, outcome, slices, address))
     return AnswersRef(uri=artifact.uri, address=address, warnings=warnings_of(slices), taught=_taught(outcome))
 
 
 def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, Any]], address: str) -> str:
-    run = tracker().run_url(iteration.run_id)
-    links = {"answers": address, "run": run, "lineage": tracker().artifact_url(iteration.run_id, "lineage.json")}
-    return version_description(stored_verdict(outcome.verdict.uri), outcome.verdict.outcome, slices, links)
+    registry, run_id, made = tracker(), iteration.run_id, outcome.candidate
+    verdict, tags = stored_verdict(outcome.verdict.uri), registry.version_tags(iteration.name, made.version)
+    record = [
+        f"- {decision_in_words(iteration, verdict)}",
+        decided_by(tags),
+        f"- Made from version {iteration.policy.version or '(none)'} in iteration {iteration.number} of campaign "
+        f"{iteration.campaign.id}; every other parent is in the lineage",
+    ]
+    files = {"answers": address, "lineage": registry.artifact_url(run_id, "lineage.json")}
+    if iteration.config.promotion.alpha_per == "model":
+        files["ledger"] = registry.artifact_url(run_id, LEDGER)
+    links = files | {"run": registry.run_url(run_id)}
+    return version_description(verdict, outcome.verdict.outcome, slices, links, record)
 
 
 def _taught(outcome: Outcome) -> list[str]:
@@ -91,6 +104,7 @@ def _write(iteration: Iteration, outcome: Outcome, folder: Path) -> dict[str, An
         ],
         labelled="eval/accuracy" in after.metrics,
         sampled=_sampled(iteration, outcome),
+        columns=iteration.config.evaluation.slices,
     )
     data = page_data(answers)
     slices = data["slices"].get("1", [])  # of the one side that is compared with the first

@@ -14,8 +14,8 @@ from prefect.input import RunInput
 from pydantic import Field
 
 from opsd_core.errors import ConfigError, IntegrityError, ServiceError
-from opsd_core.judgement.verdict import Verdict
-from tasks.champion.answered import record_answer
+from opsd_core.judgement.verdict import WARNING, Verdict
+from tasks.champion.answered import overtaken, record_answer
 from tasks.champion.moves import history
 from tasks.champion.whole import check_version
 from tasks.context import local, stored_verdict, tracker
@@ -79,18 +79,24 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
 def show_verdict(name: str, version: int, verdict_uri: str) -> str:
     """The text above the form: what is asked, the answers before and after, and the gate's report with every number."""
     report, registry = (local(verdict_uri) / "verdict.md").read_text(), tracker()
+    warned = "".join(f"{WARNING}{text}\n\n" for text in stored_verdict(verdict_uri).warnings)  # the form shows few lines at once
     entry = registry.get_version(name, version)
     answers = f"[What it answers, before and after]({registry.artifact_url(entry.run_id, ANSWERS_PAGE)})"
     links = f"{answers} · [the version in MLflow]({registry.model_url(name, version)})"
-    return f"# Shall version {version} of {name} become champion?\n\n{links}\n\n{report}"
+    return f"# Shall version {version} of {name} become champion?\n\n{warned}{links}\n\n{report}"
 
 
 @task(name="carry-out-answer", **STAGE)
 def carry_out_answer(name: str, version: int, verdict_uri: str, decision: str, comment: str, who: str) -> str:
-    """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold."""
+    """Move the champion or leave it, as the person said; a move is refused when its grounds no longer hold.
+
+    Where the version became champion meanwhile, what was written down then stays.
+    """
     registry, verdict = tracker(), stored_verdict(verdict_uri)
     damage = _damage(name, version) if decision == "approve" else None
     with champion_moves(name):
+        if late := overtaken(registry, name, version, decision):
+            return f"{name}: version {version} stays as it is, the answer of {who} ({decision}) changes nothing: {late}"
         outcome, why = "refused", comment or "no comment"
         if decision == "approve":
             changed = _changed_underneath(registry, name, version, verdict) or damage

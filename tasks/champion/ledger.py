@@ -57,6 +57,18 @@ def close_decision(iteration: Iteration, decision: Decision, verdict: Verdict) -
     create_markdown_artifact(table, key=f"opsd-{artifact_key(name)}-ledger", description=f"Error budget of {name}")
 
 
+def decision_in_words(iteration: Iteration, verdict: Verdict) -> str:
+    """The level of the iteration's decision and its p, with its number where the model keeps a ledger."""
+    rules, name = iteration.config.promotion, iteration.name
+    tested_at, what = level(rules, iteration.config.iterations), f"Level (promotion.alpha_per={rules.alpha_per})"
+    if rules.alpha_per == "model":
+        history = tracker().decisions(name)
+        mine = _own(history, iteration)
+        if mine is not None:
+            tested_at, what = history[mine].level, f"Decision {mine + 1} of the model's error budget, at level"
+    return f"{what} {tested_at:.3g}: p = {verdict.p_value:.3g}"
+
+
 def upcoming(config: CampaignConfig, examples: Sequence[Example]) -> tuple[str, float]:
     """Of a campaign that begins now: the id from which on it takes held-out items, empty for the first one, and its first level.
 

@@ -3,8 +3,8 @@
 from prefect.artifacts import create_table_artifact
 
 from opsd_core.errors import ConfigError, ServiceError
-from opsd_core.judgement.verdict import WAITS
-from tasks.champion.answered import record_answer
+from opsd_core.judgement.verdict import ROLLED_BACK
+from tasks.champion.answered import record_answer, record_move
 from tasks.champion.whole import check_version
 from tasks.context import tracker
 from tasks.exclusive import champion_moves
@@ -28,9 +28,9 @@ def promote_version(name: str, version: int | None, reason: str, who: str) -> st
     with champion_moves(name):
         if version is None:
             _still(name, "candidate", target)
+        moved = registry.version_by_alias(name, "champion") != target
         before = registry.promote(name, target, reason, who)
-        if registry.version_tags(name, target).get("gate.verdict") == WAITS:  # whoever was asked: this is the answer
-            record_answer(registry, name, target, "approved", who, reason)
+        record_move(registry, name, target, moved, who, reason)  # whoever was asked: this is the answer
     history(name)
     text = f"{name}: version {target} is champion (before: {before or 'none'})"
     announce("promoted", (name, target), f"{text}, by {who}: {reason}", because="person", links=_page(name, target))
@@ -48,6 +48,9 @@ def roll_back(name: str, reason: str, who: str) -> str:
         _still(name, "previous", target)
         before = registry.version_by_alias(name, "champion")
         after = registry.rollback(name, reason, who, expected_champion=before)
+        if before is not None:
+            record_answer(registry, name, before, ROLLED_BACK, who, reason)
+        record_move(registry, name, after, False, who, reason)
     history(name)
     text = f"{name}: version {after} is champion again (before: {before})"
     announce("rolled-back", (name, after), f"{text}, by {who}: {reason}", because="person", links=_page(name, after))

@@ -16,6 +16,7 @@ from opsd_core.records.outcomes import read_outcomes
 from tasks.champion.approval import ask_a_person
 from tasks.champion.guards import answered_in_lineage, guard_results
 from tasks.champion.ledger import close_decision, open_decision
+from tasks.champion.slices import slice_warnings
 from tasks.champion.whole import check_version
 from tasks.context import local, produce, store, tracker
 from tasks.exclusive import champion_moves
@@ -159,6 +160,7 @@ def decide(
     if "eval/accuracy" not in after.metrics:
         verdict = replace(verdict, promote=False, metric="accuracy (unknown: no labels)", reasons=(_NO_LABELS,))
     of_the_items, verdict = verdict, with_guards(verdict, guard_results(iteration, candidate, guards))
+    verdict = replace(verdict, warnings=slice_warnings(iteration, before, after))
     identity = _verdict_identity(iteration, candidate, (after, before), guards)
     if after.planned:
         identity["planned"] = after.planned
@@ -235,7 +237,7 @@ def _carry_out(iteration: Iteration, verdict: Verdict, stored: Ref, candidate: P
             outcome = "awaiting a person"
             reasons.append("promotion.mode=manual: the gate agrees; promote with the opsd/promote deployment.")
         elif verdict.promote and mode == "approve":
-            until = ask_a_person(campaign, candidate, stored, "; ".join(reasons))
+            until = ask_a_person(campaign, candidate, stored, " ".join(["; ".join(reasons), *verdict.warnings]))
             outcome, extra = "awaiting approval", {"opsd.approval": f"{WAITS} until {until}, then it is refused"}
             reasons.append(f"promotion.mode=approve: the gate agrees; an opsd/promote run waits for approval until {until}.")
         elif verdict.promote:
@@ -258,6 +260,7 @@ def _tell(name: str, campaign: str, candidate: PolicyRef, outcome: str, reasons:
     elif outcome == "refused" and (not all(c.passed for c in verdict.rails) or any(g.refuses for g in verdict.guards)):
         because = "guard"
     if outcome != "awaiting approval":
-        text = f"{name}: version {candidate.version} {WAITS if outcome.startswith('awaiting') else outcome}: {'; '.join(reasons)}"
+        said = " ".join(["; ".join(reasons), *verdict.warnings])
+        text = f"{name}: version {candidate.version} {WAITS if outcome.startswith('awaiting') else outcome}: {said}"
         links = {"version": tracker().model_url(name, candidate.version)}
         announce(kind, (name, candidate.version), text, because=because, links=links, once=campaign)

@@ -88,8 +88,8 @@ def measurable(data: Ref, split: str = "validation") -> list[Example]:
     return [e for e in examples if e.answer] or examples
 
 
-_ITEMS = {"num_items", "block", "refresh", "max_decisions"}
-"""Settings that choose the items, which are in the conditions themselves."""
+_ITEMS = {"num_items", "block", "refresh", "max_decisions", "slices"}
+"""Settings that choose the items, which are in the conditions themselves, or how outcomes are shown."""
 
 
 def evaluation_identity(

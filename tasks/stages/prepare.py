@@ -18,6 +18,7 @@ from opsd_core.config.rules.risks import risks
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
+from opsd_core.data.others import check_columns
 from opsd_core.digest import digest
 from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
@@ -73,7 +74,8 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
     check_sources(config, data=data)
     for field, section in data_sources(config) if data else ():
         with named(field):
-            check_readable(section, graded=section is config.data)
+            own = section is config.data
+            check_readable(section, graded=own, slices=config.evaluation.slices if own else ())
 
 
 @task(name="prepare-model", **STAGE)
@@ -126,12 +128,13 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
 
 def data_identity(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What decides the splits: the settings of the data, what lies at its address now, and how long prompts may be."""
-    return {
+    identity = {
         "data": config.data.model_dump(exclude={"grader"}),
         "content": data_state(config.data),
         "tokenizer": tokenizer_digest(tokenizer),
         "lengths": budgets_identity(tokenizer, config),
     }
+    return identity | ({"also": list(config.evaluation.slices)} if config.evaluation.slices else {})
 
 
 def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
@@ -140,6 +143,7 @@ def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
     check_gradable([e for examples in splits.values() for e in examples if e.answer], grader_name(config.data))
     measured = held_out(config, data)
     check_items(config, splits["train"], measured)
+    check_columns(config.evaluation.slices, measured, config.data.source)
     if config.promotion.mode != "manual" and all(example.answer for example in measured):
         power = gate_power(config, len(measured), upcoming(config, measurable(data))[1])
         for line in gate_in_words(power):
@@ -151,7 +155,7 @@ def _load_data(
     config: CampaignConfig, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
     with scratch() as downloads:
-        data = load_examples(config.data, fetch=lambda uri: download_file(uri, downloads))
+        data = load_examples(config.data, lambda uri: download_file(uri, downloads), config.evaluation.slices)
     unchanged_data(config.data, state)
     for line in data.report.lines():
         get_run_logger().info(line)

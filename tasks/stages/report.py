@@ -1,10 +1,12 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from opsd_core.answers.slices import slice_table
 from opsd_core.answers.words import accuracy_interval, guards_in_words, headline, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
@@ -68,8 +70,8 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
     stages, peaks, experiment = _seconds(outcome), _peaks(outcome), tracker()
     _log_metrics(iteration, outcome, stages, peaks)
     for shard in outcome.sampled.shards:
-        name = f"rollouts-it{iteration.number}-shard{shard.shard}"
-        experiment.log_dataset(iteration.run_id, name, shard.uri, shard.digest, shard.num_rollouts, "rollouts")
+        name, of_shard = f"rollouts-it{iteration.number}-shard{shard.shard}", (shard.uri, shard.digest, shard.num_rollouts)
+        experiment.log_dataset(iteration.run_id, name, *of_shard, "rollouts")
     _plots(iteration, outcome)
     experiment.log_text(iteration.run_id, outcome.verdict.summary, "verdict.md")
     experiment.end_run(iteration.run_id, "FINISHED")
@@ -93,7 +95,8 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
     worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *answers.warnings, *decoding]
     create_markdown_artifact(
         report_head(iteration.name, iteration.number, summary.version, summary.outcome, worries, answers.address)
-        + _markdown(iteration, outcome, summary, stages, peaks),
+        + _markdown(iteration, outcome, summary, stages, peaks)
+        + _by_slice(iteration, answers),
         key=f"opsd-{artifact_key(iteration.name)}-it{iteration.number}",
         description=f"Version {summary.version} {summary.outcome}; "
         f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
@@ -170,9 +173,7 @@ def _plots(iteration: Iteration, outcome: Outcome) -> None:
             tracker().log_figure(iteration.run_id, folder / name, f"plots/{name}")
 
 
-def _markdown(
-    iteration: Iteration, outcome: Outcome, summary: IterationSummary, stages: dict[str, float], peaks: Peaks
-) -> str:
+def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary, stages: dict[str, float], peaks: Peaks) -> str:
     before, after, sampled, name = outcome.before, outcome.after, outcome.sampled, iteration.name
     graded, verdict, probes = sampled.graded, outcome.verdict, outcome.distilled.probes
     times = "\n".join(
@@ -206,6 +207,11 @@ Probes: {", ".join(f"{probe} {value:.4g}" for probe, value in probes.items())}.
 
 [MLflow run]({tracker().run_url(iteration.run_id)}) · [model versions]({tracker().model_url(name, summary.version)})
 """
+
+
+def _by_slice(iteration: Iteration, answers: AnswersRef) -> str:
+    found = json.loads((local(answers.uri) / "slices.json").read_text())
+    return "\n".join(slice_table(found, iteration.config.evaluation.slices))
 
 
 def _sampled(shards: list[ShardRef], graded: GradedRef) -> str:
@@ -273,11 +279,10 @@ def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stoppe
         f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}; {s.guards}"
         for s in summaries
     ]
-    lines += stopped
-    lines += [f"what it answers, before and after: {s.answers}" for s in summaries[-1:]]
+    lines += [*stopped, *(f"what it answers, before and after: {s.answers}" for s in summaries[-1:])]
     if summaries:
-        share = 100 * (1 - compute / wall)
-        lines.append(f"model compute {compute:.0f} s, everything else {wall - compute:.1f} s ({share:.0f} %)")
+        rest = wall - compute
+        lines.append(f"model compute {compute:.0f} s, everything else {rest:.1f} s ({100 * rest / wall:.0f} %)")
     text = "\n".join(lines)
     create_markdown_artifact(
         f"# {told}\n\nCampaign {campaign.id}.\n\n```\n{text}\n```\n",

@@ -81,7 +81,8 @@ def _answers(study: Study, data: StudyData, lines: Sequence[str]) -> str:
     title = f"{study.config.name}: what every arm answers"
     if len(sides) < 2:
         sides = sides * 2  # no arm could be trained: the base model next to itself
-    return render_answers(Answers(title, data.examples, sides, sentences=lines, facts=facts, links=links))
+    shown = {"sentences": lines, "facts": facts, "links": links, "columns": study.base.evaluation.slices}
+    return render_answers(Answers(title, data.examples, sides, **shown))
 
 
 def _headline(numbers: dict[str, Any]) -> dict[str, float]:

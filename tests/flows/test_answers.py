@@ -65,6 +65,8 @@ def test_the_version_page_says_verdict_guards_slices_and_links_in_ten_lines(vers
     text = tracker().get_version("answers", version.version).description
     assert len(text.splitlines()) <= 10 and text.lower().startswith(f"**{version.tags['gate.verdict']}**")
     assert "Guards: " in text and "lices" in text and text.count("](http") == 3
+    assert "- Level (promotion.alpha_per=campaign) 0.05: p = " in text and "- Decided by the gate" in text
+    assert f"- Made from version 1 in iteration 0 of campaign {version.tags['opsd.campaign']}" in text
 
 
 def test_the_report_begins_with_the_verdict_and_the_link(version):
@@ -74,6 +76,11 @@ def test_the_report_begins_with_the_verdict_and_the_link(version):
     first = report.data.splitlines()[0]
     assert first == f"# answers: iteration 0 — version {version.version} {version.tags['gate.verdict']}"
     assert f"]({link})" in report.data.partition("## ")[0]
+    data = _data(answers_of("answers").read_text())
+    for row in data["slices"]["1"][:3]:
+        assert f"| {row['dimension']} = {row['value']} | {row['n']} | {100 * row['before'][0]:.1f} % [" in report.data
+    inputs = tracker().client.get_run(version.run_id).inputs.dataset_inputs
+    assert [tag.value for given in inputs if given.dataset.name == "held-out-it0" for tag in given.tags] == ["evaluation"]
 
 
 def test_point_zero_of_every_curve_is_the_model_before(version):

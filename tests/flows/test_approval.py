@@ -93,7 +93,7 @@ def do(damage: str, uri: str, name: str) -> None:
         store().put(key, data[:-1] + bytes([data[-1] ^ 1]))
 
 
-def _wait(what, seconds=120.0):
+def _wait(what, seconds=300.0):
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline

@@ -11,8 +11,8 @@ from opsd_core.errors import IntegrityError
 from opsd_core.judgement.budget import next_decision
 from opsd_core.records.examples import Example
 from tasks.champion import ledger
-from tasks.context import store, tracker
-from tasks.refs import Campaign, Iteration, Ref
+from tasks.context import store, stored_verdict, tracker
+from tasks.refs import Campaign, Iteration, PolicyRef, Ref
 from tasks.stages.decide import decide
 from tests.flows.test_approval import _version
 
@@ -56,6 +56,9 @@ def test_campaigns_of_a_name_spend_one_alpha_and_triggering_again_spends_nothing
     assert first.promote and not second.promote
     assert "this decision's share of the model's alpha = 0.000545" in second.summary
     assert decided("life", "c0", 0, 26).promote and tracker().decisions("life") == entries
+    begun = _iteration("life", "c1", 0, PolicyRef(uri="", digest="", version=1), "")
+    said = "Decision 2 of the model's error budget, at level 0.000545: p = 0.0156"
+    assert ledger.decision_in_words(begun, stored_verdict(second.uri)) == said
 
 
 def test_a_process_that_dies_before_the_verdict_has_spent_its_level_and_finds_it_again(monkeypatch):

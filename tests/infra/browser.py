@@ -13,6 +13,7 @@ from typing import Any
 from websockets.sync.client import ClientConnection, connect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
+MISSING = f"none of {', '.join(NAMES)} is installed; sudo apt-get install chromium (CONTRIBUTING.md)"
 _PATIENCE_S = 60.0
 
 

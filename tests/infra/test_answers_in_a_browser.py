@@ -11,7 +11,7 @@ from tests.infra import browser
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(browser.program() is None, reason=f"none of {', '.join(browser.NAMES)} is installed"),
+    pytest.mark.skipif(browser.program() is None, reason=browser.MISSING),
 ]
 CARDS = "document.querySelectorAll('.item').length"
 FRAME = '<!doctype html><meta charset="utf-8"><iframe sandbox="allow-scripts" srcdoc="{}"></iframe>'

@@ -17,7 +17,7 @@ from tests.stack import Stack
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.slow,
-    pytest.mark.skipif(browser.program() is None, reason=f"none of {', '.join(browser.NAMES)} is installed"),
+    pytest.mark.skipif(browser.program() is None, reason=browser.MISSING),
     pytest.mark.timeout(900),
 ]
 HELPERS = """

@@ -44,7 +44,7 @@ class Request:
 
         config = self.config()
         if worker_is_here():
-            check_readable(config.data)
+            check_readable(config.data, slices=config.evaluation.slices)
         return config
 
     def parameters(self) -> dict[str, Any]:

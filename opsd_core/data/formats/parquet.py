@@ -8,12 +8,13 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from opsd_core.config import ColumnMapping
+from opsd_core.data.others import also_there
 from opsd_core.data.places import head, heads
 from opsd_core.data.records import MAX_LINE_CHARS, Asked, Opened, RawRow, Written, require_columns
 from opsd_core.errors import DataError
@@ -30,7 +31,7 @@ _OWN_MEMORY = Path("/proc/self/statm")
 
 
 def read(path: Path, asked: Asked) -> Opened:
-    """The file's rows, with the mapped columns.
+    """The file's rows, with the mapped columns and those that are asked for besides.
 
     Raises DataError for a malformed file, columns that are absent, twice there or not flat, and a file that would fill
     the memory.
@@ -38,8 +39,8 @@ def read(path: Path, asked: Asked) -> Opened:
     footer = json.loads(_rehearse(path, [])) if asked.config.columns.recognised else {"shape": {}, "num_rows": None}
 
     def rows(columns: ColumnMapping) -> Iterator[RawRow]:
-        _rehearse(path, columns.mapped)
-        yield from _rows(path, columns.mapped)
+        _rehearse(path, columns.mapped, asked.also)
+        yield from _rows(path, columns.mapped, asked.also)
 
     return Opened(rows, footer["shape"], num_rows=footer["num_rows"])
 
@@ -59,12 +60,13 @@ def _shape(kind: Any) -> Any:
     return ""
 
 
-def _rehearse(path: Path, mapped: list[str]) -> str:
+def _rehearse(path: Path, mapped: list[str], also: Sequence[str] = ()) -> str:
     """Read the file, or without columns its footer, in a process of its own; what that printed.
 
     DataError as `_rows`, and when that takes too much memory or crashes the reader.
     """
-    command = [sys.executable, "-m", "opsd_core.data.formats.parquet", str(MAX_READING_BYTES), str(path), *mapped]
+    command = [sys.executable, "-m", "opsd_core.data.formats.parquet", str(MAX_READING_BYTES), str(path)]
+    command += [str(len(mapped)), *mapped, *also]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
         return done.stdout
@@ -79,7 +81,7 @@ def _rehearse(path: Path, mapped: list[str]) -> str:
     )
 
 
-def _read_with_limit(limit: int, path: Path, mapped: list[str]) -> int:
+def _read_with_limit(limit: int, path: Path, mapped: list[str], also: list[str]) -> int:
     """Exit status of the process that `_rehearse` starts; for `_REFUSED` it has printed the reason."""
     import pyarrow
     import pyarrow.parquet
@@ -93,7 +95,7 @@ def _read_with_limit(limit: int, path: Path, mapped: list[str]) -> int:
         if not mapped:
             footer = _footer(path)
             print(json.dumps({"num_rows": footer.num_rows, "shape": schema_shape(footer.schema.to_arrow_schema())}))
-        for _ in _rows(path, mapped) if mapped else ():
+        for _ in _rows(path, mapped, also) if mapped else ():
             pass
     except MemoryError:
         return _TOO_LARGE
@@ -124,7 +126,7 @@ def _footer(path: Path) -> Any:
         return pyarrow.parquet.read_metadata(path)
 
 
-def _rows(path: Path, mapped: list[str]) -> Iterator[RawRow]:
+def _rows(path: Path, mapped: list[str], also: Sequence[str]) -> Iterator[RawRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -134,6 +136,8 @@ def _rows(path: Path, mapped: list[str]) -> Iterator[RawRow]:
         needed = heads(mapped, schema.names)
         require_columns(str(path), needed, schema.names)
         _refuse_nested(path, schema, mapped)
+        needed = list(dict.fromkeys([*needed, *also_there(also, schema.names, str(path))]))
+        _refuse_twice(path, schema, needed)
         # Dictionaries stay dictionaries: a row refers to its value instead of holding a copy. Deltas cannot be read so.
         texts = [name for name in needed if schema.field(name).type in (pyarrow.string(), pyarrow.binary())]
         texts = [name for name in texts if not _has_deltas(footer, name)]
@@ -198,11 +202,7 @@ def _refuse_nested(path: Path, schema: Any, mapped: list[str]) -> None:
     import pyarrow
 
     for name in mapped:
-        column = name if name in schema.names else head(name)
-        if schema.names.count(column) > 1:
-            raise DataError(
-                f"data.source={path} has more than one column named {column!r}. Write it anew with other names."
-            )
+        _refuse_twice(path, schema, [name if name in schema.names else head(name)])
         if name not in schema.names:
             continue
         shape = _shape(kind := schema.field(name).type)
@@ -210,6 +210,14 @@ def _refuse_nested(path: Path, schema: Any, mapped: list[str]) -> None:
             raise DataError(
                 f"data.source={path}: column {name!r} holds {str(kind)[:200]}, not text or a number. "
                 f"Map a flat column (data.columns), or a place inside it: {name}.field, {name}[0], {name}[user].content."
+            )
+
+
+def _refuse_twice(path: Path, schema: Any, columns: Sequence[str]) -> None:
+    for column in columns:
+        if schema.names.count(column) > 1:
+            raise DataError(
+                f"data.source={path} has more than one column named {column!r}. Write it anew with other names."
             )
 
 
@@ -232,4 +240,5 @@ def _refuse_inflated(path: Path, group: Any, needed: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_read_with_limit(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]))
+    last = 4 + int(sys.argv[3])
+    sys.exit(_read_with_limit(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[4:last], sys.argv[last:]))

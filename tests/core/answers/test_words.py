@@ -1,9 +1,11 @@
 """pytest tests/core/answers/test_words.py — first lines of reports, the version page, and numbers read as they are meant."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
+from infra.cli.outcome import reasons_of, warnings_of
 from opsd_core.answers.words import (
     accuracy_interval,
     guards_in_words,
@@ -15,7 +17,7 @@ from opsd_core.answers.words import (
 )
 from opsd_core.config import PromotionConfig
 from opsd_core.judgement.gate import decide
-from opsd_core.judgement.verdict import WAITS
+from opsd_core.judgement.verdict import WAITS, Verdict
 from opsd_core.study.words import outside
 from tests.core.answers.made import outcomes
 
@@ -92,6 +94,10 @@ def test_interval_and_p_that_point_to_different_sides_are_explained():
     assert border.interval[0] > 0 and border.p_value == pytest.approx(1 / 32)
     assert "point to different sides" in border.markdown()
     assert "point to different sides" not in clear.markdown() + verdict({0}, {1}).markdown()
+    shared = verdict(set(), set(range(6)), alpha=0.01)
+    assert shared.interval[0] > 0 and "held against 0.01, and comes from an exact test" in shared.markdown()
+    loose = verdict({0}, set(range(1, 5)), alpha=0.2)
+    assert loose.interval[0] <= 0 and loose.p_value <= 0.2 and "held against 0.2" in loose.markdown()
 
 
 def test_a_difference_says_why_it_is_inside_noise_where_interval_and_p_disagree():
@@ -102,6 +108,18 @@ def test_a_difference_says_why_it_is_inside_noise_where_interval_and_p_disagree(
     )
     assert outside(base | {"p_value": 0.04}) == "no: p is small, but the interval includes 0"
     assert outside(base | {"metric": "avg@k"}) == "not tested"
+
+
+def test_what_a_verdict_warns_of_stands_in_its_first_lines_is_kept_and_is_no_reason():
+    judged = replace(verdict({0}, set(range(20))), warnings=("Falls: a = b",))
+    text = judged.markdown()
+    assert text.index("**Warning:** Falls: a = b") < text.index("| champion |")
+    assert len(text[: text.index("Falls")].splitlines()) <= 6
+    assert Verdict.from_dict(json.loads(json.dumps(judged.as_dict()))) == judged
+    old = {name: value for name, value in judged.as_dict().items() if name != "warnings"}
+    assert Verdict.from_dict(old) == replace(judged, warnings=())
+    report = f"# demo\n\n{text}"
+    assert reasons_of(report) == list(judged.reasons) and warnings_of(report) == ["  Warning: Falls: a = b"]
 
 
 def test_a_campaigns_headline_is_what_changed():

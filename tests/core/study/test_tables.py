@@ -13,13 +13,15 @@ from opsd_core.data import load_examples
 from opsd_core.data.examples import make_example
 from opsd_core.errors import ConfigError
 from opsd_core.judgement.metrics import summarise
+from opsd_core.judgement.statistics import wilson
+from opsd_core.plots import COLOURS
 from opsd_core.records.outcomes import ItemOutcome
-from opsd_core.study import ARMS, STUDIES, resolve_arm, resolve_study
+from opsd_core.study import ARMS, STUDIES, figures, resolve_arm, resolve_study
 from opsd_core.study.arms import find_arm
-from opsd_core.study.report import render
+from opsd_core.study.report import render, shares_by_set
 from opsd_core.study.steps import reasoning_steps
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
-from opsd_core.study.words import sentences
+from opsd_core.study.words import difference, sentences
 
 ITEMS = [make_example(question=f"<b>{i}</b>+0=", answer="1" if i % 2 else str(i)) for i in range(100)]
 
@@ -193,3 +195,36 @@ def test_a_separate_teacher_is_the_larger_tiny_model_or_a_named_one():
     for arm in ("separate_teacher", "initial.peer_failure", "peers.reference"):
         with pytest.raises(ConfigError, match="name it in separate_teacher"):
             resolve_study("smollm2", {}, {"arms": [arm]})
+
+
+def test_no_interval_leaves_the_range_of_its_number_and_what_was_not_trained_has_no_bar():
+    """Two seeds that differ by nearly everything: stretched by Student's t the plain interval ends far beyond one."""
+    sets = {0: {"harder": [1.0] * 20}, 1: {"harder": [0.9] * 20}}
+    ends = arm("opsd", lambda e, seed: e.answer if seed else "x", seeds=(0, 1), sets=sets)
+    untrained = replace(arm("sft", lambda e, seed: "0"), outcomes={}, metrics={}, curves={}, failed={0: "diverged"})
+    base = arm("base", lambda e, seed: "0", seeds=(0,), sets={0: {"harder": [0.0] * 20}})
+    data = study(base, ends, untrained, set_titles={"harder": ("harder items", "shifted")})
+    numbers = study_numbers(data)
+    for row in numbers["differences"] + numbers["sets"]:
+        assert -1.0 <= row["low"] <= row["mean"] <= row["high"] <= 1.0, row
+    drawn = shares_by_set(numbers)
+    for group in (drawn["test split"], drawn["harder items"]):
+        assert "sft" not in group and {"base", "opsd"} <= set(group)
+        assert all(0.0 <= low <= share <= high <= 1.0 for share, low, high in group.values())
+    low, high = wilson(50, 100)
+    assert f"[{low:.3f}, {high:.3f}]" in render("t", "s", data, numbers, {}, "f")
+
+
+def test_a_sentence_says_why_a_difference_is_inside_noise_where_its_interval_says_otherwise():
+    row = {"metric": "accuracy", "outside_noise": False, "num_tests": 9, "mean": 0.12, "low": 0.01, "high": 0.2, "p_value": 0.03}
+    why = "the interval excludes 0, but p = 0.03 is not small enough for 9 comparisons"
+    assert difference(row, "base").endswith(f"inside noise ({why})")
+    assert difference(row | {"low": -0.1, "p_value": 0.5}, "base").endswith("[-10.0, +20.0], inside noise")
+
+
+def test_an_arm_has_the_same_colour_in_every_figure_and_the_colours_are_told_apart():
+    assert set(COLOURS) <= {"#0072b2", "#d55e00", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#f0e442", "#000000"}
+    styles = figures.Styles(["base", "opsd", "sft"])
+    assert figures.bars({"a": {"base": (0.5, 0.4, 0.6), "opsd": 0.2}, "b": {"sft": 0.1}}, styles)[:4] == b"\x89PNG"
+    assert figures.lengths({"base": [1, 2, 3], "sft": [4, 5]}, styles)[:4] == b"\x89PNG"
+    assert len({styles.of(name)["color"] for name in ("base", "opsd", "sft")}) == 3
