@@ -75,6 +75,7 @@ def test_two_guards_of_one_name_and_an_anchor_that_is_no_version_are_refused():
 
 def test_recipes_guard_their_own_model_and_task_alone():
     assert [guard.title for guard in resolve("tiny").promotion.guards] == ["tiny_form"]
+    assert [guard.title for guard in resolve("demo").promotion.guards] == ["sums", "plain_text"]
     for changes in ({"model": {"source": "/other"}}, {"data": {"source": "x.jsonl"}}):
         assert resolve("tiny", changes).promotion.guards == ()
         assert resolve("demo", changes).promotion.guards == ()
