@@ -31,6 +31,8 @@ from tasks.storage.s3_errors import ABSENT, CHANGED, DAMAGED, TORN, code_of, is_
 
 _ATTEMPTS = 6
 _CONNECT_TIMEOUT_S = 5
+_START_ATTEMPTS, _START_TIMEOUT_S = 4, 10.0
+"""At a campaign's start, where a store that does not answer is said within a minute; in its middle it is waited for."""
 _MULTIPART_BYTES = 32 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=16 << 20, max_concurrency=4)
 _T = TypeVar("_T")
@@ -131,9 +133,10 @@ class S3Store(Store):
             self._client.delete_object(**self._at(key))
 
     def ensure_bucket(self) -> None:
+        client = _client(self.settings.hurried(_START_TIMEOUT_S), _START_ATTEMPTS, os.getpid())
         with self._naming(""):
             try:
-                self._client.head_bucket(Bucket=self.bucket)
+                client.head_bucket(Bucket=self.bucket)
                 return
             except ClientError as error:
                 if is_forbidden(error):
@@ -143,14 +146,14 @@ class S3Store(Store):
             region = self.settings.s3_region
             place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             try:
-                self._client.create_bucket(Bucket=self.bucket, **place)
+                client.create_bucket(Bucket=self.bucket, **place)
             except ClientError as error:
                 if code_of(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                     raise
 
     def probe(self) -> None:
-        """As every store's, failing fast (two attempts)."""
-        fast = S3Store(self.root, self.bucket, self.prefix, self.settings, attempts=2)
+        """As every store's, failing fast: two attempts of ten seconds at most."""
+        fast = S3Store(self.root, self.bucket, self.prefix, self.settings.hurried(_START_TIMEOUT_S), attempts=2)
         super(S3Store, fast).probe()
 
     def _name(self, key: str) -> str:
