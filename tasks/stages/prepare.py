@@ -47,6 +47,7 @@ from tasks.context import (
 from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.folders import make_folder
+from tasks.runtime.library_folders import check_library_folders
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.sources import data_sources, download_file, model_sources, named
@@ -66,6 +67,7 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
     `data`: whether data.source will be read.
     """
     resolve_device(config.model)
+    check_library_folders()
     store().ensure_bucket()
     store().probe()
     tracker().check()
