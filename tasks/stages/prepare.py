@@ -53,7 +53,7 @@ from tasks.runtime.stage import task
 from tasks.sources import data_sources, download_file, model_sources, named
 from tasks.stages.evaluate import held_out, measurable
 from tasks.stages.weights import accepted, stored_context, stored_weights
-from tasks.states import check_sources, data_state, in_words, unchanged_data
+from tasks.states import check_sources, data_state, in_words, rehearsal_sources, unchanged_data
 from tasks.storage.artifacts import describe
 
 _MIN_FREE_BYTES = 2 << 30
@@ -192,7 +192,8 @@ def start_campaign(
 ) -> Campaign:
     """Store resolved config, git revision and package versions; open the MLflow run; register a first champion.
 
-    The campaign's identity is its configuration, model and data: triggering it again continues or reuses it.
+    The campaign's identity is its configuration and everything that it names, in its present state: triggering it again
+    continues or reuses it.
     """
     identity = {
         "config": config.model_dump(mode="json", exclude={"execution"}),
@@ -205,6 +206,8 @@ def start_campaign(
         identity["pretraining"] = True
     if guards:
         identity["guards"] = [items.identity for items in guards]
+    if sources := rehearsal_sources(config):
+        identity["rehearsal"] = sources
     for warning in settings_without_effect(config):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
