@@ -195,19 +195,9 @@ def start_campaign(
     The campaign's identity is its configuration and everything that it names, in its present state: triggering it again
     continues or reuses it.
     """
-    identity = {
-        "config": config.model_dump(mode="json", exclude={"execution"}),
-        "initial": initial.digest,
-        "data": data.identity,
-    }
-    if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
-        identity["teachers"] = [teacher.digest for teacher in teachers]
+    identity = _campaign_identity(config, initial, data, teachers, guards)
     if pretraining:
         identity["pretraining"] = True
-    if guards:
-        identity["guards"] = [items.identity for items in guards]
-    if sources := rehearsal_sources(config):
-        identity["rehearsal"] = sources
     for warning in settings_without_effect(config):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
@@ -245,6 +235,23 @@ def start_campaign(
         flow_run_id=flow_run.get_id(),
         git_revision=git_revision(),
     )
+
+
+def _campaign_identity(
+    config: CampaignConfig, initial: PolicyRef, data: Ref, teachers: Sequence[PolicyRef], guards: Sequence[GuardItems]
+) -> dict[str, Any]:
+    identity = {
+        "config": config.model_dump(mode="json", exclude={"execution"}),
+        "initial": initial.digest,
+        "data": data.identity,
+    }
+    if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
+        identity["teachers"] = [teacher.digest for teacher in teachers]
+    if guards:
+        identity["guards"] = [items.identity for items in guards]
+    if sources := rehearsal_sources(config):
+        identity["rehearsal"] = sources
+    return identity
 
 
 def _log_data(run_id: str, data: Ref) -> None:

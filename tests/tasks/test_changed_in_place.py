@@ -1,4 +1,4 @@
-"""pytest tests/flows/test_changed_in_place.py — what changed under its name is another campaign, never a mixture."""
+"""pytest tests/tasks/test_changed_in_place.py — what changed under its name is another campaign, never a mixture."""
 
 import json
 import uuid
