@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from flows import stages
 from flows.parameters import flow
-from tasks.upkeep.deletion import delete_unneeded, plan_retention
 
 
 @flow
@@ -25,13 +25,13 @@ def gc(
         keep_candidates: Newest candidates kept, per model. Untouched: 3.
         min_age_hours: Nothing younger goes, whoever needs it: it may be in the making. Untouched: 24.
     """
-    found = plan_retention(keep_candidates, min_age_hours)
+    found = stages.plan_retention(keep_candidates, min_age_hours)
     text = (
         f"kept {found.num_kept}, protected {found.num_protected}, "
         f"to delete {found.num_deletable} artifacts with {found.deletable_bytes} bytes"
     )
     if not dry_run:
-        done = delete_unneeded(keep_candidates, min_age_hours)
+        done = stages.delete_unneeded(keep_candidates, min_age_hours)
         text += f"; deleted {done.freed_bytes} bytes"
     print(text)
     return text

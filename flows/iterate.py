@@ -8,31 +8,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from flows import stages
 from flows.forms import chosen, setting, settings
 from flows.parameters import flow
 from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
-from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
-from tasks.guards.anchor import set_anchor
-from tasks.guards.items import prepare_guards
-from tasks.guards.measure import answer_guards
 from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Ref, Sampled
 from tasks.runtime.unattended import unattended
-from tasks.stages.blocks import measure_both
-from tasks.stages.decide import decide, register
-from tasks.stages.distil import distil_candidate
-from tasks.stages.dry_run import try_campaign
-from tasks.stages.grade import grade, probe_teacher
-from tasks.stages.peers import meet_peers
-from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
-from tasks.stages.prompts import advance_curriculum, choose_prompts
-from tasks.stages.rehearse import rehearse
-from tasks.stages.report import close_campaign, open_iteration, report_iteration
-from tasks.stages.rollout import rollout
-from tasks.stages.score import score_shard
-from tasks.stages.watch import recover, watch
-from tasks.stages.weights import warm_start
 
 RecipeName = Literal[*sorted(RECIPES)]
 
@@ -65,13 +48,13 @@ def iterate(
             iteration will take. Nothing is registered or trained for good. Untouched: false.
     """
     config = resolve(recipe, unattended(), overrides, chosen(locals()))
-    preflight(config)
+    stages.preflight(config)
     if dry_run:
-        initial = prepare_model(config)
-        data = prepare_data(config, initial)
+        initial = stages.prepare_model(config)
+        data = stages.prepare_data(config, initial)
         if config.promotion.guards:
-            prepare_guards(config, initial, data)
-        text = try_campaign(config, initial, data, prepare_teachers(config, initial))
+            stages.prepare_guards(config, initial, data)
+        text = stages.try_campaign(config, initial, data, stages.prepare_teachers(config, initial))
         print(text)
         return text
     with one_campaign(config.name):
@@ -80,9 +63,9 @@ def iterate(
 
 def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     """Every iteration of one campaign, and its closing lines."""
-    config = warm_start(config, prepare_model(config))
-    initial = prepare_model(config)
-    campaign = begin(config, initial, prepare_data(config, initial), pretraining)
+    config = stages.warm_start(config, stages.prepare_model(config))
+    initial = stages.prepare_model(config)
+    campaign = begin(config, initial, stages.prepare_data(config, initial), pretraining)
     loop = Loop(config=config, policy=campaign.start, champion=campaign.champion)
     for number in range(config.iterations):
         try:
@@ -90,22 +73,22 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
         except AlarmError as alarm:
             loop.stopped.append(str(alarm))
             loop.policy = loop.champion
-            remedied = recover(campaign, loop.config, number, alarm, len(loop.stopped))
+            remedied = stages.recover(campaign, loop.config, number, alarm, len(loop.stopped))
             if remedied is None:
                 break
             loop.config = remedied
-    text = close_campaign(campaign, loop.summaries, loop.stopped)
+    text = stages.close_campaign(campaign, loop.summaries, loop.stopped)
     print(text)
     return text
 
 
 def begin(config: CampaignConfig, initial: PolicyRef, data: Ref, pretraining: bool = False) -> Campaign:
     """The campaign before its first iteration: teachers, guards and their anchor, what is rehearsed."""
-    guards = prepare_guards(config, initial, data) if config.promotion.guards else []
-    campaign = start_campaign(config, initial, data, prepare_teachers(config, initial), pretraining, guards)
+    guards = stages.prepare_guards(config, initial, data) if config.promotion.guards else []
+    campaign = stages.start_campaign(config, initial, data, stages.prepare_teachers(config, initial), pretraining, guards)
     if guards:
-        campaign = set_anchor(campaign)
-    return rehearse(campaign) if config.rehearsal.share else campaign
+        campaign = stages.set_anchor(campaign)
+    return stages.rehearse(campaign) if config.rehearsal.share else campaign
 
 
 @dataclass
@@ -128,14 +111,14 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     started = time.perf_counter()
     length = loop.curriculum.max_completion_length if loop.curriculum else None
     in_force = config_at(loop.config, number, length)
-    iteration = open_iteration(campaign, number, in_force, (loop.policy, loop.champion), loop.curriculum)
-    prompts = choose_prompts(iteration)
-    iteration = meet_peers(iteration, prompts)
-    shards = [rollout(iteration, prompts, shard) for shard in range(prompts.num_shards)]
-    graded = grade(iteration, prompts, shards)
-    loop.curriculum = advance_curriculum(iteration, shards, graded)
+    iteration = stages.open_iteration(campaign, number, in_force, (loop.policy, loop.champion), loop.curriculum)
+    prompts = stages.choose_prompts(iteration)
+    iteration = stages.meet_peers(iteration, prompts)
+    shards = [stages.rollout(iteration, prompts, shard) for shard in range(prompts.num_shards)]
+    graded = stages.grade(iteration, prompts, shards)
+    loop.curriculum = stages.advance_curriculum(iteration, shards, graded)
     outcome = learn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded), loop.monitors)
-    summary = report_iteration(iteration, outcome, write_answers(iteration, outcome))
+    summary = stages.report_iteration(iteration, outcome, stages.write_answers(iteration, outcome))
     loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
     verdict = outcome.verdict
     refused_back = not verdict.promote and in_force.promotion.continue_from == "champion"
@@ -149,22 +132,22 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     look at; None = no alarms. AlarmError when one stops the iteration.
     """
     config = iteration.config
-    graded, alarms = probe_teacher(iteration, sampled.shards, sampled.graded), []
+    graded, alarms = stages.probe_teacher(iteration, sampled.shards, sampled.graded), []
     if monitors is not None:
         monitors.append(dict(graded.metrics))
-        alarms += watch(iteration, "rollout", monitors)
+        alarms += stages.watch(iteration, "rollout", monitors)
     recorded = config.distillation.records_targets
-    targets = [score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
+    targets = [stages.score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
     sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
-    distilled = distil_candidate(iteration, sampled)
-    compared = measure_both(iteration, distilled.policy)
+    distilled = stages.distil_candidate(iteration, sampled)
+    compared = stages.measure_both(iteration, distilled.policy)
     before, after = compared.before, compared.after
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
-        alarms += watch(iteration, "evaluation", monitors)
-    guards = answer_guards(iteration, distilled.policy) if iteration.campaign.guards else []
-    candidate = register(iteration, sampled, distilled, before, after, guards)
-    verdict = decide(iteration, candidate, before, after, guards)
+        alarms += stages.watch(iteration, "evaluation", monitors)
+    guards = stages.answer_guards(iteration, distilled.policy) if iteration.campaign.guards else []
+    candidate = stages.register(iteration, sampled, distilled, before, after, guards)
+    verdict = stages.decide(iteration, candidate, before, after, guards)
     return Outcome(
         sampled=sampled,
         distilled=distilled,

@@ -6,13 +6,13 @@ prefect deployment run opsd/iterate -p recipe=tiny -p name=mine            # sta
 
 from typing import Annotated, Any
 
+from flows import stages
 from flows.forms import chosen, setting, settings
 from flows.iterate import RecipeName, run_campaign
 from flows.parameters import flow
 from opsd_core.config import resolve, supervised
 from tasks.exclusive import one_campaign
 from tasks.runtime.unattended import unattended
-from tasks.stages.prepare import preflight
 
 
 @flow
@@ -42,6 +42,6 @@ def pretrain(
     """
     uniform = {"curriculum": {"sampling": "uniform", "length_start": 0}}
     config = supervised(resolve(recipe, unattended(), overrides, chosen(locals()), uniform))
-    preflight(config)
+    stages.preflight(config)
     with one_campaign(config.name):
         return run_campaign(config, pretraining=True)

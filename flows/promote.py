@@ -10,9 +10,8 @@ from typing import Annotated
 from prefect.flow_runs import suspend_flow_run
 from pydantic import Field
 
+from flows import stages
 from flows.parameters import flow
-from tasks.champion.approval import Approval, carry_out_answer, show_verdict
-from tasks.champion.moves import promote_version, roll_back
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
@@ -39,13 +38,13 @@ def promote(
         hours: How long to wait for that answer; without one it is a refusal. Untouched: 72.
     """
     if verdict_uri is None or version is None:
-        text = promote_version(name, version, reason, who)
+        text = stages.promote_version(name, version, reason, who)
     else:
-        form = Approval.with_initial_data(description=show_verdict(name, version, verdict_uri))
+        form = stages.Approval.with_initial_data(description=stages.show_verdict(name, version, verdict_uri))
         # Here the process ends; after the answer the flow starts again from the top and gets it from this call.
         answer = suspend_flow_run(wait_for_input=form, timeout=max(1, round(hours * 3600)), key="approval")
         person = answer.who or "a person in Prefect"
-        text = carry_out_answer(name, version, verdict_uri, answer.decision, answer.comment, person)
+        text = stages.carry_out_answer(name, version, verdict_uri, answer.decision, answer.comment, person)
     print(text)
     return text
 
@@ -59,6 +58,6 @@ def rollback(name: Name, reason: Reason, who: Who = "operator") -> str:
         reason: Why; it is kept with the move.
         who: Who decides; it is kept with the move. Untouched: operator.
     """
-    text = roll_back(name, reason, who)
+    text = stages.roll_back(name, reason, who)
     print(text)
     return text

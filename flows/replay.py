@@ -9,17 +9,14 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from flows import stages
 from flows.forms import settings
 from flows.iterate import begin, learn
 from flows.parameters import flow
 from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
-from tasks.answers.stage import write_answers
 from tasks.exclusive import one_campaign
 from tasks.refs import Campaign, IterationSummary, PolicyRef, Sampled
-from tasks.stages.grade import grade
-from tasks.stages.peers import meet_peers
-from tasks.stages.prepare import preflight, prepare_model
 from tasks.stages.replay import (
     SECTIONS,
     ReplaySource,
@@ -29,7 +26,6 @@ from tasks.stages.replay import (
     replay_config,
     stored_shards,
 )
-from tasks.stages.report import close_campaign, open_iteration, report_iteration
 
 
 @flow
@@ -49,21 +45,21 @@ def replay(
     """
     source = find_rollouts(name, iterations, campaign)
     config = replay_config(source, overrides)
-    preflight(config, data=False)
+    stages.preflight(config, data=False)
     with one_campaign(config.name):
         return run_replay(config, source)
 
 
 def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
     """Every chosen iteration in its order, and the closing lines."""
-    initial = prepare_model(config)
+    initial = stages.prepare_model(config)
     check_start(source, initial)
     campaign = begin(config, initial, source.data)
     policy, summaries = initial, []
     for position, stored in enumerate(source.iterations):
         policy, summary = replay_iteration(campaign, position, stored, policy)
         summaries.append(summary)
-    text = f"{config.name}\n{close_campaign(campaign, summaries)}"
+    text = f"{config.name}\n{stages.close_campaign(campaign, summaries)}"
     print(text)
     return text
 
@@ -74,10 +70,10 @@ def replay_iteration(
     """Grade stored rollouts and learn from them, without alarms; the comparison is with the starting weights."""
     started = time.perf_counter()
     in_force = config_at(campaign.config, stored.iteration)
-    iteration = open_iteration(campaign, position, in_force, (policy, campaign.champion))
-    iteration = meet_peers(iteration, stored.prompts)
+    iteration = stages.open_iteration(campaign, position, in_force, (policy, campaign.champion))
+    iteration = stages.meet_peers(iteration, stored.prompts)
     shards = stored_shards(stored, position)
-    graded = grade(iteration, stored.prompts, shards)
+    graded = stages.grade(iteration, stored.prompts, shards)
     outcome = learn(iteration, Sampled(prompts=stored.prompts, shards=shards, graded=graded), monitors=None)
-    summary = report_iteration(iteration, outcome, write_answers(iteration, outcome))
+    summary = stages.report_iteration(iteration, outcome, stages.write_answers(iteration, outcome))
     return outcome.candidate, summary.model_copy(update={"wall_seconds": time.perf_counter() - started})

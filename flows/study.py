@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema
 
+from flows import stages
 from flows.forms import setting, settings, untouchable
 from flows.parameters import flow
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
@@ -17,11 +18,7 @@ from opsd_core.study.arms import ARMS
 from opsd_core.study.sets import SETS
 from tasks.exclusive import one_campaign
 from tasks.runtime.side_by_side import side_by_side
-from tasks.stages.prepare import preflight
-from tasks.study.arm import train_arm
-from tasks.study.open import measure_arm, open_study
 from tasks.study.refs import Study, Training
-from tasks.study.report import report_study
 
 StudyName = Literal[*sorted(STUDIES)]
 _TRAIN = "|".join(name for name, arm in ARMS.items() if arm.trains)
@@ -73,13 +70,13 @@ def study(
         "sets": sets,
     }
     config = resolve_study(recipe, overrides, knobs)
-    preflight(config.base)
+    stages.preflight(config.base)
     with one_campaign(config.name), side_by_side(side) as run:
-        opened = open_study(config)
+        opened = stages.open_study(config)
         trained = train_arms(config, opened, run)
         jobs = [(opened, "base", config.seeds[0], None), *((opened, t.arm, t.seed, t) for t in trained)]
-        measured = run(measure_arm, [job for job in jobs if job[3] is None or job[3].chosen])
-        text = report_study(opened, trained, measured)
+        measured = run(stages.measure_arm, [job for job in jobs if job[3] is None or job[3].chosen])
+        text = stages.report_study(opened, trained, measured)
     print(text)
     return text
 
@@ -96,10 +93,10 @@ def train_arms(config: StudyConfig, opened: Study, run: Any) -> list[Training]:
         if arm not in several
         for rate in config.rates.get(arm) or (None,)
     ]
-    trained = run(train_arm, [*trials, *plain])
+    trained = run(stages.train_arm, [*trials, *plain])
     best: dict[str, Training] = {}
     for training in trained[: len(trials)]:
         if training.arm not in best or training.validation_accuracy > best[training.arm].validation_accuracy:
             best[training.arm] = training
-    rest = run(train_arm, [(opened, arm, seed, best[arm].rate) for arm in several for seed in others])
+    rest = run(stages.train_arm, [(opened, arm, seed, best[arm].rate) for arm in several for seed in others])
     return [*best.values(), *trained[len(trials) :], *rest]

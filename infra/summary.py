@@ -14,7 +14,6 @@ from prefect.client.schemas.sorting import ArtifactSort
 
 from tasks.refs import ANSWERS_PAGE
 from tasks.runtime.run_names import campaign_name
-from tasks.tracking import Tracker
 
 ARTIFACT_PREFIX = "opsd-"
 REGISTER = ("iterate", "pretrain")
@@ -37,6 +36,8 @@ def newest_report(client: SyncPrefectClient, run: FlowRun) -> str:
 
 def mlflow_addresses(run: FlowRun, deployment: str, report: str) -> dict[str, str]:
     """Where MLflow shows what this run made: its experiment's table of runs, the answers, and versions where it makes some."""
+    from tasks.tracking import Tracker  # loads MLflow, which costs seconds and memory
+
     name = campaign_name(deployment, run.parameters) or ""
     tracker = Tracker(patience_s=10.0)
     if not tracker.public_uri.startswith("http"):

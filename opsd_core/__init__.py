@@ -13,38 +13,26 @@ Read training/trainer.py first, then teacher/scoring.py and objective/.
 examples/without_servers.py is that iteration.
 """
 
-from importlib import import_module
-from typing import Any
+from opsd_core.doors import door
 
-_NAMES = {
-    "resolve": "config",
-    "load_examples": "data",
-    "get_grader": "graders",
-    "build_tiny": "models.tiny",
-    "load_policy": "models.policy",
-    "save_policy": "models.policy",
-    "PromptBuilder": "prompts.builder",
-    "teacher_prompts": "prompts.teacher",
-    "choose_prompts": "selection.choice",
-    "sample_rollouts": "rollout.sample",
-    "grade_rollouts": "selection.grading",
-    "FixedTeacher": "teacher.teachers",
-    "score_rollouts": "teacher.scoring",
-    "training_items": "training.items",
-    "Schedule": "training.trainer",
-    "distil": "training.trainer",
-    "evaluate_policy": "judgement.evaluation",
-    "decide": "judgement.gate",
-}
-__all__ = sorted(_NAMES)
-
-
-def __getattr__(name: str) -> Any:
-    """A name of the method, from the module that has it."""
-    if name not in _NAMES:
-        raise AttributeError(f"module 'opsd_core' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"opsd_core.{_NAMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__, __all__ = door(
+    __name__,
+    {
+        "opsd_core.config": ("resolve",),
+        "opsd_core.data": ("load_examples",),
+        "opsd_core.graders": ("get_grader",),
+        "opsd_core.models.tiny": ("build_tiny",),
+        "opsd_core.models.policy": ("load_policy", "save_policy"),
+        "opsd_core.prompts.builder": ("PromptBuilder",),
+        "opsd_core.prompts.teacher": ("teacher_prompts",),
+        "opsd_core.selection.choice": ("choose_prompts",),
+        "opsd_core.rollout.sample": ("sample_rollouts",),
+        "opsd_core.selection.grading": ("grade_rollouts",),
+        "opsd_core.teacher.teachers": ("FixedTeacher",),
+        "opsd_core.teacher.scoring": ("score_rollouts",),
+        "opsd_core.training.items": ("training_items",),
+        "opsd_core.training.trainer": ("Schedule", "distil"),
+        "opsd_core.judgement.evaluation": ("evaluate_policy",),
+        "opsd_core.judgement.gate": ("decide",),
+    },
+)

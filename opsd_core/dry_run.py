@@ -21,6 +21,7 @@ from opsd_core.rollout.sample import sample_rollouts
 from opsd_core.selection.choice import choose_prompts
 from opsd_core.selection.grading import Graded, grade_rollouts
 from opsd_core.selection.monitors import Metrics
+from opsd_core.teacher.ends import stops_of
 from opsd_core.teacher.kinds import teacher_in_training
 from opsd_core.teacher.parts import Parts
 from opsd_core.teacher.scoring import score_rollouts
@@ -83,7 +84,8 @@ def dry_run(policy: Policy, student: Policy, parts: Parts, train: Sequence[Examp
     teacher = teacher_in_training(parts)
     with clock("targets"):
         recorded = config.distillation.records_targets
-        targets = score_rollouts(teacher, rollouts, seen, config) if recorded else []
+        stops = stops_of(student, teacher, config.distillation)
+        targets = score_rollouts(teacher, rollouts, seen, config, stops=stops) if recorded else []
     items = training_items(rollouts, graded.rows, targets, seen, examples, student, config)
     _probe(found, student, teacher, items, examples, config)
     batch = items[: config.optimizer.batch_size]

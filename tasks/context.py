@@ -1,4 +1,4 @@
-"""What every stage needs: the store, the tracker, a scratch folder, loaded policies."""
+"""What every stage needs: the store, the tracker, a scratch folder, finished artifacts; no model (`tasks.loaded`)."""
 
 import json
 import logging
@@ -6,26 +6,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
-from transformers import PreTrainedTokenizerBase
 
-from opsd_core.acceptance import Acceptance, with_paths
-from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.judgement.verdict import Verdict
-from opsd_core.models.packing import packed
-from opsd_core.models.policy import Policy, load_policy, load_tokenizer
-from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.records import examples, grades, outcomes, rollouts, targets
-from opsd_core.records.examples import Example
-from opsd_core.records.rollouts import Rollout, read_rollouts
-from opsd_core.training import checkpoint
-from tasks.refs import PolicyRef, Ref
+from tasks.refs import Ref
 from tasks.runtime.folders import local_disk, make_folder
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
@@ -33,7 +23,9 @@ from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
 from tasks.storage.manifest import artifact_key
 from tasks.storage.process_mark import process_tag
 from tasks.storage.s3 import Store, open_store
-from tasks.tracking import Tracker
+
+if TYPE_CHECKING:
+    from tasks.tracking import Tracker
 
 
 @lru_cache(maxsize=1)
@@ -56,8 +48,10 @@ def store() -> Store:
 
 
 @lru_cache(maxsize=1)
-def tracker() -> Tracker:
+def tracker() -> "Tracker":
     """The MLflow server that MLFLOW_TRACKING_URI names."""
+    from tasks.tracking import Tracker  # loads MLflow, which costs seconds and memory
+
     return Tracker(settings(), background=True)
 
 
@@ -70,15 +64,15 @@ def scratch() -> Iterator[Path]:
 
 
 _SCHEMAS = {
-    "datasets": examples.SCHEMA_VERSION,
-    "prompts": examples.SCHEMA_VERSION,
-    "rollouts": rollouts.SCHEMA_VERSION,
-    "grades": grades.SCHEMA_VERSION,
-    "targets": targets.SCHEMA_VERSION,
-    "states": checkpoint.SCHEMA_VERSION,
-    "evaluations": outcomes.SCHEMA_VERSION,
+    "datasets": "opsd_core.records.examples",
+    "prompts": "opsd_core.records.examples",
+    "rollouts": "opsd_core.records.rollouts",
+    "grades": "opsd_core.records.grades",
+    "targets": "opsd_core.records.targets",
+    "states": "opsd_core.training.checkpoint",
+    "evaluations": "opsd_core.records.outcomes",
 }
-"""Part of each identity, so that a file of an older schema is never taken for a finished stage."""
+"""Whose SCHEMA_VERSION is part of each identity, so that a file of an older schema is never taken for a finished stage."""
 
 
 def produce(kind: str, identity: dict[str, Any], make: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, float]:
@@ -110,7 +104,7 @@ def address_of(kind: str, identity: dict[str, Any]) -> str:
 
 
 def _whole(kind: str, identity: dict[str, Any]) -> dict[str, Any]:
-    return identity | {"schema": _SCHEMAS.get(kind, 1)}
+    return identity | {"schema": import_module(_SCHEMAS[kind]).SCHEMA_VERSION if kind in _SCHEMAS else 1}
 
 
 def _logger() -> logging.Logger | logging.LoggerAdapter:
@@ -151,53 +145,3 @@ def lineage(tags: Mapping[str, str]) -> dict[str, Any]:
 
 _LISTS = {"rollouts", "rollout_digests", "targets", "teachers"}
 """Entries of the lineage that are lists; as tags they are JSON."""
-
-
-def load(policy: PolicyRef, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:
-    """A fresh policy from a stored folder, on the paths that its acceptance chose; the caller may change it."""
-    return _on_its_paths(load_policy(local(policy), config, dtype), policy.acceptance)
-
-
-def _on_its_paths(policy: Policy, acceptance: str) -> Policy:
-    return with_paths(policy, Acceptance.from_json(json.loads(acceptance))) if acceptance else policy
-
-
-def shared_policy(policy: PolicyRef, config: ModelConfig) -> Policy:
-    """A policy for sampling and scoring, kept in memory between the stages of an iteration. Never change it."""
-    return _shared(policy.uri, config.model_dump_json(), policy.acceptance)
-
-
-@lru_cache(maxsize=2)
-def _shared(uri: str, config_json: str, acceptance: str) -> Policy:
-    loaded = load_policy(local(uri), ModelConfig.model_validate_json(config_json))
-    return packed(_on_its_paths(loaded, acceptance))
-
-
-def shared_tokenizer(policy: Ref) -> PreTrainedTokenizerBase:
-    """The tokenizer of a stored policy, kept in memory. Never change it."""
-    return _tokenizer(policy.uri)
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(uri: str) -> PreTrainedTokenizerBase:
-    return load_tokenizer(local(uri))
-
-
-def prompt_builder(policy: Ref, config: CampaignConfig) -> PromptBuilder:
-    """Both sides' prompts in the tokenizer of `policy`."""
-    return PromptBuilder.of(shared_tokenizer(policy), config)
-
-
-def rollouts_of(*shards: Ref) -> list[Rollout]:
-    """The rollouts of stored shards, in their order."""
-    return [rollout for shard in shards for rollout in read_rollouts(local(shard) / "rollouts.parquet")]
-
-
-def stored_examples(data: Ref, split: str) -> list[Example]:
-    """A split of a stored data set, kept in memory between the stages of an iteration. Never change it."""
-    return _examples(local(data) / f"{split}.parquet")
-
-
-@lru_cache(maxsize=2)
-def _examples(path: Path) -> list[Example]:
-    return examples.read_examples(path)

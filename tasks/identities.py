@@ -126,6 +126,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "data": "identity of the data set, any item of which may be shown",
         "transform": "temperatures and truncation",
         "top_k": "distillation.top_k",
+        "stops": "end tokens of the policy and of every model that teaches, where they are merged (distillation.merge_stop)",
         "grades": "digest, where the context is made from completions",
         "budget": _BUDGET,
         "solved": _SOLVED,

@@ -85,7 +85,8 @@ def adapter(found: Kept, target: Path) -> Path:
     from opsd_core.models.policy import add_lora
     from opsd_core.models.storage.adapter_folders import save_adapter
     from opsd_core.training.checkpoint import load_trainable
-    from tasks.context import lineage, load, local, store
+    from tasks.context import lineage, local, store
+    from tasks.loaded import load
     from tasks.refs import PolicyRef
 
     name, known = found.version.name, lineage(found.version.tags)

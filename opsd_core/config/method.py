@@ -85,6 +85,12 @@ class DistillationConfig(Section):
     gold_coefficient: float = Field(
         1.0, gt=0, le=100, description="gold_share: factor of the references' mean cross-entropy, added to the objective's mean."
     )
+    merge_stop: Literal["auto", "off"] = Field(
+        "auto",
+        description="Where more than one token ends the completions of policy or teacher: auto = compare them as one stop event, "
+        "however each side writes it; off = each token for itself, which unlearns the policy's own stop where the teacher ends "
+        "with another token.",
+    )
     initial_kl: float = Field(
         0.0,
         ge=0,

@@ -32,47 +32,20 @@ kept for the last observation: Koning & van Meer 2025 (arXiv 2501.03982), who sp
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from scipy.special import bdtr, betaln, ndtr, ndtri
 
 from opsd_core.digest import digest
 from opsd_core.judgement.statistics import mcnemar
+from opsd_core.judgement.stopping import FUTILE, Look
 
 BET = 0.2
 """Share of the level that is bet; the rest is kept for the exact test of all items."""
-FUTILE = 0.02
-"""Chance of a promotion under which an evaluation stops, see `chance_of_promotion`."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(128)
 _STAKES, _SPREAD = (1.0 + _NODES) / 2.0, _WEIGHTS / 2.0
 """Stakes lambda and what is put on each, where differences are fractions: a finite mixture is as valid as the integral."""
 _MOST_SAMPLES = 256
-
-Outcome = Literal["promote", "refuse", "futile", "undecided"]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What is known after some of the items.
-
-    promote    the p-value has reached the level
-    refuse     no answer to the remaining items can bring it there, or none remains
-    futile     it could, with less than FUTILE chance
-    undecided  more items are needed
-    """
-
-    outcome: Outcome
-    num_answered: int
-    num_items: int
-    e_value: float
-    """Largest wealth so far times BET; the bets alone promote at 1 / level."""
-    p_value: float
-    """Valid whenever one stops, as long as the number of items was fixed before."""
-    chance: float
-    """Of a promotion if the remaining items go as those so far; 0 or 1 once decided."""
-
 
 def order_of(seed: int, example_ids: list[str]) -> list[str]:
     """The ids in the order in which they are answered: drawn from `seed`, whatever order or meaning ids have."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
-from opsd_core.judgement.sequential import FUTILE, Look
+FUTILE = 0.02
+"""Chance of a promotion under which an evaluation stops, see `opsd_core.judgement.sequential.chance_of_promotion`."""
 
 _WHY = {
     "promote": "the evidence was enough",
@@ -13,12 +15,36 @@ _WHY = {
 }
 
 
+Outcome = Literal["promote", "refuse", "futile", "undecided"]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What is known after some of the items.
+
+    promote    the p-value has reached the level
+    refuse     no answer to the remaining items can bring it there, or none remains
+    futile     it could, with less than FUTILE chance
+    undecided  more items are needed
+    """
+
+    outcome: Outcome
+    num_answered: int
+    num_items: int
+    e_value: float
+    """Largest wealth so far times BET; the bets alone promote at 1 / level."""
+    p_value: float
+    """Valid whenever one stops, as long as the number of items was fixed before."""
+    chance: float
+    """Of a promotion if the remaining items go as those so far; 0 or 1 once decided."""
+
+
 @dataclass(frozen=True)
 class Stopping:
     """Numbers of the last look, which a verdict keeps."""
 
     outcome: str
-    """promote, refuse, futile or undecided, as `sequential.Look` has it."""
+    """promote, refuse, futile or undecided, as `Look` has it."""
     num_answered: int
     num_planned: int
     e_value: float

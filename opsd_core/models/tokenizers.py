@@ -1,5 +1,6 @@
 """Tokenizers: load one, tell whether two are the same, and the tokens that end a completion."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def eos_ids(tokenizer: PreTrainedTokenizerBase, generation_eos: int | list[int] 
             "in tokenizer_config.json or eos_token_id in generation_config.json of model.source."
         )
     return tuple(sorted(ids))
+
+
+def known_ids(tokenizer: PreTrainedTokenizerBase, ids: Iterable[int]) -> tuple[int, ...]:
+    """Those ids for which the tokenizer has a token; no other can be written."""
+    return tuple(token for token in ids if tokenizer.convert_ids_to_tokens(token) is not None)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The distillation objective: from hidden states and an output head to a loss and what to log.
 
-Reading order: types, divergences, bounds, supports, plain, likelihood, fused. docs/objective.md has the equations.
+Reading order: types, divergences, bounds, supports, stops, merging, plain, likelihood, fused.
+docs/objective.md has the equations.
 
 N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
 """
@@ -16,6 +17,7 @@ from opsd_core.errors import DataError
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.likelihood import plain_likelihood
 from opsd_core.objective.plain import plain_loss, working_dtype
+from opsd_core.objective.stops import Stops
 from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, SampledTokens, TopKTargets
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "HiddenTargets",
     "ObjectiveResult",
     "SampledTokens",
+    "Stops",
     "Targets",
     "TopKTargets",
     "distillation_loss",
@@ -49,6 +52,8 @@ def distillation_loss(
         t_n = log_softmax(logits(teacher_hidden_n) / (T_teacher * T_loss))     or recorded
         loss_sum = sum_n weights_n * bound(D(s_n, t_n))
                  = sum_n weights_n * -A_n s_n(y_n)                             without a teacher (`SampledTokens`)
+
+    With `targets.stops` the tokens that end each side are one event on both (`opsd_core.objective.stops`).
 
     Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is not part of that
     sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
@@ -77,7 +82,7 @@ def _select(targets: Targets, rows_R: Tensor) -> Targets:
     if isinstance(targets, HiddenTargets):
         return replace(targets, hidden_NH=targets.hidden_NH[rows_R])
     columns = {field.name: getattr(targets, field.name) for field in fields(targets)}
-    return type(targets)(**{name: None if column is None else column[rows_R] for name, column in columns.items()})
+    return replace(targets, **{name: c[rows_R] for name, c in columns.items() if isinstance(c, Tensor)})
 
 
 def _expand(result: ObjectiveResult, rows_R: Tensor, size: int) -> ObjectiveResult:

@@ -12,7 +12,7 @@ N = tokens, R = tokens of a strip, V = vocabulary, W = width of a tile, H = hidd
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.likelihood import likelihood_strip
+from opsd_core.objective.merging import StudentEnds, merge_logits
 from opsd_core.objective.plain import working_dtype
 from opsd_core.objective.strips import StripResult, Tiles, bucketed_strip, dense_strip
 from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, SampledTokens, TopKTargets
@@ -80,7 +81,8 @@ def fused_loss(
     tiles = tiles or default_tiles(len(head.weight_VH), student_hidden_NH.device)
     student_hidden_NH, head = head.unscaled(student_hidden_NH)
     if isinstance(targets, HiddenTargets):
-        targets = HiddenTargets(*targets.head.unscaled(targets.hidden_NH), targets.temperature)
+        hidden_NH, teacher_head = targets.head.unscaled(targets.hidden_NH)
+        targets = replace(targets, hidden_NH=hidden_NH, head=teacher_head)
     leaves = (student_hidden_NH, head.weight_VH, head.bias_V)
     wanted = _Wanted(*(torch.is_grad_enabled() and leaf is not None and leaf.requires_grad for leaf in leaves))
     call = _Call(head.softcap, targets, token_ids_N, weights_N, config, tiles, wanted)
@@ -206,18 +208,25 @@ def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> S
         )
     bucketed = teacher_RV is None or call.config.top_k_of != "full" or call.config.kind.sampled_only
     strip = bucketed_strip if bucketed else dense_strip
+    token_ids_R, ends = call.token_ids_N[rows], {}
     if isinstance(targets, SampledTokens):
         advantages_N = targets.advantages_N
         strip, targets = likelihood_strip, SampledTokens(None if advantages_N is None else advantages_N[rows])
+    elif stops := call.targets.stops:
+        ends["ends"] = merged = StudentEnds.merge(strips[0], stops, token_ids_R)
+        token_ids_R = merged.event_ids()
+        if isinstance(targets, HiddenTargets):
+            merge_logits(strips[1], stops.members[0], stops)
     return strip(
         strips[0],
         targets if teacher_RV is None else teacher_RV,
-        call.token_ids_N[rows],
+        token_ids_R,
         call.weights_N[rows].to(strips[0].dtype),
         call.config,
         call.softcap,
         call.tiles,
         gradients,
+        **ends,
     )
 
 

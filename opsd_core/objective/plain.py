@@ -12,6 +12,7 @@ from torch.nn import functional
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
+from opsd_core.objective.merging import merged
 from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
 from opsd_core.objective.types import LOG_ZERO, FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
@@ -62,19 +63,23 @@ def _student_buckets(student_NV: Tensor, ids_NK: Tensor, repeated_NK: Tensor | N
 def _compare_online(
     student_NV: Tensor, targets: HiddenTargets | FullTargets, token_ids_N: Tensor, config: DistillationConfig
 ) -> Compared:
+    stops = targets.stops
     with torch.no_grad():
         if isinstance(targets, FullTargets):
             teacher_NV = targets.logprobs_NV.clamp(min=LOG_ZERO)
         else:
             teacher_NV = project(targets.hidden_NH, targets.head, targets.temperature * config.temperature)
         teacher_NV = teacher_NV.to(student_NV.dtype)
+        if stops and isinstance(targets, HiddenTargets):
+            teacher_NV = merged(teacher_NV, stops.members[0], stops)
         entropy_N = entropy(teacher_NV)
         sampled_N1 = teacher_NV.gather(-1, token_ids_N[:, None])
     if config.kind.sampled_only:
         return Compared(student_NV.gather(-1, token_ids_N[:, None]), sampled_N1, entropy_N, sampled_N1[:, 0])
     if config.top_k_of == "full":
         return Compared(student_NV, teacher_NV, entropy_N, sampled_N1[:, 0])
-    kept = choose_entries(student_NV.detach(), teacher_NV, config.top_k, config.top_k_of)
+    always = stops.events if stops else ()
+    kept = choose_entries(student_NV.detach(), teacher_NV, config.top_k, config.top_k_of, always)
     student_NE, teacher_NE = (_student_buckets(side_NV, *kept) for side_NV in (student_NV, teacher_NV))
     return Compared(student_NE, teacher_NE, entropy_N, sampled_N1[:, 0])
 
@@ -89,6 +94,10 @@ def plain_loss(
 ) -> ObjectiveResult:
     """The objective of `distillation_loss` with student logits (and online: teacher logits) [N, V] in memory."""
     student_NV = project(student_hidden_NH, head, config.temperature)
+    logprobs_N, event_logprobs_N = student_NV.detach().gather(-1, token_ids_N[:, None])[:, 0], None
+    if stops := targets.stops:
+        student_NV, token_ids_N = merged(student_NV, stops.student, stops), stops.event_ids(token_ids_N)
+        event_logprobs_N = student_NV.detach().gather(-1, token_ids_N[:, None])[:, 0]
     if isinstance(targets, TopKTargets):
         compared = _compare_recorded(student_NV, targets, token_ids_N, config.kind.sampled_only)
     else:
@@ -112,6 +121,7 @@ def plain_loss(
         bounded_N=value_N.detach(),
         student_entropy_N=entropy(student_NV.detach()),
         teacher_entropy_N=compared.teacher_entropy_N,
-        logprobs_N=student_NV.detach().gather(-1, token_ids_N[:, None])[:, 0],
+        logprobs_N=logprobs_N,
         teacher_logprobs_N=compared.teacher_logprobs_N,
+        event_logprobs_N=event_logprobs_N,
     )

@@ -6,12 +6,14 @@ With slopes d_v = dl_v / ds_v and C = sum_v d_v the gradient of a token's diverg
     kept entry v             g_v = d_v - S_v C
     outside the kept ones    g_v = Q_v (d_tail - S_tail C),   Q_v = S_v / S_tail
 
-then times weight, bound factor, 1 / temperature and the derivative of the soft cap.
+then times weight, bound factor, 1 / temperature and the derivative of the soft cap. Where end tokens are merged
+(`opsd_core.objective.merging`) their columns hold events, whose gradient is shared out before the cap's derivative.
 
 R = tokens of the strip, V = vocabulary, W = width of a tile, K = kept entries, E = compared entries
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -20,9 +22,10 @@ from torch import Tensor
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
+from opsd_core.objective.merging import StudentEnds, floor_leftover
 from opsd_core.objective.plain import entropy
-from opsd_core.objective.supports import EMPTY_TAIL, TAIL_FLOOR, Kept, bucket, choose_entries
-from opsd_core.objective.types import LOG_ZERO, TopKTargets
+from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries
+from opsd_core.objective.types import LOG_ZERO, TAIL_FLOOR, TopKTargets
 
 
 class Tiles(NamedTuple):
@@ -45,6 +48,7 @@ class StripResult(NamedTuple):
     teacher_entropy_R: Tensor | None
     logprobs_R: Tensor
     teacher_logprobs_R: Tensor | None
+    event_logprobs_R: Tensor | None = None
 
 
 def dense_strip(
@@ -56,10 +60,18 @@ def dense_strip(
     softcap: float | None,
     tiles: Tiles,
     gradients: bool,
+    ends: StudentEnds | None = None,
 ) -> StripResult:
-    """Full vocabulary: normalise both sides, then values and slopes, then gradients; logits in, gradients out."""
+    """Full vocabulary: normalise both sides, then values and slopes, then gradients; logits in, gradients out.
+
+    `ends`: the student's end tokens, which are merged in both sides' logits already, as in `token_ids_R`.
+    """
+    event_logits_R = student_RV.gather(1, token_ids_R[:, None])[:, 0] if ends else None
     student_normaliser_R, student_entropy_R = normalise(student_RV, tiles)
     _, teacher_entropy_R = normalise(teacher_RV, tiles)
+    floored_R = floor_leftover(student_RV, ends.stops) if ends else None
+    if ends:
+        floor_leftover(teacher_RV, ends.stops)
     logprobs_R, teacher_logprobs_R = (side.gather(1, token_ids_R[:, None])[:, 0] for side in (student_RV, teacher_RV))
     divergence = configured(config, teacher_entropy_R)
     total_R, bounded_R, slope_sum_R = (torch.zeros_like(weights_R) for _ in range(3))
@@ -72,18 +84,25 @@ def dense_strip(
         total_R += tile_total_R
         bounded_R += tile_total_R if entries.terms_NE is terms_RW else entries.terms_NE.sum(dim=1)
         if gradients:
+            if floored_R is not None and columns.start <= ends.stops.leftover < columns.stop:
+                entries.slopes_NE[:, ends.stops.leftover - columns.start].masked_fill_(floored_R, 0.0)
             slope_sum_R += entries.slopes_NE.sum(dim=1)
             teacher_RW.copy_(entries.slopes_NE)
     value_R, factor_R = _bound_tokens(bounded_R, weights_R, config)
     if gradients:
+        events_RE = None
+        if ends:
+            events_RE = teacher_RV[:, ends.stops.events] - student_RV[:, ends.stops.events].exp() * slope_sum_R[:, None]
         for columns in tiles.of(student_RV.shape[1]):
             student_RW = student_RV[:, columns]
-            slopes_RW = teacher_RV[:, columns]
             cap_RW = cap_derivative(student_RW + student_normaliser_R[:, None], config, softcap) if softcap else None
-            student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(slopes_RW, factor_R[:, None])
+            student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(teacher_RV[:, columns], factor_R[:, None])
             if cap_RW is not None:
                 student_RW *= cap_RW
-    return StripResult(total_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+        if ends:
+            ends.spread(student_RV, events_RE * factor_R[:, None], _cap_of(config, softcap))
+    result = StripResult(total_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+    return _of_tokens(result, ends, event_logits_R)
 
 
 def bucketed_strip(
@@ -95,14 +114,16 @@ def bucketed_strip(
     softcap: float | None,
     tiles: Tiles,
     gradients: bool,
+    ends: StudentEnds | None = None,
 ) -> StripResult:
-    """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone."""
+    """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone; `ends` as above."""
     sampled = config.kind.sampled_only
     kept, teacher_RE, teacher_entropy_R, teacher_logprobs_R = (
         _recorded(teacher, student_RV.dtype, token_ids_R, sampled)
         if isinstance(teacher, TopKTargets)
-        else _online(teacher, student_RV, token_ids_R, config, tiles)
+        else _online(teacher, student_RV, token_ids_R, config, tiles, ends)
     )
+    events_RE = student_RV[:, ends.stops.events] if ends else None
     token_logits_R = student_RV.gather(1, token_ids_R[:, None])[:, 0]
     kept_logits_RK = student_RV.gather(1, kept.ids_NK)
     if kept.repeated_NK is not None:
@@ -111,6 +132,9 @@ def bucketed_strip(
     tail_R = _logsumexp(student_RV, tiles).clamp(min=EMPTY_TAIL)
     normaliser_R = torch.logaddexp(tail_R, torch.logsumexp(kept_logits_RK, dim=1))
     kept_logprobs_RK = (kept_logits_RK - normaliser_R[:, None]).clamp(min=LOG_ZERO)
+    floored_RK = None if ends is None else _floored(kept, kept_logprobs_RK, ends)
+    if floored_RK is not None:
+        kept_logprobs_RK = kept_logprobs_RK.masked_fill(floored_RK, TAIL_FLOOR)
     tail_logprob_R = tail_R - normaliser_R
     student_RE = kept_logprobs_RK if sampled else bucket(kept_logprobs_RK, tail_logprob_R)
     terms_RE, entries = bounded_entries(
@@ -119,19 +143,52 @@ def bucketed_strip(
     value_R, factor_R = _bound_tokens(entries.terms_NE.sum(dim=1), weights_R, config)
     slopes_RE = entries.slopes_NE
     kept_slopes_RK = slopes_RE[:, : kept_logits_RK.shape[1]]
+    if floored_RK is not None:
+        kept_slopes_RK = kept_slopes_RK.masked_fill(floored_RK, 0.0)
     tail_slope_R = torch.zeros_like(factor_R) if sampled else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
     slope_sum_R = kept_slopes_RK.sum(dim=1) + tail_slope_R
     outside_R = (tail_slope_R - tail_logprob_R.exp() * slope_sum_R) * factor_R
     mean_log_q_R = _tail_gradients(student_RV, tail_R, outside_R, config, softcap, tiles, gradients)
     if gradients:
         kept_RK = (kept_slopes_RK - kept_logprobs_RK.exp() * slope_sum_R[:, None]) * factor_R[:, None]
+        if ends:
+            events_RE = _event_gradients(kept, kept_RK, (events_RE - tail_R[:, None]).exp() * outside_R[:, None], ends)
         if softcap:
             kept_RK *= cap_derivative(kept_logits_RK, config, softcap)
         student_RV.scatter_add_(1, kept.ids_NK, kept_RK)
+        if ends:
+            ends.spread(student_RV, events_RE, _cap_of(config, softcap))
     student_entropy_R = entropy(kept_logprobs_RK) - tail_logprob_R.exp() * (mean_log_q_R + tail_logprob_R)
     logprobs_R = token_logits_R - normaliser_R
     divergence_R = terms_RE.sum(dim=1)
-    return StripResult(divergence_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+    result = StripResult(divergence_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+    return _of_tokens(result, ends, token_logits_R)
+
+
+def _floored(kept: Kept, kept_logprobs_RK: Tensor, ends: StudentEnds) -> Tensor | None:
+    """Where the student's leftover is below the floor; None without a leftover."""
+    if ends.stops.leftover < 0:
+        return None
+    floored_RK = (kept.ids_NK == ends.stops.leftover) & (kept_logprobs_RK < TAIL_FLOOR)
+    return floored_RK if kept.repeated_NK is None else floored_RK & ~kept.repeated_NK
+
+
+def _event_gradients(kept: Kept, kept_RK: Tensor, outside_RE: Tensor, ends: StudentEnds) -> Tensor:
+    """Of each event: its kept entry's gradient, or `outside_RE` in rows where it belongs to the tail."""
+    columns = []
+    for index, event in enumerate(ends.stops.events):
+        mine_RK = kept.ids_NK == event
+        columns.append(torch.where(mine_RK.any(dim=1), (kept_RK * mine_RK).sum(dim=1), outside_RE[:, index]))
+    return torch.stack(columns, dim=1)
+
+
+def _of_tokens(result: StripResult, ends: StudentEnds | None, event_logits_R: Tensor | None) -> StripResult:
+    """The result with log S of the tokens themselves beside that of their events."""
+    if ends is None:
+        return result
+    return result._replace(
+        logprobs_R=ends.token_logprobs(result.logprobs_R, event_logits_R), event_logprobs_R=result.logprobs_R
+    )
 
 
 def _recorded(
@@ -146,14 +203,22 @@ def _recorded(
 
 
 def _online(
-    teacher_RV: Tensor, student_RV: Tensor, token_ids_R: Tensor, config: DistillationConfig, tiles: Tiles
+    teacher_RV: Tensor,
+    student_RV: Tensor,
+    token_ids_R: Tensor,
+    config: DistillationConfig,
+    tiles: Tiles,
+    ends: StudentEnds | None,
 ) -> tuple[Kept, Tensor, Tensor, Tensor]:
     """Choose the entries and read the teacher's log-probabilities; overwrites the teacher's logits."""
     _, entropy_R = normalise(teacher_RV, tiles)
+    if ends:
+        floor_leftover(teacher_RV, ends.stops)
     sampled_R1 = teacher_RV.gather(1, token_ids_R[:, None])
     if config.kind.sampled_only:
         return Kept(token_ids_R[:, None], None), sampled_R1, entropy_R, sampled_R1[:, 0]
-    kept = choose_entries(student_RV, teacher_RV, config.top_k, config.top_k_of)
+    always = ends.stops.events if ends else ()
+    kept = choose_entries(student_RV, teacher_RV, config.top_k, config.top_k_of, always)
     logprobs_RK = teacher_RV.gather(1, kept.ids_NK)
     teacher_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
     tail_R = _logsumexp(teacher_RV, tiles).clamp(min=EMPTY_TAIL)
@@ -194,6 +259,10 @@ def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConf
 def cap_derivative(scaled_logits: Tensor, config: DistillationConfig, softcap: float) -> Tensor:
     """1 - (logits / softcap)^2, the derivative of softcap * tanh(x / softcap); masked logits count as fully capped."""
     return 1.0 - (scaled_logits * (config.temperature / softcap)).clamp(min=-1.0).square()
+
+
+def _cap_of(config: DistillationConfig, softcap: float | None) -> Callable[[Tensor], Tensor] | None:
+    return partial(cap_derivative, config=config, softcap=softcap) if softcap else None
 
 
 def _logsumexp(logits_RV: Tensor, tiles: Tiles) -> Tensor:

@@ -6,16 +6,14 @@ Renormalising inside the K entries instead would be neither, and gives nothing a
 N = tokens, V = vocabulary, K = kept entries
 """
 
-import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from opsd_core.objective.types import LOG_ZERO, TopKTargets
+from opsd_core.objective.types import LOG_ZERO, TAIL_FLOOR, TopKTargets
 
-TAIL_FLOOR = math.log(1e-10)
-"""Least log-mass of a tail, on both sides: a teacher tail that rounds to 0 would make reverse KL infinite."""
 EMPTY_TAIL = 0.1 * LOG_ZERO
 """Stands for the log-sum of no entries; far above LOG_ZERO, so that exp(LOG_ZERO - it) is 0 and not 1."""
 
@@ -52,14 +50,24 @@ class Kept(NamedTuple):
     repeated_NK: Tensor | None
 
 
-def choose_entries(student_logits_NV: Tensor, teacher_logits_NV: Tensor, k: int, top_k_of: str) -> Kept:
-    """The k largest entries of one side, or of both (`union`: 2k ids, repeated ones marked)."""
-    k = min(k, student_logits_NV.shape[-1])
+def largest(logits_NV: Tensor, k: int, always: Sequence[int] = ()) -> Tensor:
+    """Ids (N, K) of the k largest entries, and of the entries `always`, which do not count among the k; largest first."""
+    if not always:
+        return logits_NV.topk(min(k, logits_NV.shape[-1]), dim=-1).indices
+    first_NV = logits_NV.index_fill(-1, torch.tensor(always, device=logits_NV.device), torch.inf)
+    ids_NK = first_NV.topk(min(k + len(always), logits_NV.shape[-1]), dim=-1).indices
+    return ids_NK.gather(-1, logits_NV.gather(-1, ids_NK).argsort(dim=-1, descending=True, stable=True))
+
+
+def choose_entries(
+    student_logits_NV: Tensor, teacher_logits_NV: Tensor, k: int, top_k_of: str, always: Sequence[int] = ()
+) -> Kept:
+    """The k largest entries of one side, or of both (`union`: repeated ones are marked), and the entries `always`."""
     if top_k_of == "teacher":
-        return Kept(teacher_logits_NV.topk(k, dim=-1).indices, None)
+        return Kept(largest(teacher_logits_NV, k, always), None)
     if top_k_of == "student":
-        return Kept(student_logits_NV.topk(k, dim=-1).indices, None)
-    both = [side_NV.topk(k, dim=-1).indices for side_NV in (teacher_logits_NV, student_logits_NV)]
+        return Kept(largest(student_logits_NV, k, always), None)
+    both = [largest(side_NV, k, always) for side_NV in (teacher_logits_NV, student_logits_NV)]
     ids_NK = torch.cat(both, dim=-1).sort(dim=-1).values
     repeated_NK = torch.zeros_like(ids_NK, dtype=torch.bool)
     repeated_NK[:, 1:] = ids_NK[:, 1:] == ids_NK[:, :-1]

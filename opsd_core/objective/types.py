@@ -3,14 +3,19 @@
 N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from opsd_core.objective.stops import Stops
+
 LOG_ZERO = -1e30
 """log 0 for arithmetic: exp gives exactly 0, and differences stay finite (-inf - -inf is nan)."""
+TAIL_FLOOR = math.log(1e-10)
+"""Least log-mass of a tail, on both sides: a teacher tail that rounds to 0 would make reverse KL infinite."""
 
 
 class Entries(NamedTuple):
@@ -55,7 +60,9 @@ class TopKTargets:
     tail_logprob_N: Tensor
     """float32, log of the mass outside the K entries; -inf when they hold everything."""
     sampled_logprob_N: Tensor | None = None
-    """float32, of the sampled token; divergence=sampled_token needs it."""
+    """float32, of the sampled token (of its event, where end tokens are merged); divergence=sampled_token needs it."""
+    stops: Stops | None = None
+    """The end tokens that were merged before the entries were chosen, and are in the student; None = none."""
 
 
 @dataclass
@@ -66,6 +73,8 @@ class HiddenTargets:
     head: Head
     temperature: float = 1.0
     """The teacher's own temperature; its logits are divided by it and by the loss temperature."""
+    stops: Stops | None = None
+    """The end tokens that are one event on both sides; None = every token for itself."""
 
 
 @dataclass
@@ -74,6 +83,8 @@ class FullTargets:
 
     logprobs_NV: Tensor
     """float32, nats, normalised, at the teacher's temperature and the loss temperature; LOG_ZERO instead of -inf."""
+    stops: Stops | None = None
+    """The end tokens that were merged, in each model before the mixture, and are in the student; None = none."""
 
 
 @dataclass
@@ -96,10 +107,13 @@ class ObjectiveResult:
     bounded_N: Tensor
     """Value per token after the bound (and the temperature-squared factor, if on)."""
     student_entropy_N: Tensor
-    """Nats, full vocabulary, at the loss temperature."""
+    """Nats, full vocabulary, at the loss temperature; merged end tokens are one outcome, here and in the next."""
     teacher_entropy_N: Tensor | None
     """Nats, at both temperatures; recorded targets: of the K entries and the tail, a lower limit. None without a teacher."""
     logprobs_N: Tensor
     """Student log-probability of token_ids_N at the loss temperature."""
     teacher_logprobs_N: Tensor | None
-    """Teacher log-probability of token_ids_N (recorded targets: sampled_logprob_N, or None)."""
+    """Teacher log-probability of token_ids_N (recorded targets: sampled_logprob_N, or None), of an end token's event where
+    end tokens are merged."""
+    event_logprobs_N: Tensor | None = None
+    """Student log-probability of the same: of an end token's event. None where nothing is merged: `logprobs_N`."""

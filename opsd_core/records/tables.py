@@ -23,13 +23,16 @@ def write_table(path: Path, columns: dict[str, list], schema: pa.Schema) -> None
     pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read Parquet that must have exactly `schema` and its version. IntegrityError otherwise."""
+def read_table(path: Path, schema: pa.Schema, *later: pa.Schema) -> pa.Table:
+    """Read Parquet that must have exactly `schema`, or one of its `later` versions. IntegrityError otherwise."""
     try:
         table = pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise IntegrityError(f"{path.name} is not a readable Parquet file: {error}.") from error
-    found, wanted = table.schema.metadata or {}, schema.metadata
+    found = table.schema.metadata or {}
+    version = found.get(b"opsd.schema_version")
+    schema = next((other for other in later if other.metadata[b"opsd.schema_version"] == version), schema)
+    wanted = schema.metadata
     if any(found.get(key) != value for key, value in wanted.items()):
         raise IntegrityError(
             f"{path.name} has schema {found.get(b'opsd.schema')!r} version {found.get(b'opsd.schema_version')!r}; this "

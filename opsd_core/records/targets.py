@@ -27,6 +27,10 @@ _SCHEMA = pa.schema(
     ],
     metadata={"opsd.schema": "targets", "opsd.schema_version": str(SCHEMA_VERSION)},
 )
+_MERGED_SCHEMA = _SCHEMA.append(pa.field("stop_layout", pa.list_(pa.int32()))).with_metadata(
+    {"opsd.schema": "targets", "opsd.schema_version": str(SCHEMA_VERSION + 1)}
+)
+"""Of targets whose end tokens were merged. Where none were, the bytes are what they were before there were any."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Target:
     tail_logprob_T: np.ndarray
     sampled_logprob_T: np.ndarray
     entropy_T: np.ndarray
+    stop_layout: tuple[int, ...] = ()
+    """`Stops.layout` of the end tokens that are merged in these entries (opsd_core/objective/stops.py); empty = none."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -59,12 +65,17 @@ def write_targets(path: Path, targets: Sequence[Target]) -> None:
         "sampled_logprob": [t.sampled_logprob_T for t in targets],
         "entropy": [t.entropy_T for t in targets],
     }
-    write_table(path, columns, _SCHEMA)
+    merged = any(t.stop_layout for t in targets)
+    if merged:
+        columns["stop_layout"] = [list(t.stop_layout) for t in targets]
+    write_table(path, columns, _MERGED_SCHEMA if merged else _SCHEMA)
 
 
 def read_targets(path: Path) -> list[Target]:
     """Read a shard's targets. IntegrityError when the file is not one of this schema version."""
-    table, targets = read_table(path, _SCHEMA), []
+    table, targets = read_table(path, _SCHEMA, _MERGED_SCHEMA), []
+    merged = "stop_layout" in table.column_names
+    layouts = table["stop_layout"].to_pylist() if merged else [()] * len(table)
     topk_ids, topk_logprobs = ragged(table["topk_ids"], np.int32), ragged(table["topk_logprobs"], np.float32)
     per_token = {name: ragged(table[name], np.float32) for name in ("tail_logprob", "sampled_logprob", "entropy")}
     plain = ("example_id", "sample_index", "teacher_prompt_length")
@@ -80,6 +91,7 @@ def read_targets(path: Path) -> list[Target]:
                 **{f"{name}_T": values[index] for name, values in per_token.items()},
                 topk_ids_TK=topk_ids[index].reshape(length, -1),
                 topk_logprobs_TK=topk_logprobs[index].reshape(length, -1),
+                stop_layout=tuple(layouts[index]),
             )
         )
     return targets

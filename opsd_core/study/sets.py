@@ -4,15 +4,16 @@ A set is data. `tiny_*` belong to the tiny model (the skills it was pretrained i
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from opsd_core.config.kinds.suites import AS_IT_STANDS, FAMILIES, RESULT_ONLY, family_data
-from opsd_core.data.examples import make_example
-from opsd_core.data.suites import instructions, plain_text, tiny
+from opsd_core.data.suites import instructions, plain_text
 from opsd_core.digest import derive_seed
-from opsd_core.records.examples import Example
 
-Items = Callable[[int], list[Example]]
+if TYPE_CHECKING:
+    from opsd_core.records.examples import Example
+
+Items = Callable[[int], list["Example"]]
 
 
 class EvaluationSet(NamedTuple):
@@ -37,40 +38,46 @@ _INSTRUCTIONS = 80
 """Those that the tables of studies are about; a guard has more."""
 
 
-def _pairs(pairs: list[tuple[str, str]]) -> list[Example]:
+def _pairs(pairs: list[tuple[str, str]]) -> "list[Example]":
+    from opsd_core.data.examples import make_example  # the names of sets are asked for far more often than their items
+
     return [make_example(question=question, answer=answer) for question, answer in pairs]
 
 
-def _tiny_copying(count: int) -> list[Example]:
+def _tiny_copying(count: int) -> "list[Example]":
+    from opsd_core.data.suites import tiny
+
     return _pairs(tiny.copying(count, seed=1))
 
 
-def _sum(a: int, b: int, digits: int) -> Example:
+def _sum(a: int, b: int, digits: int) -> tuple[str, str]:
     """The tiny model's notation: the sum with `digits` digits, last one first."""
-    return make_example(question=f"{a}+{b}=", answer=f"{a + b:0{digits}d}"[::-1])
+    return f"{a}+{b}=", f"{a + b:0{digits}d}"[::-1]
 
 
-def _tiny_facts(count: int) -> list[Example]:
+def _tiny_facts(count: int) -> "list[Example]":
+    from opsd_core.data.suites import tiny
+
     return _pairs(tiny.facts(count, seed=0))
 
 
-def _instructions(count: int) -> list[Example]:
+def _instructions(count: int) -> "list[Example]":
     return _pairs(instructions.items(min(count, _INSTRUCTIONS), seed=0))
 
 
-def _tiny_unpadded(count: int) -> list[Example]:
+def _tiny_unpadded(count: int) -> "list[Example]":
     """One- and two-digit numbers as people write them: 7+95= where training has 07+95=."""
     pairs = [divmod(derive_seed("unpadded", number) % 1000, 100) for number in range(4 * count)]
-    return [_sum(a, b, digits=3) for a, b in dict.fromkeys(pairs) if b >= 10][:count]
+    return _pairs([_sum(a, b, digits=3) for a, b in dict.fromkeys(pairs) if b >= 10])[:count]
 
 
-def _tiny_three_digits(count: int) -> list[Example]:
+def _tiny_three_digits(count: int) -> "list[Example]":
     """Sums of three-digit numbers, a column more than in training."""
     pairs = [divmod(derive_seed("three digits", number) % 810_000, 900) for number in range(count)]
-    return [_sum(a + 100, b + 100, digits=4) for a, b in dict.fromkeys(pairs)]
+    return _pairs([_sum(a + 100, b + 100, digits=4) for a, b in dict.fromkeys(pairs)])
 
 
-def _english(count: int) -> list[Example]:
+def _english(count: int) -> "list[Example]":
     return _pairs(list(plain_text.PASSAGES))[:count]
 
 

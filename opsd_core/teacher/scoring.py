@@ -3,7 +3,8 @@
 N = completion tokens, K = entries kept
 
 Recorded targets hold the K most likely tokens, normalised over the full vocabulary, and the tail's log-mass. They are
-computed once by a teacher that does not change during the iteration and are stored next to the rollouts.
+computed once by a teacher that does not change during the iteration and are stored next to the rollouts. Where end tokens are
+merged (`opsd_core.objective.stops`), each model's are before any mixture or truncation, and the events are always kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +13,16 @@ import numpy as np
 import torch
 
 from opsd_core.config import CampaignConfig
+from opsd_core.errors import DataError
 from opsd_core.models.forward import completion_hidden, microbatches
+from opsd_core.objective.merging import merged
 from opsd_core.objective.plain import project
+from opsd_core.objective.stops import Stops
+from opsd_core.objective.supports import largest
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.targets import Target
+from opsd_core.teacher.ends import stops_of
 from opsd_core.teacher.mixtures import Transform, truncate
 from opsd_core.teacher.teachers import TeacherWeights
 
@@ -35,6 +41,7 @@ def divergence_along(rollout: Rollout, target: Target) -> np.ndarray:
     2.7.1), so a curve of this shows where the teacher disagrees, and never exaggerates.
     """
     shared_TKK = rollout.topk_ids_TK[:, :, None] == target.topk_ids_TK[:, None, :]
+    shared_TKK &= ~np.isin(target.topk_ids_TK, target.stop_layout)[:, None, :]  # only the teacher's side has them merged
     gap_TKK = rollout.topk_logprobs_TK[:, :, None].astype(np.float64) - target.topk_logprobs_TK[:, None, :]
     p_TKK = np.where(shared_TKK, np.exp(rollout.topk_logprobs_TK.astype(np.float64))[:, :, None], 0.0)
     q_TKK = np.where(shared_TKK, np.exp(target.topk_logprobs_TK.astype(np.float64))[:, None, :], 0.0)
@@ -50,13 +57,19 @@ def score_rollouts(
     prompts: Mapping[tuple[str, int], Sequence[int]],
     config: CampaignConfig,
     on_progress: Callable[[int, int], None] | None = None,
+    stops: Stops | None = None,
 ) -> list[Target]:
-    """Recorded targets of the rollouts that have a teacher's prompt in `prompts`, as `config` keeps and transforms them."""
+    """Recorded targets of the rollouts that have a teacher's prompt in `prompts`, as `config` keeps and transforms them.
+
+    `stops`: the end tokens of policy and teacher; None = the teacher's models' own, which are the policy's where it teaches
+    itself. With distillation.merge_stop=off they play no part.
+    """
     taught = [rollout for rollout in rollouts if rollout.key in prompts]
     seen, objective = [prompts[rollout.key] for rollout in taught], config.distillation
     transform = Transform.of(config.teacher, objective.temperature)
     tokens = config.execution.microbatch_tokens
-    return score_targets(teacher, taught, seen, objective.top_k, transform, tokens, on_progress)
+    stops = stops_of(teacher.policy, teacher, objective) if stops is None or objective.merge_stop == "off" else stops
+    return score_targets(teacher, taught, seen, objective.top_k, transform, tokens, on_progress, stops)
 
 
 @torch.inference_mode()
@@ -68,10 +81,12 @@ def score_targets(
     transform: Transform,
     max_tokens: int,
     on_progress: Callable[[int, int], None] | None = None,
+    stops: Stops | None = None,
 ) -> list[Target]:
     """Prefill the teacher with its own prompt and the student's completion; keep top-k and tail per position.
 
-    Mixture and truncation are taken of the full distributions, tile by tile, before the top-k is.
+    With `stops` their events are kept besides the top-k. Mixture and truncation are taken of the full distributions, tile by
+    tile, before the top-k is.
     """
     lengths = [len(prompt) + len(r.completion_ids) for prompt, r in zip(teacher_prompts, rollouts, strict=True)]
     targets: list[Target | None] = [None] * len(rollouts)
@@ -83,14 +98,17 @@ def score_targets(
         parts = []
         for i in range(0, len(tokens_N), _ROWS_PER_TILE):
             tile = slice(i, i + _ROWS_PER_TILE)
-            logprobs_NV = teacher_logprobs(teacher, [hidden_NH[tile] for hidden_NH in members_NH], transform)
-            parts.append(_keep_top_k(logprobs_NV, tokens_N[tile], top_k))
+            logprobs_NV = teacher_logprobs(teacher, [hidden_NH[tile] for hidden_NH in members_NH], transform, stops)
+            parts.append(_keep_top_k(logprobs_NV, tokens_N[tile], top_k, stops))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         start = 0
         for row in rows:
             stop = start + len(rollouts[row].completion_ids)
             targets[row] = Target(
-                *rollouts[row].key, len(teacher_prompts[row]), *(column[start:stop] for column in columns)
+                *rollouts[row].key,
+                len(teacher_prompts[row]),
+                *(column[start:stop] for column in columns),
+                stop_layout=stops.layout if stops else (),
             )
             start = stop
         done += len(rows)
@@ -101,7 +119,11 @@ def score_targets(
 
 @torch.no_grad()
 def online_targets(
-    teacher: TeacherWeights, members_NH: Sequence[torch.Tensor], transform: Transform, loss_temperature: float
+    teacher: TeacherWeights,
+    members_NH: Sequence[torch.Tensor],
+    transform: Transform,
+    loss_temperature: float,
+    stops: Stops | None = None,
 ) -> HiddenTargets | FullTargets:
     """The teacher's distribution now: hidden states where these say it all, else whole log-probabilities (N, V).
 
@@ -110,19 +132,27 @@ def online_targets(
     if len(members_NH) == 1 and not transform.truncates:
         with teacher.scoring():  # an adapter on the head is off there too
             head = teacher.policy.head
-        return HiddenTargets(members_NH[0], head, transform.temperature / loss_temperature)
-    return FullTargets(teacher_logprobs(teacher, members_NH, transform))
+        return HiddenTargets(members_NH[0], head, transform.temperature / loss_temperature, stops)
+    return FullTargets(teacher_logprobs(teacher, members_NH, transform, stops), stops)
 
 
 def teacher_logprobs(
-    teacher: TeacherWeights, members_NH: Sequence[torch.Tensor], transform: Transform
+    teacher: TeacherWeights,
+    members_NH: Sequence[torch.Tensor],
+    transform: Transform,
+    stops: Stops | None = None,
 ) -> torch.Tensor:
-    """Log-probabilities (N, V) of the teacher: truncate(mix(log_softmax(logits_i / temperature))), float32."""
+    """Log-probabilities (N, V) of the teacher: truncate(mix(log_softmax(logits_i / temperature))), float32.
+
+    With `stops` each model's end tokens are merged first: models that all stop, each in its own way, agree.
+    """
     with teacher.scoring():  # an adapter on the head is off there too
         members = [
             project(hidden_NH, policy.head, transform.temperature)
             for hidden_NH, policy in zip(members_NH, teacher.policies, strict=True)
         ]
+    if stops:
+        members = [merged(logprobs_NV, own, stops) for logprobs_NV, own in zip(members, stops.members, strict=True)]
     return truncate(teacher.mix(members), transform.top_p, transform.top_k)
 
 
@@ -141,20 +171,34 @@ def members_hidden(
         return [completion_hidden(policy, prompts, completions) for policy in teacher.policies]
 
 
-def _keep_top_k(logprobs_NV: torch.Tensor, tokens_N: torch.Tensor, top_k: int) -> tuple[np.ndarray, ...]:
+def _keep_top_k(
+    logprobs_NV: torch.Tensor, tokens_N: torch.Tensor, top_k: int, stops: Stops | None
+) -> tuple[np.ndarray, ...]:
     probs_NV = logprobs_NV.exp()
-    top = logprobs_NV.topk(min(top_k, logprobs_NV.shape[-1]), dim=-1)
-    tail_N = probs_NV.scatter(1, top.indices, 0.0).sum(-1).log()
+    ids_NK = largest(logprobs_NV, top_k, stops.events if stops else ())
+    tail_N = probs_NV.scatter(1, ids_NK, 0.0).sum(-1).log()
     entropy_N = -torch.special.xlogy(probs_NV, probs_NV).sum(-1)
-    sampled_N = logprobs_NV.gather(1, tokens_N[:, None]).squeeze(1)
-    columns = (top.indices.to(torch.int32), top.values, tail_N, sampled_N, entropy_N)
+    sampled_N = logprobs_NV.gather(1, (stops.event_ids(tokens_N) if stops else tokens_N)[:, None]).squeeze(1)
+    columns = (ids_NK.to(torch.int32), logprobs_NV.gather(1, ids_NK), tail_N, sampled_N, entropy_N)
     return tuple(column.cpu().numpy() for column in columns)
 
 
-def stack_targets(targets: Sequence[Target], device: torch.device) -> TopKTargets:
-    """Concatenate along positions: (N, K) ids and log-probabilities, (N,) tails."""
+def stack_targets(targets: Sequence[Target], device: torch.device, stops: Stops | None = None) -> TopKTargets:
+    """Concatenate along positions: (N, K) ids and log-probabilities, (N,) tails.
+
+    DataError unless exactly the end tokens of `stops` are merged in each of them.
+    """
+    wanted = stops.layout if stops else ()
+    for found in sorted({target.stop_layout for target in targets} - {wanted}):
+        has = f"the end tokens {sorted(set(found) - {-1})} merged" if found else "no end tokens merged"
+        needs = f"{list(stops.union)} as one stop event" if stops else "every token by itself"
+        raise DataError(
+            f"Recorded targets have {has}, and the objective compares {needs} (distillation.merge_stop). They were made "
+            "with other settings or by an earlier version: record them again with the same setting, or set "
+            f"distillation.merge_stop={'off' if stops else 'auto'}."
+        )
     ids_NK = torch.from_numpy(np.concatenate([t.topk_ids_TK for t in targets]).astype(np.int64))
     logprobs_NK = torch.from_numpy(np.concatenate([t.topk_logprobs_TK for t in targets]))
     tail_N = torch.from_numpy(np.concatenate([t.tail_logprob_T for t in targets]))
     sampled_N = torch.from_numpy(np.concatenate([t.sampled_logprob_T for t in targets]))
-    return TopKTargets(ids_NK.to(device), logprobs_NK.to(device), tail_N.to(device), sampled_N.to(device))
+    return TopKTargets(ids_NK.to(device), logprobs_NK.to(device), tail_N.to(device), sampled_N.to(device), stops)

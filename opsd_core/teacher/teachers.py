@@ -24,7 +24,7 @@ from torch import Tensor
 from opsd_core.config import TeacherConfig
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.adapters import effective_weights, splits_tie, untie
-from opsd_core.models.policy import Policy, tokenizer_digest
+from opsd_core.models.policy import Policy
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
 from opsd_core.teacher.parts import Handle, Parts
 
@@ -219,12 +219,20 @@ class EmaTeacher(FixedTeacher):
 def check_same_vocabulary(student: Policy, other: Policy, name: str) -> None:
     """Raise ModelError unless `other` (called `name` in messages) has the student's tokens and head size.
 
-    Distributions over different vocabularies cannot be compared, and padding of the head counts as vocabulary.
+    Distributions over different vocabularies cannot be compared, and padding of the head counts as vocabulary. End tokens may
+    differ (`opsd_core.teacher.ends`), other special tokens may not.
     """
-    if tokenizer_digest(student.tokenizer) != tokenizer_digest(other.tokenizer):
+    if student.tokenizer.get_vocab() != other.tokenizer.get_vocab():
         raise ModelError(
             f"{name} has another tokenizer than the policy ({len(other.tokenizer)} and {len(student.tokenizer)} tokens): "
             "its distributions are over other tokens. Choose a teacher of the same model family."
+        )
+    special = set(student.tokenizer.all_special_ids) ^ set(other.tokenizer.all_special_ids)
+    if strange := sorted(special - set(student.eos_ids) - set(other.eos_ids)):
+        raise ModelError(
+            f"{name} has the policy's tokens, but only one of the two tokenizers treats {strange} "
+            f"({student.tokenizer.convert_ids_to_tokens(strange[0])!r}) as special. They belong to different models; choose a "
+            "teacher of the same family, or give it the policy's tokenizer files."
         )
     sizes = [len(policy.head.weight_VH) for policy in (other, student)]
     if sizes[0] != sizes[1]:

@@ -1,6 +1,7 @@
 """What is watched while a campaign runs, under the names the field uses.
 
 token_metrics       one optimiser step   kl/*, clip/*, actor/entropy, teacher/entropy, entropy_gap; nll/* without a teacher
+stop_metrics        the same step        stop/p_at_stop, stop/gap
 overlap_ratio       recorded targets against the policy's own top-k
 last_quarter        an iteration's steps, for a report
 
@@ -46,6 +47,24 @@ def token_metrics(results: Sequence[ObjectiveResult], counted_N: Tensor) -> Metr
     }
 
 
+def stop_metrics(results: Sequence[ObjectiveResult], stopped_N: Tensor) -> Metrics:
+    """Means over the counted tokens at which the policy ended its completion; nothing where it ended none.
+
+    stop/p_at_stop  the policy's probability of ending there
+    stop/gap        log T - log S of ending there, as the objective sees it: far below 0 where the teacher ends with another
+                    token and distillation.merge_stop=off; without a teacher, or its log-probabilities, left out
+    """
+    if not stopped_N.any():
+        return {}
+    own = [r.logprobs_N if r.event_logprobs_N is None else r.event_logprobs_N for r in results]
+    own_N = torch.cat(own).float().cpu()[stopped_N]
+    found = {"stop/p_at_stop": own_N.exp().mean().item()}
+    if all(r.teacher_logprobs_N is not None for r in results):
+        teachers_N = torch.cat([r.teacher_logprobs_N for r in results]).float().cpu()[stopped_N]
+        found["stop/gap"] = (teachers_N - own_N).mean().item()
+    return found
+
+
 def _spread(name: str, values_N: Tensor) -> Metrics:
     return {
         f"{name}/mean": values_N.mean().item(),
@@ -68,6 +87,8 @@ def overlap_ratio(rollouts: Sequence[Rollout], targets: Sequence[Target]) -> Met
         k = min(rollout.topk_ids_TK.shape[1], target.topk_ids_TK.shape[1])
         if k:
             own_TK, teachers_TK = rollout.topk_ids_TK[:, :k], target.topk_ids_TK[:, :k]
+            if target.stop_layout:  # the teacher's end tokens are one entry
+                own_TK = np.where(np.isin(own_TK, target.stop_layout), target.stop_layout[0], own_TK)
             shares.append((own_TK[:, :, None] == teachers_TK[:, None, :]).any(-1).mean(-1))
     return {"distillation/overlap_ratio": float(np.concatenate(shares).mean())} if shares else {}
 

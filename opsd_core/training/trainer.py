@@ -20,8 +20,9 @@ from opsd_core.digest import derive_seed
 from opsd_core.errors import TrainingError
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy, resolve_dtype
-from opsd_core.objective import ObjectiveResult, SampledTokens, Targets, distillation_loss
+from opsd_core.objective import ObjectiveResult, SampledTokens, Stops, Targets, distillation_loss
 from opsd_core.selection.monitors import Metrics
+from opsd_core.teacher.ends import ends_of, stops_of
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, online_targets, stack_targets
 from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
@@ -29,7 +30,7 @@ from opsd_core.training.anchors import NO_ANCHORS, Anchors, Held, initial_diverg
 from opsd_core.training.checkpoint import load_checkpoint, save_checkpoint, trainable_parameters
 from opsd_core.training.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
 from opsd_core.training.items import TrainingItem
-from opsd_core.training.monitors import token_metrics
+from opsd_core.training.monitors import stop_metrics, token_metrics
 from opsd_core.training.noise import embedding_noise
 from opsd_core.training.opsa import with_advantages
 from opsd_core.training.optim import build_optimizer, learning_rate, set_learning_rate
@@ -195,6 +196,8 @@ class Scored(NamedTuple):
     """At the temperature of `rollout_logprobs_T`; None where that is not the loss temperature and nothing needs it."""
     loss_sum: Tensor
     """`result.loss_sum` and the pull of the initial policy."""
+    stopped_N: Tensor
+    """bool: the token ended the completion."""
 
 
 def _score(
@@ -223,11 +226,13 @@ def _score(
         logprobs_N = sampled_logprobs(hidden_NH.detach(), student.head, tokens_N, temperature)
         old_logprobs_N = _column(batch, "rollout_logprobs_T").to(student.device)
         weights_N = weights_N * importance_ratio(logprobs_N, old_logprobs_N, config.token_weights.importance_clip)
-    targets = _targets(teacher, batch, config, student.device)
+    stops = stops_of(student, teacher, config.distillation)
+    targets = _targets(teacher, batch, config, student.device, stops)
     result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
     if logprobs_N is None and temperature == config.distillation.temperature:
         logprobs_N = result.logprobs_N
-    return Scored(batch, result, logprobs_N, result.loss_sum + loss_sum)
+    stopped_N = torch.isin(tokens_N, torch.tensor(ends_of(student), device=student.device))
+    return Scored(batch, result, logprobs_N, result.loss_sum + loss_sum, stopped_N)
 
 
 def _column(batch: Sequence[TrainingItem], name: str) -> Tensor:
@@ -235,18 +240,22 @@ def _column(batch: Sequence[TrainingItem], name: str) -> Tensor:
 
 
 def _targets(
-    teacher: TeacherWeights, batch: Sequence[TrainingItem], config: CampaignConfig, device: torch.device
+    teacher: TeacherWeights,
+    batch: Sequence[TrainingItem],
+    config: CampaignConfig,
+    device: torch.device,
+    stops: Stops | None,
 ) -> Targets:
     if config.distillation.teacher_free:
         advantages = batch[0].advantages_T is not None
         return SampledTokens(_column(batch, "advantages_T").to(device) if advantages else None)
     if config.distillation.records_targets:
-        return stack_targets([item.target for item in batch], device)
+        return stack_targets([item.target for item in batch], device, stops)
     prompts, completions = [item.teacher_prompt_ids for item in batch], [item.completion_ids for item in batch]
     with torch.no_grad(), _autocast(teacher.policy.device, config):
         members_NH = members_hidden(teacher, prompts, completions)
     loss_temperature = config.distillation.temperature
-    return online_targets(teacher, members_NH, Transform.of(config.teacher, loss_temperature), loss_temperature)
+    return online_targets(teacher, members_NH, Transform.of(config.teacher, loss_temperature), loss_temperature, stops)
 
 
 def _autocast(device: torch.device, config: CampaignConfig):
@@ -260,6 +269,8 @@ def _step_metrics(scored: Sequence[Scored], config: CampaignConfig) -> Metrics:
     counted_N = _column(items, "weights_T") > 0
     metrics = token_metrics([part.result for part in scored], counted_N)
     metrics["tokens/trained"] = float(counted_N.sum())
+    stopped_N = torch.cat([part.stopped_N for part in scored]).cpu() & counted_N
+    metrics |= stop_metrics([part.result for part in scored], stopped_N)
     if all(part.logprobs_N is not None for part in scored):
         logprobs_N = torch.cat([part.logprobs_N for part in scored]).float().cpu()[counted_N]
         old_logprobs_N = _column(items, "rollout_logprobs_T")[counted_N]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from opsd_core.answers.tokens import Sampled, reader
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
-from tasks.context import local, rollouts_of, shared_tokenizer, stored_examples
+from tasks.context import local
+from tasks.loaded import rollouts_of, shared_tokenizer, stored_examples
 from tasks.refs import Ref
 
 

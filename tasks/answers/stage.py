@@ -18,12 +18,13 @@ from opsd_core.records.targets import Target
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
 from tasks.answers.recorded import recorded
-from tasks.context import local, produce, store, stored_examples, stored_verdict, tracker
+from tasks.context import local, produce, store, stored_verdict, tracker
+from tasks.loaded import stored_examples
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import AnswersRef, Iteration, Outcome
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts
+from tasks.stages.teacher import grades_for_context, prompts_of, stops_of, teacher_parts
 from tasks.storage.artifacts import describe
 
 _VERSION = 1
@@ -145,6 +146,6 @@ def _scored_now(
     if iteration.solved is not None:
         return {}
     chosen = [rollout for rollout in rollouts[:MAX_COMPLETIONS] if rollout.key in privileged][:_SCORED_ONLINE]
-    teacher = teacher_before_training(teacher_parts(iteration))
-    return {target.key: target for target in score_rollouts(teacher, chosen, privileged, iteration.config)}
+    teacher, stops = teacher_before_training(teacher_parts(iteration)), stops_of(iteration)
+    return {target.key: target for target in score_rollouts(teacher, chosen, privileged, iteration.config, stops=stops)}
 

@@ -11,7 +11,8 @@ from opsd_core.answers.sides import Item, items_of
 from opsd_core.errors import ConfigError, IntegrityError
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import read_outcomes
-from tasks.context import lineage, local, produce, store, stored_examples, tracker
+from tasks.context import lineage, local, produce, store, tracker
+from tasks.loaded import stored_examples
 from tasks.refs import ANSWERS_PAGE as PAGE
 from tasks.refs import Ref
 from tasks.storage.artifacts import describe

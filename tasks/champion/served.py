@@ -7,7 +7,8 @@ from typing import Any
 from opsd_core.config import CampaignConfig
 from opsd_core.models.policy import Serving
 from opsd_core.models.storage.serving import served_settings, write_serving
-from tasks.context import address_of, load, local, produce, tracker
+from tasks.context import address_of, local, produce, tracker
+from tasks.loaded import load
 from tasks.refs import PolicyRef, Ref
 
 

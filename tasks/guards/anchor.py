@@ -6,9 +6,10 @@ from opsd_core.config import CampaignConfig
 from opsd_core.config.guards import GuardConfig
 from opsd_core.errors import ConfigError, IntegrityError, OpsdError
 from tasks.champion.start import policy_of
-from tasks.context import lineage, prompt_builder, store, tracker
+from tasks.context import lineage, store, tracker
 from tasks.guards import ANCHOR
 from tasks.guards.items import guarded
+from tasks.loaded import prompt_builder
 from tasks.refs import Campaign, GuardItems, PolicyRef
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task

@@ -19,7 +19,8 @@ from opsd_core.judgement.likelihood import text_pairs
 from opsd_core.models.policy import tokenizer_digest
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import Example, read_examples, write_examples
-from tasks.context import local, produce, prompt_builder, scratch, stored_examples
+from tasks.context import local, produce, scratch
+from tasks.loaded import prompt_builder, stored_examples
 from tasks.refs import GuardItems, PolicyRef, Ref
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task

@@ -8,8 +8,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import torch
-
 _HERE = Path(__file__).resolve()
 
 
@@ -33,6 +31,8 @@ def _git(*arguments: str) -> str:
 @lru_cache(maxsize=1)
 def environment() -> dict[str, Any]:
     """JSON-safe description of code, packages and machine; no host name, no user, no path."""
+    import torch  # a process that only asks for the revision needs none
+
     packages = {d.metadata["Name"].lower(): d.version for d in distributions() if d.metadata["Name"]}
     return {
         "git_revision": git_revision(),

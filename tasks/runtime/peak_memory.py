@@ -1,11 +1,13 @@
 """The most memory that this process held during a block: resident memory, or the device's where there is one."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+_CUDA = "torch.cuda"
+"""Looked up where it is loaded: without torch in the process nothing is on a device."""
 
 
 @dataclass(eq=False)
@@ -42,14 +44,16 @@ def _reset() -> None:
     """Begin to watch again; where the kernel offers no reset, the peak is the process's since its start."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
+    cuda = sys.modules.get(_CUDA)
+    if cuda and cuda.is_available():
+        cuda.reset_peak_memory_stats()
 
 
 def _peak_bytes() -> int:
     """Bytes at the highest point: of the CUDA allocator when it was used, else resident memory (VmHWM of proc(5))."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
+    cuda = sys.modules.get(_CUDA)
+    if cuda and cuda.is_available() and cuda.max_memory_allocated():
+        return cuda.max_memory_allocated()
     status = Path("/proc/self/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024

@@ -17,7 +17,7 @@ from opsd_core.training.anchors import (
     rehearsed_item,
 )
 from opsd_core.training.trainer import batch_order
-from tasks.context import prompt_builder, rollouts_of, shared_policy, stored_examples
+from tasks.loaded import prompt_builder, rollouts_of, shared_policy, stored_examples
 from tasks.refs import Iteration
 
 

@@ -24,7 +24,8 @@ from opsd_core.training.items import TrainingItem, answer_ids, training_items
 from opsd_core.training.monitors import last_quarter
 from opsd_core.training.probes import run_probes
 from opsd_core.training.trainer import Schedule, batch_order, distil
-from tasks.context import load, local, produce, rollouts_of, stored_examples, tracker
+from tasks.context import local, produce, tracker
+from tasks.loaded import load, rollouts_of, stored_examples
 from tasks.refs import DistilRef, Iteration, PolicyRef, Ref, Sampled
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE

@@ -9,7 +9,7 @@ from opsd_core.judgement.power import GatePower, gate_power
 from opsd_core.models.policy import add_lora
 from opsd_core.teacher.parts import Models, Parts
 from tasks.champion.ledger import upcoming
-from tasks.context import load, shared_policy, stored_examples
+from tasks.loaded import load, shared_policy, stored_examples
 from tasks.refs import PolicyRef, Ref
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.progress import artifact_key

@@ -17,7 +17,8 @@ from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import dtype_identity, tokenizer_digest
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes, write_outcomes
-from tasks.context import local, produce, prompt_builder, shared_policy, stored_examples
+from tasks.context import local, produce
+from tasks.loaded import prompt_builder, shared_policy, stored_examples
 from tasks.refs import EvaluationRef, PolicyRef, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE

@@ -14,7 +14,8 @@ from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.selection.grading import Graded, grade_rollouts
 from opsd_core.selection.teacher_probe import probe_grades
 from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
-from tasks.context import local, produce, prompt_builder, rollouts_of, shared_policy, stored_examples
+from tasks.context import local, produce
+from tasks.loaded import prompt_builder, rollouts_of, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PromptSet, Ref, ShardRef
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task

@@ -18,7 +18,8 @@ from opsd_core.graders import get_grader, grader_identity, grader_name
 from opsd_core.models.policy import dtype_identity
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
-from tasks.context import local, produce, prompt_builder, shared_policy, store, tracker
+from tasks.context import local, produce, store, tracker
+from tasks.loaded import prompt_builder, shared_policy
 from tasks.refs import Iteration, PolicyRef, PromptSet, Ref
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task

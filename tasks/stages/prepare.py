@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from opsd_core.config import CampaignConfig
 from opsd_core.config.rules.effects import settings_without_effect
+from opsd_core.config.rules.risks import risks
 from opsd_core.config.schedules import stages
 from opsd_core.config.teacher import MOVING
 from opsd_core.data import load_examples
@@ -30,20 +31,12 @@ from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.prompts.limits import check_context, check_items
 from opsd_core.records.examples import write_examples
+from opsd_core.teacher.ends import ends_in_words
 from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.champion.ledger import ITEMS_FROM, items_from, upcoming
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
-from tasks.context import (
-    local,
-    produce,
-    scratch,
-    settings,
-    shared_policy,
-    shared_tokenizer,
-    store,
-    stored_examples,
-    tracker,
-)
+from tasks.context import local, produce, scratch, settings, store, tracker
+from tasks.loaded import shared_policy, shared_tokenizer, stored_examples
 from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.folders import make_folder
@@ -113,8 +106,12 @@ def resolve_teachers(config: CampaignConfig, initial: PolicyRef) -> list[PolicyR
 
 
 def check_teacher(config: CampaignConfig, initial: PolicyRef, teacher: PolicyRef, name: str) -> None:
-    """ModelError when a teacher has another vocabulary than the policy."""
-    check_same_vocabulary(shared_policy(initial, config.model), shared_policy(teacher, config.model), name)
+    """ModelError when a teacher has another vocabulary than the policy; other end tokens are said in the log."""
+    policy, other = shared_policy(initial, config.model), shared_policy(teacher, config.model)
+    check_same_vocabulary(policy, other, name)
+    merge_stop = config.distillation.merge_stop
+    if said := ends_in_words(policy, other, name, merge_stop):
+        get_run_logger().log(logging.WARNING if merge_stop == "off" else logging.INFO, said)
 
 
 @task(name="prepare-data", **STAGE)
@@ -198,7 +195,7 @@ def start_campaign(
     identity = _campaign_identity(config, initial, data, teachers, guards)
     if pretraining:
         identity["pretraining"] = True
-    for warning in settings_without_effect(config):
+    for warning in (*settings_without_effect(config), *risks(config)):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
     experiment = tracker()

@@ -10,7 +10,8 @@ from opsd_core.records.examples import write_examples
 from opsd_core.records.grades import read_grades
 from opsd_core.selection import choice
 from opsd_core.selection.curriculum import Counts, CurriculumState, next_state, read_state, write_state
-from tasks.context import local, produce, rollouts_of, stored_examples
+from tasks.context import local, produce
+from tasks.loaded import rollouts_of, stored_examples
 from tasks.refs import CurriculumRef, GradedRef, Iteration, PromptSet, ShardRef
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task

@@ -15,7 +15,8 @@ from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import write_rollouts
 from opsd_core.rollout.sample import complete
-from tasks.context import produce, scratch, shared_policy
+from tasks.context import produce, scratch
+from tasks.loaded import shared_policy
 from tasks.refs import Campaign, Ref
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE

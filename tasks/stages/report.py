@@ -10,7 +10,8 @@ from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
 from opsd_core.training.monitors import token_means
-from tasks.context import local, rollouts_of, scratch, store, stored_verdict, tidy_cache, tracker
+from tasks.context import local, scratch, store, stored_verdict, tidy_cache, tracker
+from tasks.loaded import rollouts_of
 from tasks.refs import (
     AnswersRef,
     Campaign,

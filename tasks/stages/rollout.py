@@ -14,7 +14,8 @@ from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import write_rollouts
 from opsd_core.rollout.recorded import recorded_error
 from opsd_core.rollout.sample import sample_rollouts
-from tasks.context import local, produce, prompt_builder, shared_policy
+from tasks.context import local, produce
+from tasks.loaded import prompt_builder, shared_policy
 from tasks.refs import Iteration, PromptSet, ShardRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE

@@ -13,13 +13,22 @@ from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_rollouts
 from opsd_core.training.monitors import overlap_ratio
-from tasks.context import produce, prompt_builder, rollouts_of
+from tasks.context import produce
+from tasks.loaded import prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.rollout import computed
-from tasks.stages.teacher import grades_for_context, prompts_of, solvers, teacher_budget, teacher_parts, teacher_ref
+from tasks.stages.teacher import (
+    grades_for_context,
+    prompts_of,
+    solvers,
+    stops_of,
+    teacher_budget,
+    teacher_parts,
+    teacher_ref,
+)
 
 
 @task(name="score-targets", task_run_name="score-targets-it{iteration.number}-shard{shard.shard}", **STAGE)
@@ -45,6 +54,8 @@ def score_identity(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> 
     } | teacher_identity(config)
     if config.teacher.kind.rollouts:
         identity |= {"grades": graded.digest, "budget": teacher_budget(config)}
+    if stops := stops_of(iteration):
+        identity["stops"] = [list(ends) for ends in (stops.student, *stops.members)]
     if iteration.solved:
         identity["solved"] = [iteration.solved.identity, iteration.solved.content]
     return identity
@@ -54,12 +65,13 @@ def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Pat
     config, rollouts = iteration.config, rollouts_of(shard)
     prompts = prompts_of(iteration, rollouts, grades_for_context(iteration, graded)).ids
     rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
-    targets = []
+    targets, stops = [], stops_of(iteration)
     title, part = f"score-targets-it{iteration.number}-shard{shard.shard}", (shard.shard, config.execution.num_shards)
     with progress(config.name, title, "completions", part) as report:
         for members, taught in _by_members(rollouts, solvers(iteration)):
             teacher = teacher_before_training(teacher_parts(iteration, members=members))
-            targets += score_rollouts(teacher, taught, prompts, config, report)
+            of = stops if stops is None or members is None else stops.taught_by(members)
+            targets += score_rollouts(teacher, taught, prompts, config, report, of)
     write_targets(folder / "targets.parquet", targets)
     return {
         "num_tokens": sum(len(t.tail_logprob_T) for t in targets),

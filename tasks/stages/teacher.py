@@ -11,12 +11,16 @@ from opsd_core.config import CampaignConfig
 from opsd_core.digest import canonical_json, digest
 from opsd_core.graders.agreement import final_answer
 from opsd_core.models.policy import Policy
+from opsd_core.models.storage.ends import stored_ends
+from opsd_core.objective.stops import Stops
 from opsd_core.prompts.context_inputs import Attempt
 from opsd_core.prompts.teacher import TeacherPrompts, teacher_prompts
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.teacher.ends import stops_between
 from opsd_core.teacher.parts import Models, Parts, models_that_teach
-from tasks.context import load, local, prompt_builder, shared_policy, stored_examples
+from tasks.context import local
+from tasks.loaded import load, prompt_builder, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PolicyRef
 
 
@@ -28,6 +32,14 @@ def teacher_ref(iteration: Iteration) -> PolicyRef:
         return refs[0]
     first, digests = (refs or (initial,))[0], [ref.digest for ref in refs]
     return first.model_copy(update={"digest": digest(digests) if digests else ""})
+
+
+def stops_of(iteration: Iteration) -> Stops | None:
+    """The end tokens of policy and fixed weights that are compared as one event; None where nothing is merged."""
+    initial, model = iteration.campaign.initial, iteration.config.model
+    refs = models_that_teach(iteration.config, Models(initial, iteration.champion, iteration.teachers))
+    student, *members = (stored_ends(local(ref), model) for ref in (initial, *refs))
+    return stops_between(student, members, iteration.config.distillation)
 
 
 def teacher_parts(

@@ -17,7 +17,8 @@ from opsd_core.config import CampaignConfig, config_at
 from opsd_core.config.teacher import MOVING
 from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.study import find_arm
-from tasks.context import local, produce, rollouts_of, store, tidy_cache, tracker
+from tasks.context import local, produce, store, tidy_cache, tracker
+from tasks.loaded import rollouts_of
 from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.retries import STAGE

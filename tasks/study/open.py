@@ -19,7 +19,8 @@ from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import write_outcomes
 from opsd_core.study import StudyConfig, resolve_arm
 from opsd_core.study.sets import SETS, EvaluationSet
-from tasks.context import produce, prompt_builder, shared_policy, stored_examples, tracker
+from tasks.context import produce, tracker
+from tasks.loaded import prompt_builder, shared_policy, stored_examples
 from tasks.refs import PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE

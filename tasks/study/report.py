@@ -21,7 +21,8 @@ from opsd_core.study.sets import SETS
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
 from opsd_core.teacher.scoring import divergence_along
-from tasks.context import local, produce, rollouts_of, tracker
+from tasks.context import local, produce, tracker
+from tasks.loaded import rollouts_of
 from tasks.refs import ANSWERS_PAGE
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE

@@ -53,14 +53,41 @@ def probabilities(hidden: Tensor, head: Head, temperature: float) -> Tensor:
     return torch.softmax(logits / temperature, dim=-1)
 
 
-def recorded(case: dict, temperature: float) -> TopKTargets:
+def joined(P: Tensor, own: tuple[int, ...], stops) -> Tensor:
+    """Probabilities (N, V) with the end tokens' columns emptied, and their sums in the columns of the events."""
+    if stops is None:
+        return P
+    others = [token for token in stops.union if token not in own]
+    columns = [torch.zeros_like(P[:, 0]) if token in stops.union else P[:, token] for token in range(P.shape[1])]
+    columns[stops.entry] = P[:, list(own)].sum(-1)
+    if stops.leftover >= 0:
+        columns[stops.leftover] = P[:, others].sum(-1).clamp(min=1e-10)
+    return torch.stack(columns, dim=-1)
+
+
+def column_of(token: int, stops) -> int:
+    """Where the student's token is compared."""
+    if stops is None or token not in stops.union:
+        return token
+    return stops.entry if token in stops.student else stops.leftover
+
+
+def chosen(P: Tensor, k: int, stops) -> list[int]:
+    """The k most likely entries of one token, and the events besides."""
+    always = stops.events if stops else []
+    ranked = [i for i in P.detach().argsort(descending=True).tolist() if i not in always]
+    return [*ranked[:k], *always]
+
+
+def recorded(case: dict, temperature: float, stops=None) -> TopKTargets:
     """What a recorder stores of the online teacher: built here from float64 probabilities."""
     online = case["online"]
     T = probabilities(online.hidden_NH, online.head, online.temperature * temperature)
-    top = T.topk(min(case["top_k"], T.shape[1]), dim=-1)
-    tail = T.scatter(1, top.indices, 0.0).sum(-1)
-    sampled = T.gather(1, case["ids"][:, None])[:, 0]
-    return TopKTargets(top.indices, top.values.log().float(), tail.log().float(), sampled.log().float())
+    T = joined(T, stops.members[0], stops) if stops else T
+    ids = torch.tensor([chosen(row, case["top_k"], stops) for row in T])
+    tail = T.scatter(1, ids, 0.0).sum(-1)
+    sampled = T.gather(1, torch.tensor([[column_of(int(i), stops)] for i in case["ids"]]))[:, 0]
+    return TopKTargets(ids, T.gather(1, ids).log().float(), tail.log().float(), sampled.log().float(), stops)
 
 
 def kl(P: Tensor, Q: Tensor) -> Tensor:
@@ -88,17 +115,19 @@ def entries(S: Tensor, row: int, case: dict, targets, config) -> tuple[Tensor, T
     """Student and teacher mass on the compared entries, teacher entropy, teacher probability of the sampled token."""
     floor = 1e-10
     if isinstance(targets, TopKTargets):
-        keep = targets.ids_NK[row]
+        keep, stops = targets.ids_NK[row], targets.stops
         T = torch.cat([targets.logprobs_NK[row].double().exp(), targets.tail_logprob_N[row].double().exp()[None]])
         entropy, sampled = -torch.special.xlogy(T, T).sum(), targets.sampled_logprob_N[row].double().exp()
     else:
+        stops = targets.stops
         full = probabilities(targets.hidden_NH[row], targets.head, targets.temperature * config.temperature)
-        entropy, sampled = -torch.special.xlogy(full, full).sum(), full[case["ids"][row]]
+        full = joined(full[None], stops.members[0], stops)[0] if stops else full
+        entropy, sampled = -torch.special.xlogy(full, full).sum(), full[column_of(int(case["ids"][row]), stops)]
         if config.top_k_of == "full":
             return S, full, entropy, sampled
         sides = {"teacher": [full], "student": [S], "union": [full, S]}[config.top_k_of]
         k = min(config.top_k, len(S))
-        keep = torch.tensor(sorted({i for side in sides for i in side.detach().topk(k).indices.tolist()}))
+        keep = torch.tensor(sorted({i for side in sides for i in chosen(side, k, stops)}))
         T = torch.cat([full[keep], full[[i for i in range(len(full)) if i not in set(keep.tolist())]].sum()[None]])
     rest = S[[i for i in range(len(S)) if i not in set(keep.tolist())]].sum()
     T = torch.cat([T[:-1], T[-1:].clamp(min=floor)])
@@ -111,6 +140,8 @@ def oracle(case: dict, targets, config) -> dict:
     weight = case["head"].weight_VH.double().requires_grad_()
     bias = None if case["head"].bias_V is None else case["head"].bias_V.double().requires_grad_()
     S_all = probabilities(hidden, case["head"]._replace(weight_VH=weight, bias_V=bias), config.temperature)
+    unmerged, stops = S_all.detach(), targets.stops
+    S_all = joined(S_all, stops.student, stops) if stops else S_all
     loss, columns = torch.zeros((), dtype=torch.float64), []
     tau = config.bound_threshold
     for row, (S, w) in enumerate(zip(S_all, case["weights"].double(), strict=True)):
@@ -118,7 +149,7 @@ def oracle(case: dict, targets, config) -> dict:
             columns.append([0.0] * 5)
             continue
         Se, Te, entropy, sampled = entries(S, row, case, targets, config)
-        y = S[case["ids"][row]]
+        y, itself = S[column_of(int(case["ids"][row]), stops)], unmerged[row, case["ids"][row]].log().item()
         if config.divergence == "sampled_token":
             raw = (y.log() - sampled.log()).detach()
             used = raw.clamp(-tau, tau) if config.bound == "ratio_clip" else raw
@@ -140,7 +171,7 @@ def oracle(case: dict, targets, config) -> dict:
             bounded = bounded * config.temperature**2
         loss = loss + w * bounded
         columns.append(
-            [raw.item(), bounded.item(), -torch.special.xlogy(S, S).sum().item(), entropy.item(), y.log().item()]
+            [raw.item(), bounded.item(), -torch.special.xlogy(S, S).sum().item(), entropy.item(), itself]
         )
     loss.backward()
     return {

@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.stages import MODULES
 from tasks.runtime.settings import load_settings
 from tasks.storage.manifest import MANIFEST_NAME
 from tasks.storage.s3 import Store, open_store
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["flows.iterate"])
+_FORKS.set_forkserver_preload(["flows.iterate", *MODULES])
 
 
 @dataclass(frozen=True)

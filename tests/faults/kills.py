@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flows.stages import MODULES
 from tasks.runtime.settings import load_settings
 from tasks.storage.s3 import Store, open_store
 
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["flows.iterate"])
+_FORKS.set_forkserver_preload(["flows.iterate", *MODULES])
 _FINISHED = re.compile(r"Task run '(.+?)(?:-[0-9a-f]{3})?' - Finished in state Completed")
 
 

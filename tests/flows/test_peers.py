@@ -1,6 +1,7 @@
 """pytest tests/flows/test_peers.py — models that teach each other: looked up anew, heard only where they are right."""
 
 import json
+import shutil
 
 import pytest
 from prefect import flow
@@ -91,6 +92,19 @@ def test_the_policy_teaches_itself_with_what_a_peer_answered(stack, sums, contex
     for target in targets:  # one token per character, after the first
         text = f"{answers[target.example_id]['text']}|{questions[target.example_id]}"
         assert target.teacher_prompt_length == 1 + len(text)
+
+
+def test_a_teacher_that_ends_with_another_token_is_heard_as_stopping(stack, sums, tiny_model, tmp_path, caplog):
+    """Its end tokens are found, said in the log, recorded as one event, and a part of the targets' identity."""
+    end, other = tiny_tokenizer().convert_tokens_to_ids(["</s>", "|"])
+    shutil.copytree(tiny_model, tmp_path / "teacher")
+    (tmp_path / "teacher" / "generation_config.json").write_text(json.dumps({"eos_token_id": [end, other]}))
+    tags = run("ends", settings(sums, weights="external", source=str(tmp_path / "teacher"), context="none", temperature=0.5))
+    (uri, *_) = lineage(tags)["targets"]
+    assert {target.stop_layout for target in read_targets(local(uri) / "targets.parquet")} == {(end, other)}
+    assert describe(store(), uri).identity["stops"] == [[end], sorted([end, other])]
+    said = [record.getMessage() for record in caplog.records if "ends its completions with" in record.getMessage()]
+    assert said and all("one stop event" in line for line in said)
 
 
 def test_a_teacher_of_another_architecture_needs_no_layer_of_the_policys_adapters(stack, sums, tmp_path):

@@ -2,6 +2,8 @@
 
 import ast
 import copy
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -237,7 +239,10 @@ ELSEWHERE = {
         "data.columns.solution": "in the template of references, where the source has that column",
     },
     "grades": {"data.source": "the items are held by content"},
-    "targets": {"prompts.max_prompt_length": "decides which items the data set keeps"} | ASKS_FOR_A_TEACHER,
+    "targets": {
+        "prompts.max_prompt_length": "decides which items the data set keeps",
+        "distillation.merge_stop": "only where several tokens end a side, and then with these tokens",
+    } | ASKS_FOR_A_TEACHER,
     "probes": {"prompts.max_prompt_length": "decides which items the data set keeps"} | ASKS_FOR_A_TEACHER,
     "evaluations": {
         "evaluation.num_items": "the items are held by content",
@@ -295,6 +300,20 @@ def test_what_a_stage_is_made_of_is_in_its_identity(work, name):
     differing = {kind for kind in before if before[kind] != after[kind]}
     assert differing >= MADE_OF[name]
     assert "datasets" not in differing and (name in ("data", "initial", "policy") or "evaluations" not in differing)
+
+
+def test_end_tokens_are_in_the_identity_of_targets_where_they_are_merged(work, monkeypatch, tiny_model, tmp_path):
+    """A second end token makes other targets, unless nothing is merged; one alone leaves the identity as it was."""
+    folder = tmp_path / "two"
+    shutil.copytree(tiny_model, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    made = publish(store(), "models", {"test": "two ends"}, folder, {})
+    two = work.initial.model_copy(update={"uri": made.uri})  # with the digest of the other: only the end tokens differ
+    off = work.config.model_copy(update={"distillation": work.config.distillation.model_copy(update={"merge_stop": "off"})})
+    one = [work.identities(config)["targets"] for config in (work.config, off)]
+    monkeypatch.setattr(work, "initial", two)
+    both = [work.identities(config)["targets"] for config in (work.config, off)]
+    assert one[0] == one[1] == both[1] != both[0]
 
 
 def test_how_fast_work_is_done_is_in_no_identity(work):

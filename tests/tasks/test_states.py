@@ -13,7 +13,8 @@ from opsd_core.config import DataConfig, ModelConfig, resolve
 from opsd_core.data import source_content
 from opsd_core.errors import ConfigError, DataError, ModelError
 from opsd_core.models import tiny
-from tasks.context import settings, store, stored_examples
+from tasks.context import settings, store
+from tasks.loaded import stored_examples
 from tasks.refs import PolicyRef
 from tasks.stages.prepare import prepare_data, prepare_model
 from tasks.stages.weights import model_identity

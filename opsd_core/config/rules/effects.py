@@ -126,6 +126,7 @@ READ_WHEN: dict[str, Condition] = {
     "distillation.top_k": _any(_RECORDED, _all(_ONLINE, _other_than("distillation.top_k_of", "full"))),
     "distillation.scale_by_temperature_squared": _other_than("distillation.temperature", 1.0),
     "distillation.bound": _TEACHER,
+    "distillation.merge_stop": _TEACHER,
     "distillation.bound_threshold": _all(_TEACHER, _other_than("distillation.bound", "none")),
     "distillation.gold_coefficient": _above("distillation.gold_share", 0),
     "rehearsal.coefficient": _REHEARSAL,

@@ -1,0 +1,24 @@
+"""Names of a package that its modules have: each module is imported when one of its names is first asked for (PEP 562)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def door(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """`__getattr__`, `__dir__` and `__all__` of `package`, which hands out the names of `modules`, dotted paths from the root.
+
+        __getattr__, __dir__, __all__ = door(__name__, {"opsd_core.data.load": ("load_examples", "load_items")})
+
+    What type checkers and the import contracts are to see is imported beside it under TYPE_CHECKING. Another name raises
+    AttributeError with those that there are.
+    """
+    homes = {name: module for module, names in modules.items() for name in names}
+    known = sorted(homes)
+
+    def handed_out(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}; it has {', '.join(known)}")
+        return getattr(import_module(homes[name]), name)
+
+    return handed_out, lambda: known, known

@@ -1,0 +1,27 @@
+"""pytest tests/core/config/test_risks.py — what is allowed and often goes wrong is said."""
+
+import pytest
+
+from opsd_core.config import resolve
+from opsd_core.config.rules.risks import risks
+
+SAMPLED = {"distillation": {"divergence": "sampled_token", "targets": "online"}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (SAMPLED, True),
+        (SAMPLED | {"alarms": {"remedy": "end", "max_truncation": None, "max_truncation_growth": None}}, True),
+        (SAMPLED | {"alarms": {"remedy": "end"}}, False),
+        (SAMPLED | {"alarms": {"remedy": "lower_rate", "max_truncation": None}}, False),
+        ({"distillation": {"divergence": "reverse_kl"}, "alarms": {"remedy": "warn"}}, False),
+    ],
+)
+def test_the_sampled_token_alone_needs_a_length_guard(overrides, said):
+    found = list(risks(resolve("tiny", overrides)))
+    assert [("alarms.remedy" in text and "sampled_token" in text) for text in found] == [True] * said
+
+
+def test_no_recipe_takes_the_risk():
+    assert not list(risks(resolve("tiny"))) and not list(risks(resolve("demo")))
