@@ -192,7 +192,7 @@ def start_campaign(
     The campaign's identity is its configuration and everything that it names, in its present state: triggering it again
     continues or reuses it.
     """
-    identity = _campaign_identity(config, initial, data, teachers, guards)
+    identity = campaign_identity(config, initial, data, teachers, guards)
     if pretraining:
         identity["pretraining"] = True
     for warning in (*settings_without_effect(config), *risks(config)):
@@ -234,9 +234,10 @@ def start_campaign(
     )
 
 
-def _campaign_identity(
+def campaign_identity(
     config: CampaignConfig, initial: PolicyRef, data: Ref, teachers: Sequence[PolicyRef], guards: Sequence[GuardItems]
 ) -> dict[str, Any]:
+    """What decides a campaign's id: its settings, and the present state of everything that they name."""
     identity = {
         "config": config.model_dump(mode="json", exclude={"execution"}),
         "initial": initial.digest,

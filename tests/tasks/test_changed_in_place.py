@@ -1,4 +1,4 @@
-"""pytest tests/tasks/test_changed_in_place.py — what changed under its name is another campaign, never a mixture."""
+"""pytest -m slow tests/tasks/test_changed_in_place.py — what changed under its name is another campaign."""
 
 import json
 import uuid
@@ -14,7 +14,7 @@ from tasks.stages.prepare import prepare_data, prepare_model
 from tasks.storage.artifacts import publish
 from tasks.storage.s3 import open_store
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 SMALL = {
     "data": {"size": 200, "validation_fraction": 0.3}, "rollout": {"num_prompts": 8}, "optimizer": {"batch_size": 8},
     "evaluation": {"num_items": 20}, "teacher": {"require_privilege_gain": False},
@@ -91,10 +91,9 @@ ATTACKS = {
     "template": lambda place, state: {"teacher": {"template": place.template(state)}},
     "chat template": lambda place, state: {"model": {"chat_template": place.chat_template(state)}},
 }
-FAST = "rehearsed prompts"
 
 
-@pytest.mark.parametrize("attack", [name if name == FAST else pytest.param(name, marks=pytest.mark.slow) for name in ATTACKS])
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_what_changed_between_two_triggers_is_another_campaign_and_changed_back_the_first(stack, tiny_model, tmp_path, attack):
     store().ensure_bucket()
     place = Place(tmp_path, tiny_model)
