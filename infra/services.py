@@ -15,7 +15,9 @@ from infra.access.child_environment import child_environment
 from infra.access.servers import mlflow_access, prefect_access
 from infra.state import HOST, POOL, State, bind_address
 from opsd_core.digest import digest
+from opsd_core.disk import no_temporary_files
 from opsd_core.errors import OpsdError, ServiceError
+from tasks.runtime.folders import make_folder
 from tasks.runtime.settings import load_settings
 from tasks.storage.s3 import open_store
 
@@ -57,12 +59,15 @@ def answers(url: str, timeout_s: float = 2.0) -> bool:
 def scratch(state: State) -> Path:
     """The services' own folder for temporary files; a shared one may belong to another user.
 
-    Raises ServiceError when someone else made it.
+    Raises ServiceError when someone else made it, and where none can be made.
     """
     folder = state.root / "tmp"
     if len(str(folder)) > _LONGEST_SCRATCH:
-        folder = Path(tempfile.gettempdir()) / f"opsd-{os.getuid()}-{digest(str(state.root))[:12]}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            folder = Path(tempfile.gettempdir()) / f"opsd-{os.getuid()}-{digest(str(state.root))[:12]}"
+        except FileNotFoundError as error:
+            raise no_temporary_files(error) from error
+    make_folder(folder, mode=0o700)
     if folder.stat().st_uid != os.getuid():
         raise ServiceError(f"{folder} belongs to another user. Remove it, or set OPSD_STATE to a shorter path.")
     return folder

@@ -4,10 +4,9 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from opsd_core.config import CampaignConfig
+from opsd_core.disk import temporary_folder
 from opsd_core.errors import ModelError, TrainingError
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.judgement.power import GatePower, gate_in_words
@@ -204,10 +203,10 @@ def _gigabytes(
     share = config.rollout.num_prompts * config.rollout.group_size / len(rollouts)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(student).values())
     everything = sum(parameter.numel() for parameter in student.causal_lm.parameters())
-    with TemporaryDirectory() as folder:
-        write_rollouts(Path(folder) / "rollouts", rollouts)
-        write_targets(Path(folder) / "targets", targets)
-        sizes = {name: (Path(folder) / name).stat().st_size * share / 1e9 for name in ("rollouts", "targets")}
+    with temporary_folder() as folder:
+        write_rollouts(folder / "rollouts", rollouts)
+        write_targets(folder / "targets", targets)
+        sizes = {name: (folder / name).stat().st_size * share / 1e9 for name in ("rollouts", "targets")}
     return sizes | {"trainer state": 12 * trainable / 1e9, "model": 4 * everything / 1e9}
 
 

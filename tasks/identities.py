@@ -54,6 +54,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "teachers": "digests of other models that teach, where they are fixed",
         "pretraining": "true for opsd/pretrain",
         "guards": "identities of the guards' items, where there are guards",
+        "rehearsal": "every section of rehearsal.data with what lies at its source, where something is rehearsed",
     },
     "rehearsals": {
         "initial": "digest of the policy that answers",

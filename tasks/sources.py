@@ -7,12 +7,12 @@ from pathlib import Path
 
 from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.config.teacher import MOVING
-from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, RefusedError, ServiceError
+from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, RefusedError
 from tasks.context import settings, store, tracker
 from tasks.storage.artifacts import Artifact, describe
 from tasks.storage.base import ObjectInfo, Store
-from tasks.storage.bucket import denied
 from tasks.storage.s3 import open_store
+from tasks.storage.s3_errors import lacking
 
 _FOREIGN = ("mlflow-artifacts:", "runs:", "dbfs:", "models:")
 
@@ -82,10 +82,8 @@ def model_objects(uri: str, field: str = "model.source") -> list[ObjectInfo]:
     """Every object directly below an s3:// folder. ModelError when there are none, or the bucket cannot be read."""
     remote, prefix = _remote(uri, field)
     prefix = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
-    try:
+    with _readable(uri, field, ModelError):
         objects = [info for info in remote.list(prefix) if info.key.count("/") == prefix.count("/")]
-    except ServiceError as error:
-        raise ModelError(f"{field}={uri} cannot be read: {_why(error, uri)}. Correct {field}.") from error
     if not objects:
         raise ModelError(
             f"{field}={uri!r} holds no objects. Give the folder with config.json and model.safetensors: s3://bucket/folder."
@@ -97,7 +95,8 @@ def download_folder(uri: str, folder: Path, field: str = "model.source") -> None
     """Every object directly below an s3:// folder, as files of `folder`. ModelError as `model_objects`."""
     objects = model_objects(uri, field)
     for info in objects:
-        _remote(uri, field)[0].download(info.key, folder / info.key.rpartition("/")[2])
+        with _readable(uri, field, ModelError):
+            _remote(uri, field)[0].download(info.key, folder / info.key.rpartition("/")[2])
 
 
 def object_info(uri: str, field: str = "data.source") -> ObjectInfo:
@@ -105,10 +104,10 @@ def object_info(uri: str, field: str = "data.source") -> ObjectInfo:
     wrong = f"{field}={uri} does not exist. Write s3://bucket/folder/file.jsonl, the address of one object."
     try:
         remote, key = _remote(uri, field)
-        if (found := remote.head(key) if key.rpartition("/")[2] else None) is None:
+        with _readable(uri, field, DataError):
+            found = remote.head(key) if key.rpartition("/")[2] else None
+        if found is None:
             raise DataError(wrong)
-    except ServiceError as error:
-        raise DataError(f"{field}={uri} cannot be read: {_why(error, uri)}. Correct {field}.") from error
     except ConfigError as error:
         raise DataError(wrong) from error
     return found
@@ -119,19 +118,24 @@ def download_file(uri: str, folder: Path, field: str = "data.source") -> Path:
     key = object_info(uri, field).key
     path = folder / key.rpartition("/")[2]
     try:
-        _remote(uri, field)[0].download(key, path)
+        with _readable(uri, field, DataError):
+            _remote(uri, field)[0].download(key, path)
     except IntegrityError as error:  # deleted since it was found
         raise DataError(f"{field}={uri} does not exist any more. Correct {field}.") from error
     return path
 
 
-def _why(error: ServiceError, uri: str) -> str:
-    """What a store refuses; the error itself when it is an outage, after which asking again may help."""
-    if denied(error):
-        return "the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) may not read it"
-    if isinstance(error, RefusedError):
-        return f"there is no bucket {uri.removeprefix('s3://').partition('/')[0]!r}"
-    raise error
+@contextmanager
+def _readable(uri: str, field: str, kind: type[DataError | ModelError]) -> Iterator[None]:
+    """What a store refuses as a `kind` that names the setting; an outage stays as it is, asking again may help."""
+    try:
+        yield
+    except RefusedError as error:
+        why = f"there is no bucket {uri.removeprefix('s3://').partition('/')[0]!r}"
+        if (right := lacking(error)) is not None:
+            why = f"the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) may not {right} there"
+            why += ", or it does not exist and they may not list either" if right.startswith("read") else ""
+        raise kind(f"{field}={uri} cannot be read: {why}. Correct {field}, or give the key that right.") from error
 
 
 def _remote(uri: str, field: str) -> tuple[Store, str]:

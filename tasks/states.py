@@ -108,6 +108,11 @@ def data_state(config: DataConfig, field: str = "data.source") -> State:
         return dict(source_content(config))
 
 
+def rehearsal_sources(config: CampaignConfig) -> list[list[Any]]:
+    """Settings and present state of every source of rehearsed prompts; empty where nothing is rehearsed."""
+    return [[data.model_dump(mode="json"), data_state(data, field)] for field, data in data_sources(config)[1:]]
+
+
 def unchanged_data(config: DataConfig, before: State, field: str = "data.source") -> None:
     """DataError when the source is no longer in the state `before`: what was read may be a mixture of two."""
     if data_state(config, field) != before:

@@ -7,6 +7,7 @@ from opsd_core.data.formats.parquet import schema_shape
 from opsd_core.data.others import also_there
 from opsd_core.data.places import heads
 from opsd_core.data.records import Asked, Opened, RawRow, require_columns
+from opsd_core.disk import hub_advice
 from opsd_core.errors import DataError
 
 
@@ -40,4 +41,5 @@ def _explain(config: DataConfig, error: Exception) -> str:
         f"{place}, data.split={config.split} cannot be loaded from the Hugging Face hub: {reason}. Either the hub "
         "cannot be reached from here (then use a local .jsonl/.csv/.parquet file, an s3:// object or "
         "reasoning_gym:<task>), or it has no dataset, subset or split of that name."
+        f"{hub_advice(error)}"
     )

@@ -1,10 +1,10 @@
 """Files that stand elsewhere: s3:// through the pipeline's own store, https:// bounded in size and time, nothing else."""
 
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +16,7 @@ from opsd_core.config.kinds.sources import FILE_FORMATS, SOURCE_KINDS, file_suff
 from opsd_core.data.files import open_file
 from opsd_core.data.records import Asked, Opened, RawRow
 from opsd_core.digest import file_digest
+from opsd_core.disk import REASONS, no_temporary_files, temporary_folder
 from opsd_core.errors import DataError
 
 MAX_DOWNLOAD_BYTES = 4 << 30
@@ -41,13 +42,17 @@ def web_file(asked: Asked) -> Opened:
     """
     source = asked.config.source
     name = _file_name(source)
-    folder = tempfile.TemporaryDirectory(prefix="opsd-data-")
-    path = Path(folder.name) / f"download{file_suffix(name)}"
-    download(source, path)
-    opened = open_file(path, asked)
+    kept = ExitStack()  # until the rows are read
+    try:
+        path = kept.enter_context(temporary_folder()) / f"download{file_suffix(name)}"
+        download(source, path)
+        opened = open_file(path, asked)
+    except BaseException:
+        kept.close()
+        raise
 
     def rows(columns: ColumnMapping) -> Iterator[RawRow]:
-        with folder:
+        with kept:
             yield from opened.rows(columns)
 
     return Opened(rows, opened.shape, opened.num_rows)
@@ -88,8 +93,8 @@ def web_content(url: str) -> dict[str, str]:
     found = {name: str(headers[header]) for name, header in names.items() if headers.get(header)}
     if found.keys() & {"etag", "last_modified"}:
         return found
-    with tempfile.TemporaryDirectory(prefix="opsd-data-") as folder:
-        download(url, path := Path(folder) / "download")
+    with temporary_folder() as folder:
+        download(url, path := folder / "download")
         return {"sha256": file_digest(path)}
 
 
@@ -127,6 +132,8 @@ def download(url: str, path: Path, most: int = MAX_DOWNLOAD_BYTES, seconds: floa
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, DataError):
             raise
+        if getattr(error, "errno", None) in REASONS:  # of the disk; what the network says has no such number
+            raise no_temporary_files(error) from error
         raise _unreachable(url, error) from error
     if announced is not None and announced.isdigit() and int(announced) != size:
         raise DataError(f"data.source={url} ended after {size:,} of {announced} bytes. Try again.")

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from opsd_core.digest import digest
+from opsd_core.disk import hub_advice
 from opsd_core.errors import ModelError
 from opsd_core.models.chat import turn_end
 
@@ -22,6 +23,7 @@ def load_tokenizer(folder: Path | str, **options: Any) -> PreTrainedTokenizerBas
         raise ModelError(
             f"{str(folder)!r} holds no tokenizer that can be read: {why}. A model needs tokenizer.json, or "
             "tokenizer.model or vocab.json with merges.txt, beside its weights."
+            f"{'' if path.is_dir() else hub_advice(error)}"
         ) from error
 
 

@@ -4,29 +4,14 @@
     make_folder()     made where it is not there, or refused in words
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from opsd_core.disk import REASONS
 from opsd_core.errors import ConfigError, ServiceError
 
 _MOST_BYTES = 1024  # what is kept below it has 255 more, and some systems take 4096 in all
-_REASONS = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the limit of a file's size is reached",
-    errno.EACCES: "permission is denied",
-    errno.EPERM: "the system does not allow it",
-    errno.EROFS: "the file system is read-only",
-    errno.ENOTDIR: "a file is where a folder should be",
-    errno.EEXIST: "a file is where a folder should be",
-    errno.EISDIR: "a folder is where a file should be",
-    errno.ELOOP: "its links go in a circle",
-    errno.ENAMETOOLONG: "its name is too long",
-    errno.EIO: "the disk does not answer as it should",
-    errno.ESTALE: "the network's disk was changed or is gone",
-}
 
 
 def named_folder(variable: str, text: str) -> Path:
@@ -45,7 +30,7 @@ def named_folder(variable: str, text: str) -> Path:
         is_other = path.exists() and not path.is_dir()
         above = next(folder for folder in path.parents if folder.exists())
     except (OSError, RuntimeError) as error:  # RuntimeError: ~ of nobody, links in a circle
-        why = _REASONS.get(getattr(error, "errno", None), str(error)[:200])
+        why = REASONS.get(getattr(error, "errno", None), str(error)[:200])
         raise ConfigError(f"{shown} cannot name a folder: {why}. Correct {variable}.") from error
     if is_other:
         raise ConfigError(f"{shown} is there and is no folder. Remove it, or name another one.")
@@ -69,9 +54,9 @@ def local_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _REASONS:
+        if error.errno not in REASONS:
             raise
         raise ServiceError(
-            f"Cannot write {path}: {_REASONS[error.errno]}. Free space there or point OPSD_STATE, OPSD_CACHE or OPSD_STORE "
+            f"Cannot write {path}: {REASONS[error.errno]}. Free space there or point OPSD_STATE, OPSD_CACHE or OPSD_STORE "
             "elsewhere."
         ) from error

@@ -65,6 +65,10 @@ class Settings(BaseModel):
     prefect_api_url: str | None = None
     prefect_auth: SecretStr | None = None
 
+    def hurried(self, seconds: float) -> "Settings":
+        """The same with no more than these seconds for the object store's answers."""
+        return self.model_copy(update={"s3_timeout_s": min(self.s3_timeout_s, seconds)})
+
     def redact(self, text: str) -> str:
         """`text` with every secret of these settings and of the environment replaced by `***`."""
         own = (self.s3_access_key, self.s3_secret_key, self.mlflow_password, self.prefect_auth)

@@ -41,12 +41,13 @@ from tasks.loaded import shared_policy, shared_tokenizer, stored_examples
 from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.folders import make_folder
+from tasks.runtime.library_folders import check_library_folders
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.sources import data_sources, download_file, model_sources, named
 from tasks.stages.evaluate import held_out, measurable
 from tasks.stages.weights import accepted, stored_context, stored_weights
-from tasks.states import check_sources, data_state, in_words, unchanged_data
+from tasks.states import check_sources, data_state, in_words, rehearsal_sources, unchanged_data
 from tasks.storage.artifacts import describe
 
 _MIN_FREE_BYTES = 2 << 30
@@ -60,6 +61,7 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
     `data`: whether data.source will be read.
     """
     resolve_device(config.model)
+    check_library_folders()
     store().ensure_bucket()
     store().probe()
     tracker().check()
@@ -191,19 +193,12 @@ def start_campaign(
 ) -> Campaign:
     """Store resolved config, git revision and package versions; open the MLflow run; register a first champion.
 
-    The campaign's identity is its configuration, model and data: triggering it again continues or reuses it.
+    The campaign's identity is its configuration and everything that it names, in its present state: triggering it again
+    continues or reuses it.
     """
-    identity = {
-        "config": config.model_dump(mode="json", exclude={"execution"}),
-        "initial": initial.digest,
-        "data": data.identity,
-    }
-    if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
-        identity["teachers"] = [teacher.digest for teacher in teachers]
+    identity = campaign_identity(config, initial, data, teachers, guards)
     if pretraining:
         identity["pretraining"] = True
-    if guards:
-        identity["guards"] = [items.identity for items in guards]
     for warning in (*settings_without_effect(config), *risks(config)):
         get_run_logger().warning(warning)
     campaign_id = digest(identity)[:16]
@@ -241,6 +236,24 @@ def start_campaign(
         flow_run_id=flow_run.get_id(),
         git_revision=git_revision(),
     )
+
+
+def campaign_identity(
+    config: CampaignConfig, initial: PolicyRef, data: Ref, teachers: Sequence[PolicyRef], guards: Sequence[GuardItems]
+) -> dict[str, Any]:
+    """What decides a campaign's id: its settings, and the present state of everything that they name."""
+    identity = {
+        "config": config.model_dump(mode="json", exclude={"execution"}),
+        "initial": initial.digest,
+        "data": data.identity,
+    }
+    if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
+        identity["teachers"] = [teacher.digest for teacher in teachers]
+    if guards:
+        identity["guards"] = [items.identity for items in guards]
+    if sources := rehearsal_sources(config):
+        identity["rehearsal"] = sources
+    return identity
 
 
 def _log_data(run_id: str, data: Ref) -> None:

@@ -23,7 +23,7 @@ from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.sources import data_sources, download_file, named
 from tasks.stages.rollout import engine
-from tasks.states import data_state, in_words, unchanged_data
+from tasks.states import data_state, in_words, rehearsal_sources, unchanged_data
 
 
 @task(name="rehearse", **STAGE)
@@ -48,18 +48,10 @@ def rehearse(campaign: Campaign) -> Campaign:
         "seed": config.seed,
         "engine": engine(config),
     }
+    for (field, data), (_, state) in zip(data_sources(config)[1:], identity["sources"], strict=True):
+        get_run_logger().info("%s=%s: %s", field, data.source, in_words(state))
     artifact, _ = produce("rehearsals", identity, partial(_answer, config, policy, builder))
     return campaign.model_copy(update={"rehearsal": Ref(uri=artifact.uri)})
-
-
-def rehearsal_sources(config: CampaignConfig) -> list[list[Any]]:
-    """Settings and present state of every source of prompts."""
-    found = []
-    for field, data in data_sources(config)[1:]:
-        state = data_state(data, field)
-        get_run_logger().info("%s=%s: %s", field, data.source, in_words(state))
-        found.append([data.model_dump(mode="json"), state])
-    return found
 
 
 def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import uuid
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,14 +79,17 @@ class Store(ABC):
         return hold_lease(self, key, ttl_s, wait_s=wait_s, holder=holder)
 
     def probe(self) -> None:
-        """Put, get and delete one small object for real; raises ServiceError saying what is wrong."""
+        """Put, get, list and delete one small object for real; raises ServiceError saying what is wrong or not allowed."""
         key, data = f"probe/{uuid.uuid4().hex}", os.urandom(16)
         self.put(key, data)
         try:
-            returned = self.read(key)
-        finally:
-            self.delete(key)
-        if returned is None or returned[0] != data:
+            returned, listed = self.read(key), self.list(key)
+        except ServiceError:
+            with suppress(ServiceError):
+                self.delete(key)
+            raise
+        self.delete(key)
+        if returned is None or returned[0] != data or [info.key for info in listed] != [key]:
             raise ServiceError(f"{self.root} did not give back the bytes just written to it.")
 
     @abstractmethod

@@ -8,49 +8,28 @@ import os
 import time
 import zlib
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import boto3
-from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    FlexibleChecksumError,
-    HTTPClientError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-)
-from botocore.exceptions import (
-    ConnectionError as BotoConnectionError,
-)
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError as BrokenStream
+from botocore.exceptions import ClientError, ReadTimeoutError
 
-from opsd_core.errors import OpsdError, RefusedError, ServiceError
 from tasks.runtime.folders import local_disk
-from tasks.runtime.settings import Settings, public_url
+from tasks.runtime.settings import Settings
 from tasks.storage.base import ObjectInfo, Store, check_key, missing, too_long
+from tasks.storage.s3_errors import ABSENT, CHANGED, DAMAGED, TORN, code_of, is_forbidden, named_errors
 
 _ATTEMPTS = 6
 _CONNECT_TIMEOUT_S = 5
+_START_ATTEMPTS, _START_TIMEOUT_S = 4, 10.0
+"""At a campaign's start, where a store that does not answer is said within a minute; in its middle it is waited for."""
 _MULTIPART_BYTES = 32 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_MULTIPART_BYTES, multipart_chunksize=16 << 20, max_concurrency=4)
-_ABSENT = {"404", "NoSuchKey", "NotFound"}
-_CHANGED = {"412", "PreconditionFailed"}
-_MALFORMED = {"InvalidBucketName", "ParamValidationError", "KeyTooLongError", "InvalidURI"}
-_DAMAGED = {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"}
-_REFUSED = {"403", "401", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthorizationHeaderMalformed"}
-# The last one comes from the body of an error answer, which botocore reads unguarded.
-_TORN = (FlexibleChecksumError, IncompleteReadError, ResponseStreamingError, BrokenStream)
 _T = TypeVar("_T")
 
 
@@ -80,7 +59,7 @@ class S3Store(Store):
             try:
                 answer = self._client.get_object(**self._at(key), ChecksumMode="ENABLED")
             except ClientError as error:
-                if _code(error) in _ABSENT:
+                if code_of(error) in ABSENT:
                     return None
                 raise
             with closing(answer["Body"]) as body:  # `with body` would give the stream below the checks of length and CRC
@@ -99,7 +78,7 @@ class S3Store(Store):
             try:
                 _read_again_when_torn(attempt)
             except ClientError as error:
-                if _code(error) in _ABSENT:
+                if code_of(error) in ABSENT:
                     raise missing(self.uri(key)) from error
                 raise
 
@@ -108,7 +87,7 @@ class S3Store(Store):
             try:
                 answer = self._client.head_object(**self._at(key))
             except ClientError as error:
-                if _code(error) in _ABSENT:
+                if code_of(error) in ABSENT:
                     return None
                 raise
         return ObjectInfo(key, answer["ContentLength"], answer["ETag"], answer["LastModified"].timestamp())
@@ -130,24 +109,27 @@ class S3Store(Store):
             self._client.delete_object(**self._at(key))
 
     def ensure_bucket(self) -> None:
+        client = _client(self.settings.hurried(_START_TIMEOUT_S), _START_ATTEMPTS, os.getpid())
         with self._naming(""):
             try:
-                self._client.head_bucket(Bucket=self.bucket)
+                client.head_bucket(Bucket=self.bucket)
                 return
             except ClientError as error:
-                if _code(error) not in _ABSENT | {"NoSuchBucket"}:
+                if is_forbidden(error):
+                    return  # a key may do all that is needed and not this; `probe` says what it may not
+                if code_of(error) not in ABSENT | {"NoSuchBucket"}:
                     raise
             region = self.settings.s3_region
             place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
             try:
-                self._client.create_bucket(Bucket=self.bucket, **place)
+                client.create_bucket(Bucket=self.bucket, **place)
             except ClientError as error:
-                if _code(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
+                if code_of(error) not in {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}:
                     raise
 
     def probe(self) -> None:
-        """Put, get and delete one small object, failing fast (two attempts); raises ServiceError naming the cause."""
-        fast = S3Store(self.root, self.bucket, self.prefix, self.settings, attempts=2)
+        """As every store's, failing fast: two attempts of ten seconds at most."""
+        fast = S3Store(self.root, self.bucket, self.prefix, self.settings.hurried(_START_TIMEOUT_S), attempts=2)
         super(S3Store, fast).probe()
 
     def _name(self, key: str) -> str:
@@ -164,7 +146,7 @@ class S3Store(Store):
                 self._client.put_object(**self._at(key), Body=body, ChecksumCRC32=checksum, **condition)
                 return
             except ClientError as error:
-                if _code(error) not in _DAMAGED or number + 1 == _ATTEMPTS:
+                if code_of(error) not in DAMAGED or number + 1 == _ATTEMPTS:
                     raise
                 time.sleep(0.1 * 2**number)
 
@@ -175,13 +157,13 @@ class S3Store(Store):
                     self._write(key, data, **condition)
                     return True
                 except ClientError as error:
-                    code = _code(error)
+                    code = code_of(error)
                     if code == "ConditionalRequestConflict" and attempt + 1 < _ATTEMPTS:
                         time.sleep(0.1 * 2**attempt)
                         continue
-                    if code in _ABSENT and "IfMatch" in condition:
+                    if code in ABSENT and "IfMatch" in condition:
                         return False
-                    if code not in _CHANGED:
+                    if code not in CHANGED:
                         raise
                     # After a lost answer the retry meets our own first attempt: then the bytes there are ours.
                     tried_before = attempt > 0 or error.response["ResponseMetadata"].get("RetryAttempts", 0) > 0
@@ -189,55 +171,8 @@ class S3Store(Store):
                     return current is not None and current[0] == data
         return False
 
-    @contextmanager
-    def _naming(self, key: str) -> Iterator[None]:
-        """Turn the client library's errors into ours, saying which server, bucket, object and likely cause."""
-        place = f"The object store at {public_url(self.settings.s3_endpoint or 'https://s3.amazonaws.com')}"
-        target = f"{self.root}/{key}"
-        try:
-            yield
-        except OpsdError:
-            raise
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise ServiceError(
-                f"{place} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run from the folder "
-                "whose stack is up (OPSD_HOME)."
-            ) from error
-        except _TORN as error:
-            raise ServiceError(
-                f"{place} sent {target} torn or altered several times ({error}). The network or a proxy damages it; "
-                "nothing of it was used."
-            ) from error
-        except (HTTPClientError, BotoConnectionError) as error:
-            raise ServiceError(
-                f"{place} does not answer ({type(error).__name__} on {target}). "
-                "Is it running (make status), and is AWS_ENDPOINT_URL_S3 right?"
-            ) from error
-        except (ClientError, Boto3Error, BotoCoreError, ResponseParserError) as error:
-            raise self._explain(error, place, target) from error
-
-    def _explain(self, error: Exception, place: str, target: str) -> ServiceError:
-        cause = error if isinstance(error, ClientError) else error.__context__ or error.__cause__
-        code = _code(cause) if isinstance(cause, ClientError) else type(error).__name__
-        kind: type[ServiceError] = ServiceError
-        detail = self.settings.redact(str(error))
-        if code in _REFUSED:
-            why = "refuses the credentials: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
-        elif code == "NoSuchBucket":
-            why = f"has no bucket {self.bucket!r}: create it (make up does) or correct OPSD_STORE"
-            kind = RefusedError
-        elif code in _MALFORMED:
-            why, kind = f"takes {self.bucket!r} for no bucket's name, or the object's for none: correct the address", RefusedError
-        elif code in _DAMAGED:
-            why = "receives other bytes than are sent: the network or a proxy damages them, nothing was stored"
-        else:
-            why = "failed after bounded retries: see its log (full disk, restart, overload)"
-        return kind(f"{place} {why}. Object {target}; it answered {code}: {detail}")
-
-
-def denied(error: ServiceError) -> bool:
-    """Whether the server refused the credentials for what was asked."""
-    return isinstance(error.__cause__, ClientError) and _code(error.__cause__) in _REFUSED
+    def _naming(self, key: str) -> AbstractContextManager[None]:
+        return named_errors(self.settings, self.root, key)
 
 
 @lru_cache(maxsize=8)
@@ -261,16 +196,12 @@ def _client(settings: Settings, attempts: int, _pid: int) -> Any:
     )
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 def _read_again_when_torn(attempt: Callable[[], _T], attempts: int = 4) -> _T:
     """botocore retries requests, not bodies: read a body that broke off or failed its checksum again, a few times."""
     for number in range(attempts):
         try:
             return attempt()
-        except (*_TORN, ReadTimeoutError):
+        except (*TORN, ReadTimeoutError):
             if number + 1 == attempts:
                 raise
             time.sleep(0.2 * 2**number)

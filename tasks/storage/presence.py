@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import NoReturn
 
@@ -125,13 +126,16 @@ class Presence:
         self._thread.start()
 
     def end(self) -> None:
-        """Stop and remove the record; an outage leaves it to run out."""
+        """Stop and remove the record, for a few seconds at most; an outage leaves it to run out."""
         self._stop.set()
         self._thread.join(timeout=_RETRY_S)
-        try:
+        last = threading.Thread(target=self._forget, name=f"absence {self.run_id}", daemon=True)
+        last.start()
+        last.join(timeout=_RETRY_S)
+
+    def _forget(self) -> None:
+        with suppress(OpsdError):
             forget(self.store, self.run_id)
-        except OpsdError:
-            return
 
     def _renew_forever(self) -> None:
         pause_s = 0.0

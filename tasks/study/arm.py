@@ -29,9 +29,10 @@ from tasks.stages.grade import grade, probe_teacher
 from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import prepare_teachers
 from tasks.stages.prompts import advance_curriculum, choose_prompts
-from tasks.stages.rehearse import rehearsal_sources, rehearse
+from tasks.stages.rehearse import rehearse
 from tasks.stages.rollout import rollout
 from tasks.stages.score import score_shard
+from tasks.states import rehearsal_sources
 from tasks.storage.artifacts import describe
 from tasks.study.labels import labelled_part
 from tasks.study.refs import Checkpoint, Study, Training

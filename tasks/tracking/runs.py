@@ -23,6 +23,7 @@ import requests
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from opsd_core.disk import REASONS
 from opsd_core.errors import ConfigError
 from tasks.runtime.settings import Settings
 from tasks.storage.base import check_key
@@ -224,7 +225,9 @@ class RunLog(Connection):
                 if record is not None:
                     self._spool.append(record)
                 reason = self.settings.redact(str(error))[:200]
-                _LOG.warning("MLflow does not answer; records wait in %s. (%s)", self._spool.folder, reason)
+                of_disk = getattr(error, "errno", None) in REASONS
+                silent = "Nothing can be handed to MLflow" if of_disk else "MLflow does not answer"
+                _LOG.warning("%s; records wait in %s. (%s)", silent, self._spool.folder, reason)
 
     def _execute_or_drop(self, record: dict[str, Any]) -> None:
         try:

@@ -14,6 +14,8 @@ from tests.faults.attempt import Arm
 from tests.faults.proxy import FAULTS, FaultProxy
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
+_OWN = ("campaigns/", "verdicts/", "lineage/", "answers/", "probe/", "leases/")
+"""Kinds whose identity holds the campaign's name or id."""
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def outcome(arm):
         "versions": [(v.version, v.aliases, v.tags.get("opsd.gate"), v.tags.get("opsd.model_digest")) for v in versions],
         "weights": [describe(arm.store(), v.source).manifest["files"] for v in versions],
         "metrics": metrics,
-        "stored": sorted(key for key in keys if not key.startswith(("campaigns/", "verdicts/", "probe/", "leases/"))),
+        "stored": sorted(key for key in keys if not key.startswith(_OWN)),
     }
 
 

@@ -34,7 +34,7 @@ from tasks.refs import Campaign, CurriculumRef, GradedRef, Iteration, PolicyRef,
 from tasks.stages.distil import distil_identity
 from tasks.stages.evaluate import evaluation_identity
 from tasks.stages.grade import grade_identity, probe_identity
-from tasks.stages.prepare import data_identity
+from tasks.stages.prepare import campaign_identity, data_identity
 from tasks.stages.rollout import rollout_identity
 from tasks.stages.score import score_identity
 from tasks.storage.artifacts import artifact_key, publish
@@ -322,6 +322,16 @@ def test_how_fast_work_is_done_is_in_no_identity(work):
         assert work.identities(changed(config, f"execution.{field}")) == before
     assert work.identities(config.model_copy(update={"name": "other"})) == before
 
+
+def test_what_a_campaign_rehearses_is_in_its_identity_by_its_present_state(tmp_path):
+    path, seen = tmp_path / "prompts.jsonl", []
+    rehearsal = {"share": 0.25, "num_prompts": 8, "data": [{"source": str(path), "columns": {"answer": ""}}]}
+    for text in ("1+1=", "1+2=", "1+1="):
+        path.write_text(f'{{"question": "{text}"}}\n')
+        initial, data = PolicyRef(uri="a/b/c", digest="d"), Ref(uri="a/b/c")
+        seen.append(campaign_identity(resolve("tiny", {"rehearsal": rehearsal}), initial, data, [], []))
+        assert seen[-1].keys() <= IDENTITIES["campaigns"].keys()
+    assert seen[0] == seen[2] != seen[1]
 
 
 def test_every_kind_that_is_stored_stands_in_the_table():

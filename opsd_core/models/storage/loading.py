@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from transformers.core_model_loading import PrefixChange
 
 from opsd_core.config import ModelConfig
+from opsd_core.disk import hub_advice
 from opsd_core.errors import ModelError, OpsdError
 from opsd_core.models.attention import use_cpu_attention
 from opsd_core.models.chat import chat_template
@@ -75,6 +76,7 @@ def load_model(source: str, options: dict[str, Any], dtype: torch.dtype) -> PreT
         raise ModelError(
             f"model.source={source!r} cannot be loaded as a causal language model with safetensors weights: "
             f"{first_line(error)}. {_where(source)}Check the name or path; pickled weights (.bin) are refused."
+            f"{'' if Path(source).is_dir() else hub_advice(error)}"
         ) from error
     check_report(report, source)
     check_numbers(model, tensors, source)
