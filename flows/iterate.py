@@ -63,6 +63,7 @@ def iterate(
 
 def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     """Every iteration of one campaign, and its closing lines."""
+    stages.load_all()
     config = stages.warm_start(config, stages.prepare_model(config))
     initial = stages.prepare_model(config)
     campaign = begin(config, initial, stages.prepare_data(config, initial), pretraining)

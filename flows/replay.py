@@ -52,6 +52,7 @@ def replay(
 
 def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
     """Every chosen iteration in its order, and the closing lines."""
+    stages.load_all()
     initial = stages.prepare_model(config)
     check_start(source, initial)
     campaign = begin(config, initial, source.data)

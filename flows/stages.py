@@ -1,11 +1,12 @@
 """The stages that flows call, `stages.grade(...)`: each is imported when it is first asked for.
 
 A flow is declared, shown as a form and refused without a single stage, so a process that only does that loads no torch, no
-transformers and no MLflow; one that works loads them with the first stage that uses them.
+transformers and no MLflow. A campaign that has passed its first checks loads them all, `load_all`.
 """
 
 # ruff: noqa: F401  the imports are what type checkers and the import contracts read; the door hands the names out
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from opsd_core.doors import door
@@ -65,3 +66,9 @@ MODULES = {
 """Module -> the names of it that flows use."""
 
 __getattr__, __dir__, __all__ = door(__name__, MODULES)
+
+
+def load_all() -> None:
+    """Import every stage: work that has begun uses one state of the code to its end, whatever an update puts in its place."""
+    for module in MODULES:
+        import_module(module)

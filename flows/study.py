@@ -71,6 +71,7 @@ def study(
     }
     config = resolve_study(recipe, overrides, knobs)
     stages.preflight(config.base)
+    stages.load_all()
     with one_campaign(config.name), side_by_side(side) as run:
         opened = stages.open_study(config)
         trained = train_arms(config, opened, run)

@@ -53,6 +53,11 @@ def test_a_fresh_process_loads_only_what_it_uses(code, absent):
     assert sorted(absent & packages_after(code)) == []
 
 
+def test_a_campaign_that_works_has_loaded_every_stage_before_the_first():
+    code = "from flows import stages\nstages.load_all()\nimport sys\nassert set(stages.MODULES) <= set(sys.modules)"
+    assert MODELS & packages_after(code)
+
+
 @pytest.mark.parametrize("name", ["flows.stages", "opsd_core.data"])
 def test_what_type_checkers_and_contracts_read_is_what_a_door_hands_out(name):
     module = import_module(name)
