@@ -72,7 +72,7 @@ DEMO: dict[str, Any] = {
         "num_steps": 24,
         "batch_size": 16,
     },
-    "evaluation": {"num_items": 120, "max_completion_length": 32},
+    "evaluation": {"num_items": 150, "max_completion_length": 32},
     "promotion": {"guards": [{"suite": "sums", "max_drop": 0.1}, {"suite": "plain_text", "max_drop": 0.05}]},
     "execution": {"rollout_batch_size": 128, "evaluation_batch_size": 128, "checkpoint_every": 24},
 }
