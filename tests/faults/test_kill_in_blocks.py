@@ -24,6 +24,7 @@ def blocks(arm):
     return [info.key for info in arm.store().list("evaluations/") if "MANIFEST" in info.key]
 
 
+@pytest.mark.slow
 def test_killed_between_blocks_it_goes_on_with_the_next_and_says_the_same(stack, tiny_model, tmp_path):
     undisturbed = arm("whole-blocks", tiny_model, tmp_path / "whole").finish()
     killed = arm("killed-blocks", tiny_model, tmp_path / "killed")

@@ -60,6 +60,7 @@ def test_a_short_walk(calm, tmp_path_factory):
     walk(draw(1, 5, SHORT), calm, tmp_path_factory, "walk-short")
 
 
+@pytest.mark.slow
 def test_every_loss_is_mended_by_the_next_trigger(calm, tmp_path_factory):
     """First of the artifacts that no finished stage reads again, then one object of every artifact at once."""
     arm = Arm("walk-losses", tmp_path_factory.mktemp("walk-losses"), calm.arm.parameters)

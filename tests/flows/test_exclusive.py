@@ -47,7 +47,7 @@ def no_bucket(monkeypatch):
         cached.cache_clear()
 
 
-@pytest.mark.parametrize("flow", [iterate, study], ids=["iterate", "study"])
+@pytest.mark.parametrize("flow", [iterate, pytest.param(study, marks=pytest.mark.slow)], ids=["iterate", "study"])
 def test_a_bucket_that_does_not_exist_is_made_before_the_lease_is_taken(no_bucket, flow):
     with pytest.raises(DataError, match="leave a split empty"):  # known when the data set is split
         flow(recipe="tiny", name="first", overrides={"data": {"size": 10}})

@@ -228,6 +228,7 @@ def test_a_wrong_name_is_refused_in_words(learned, call, message):
         call()
 
 
+@pytest.mark.slow
 def test_a_person_moves_the_champion_and_back(learned):
     assert opsd.rollback("sums", who="ada").version == 1
     with pytest.raises(OpsdError, match="no earlier champion"):

@@ -80,17 +80,23 @@ def test_a_campaign_says_only_what_a_person_would_write(learned, stack):
         said = client.read_logs(LogFilter(flow_run_id={"any_": [found.id]}), limit=200)
     assert {line.name for line in said} <= {"prefect.flow_runs", "prefect.task_runs", "prefect.flow_runs.worker"}
     assert [line.message for line in said if NOISE.search(line.message)] == []
-    logs = stack.state.root / "logs"
-    written = (logs / "worker.log").read_text().splitlines()
-    begin = max(number for number, line in enumerate(written) if "Flow run 'shell-seed0' - Beginning" in line)
-    end = next(number for number, line in enumerate(written) if number > begin and "Finished in state Completed()" in line
-               and "Flow run" in line)  # fmt: skip
-    ours = written[begin:end]
+    logs, deadline = stack.state.root / "logs", time.monotonic() + 60
+    while not (ours := _lines_of_a_run((logs / "worker.log").read_text().splitlines())):
+        assert time.monotonic() < deadline  # the last line is written after the server knows the state
+        time.sleep(0.5)
     assert len(ours) > 15 and [line for line in ours if NOISE.search(line)] == []
     strange = [line for line in ours if not AUTHORS.match(line)]
     assert all(line.startswith(("what it answers", "model compute ", "iteration ")) for line in strange), strange
     assert "database is locked" not in (logs / "prefect.log").read_text()
     assert "is deprecated" not in (logs / "mlflow.log").read_text()
+
+
+def _lines_of_a_run(written: list[str]) -> list[str]:
+    """Of the worker's log, from the last beginning of the run to its end; empty while that is not written."""
+    begin = max(number for number, line in enumerate(written) if "Flow run 'shell-seed0' - Beginning" in line)
+    ends = (number for number, line in enumerate(written) if number > begin and "Finished in state Completed()" in line
+            and "Flow run" in line)  # fmt: skip
+    return written[begin : next(ends, begin)]
 
 
 def test_versions_show_aliases_and_what_became_of_them(learned, capsys):

@@ -1,4 +1,4 @@
-"""pytest tests/infra/test_listener.py — the listener of docs/operations.md, read out of the page, follows the champion."""
+"""pytest tests/flows/gate/test_listener.py — the listener of docs/operations.md, read out of the page, follows the champion."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from tasks.context import store
 from tests.flows.test_approval import judged
 
 pytestmark = pytest.mark.timeout(600)
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "operations.md").read_text()
 
 
 def program() -> str:
