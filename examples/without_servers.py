@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 import opsd_core as opsd
 
 
@@ -30,7 +32,7 @@ def main(folder: Path, recipe: str = "tiny", **overrides: object) -> str:
     targets = opsd.score_rollouts(teacher, rollouts, seen, config)
 
     # 4: the student's distribution moves towards the teacher's, token by token
-    student = opsd.load_policy(folder / "initial", config.model)
+    student = opsd.load_policy(folder / "initial", config.model, torch.float32)
     items = opsd.training_items(rollouts, graded.rows, targets, seen, train, student, config)
     steps = config.optimizer.num_steps
     opsd.distil(student, teacher, items, config, opsd.Schedule(0, steps), seed=config.seed, on_step=report)

@@ -78,7 +78,8 @@ def distil(
     `anchors` add extra terms to the loss. `start_from` is the final state of an earlier iteration (its optimiser
     continues), `resume_from` a state of this one (its steps are not repeated and `before_first_step()` is not called).
     `on_step(step, metrics)` gets the campaign-wide step; `on_checkpoint(step, save)` is called every
-    execution.checkpoint_every steps. TrainingError when loss or gradient is not finite, or no token counts.
+    execution.checkpoint_every steps. TrainingError when loss or gradient is not finite, no token counts, or the trainable
+    weights are coarser than float32.
     """
     if not items:
         raise TrainingError(
@@ -90,6 +91,12 @@ def distil(
         raise TrainingError(
             "the student has no trainable parameter, so neither it nor an averaged teacher would ever change. Check "
             f"model.lora.rank={config.model.lora.rank} and model.lora.target_modules."
+        )
+    if coarse := sorted({str(p.dtype).removeprefix("torch.") for p in parameters.values()} - {"float32", "float64"}):
+        raise TrainingError(
+            f"the student's trainable weights are {', '.join(coarse)}, in which a step of optimizer.learning_rate="
+            f"{config.optimizer.learning_rate} is mostly rounded away: it would learn less, and nothing would say so. Load it "
+            "with load_policy(folder, config.model, torch.float32); forward passes keep model.dtype all the same."
         )
     optimizer = build_optimizer(parameters.values(), config.optimizer)
     torch.manual_seed(seed)  # nothing draws from it today; a stored state must not depend on what the process did before

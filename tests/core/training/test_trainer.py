@@ -349,3 +349,10 @@ def test_a_state_that_does_not_fit_is_refused_with_the_name(tmp_path, lora):
     (tmp_path / "trainer.json").write_text("{")
     with pytest.raises(IntegrityError, match=r"trainer\.json cannot be read"):
         load()
+
+
+def test_weights_in_which_small_steps_are_lost_are_refused():
+    policy = small_policy(0)
+    policy.model.to(torch.bfloat16)
+    with pytest.raises(TrainingError, match=r"weights are bfloat16.*load_policy\(folder, config.model, torch.float32\)"):
+        distil(policy, LiveTeacher(policy), items(policy), config(), Schedule(0, 4), 0)
