@@ -86,19 +86,7 @@ def distil(
             "no rollout is left to train on: every one was filtered out. See the filter's reasons and config.filter."
         )
     student.model.eval()  # no dropout: the student's noise is never left to chance
-    parameters = trainable_parameters(student)
-    if not parameters:
-        raise TrainingError(
-            "the student has no trainable parameter, so neither it nor an averaged teacher would ever change. Check "
-            f"model.lora.rank={config.model.lora.rank} and model.lora.target_modules."
-        )
-    if coarse := sorted({str(p.dtype).removeprefix("torch.") for p in parameters.values()} - {"float32", "float64"}):
-        raise TrainingError(
-            f"the student's trainable weights are {', '.join(coarse)}, in which a step of optimizer.learning_rate="
-            f"{config.optimizer.learning_rate} is mostly rounded away: it would learn less, and nothing would say so. Load it "
-            "with load_policy(folder, config.model, torch.float32); forward passes keep model.dtype all the same."
-        )
-    optimizer = build_optimizer(parameters.values(), config.optimizer)
+    optimizer = build_optimizer(_learning(student, config), config.optimizer)
     torch.manual_seed(seed)  # nothing draws from it today; a stored state must not depend on what the process did before
     first = 0
     if resume_from is not None:
@@ -120,6 +108,23 @@ def distil(
         if on_checkpoint and done % config.execution.checkpoint_every == 0 and done < config.optimizer.num_steps:
             on_checkpoint(done, lambda folder, done=done: save_checkpoint(folder, student, optimizer, teacher, done))
     return lambda folder: save_checkpoint(folder, student, optimizer, teacher, config.optimizer.num_steps)
+
+
+def _learning(student: Policy, config: CampaignConfig) -> list[torch.nn.Parameter]:
+    """The student's trainable parameters. TrainingError when there are none, or they are coarser than float32."""
+    parameters = list(trainable_parameters(student).values())
+    if not parameters:
+        raise TrainingError(
+            "the student has no trainable parameter, so neither it nor an averaged teacher would ever change. Check "
+            f"model.lora.rank={config.model.lora.rank} and model.lora.target_modules."
+        )
+    if coarse := sorted({str(p.dtype).removeprefix("torch.") for p in parameters} - {"float32", "float64"}):
+        raise TrainingError(
+            f"the student's trainable weights are {', '.join(coarse)}, in which a step of optimizer.learning_rate="
+            f"{config.optimizer.learning_rate} is mostly rounded away: it would learn less, and nothing would say so. Load it "
+            "with load_policy(folder, config.model, torch.float32); forward passes keep model.dtype all the same."
+        )
+    return parameters
 
 
 def train_step(
