@@ -4,12 +4,12 @@ A flow is declared, shown as a form and refused without a single stage, so a pro
 transformers and no MLflow. A campaign that has passed its first checks loads them all, `load_all`.
 """
 
-# ruff: noqa: F401  the imports are what type checkers and the import contracts read; the door hands the names out
+# ruff: noqa: F401  type checkers and the import contracts read these imports, the door hands them out
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from opsd_core.doors import door
+from opsd_core.doors import door, for_type_checkers
 
 if TYPE_CHECKING:
     from tasks.answers.stage import write_answers
@@ -37,32 +37,7 @@ if TYPE_CHECKING:
     from tasks.study.report import report_study
     from tasks.upkeep.deletion import delete_unneeded, plan_retention
 
-MODULES = {
-    "tasks.answers.stage": ("write_answers",),
-    "tasks.champion.approval": ("Approval", "carry_out_answer", "show_verdict"),
-    "tasks.champion.moves": ("promote_version", "roll_back"),
-    "tasks.guards.anchor": ("set_anchor",),
-    "tasks.guards.items": ("prepare_guards",),
-    "tasks.guards.measure": ("answer_guards",),
-    "tasks.stages.blocks": ("measure_both",),
-    "tasks.stages.decide": ("decide", "register"),
-    "tasks.stages.distil": ("distil_candidate",),
-    "tasks.stages.dry_run": ("try_campaign",),
-    "tasks.stages.grade": ("grade", "probe_teacher"),
-    "tasks.stages.peers": ("meet_peers",),
-    "tasks.stages.prepare": ("preflight", "prepare_data", "prepare_model", "prepare_teachers", "start_campaign"),
-    "tasks.stages.prompts": ("advance_curriculum", "choose_prompts"),
-    "tasks.stages.rehearse": ("rehearse",),
-    "tasks.stages.report": ("close_campaign", "open_iteration", "report_iteration"),
-    "tasks.stages.rollout": ("rollout",),
-    "tasks.stages.score": ("score_shard",),
-    "tasks.stages.watch": ("recover", "watch"),
-    "tasks.stages.weights": ("warm_start",),
-    "tasks.study.arm": ("train_arm",),
-    "tasks.study.open": ("measure_arm", "open_study"),
-    "tasks.study.report": ("report_study",),
-    "tasks.upkeep.deletion": ("delete_unneeded", "plan_retention"),
-}
+MODULES = for_type_checkers(__file__)
 """Module -> the names of it that flows use."""
 
 __getattr__, __dir__, __all__ = door(__name__, MODULES)

@@ -270,8 +270,6 @@ class AnswersRef(Ref):
 
     address: str
     """Where MLflow shows it."""
-    warnings: list[str] = []
-    """Slices that fall although the whole does not, a sentence each."""
     taught: list[str] = []
     """Signs that the teacher taught nothing, a sentence each."""
 

@@ -83,15 +83,17 @@ def warned_slices(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Slices that fall although the whole does not: {'; '.join(fallen)}." if fallen else ""
 
 
+DECIDED_BY = "- Decided by "
+"""How the line of a version's page begins that says who decided."""
+
+
 def decided_by(tags: Mapping[str, str]) -> str:
-    """Who decided about a version, as the line of its page; with no tags what that line begins with."""
-    if not tags:
-        return "- Decided by "
+    """Who decided about a version with these tags, as the line of its page."""
     said, who = tags.get("opsd.approval", ""), tags.get("opsd.approval_by", "")
     if who:
-        return f"{decided_by({})}{_in_a_line(who, 80)}, {said}: {_in_a_line(tags.get('opsd.approval_comment', ''), 300)}"
+        return f"{DECIDED_BY}{_in_a_line(who, 80)}, {said}: {_in_a_line(tags.get('opsd.approval_comment', ''), 300)}"
     waits = said or tags.get("gate.verdict") == WAITS
-    return f"{decided_by({})}{'nobody yet' if waits else 'the gate'}"
+    return f"{DECIDED_BY}{'nobody yet' if waits else 'the gate'}"
 
 
 def _in_a_line(text: str, most: int) -> str:

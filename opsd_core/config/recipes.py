@@ -64,7 +64,7 @@ DEMO: dict[str, Any] = {
     },
     # At temperature 1 one completion in ten is right and most of the others ramble: they teach little.
     "rollout": {"num_prompts": 384, "temperature": 0.5, "max_completion_length": 32},
-    # Twice the rate gains twice as much and forgets sums (docs/LOG.md).
+    # At this rate it forgets neither of its guards' suites (docs/LOG.md).
     "optimizer": {
         "learning_rate": 1e-4,
         "schedule": "constant",

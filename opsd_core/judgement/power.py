@@ -48,7 +48,6 @@ class Operating:
     """Items answered until it stops."""
 
 
-
 def sequential_operating(
     design: Design, gain: float, newly_wrong: float, *, runs: int = 4000, seed: int = 0
 ) -> Operating:

@@ -47,6 +47,7 @@ _STAKES, _SPREAD = (1.0 + _NODES) / 2.0, _WEIGHTS / 2.0
 """Stakes lambda and what is put on each, where differences are fractions: a finite mixture is as valid as the integral."""
 _MOST_SAMPLES = 256
 
+
 def order_of(seed: int, example_ids: list[str]) -> list[str]:
     """The ids in the order in which they are answered: drawn from `seed`, whatever order or meaning ids have."""
     return sorted(example_ids, key=lambda example_id: digest(["sequential", seed, example_id]))

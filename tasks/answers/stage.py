@@ -9,7 +9,6 @@ from typing import Any
 
 from opsd_core.answers import Answers, Side
 from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
-from opsd_core.answers.slices import warnings_of
 from opsd_core.answers.tokens import Sampled, drawn
 from opsd_core.answers.words import decided_by, taught, version_description, warned_slices
 from opsd_core.records.outcomes import read_outcomes
@@ -58,7 +57,7 @@ def write_answers(iteration: Iteration, outcome: Outcome) -> AnswersRef:
     registry.log_dataset(iteration.run_id, f"held-out-it{iteration.number}", *items, "evaluation")
     registry.set_version_tags(name, version, {"opsd.answers": artifact.uri})
     registry.describe_version(name, version, _description(iteration, outcome, slices, address))
-    return AnswersRef(uri=artifact.uri, address=address, warnings=warnings_of(slices), taught=_taught(outcome))
+    return AnswersRef(uri=artifact.uri, address=address, taught=_taught(outcome))
 
 
 def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, Any]], address: str) -> str:
@@ -162,4 +161,3 @@ def _scored_now(
     chosen = [rollout for rollout in rollouts[:MAX_COMPLETIONS] if rollout.key in privileged][:_SCORED_ONLINE]
     teacher, stops = teacher_before_training(teacher_parts(iteration)), stops_of(iteration)
     return {target.key: target for target in score_rollouts(teacher, chosen, privileged, iteration.config, stops=stops)}
-

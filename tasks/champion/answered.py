@@ -12,7 +12,7 @@
 
 import re
 
-from opsd_core.answers.words import decided_by
+from opsd_core.answers.words import DECIDED_BY, decided_by
 from opsd_core.judgement.verdict import ROLLED_BACK, WAITS
 from tasks.tracking import Tracker
 from tasks.tracking.registry import CHAMPION
@@ -30,7 +30,7 @@ def record_answer(registry: Tracker, name: str, version: int, outcome: str, who:
     said = {"opsd.approval": outcome, "opsd.approval_by": who, "opsd.approval_comment": why}
     registry.set_version_tags(name, version, said | ({"gate.verdict": word} if judged else {}))
     text = registry.get_version(name, version).description
-    lines = [decided_by(said) if line.startswith(decided_by({})) else line for line in text.splitlines()]
+    lines = [decided_by(said) if line.startswith(DECIDED_BY) else line for line in text.splitlines()]
     if judged and lines:
         lines[0] = _FIRST_WORDS.sub(f"**{word.capitalize()}**", lines[0], count=1)
         registry.describe_version(name, version, "\n".join(lines))

@@ -32,8 +32,8 @@ def measure_both(iteration: Iteration, candidate: PolicyRef) -> Compared:
         return answer_in_blocks(iteration, candidate)
     champion, campaign = iteration.champion, iteration.campaign
     answered = partial(evaluate, iteration.config, campaign.data, items_from=campaign.items_from)
-    before = answered(champion, f"it{iteration.number}-champion-v{champion.version}")
-    return Compared(before=before, after=answered(candidate, f"it{iteration.number}-candidate"))
+    before = answered(champion, f"it{iteration.number}-champion-v{champion.version}", part=(0, 2))
+    return Compared(before=before, after=answered(candidate, f"it{iteration.number}-candidate", part=(1, 2)))
 
 
 @task(name="evaluate-in-blocks", task_run_name="evaluate-in-blocks-it{iteration.number}", **STAGE)
@@ -48,8 +48,8 @@ def answer_in_blocks(iteration: Iteration, candidate: PolicyRef) -> Compared:
     tested_at = decision.level if decision else level(config.promotion, config.iterations)
     labelled = all(example.answer for example in planned)
     sides = [
-        _Side(config, iteration.champion, planned, f"it{iteration.number}-champion-v{iteration.champion.version}"),
-        _Side(config, candidate, planned, f"it{iteration.number}-candidate"),
+        _Side(config, iteration.champion, planned, f"it{iteration.number}-champion-v{iteration.champion.version}", 0),
+        _Side(config, candidate, planned, f"it{iteration.number}-candidate", 1),
     ]
     for start in range(0, len(planned), config.evaluation.block):
         block = planned[start : start + config.evaluation.block]
@@ -81,10 +81,10 @@ def _look(config: CampaignConfig, planned: int, sides: "Sequence[_Side]", tested
 
 
 class _Side:
-    """The answers of one policy so far."""
+    """The answers of one policy so far; `place` is 0 for the side that answers first, 1 for the other."""
 
-    def __init__(self, config: CampaignConfig, policy: PolicyRef, planned: Sequence[Example], label: str) -> None:
-        self.config, self.policy, self.label = config, policy, label
+    def __init__(self, config: CampaignConfig, policy: PolicyRef, planned: Sequence[Example], label: str, place: int) -> None:
+        self.config, self.policy, self.label, self.place = config, policy, label, place
         self.examples: list[Example] = []
         self.outcomes: list[ItemOutcome] = []
         self.seconds, self.num_planned = 0.0, len(planned)
@@ -109,7 +109,7 @@ class _Side:
     def _part(self) -> tuple[int, int]:
         """Which of the blocks of both sides comes next, of all that there may be."""
         blocks = -(-self.num_planned // self.config.evaluation.block)
-        return 2 * len(self.blocks) + self.label.endswith("-candidate"), 2 * blocks
+        return 2 * len(self.blocks) + self.place, 2 * blocks
 
     def whole(self) -> EvaluationRef:
         """One evaluation of all answered items, as if they had been answered together."""

@@ -36,15 +36,19 @@ WHOLE = (0, 1)
 
 @task(name="evaluate", task_run_name="evaluate-{label}", **STAGE)
 def evaluate(
-    config: CampaignConfig, data: Ref, policy: PolicyRef, label: str, split: str = "validation", items_from: str = ""
+    config: CampaignConfig,
+    data: Ref,
+    policy: PolicyRef,
+    label: str,
+    items_from: str = "",
+    part: tuple[int, int] = WHOLE,
 ) -> EvaluationRef:
-    """Outcomes of `policy` on num_items items of the split, by id from `items_from` on; the same items for every policy.
+    """Outcomes of `policy` on num_items held-out items, by id from `items_from` on; the same items for every policy.
 
     Items without an answer are measured only where no item has one; then nothing is graded and no accuracy is reported.
+    `part`: which of how many evaluations of one comparison this is, for the progress.
     """
-    sides = (f"-champion-v{policy.version}", "-candidate")  # of one comparison, which its progress counts together
-    part = next(((which, len(sides)) for which, side in enumerate(sides) if label.endswith(side)), WHOLE)
-    return measured(config, policy, held_out(config, data, split, items_from), label, part=part)
+    return measured(config, policy, held_out(config, data, items_from=items_from), label, part=part)
 
 
 def measured(

@@ -76,6 +76,7 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
     experiment.log_text(iteration.run_id, outcome.verdict.summary, "verdict.md")
     experiment.end_run(iteration.run_id, "FINISHED")
     before, after = outcome.before.metrics, outcome.after.metrics
+    verdict = stored_verdict(outcome.verdict.uri)
     summary = IterationSummary(
         iteration=iteration.number,
         version=outcome.candidate.version,
@@ -85,14 +86,14 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         outcome=outcome.verdict.outcome,
         items=int(after["eval/num_items"]),
         answers=answers.address,
-        guards=guards_in_words(stored_verdict(outcome.verdict.uri)),
+        guards=guards_in_words(verdict),
         loss_first=outcome.distilled.metrics["distillation/first_loss"],
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
         compute_seconds=sum(stages.values()),
     )
     decoding = disagreement_in_words(before, after)
-    worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *answers.warnings, *decoding]
+    worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *verdict.warnings, *decoding]
     create_markdown_artifact(
         report_head(iteration.name, iteration.number, summary.version, summary.outcome, worries, answers.address)
         + _markdown(iteration, outcome, summary, stages, peaks)

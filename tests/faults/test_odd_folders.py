@@ -13,22 +13,13 @@ ROOT = Path(__file__).resolve().parents[2]
 CAMPAIGN = """
 import os, sys, threading, time
 from pathlib import Path
-
-def fill():
-    ballast = Path(os.environ["TMPDIR"]) / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
+from tests.disk import fill
 
 def fill_when_begun():
     while "preflight" not in Path(sys.argv[2]).read_text():
         time.sleep(0.05)
     while True:  # whatever is freed meanwhile
-        fill()
+        fill(Path(os.environ["TMPDIR"]) / "ballast")
         time.sleep(1.0)
 
 if sys.argv[3] == "fill":

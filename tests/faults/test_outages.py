@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from collections import Counter
 
 import mlflow
 import pytest
@@ -46,7 +47,7 @@ def expected(campaign):
 
 
 def outcome(arm):
-    """Aliases and weights of every version, every metric step once, every artifact but those that hold the name."""
+    """Aliases and weights of every version, every metric step once, every artifact, of those that hold the name how many."""
     versions, client, metrics = tracker().versions(arm.name), mlflow.MlflowClient(), {}
     for run in client.search_runs([client.get_experiment_by_name(arm.name).experiment_id]):
         for name in run.data.metrics:
@@ -60,6 +61,7 @@ def outcome(arm):
         "weights": [describe(arm.store(), v.source).manifest["files"] for v in versions],
         "metrics": metrics,
         "stored": sorted(key for key in keys if not key.startswith(_OWN)),
+        "own": Counter(key.partition("/")[0] for key in keys if key.startswith(_OWN[:4])),
     }
 
 

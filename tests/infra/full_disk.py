@@ -6,21 +6,11 @@ import time
 from pathlib import Path
 
 from infra import processes
+from tests.disk import fill
 from tests.infra.test_restarts import ONE_MACHINE_S, SLEEPER
 from tests.own_stack import OwnStack
 
 _SIZE = "400m"
-
-
-def fill(path: Path) -> None:
-    """A file as large as the disk allows."""
-    with path.open("wb", buffering=0) as file:
-        for size in (1 << 20, 1 << 12, 1):
-            try:
-                while True:
-                    file.write(bytes(size))
-            except OSError:
-                continue
 
 
 def main(folder: Path) -> None:

@@ -158,4 +158,3 @@ def test_a_right_that_is_taken_away_in_the_middle_is_no_outage(use):
         with pytest.raises(RefusedError, match=f"may not {right}") as caught:
             call()
         assert not transient(None, None, Failed(data=caught.value))
-

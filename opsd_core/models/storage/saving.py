@@ -15,12 +15,13 @@ from opsd_core.models.types import Policy
 WEIGHTS = "model.safetensors"
 
 
-def save_policy(policy: Policy, folder: Path, serving: Serving | None = None) -> None:
+def save_policy(policy: Policy, folder: Path | str, serving: Serving | None = None) -> None:
     """Write the policy as a plain safetensors folder; the policy itself is not changed.
 
     Tensors have the names of the model's public checkpoints (experts one by one, as other programs read them). `serving`: what
     the policy is judged with, written into the folder's own files.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = policy.causal_lm
     weights = dict(effective_weights(policy.model))

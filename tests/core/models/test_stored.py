@@ -107,7 +107,7 @@ def logits(model):
 def test_the_stored_model_has_the_trained_ones_logits_and_the_policy_its_bits(policy, tmp_path):
     live = logits(policy.model)
     bits = {name: tensor.clone() for name, tensor in policy.model.state_dict().items()}
-    save_policy(policy, tmp_path / "a")
+    save_policy(policy, str(tmp_path / "a"))
     assert all(torch.equal(tensor, bits[name]) for name, tensor in policy.model.state_dict().items())
     one, two = load_policy(tmp_path / "a", CONFIG), load_policy(tmp_path / "a", CONFIG)
     assert torch.equal(logits(one.model), logits(two.model))
