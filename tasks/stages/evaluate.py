@@ -27,6 +27,7 @@ from tasks.stages.rollout import computed
 from tasks.storage.artifacts import Artifact
 
 Measure = Literal["grader", "likelihood"]
+Split = Literal["validation", "test"]
 _LIKELIHOOD = "likelihood@1"
 """In place of a grader's name and version, where the items' own texts are measured."""
 
@@ -40,6 +41,7 @@ def evaluate(
     data: Ref,
     policy: PolicyRef,
     label: str,
+    *,
     items_from: str = "",
     part: tuple[int, int] = WHOLE,
 ) -> EvaluationRef:
@@ -81,12 +83,12 @@ def evaluation_ref(config: CampaignConfig, examples: Sequence[Example], artifact
     )
 
 
-def held_out(config: CampaignConfig, data: Ref, split: str = "validation", items_from: str = "") -> list[Example]:
+def held_out(config: CampaignConfig, data: Ref, split: Split = "validation", items_from: str = "") -> list[Example]:
     """The items that are measured: the first ones by id, from `items_from` on."""
     return [e for e in measurable(data, split) if e.id >= items_from][: config.evaluation.num_items]
 
 
-def measurable(data: Ref, split: str = "validation") -> list[Example]:
+def measurable(data: Ref, split: Split = "validation") -> list[Example]:
     """The items of a split that have an answer, all of them where none has one; by id."""
     examples = stored_examples(data, split)
     return [e for e in examples if e.answer] or examples

@@ -26,7 +26,7 @@ from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.sources import data_sources
-from tasks.stages.evaluate import evaluate
+from tasks.stages.evaluate import held_out, measured
 from tasks.stages.prepare import prepare_data, prepare_model
 from tasks.stages.rehearse import prompts_of_source
 from tasks.states import check_sources
@@ -83,7 +83,7 @@ def measure_arm(study: Study, arm: str, seed: int, training: Training | None, th
         num_samples=config.test_samples,
         temperature=config.test_temperature,
     )
-    test = evaluate.fn(measuring, study.data, policy, f"{arm}-seed{seed}-test", "test")
+    test = measured(measuring, policy, held_out(measuring, study.data, "test"), f"{arm}-seed{seed}-test")
     sets, seconds = {}, test.seconds
     for name in config.sets:
         sets[name], spent = _measure_set(study, policy, name)
