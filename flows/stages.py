@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tasks.guards.anchor import set_anchor
     from tasks.guards.items import prepare_guards
     from tasks.guards.measure import answer_guards
+    from tasks.placement.engine import settle_engine
+    from tasks.placement.pulling import pull
+    from tasks.placement.runners import offers, placed
     from tasks.stages.blocks import measure_both
     from tasks.stages.decide import decide, register
     from tasks.stages.distil import distil_candidate
