@@ -8,6 +8,9 @@ from pydantic import Field
 from flows import stages
 from flows.parameters import flow
 
+MODEL_WORK = ("tasks.stages.rollout", "tasks.stages.score", "tasks.stages.distil", "tasks.stages.blocks")
+"""What nearly every call needs; a process that waits for its first call has loaded it."""
+
 
 @flow
 def runner(name: str, session: Annotated[str, Field(pattern=r"^[a-z0-9._-]+/[0-9a-f]{16}$")], pool: str) -> str:
@@ -18,7 +21,7 @@ def runner(name: str, session: Annotated[str, Field(pattern=r"^[a-z0-9._-]+/[0-9
         session: The campaign's list of calls in the store.
         pool: The work pool whose slot it holds.
     """
-    stages.load_all()
+    stages.load_all(MODEL_WORK)
     number = stages.pull(session, pool, str(flow_run.get_id()))
     text = f"{number} calls of {name} answered"
     print(text)
