@@ -51,9 +51,9 @@ def iterate(
     config = resolve(recipe, unattended(), overrides, chosen(locals()))
     stages.preflight(config)
     if dry_run:
-        with stages.placed(config) as run:
+        with stages.placed(config.name, config.execution) as run:
             return try_campaign(config, run)
-    with one_campaign(config.name), stages.placed(config) as run:
+    with one_campaign(config.name), stages.placed(config.name, config.execution) as run:
         return run_campaign(config, run)
 
 

@@ -47,7 +47,7 @@ def replay(
     source = find_rollouts(name, iterations, campaign)
     config = replay_config(source, overrides)
     stages.preflight(config, data=False)
-    with one_campaign(config.name), stages.placed(config) as run:
+    with one_campaign(config.name), stages.placed(config.name, config.execution) as run:
         return run_replay(config, source, run)
 
 

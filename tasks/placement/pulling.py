@@ -32,7 +32,8 @@ def pull(session: str, pool: str, me: str) -> int:
     """Work on the calls of `session` as `me`, a runner in work pool `pool`; returns how many it answered."""
     desk, number, pause_s = Desk(store(), session), 0, FIRST_PAUSE_S
     campaign, keeper = _Campaign(desk), _Keeper()
-    desk.offer(me, f"in work pool {pool!r}", offer_here())
+    if campaign.goes_on():
+        desk.offer(me, f"in work pool {pool!r}", offer_here())
     while campaign.goes_on():
         try:
             worked = _work(desk, campaign, keeper, me)

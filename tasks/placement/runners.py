@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Cancelling, Scheduled
 
-from opsd_core.config import CampaignConfig
+from opsd_core.config.execution import ExecutionConfig
 from opsd_core.errors import ConfigError, OpsdError, ServiceError
 from opsd_core.models.devices import Offer, offer_here
 from tasks.context import store
@@ -37,19 +37,19 @@ _OUTAGES = (httpx.HTTPError, PrefectException, ConnectionError)
 
 
 @contextmanager
-def placed(config: CampaignConfig) -> Iterator[Run]:
-    """Where the campaign's model work is done, for as long as the block lasts: here, or by runners in execution.pools.
+def placed(name: str, execution: ExecutionConfig) -> Iterator[Run]:
+    """Where the model work of campaign `name` is done, for as long as the block lasts: here, or by runners in execution.pools.
 
     ConfigError by field when a pool cannot hold its runners.
     """
-    if config.execution.placement == "inline":
+    if execution.placement == "inline":
         yield HERE
         return
-    _sweep(config.name)
-    runners = Runners(config.name, config.execution.pools)
+    _sweep(name)
+    runners = Runners(name, execution.pools)
     desk = runners.desk
     try:
-        with store().lease(desk.parent_key, TTL_S, holder=f"campaign {config.name}"):
+        with store().lease(desk.parent_key, TTL_S, holder=f"campaign {name}"):
             try:
                 runners.start()
                 yield runners
