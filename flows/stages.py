@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from tasks.guards.anchor import set_anchor
     from tasks.guards.items import prepare_guards
     from tasks.guards.measure import answer_guards
-    from tasks.placement.engine import settle_engine
-    from tasks.placement.pulling import pull
-    from tasks.placement.runners import offers, placed
     from tasks.stages.blocks import measure_both
     from tasks.stages.decide import decide, register
     from tasks.stages.distil import distil_candidate
     from tasks.stages.dry_run import try_campaign
     from tasks.stages.grade import grade, probe_teacher
     from tasks.stages.peers import meet_peers
+    from tasks.stages.placement.engine import settle_engine
+    from tasks.stages.placement.pulling import pull
+    from tasks.stages.placement.runners import offers, placed
     from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
     from tasks.stages.prompts import advance_curriculum, choose_prompts
     from tasks.stages.rehearse import rehearse
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tasks.study.open import measure_arm, open_study
     from tasks.study.report import report_study
     from tasks.upkeep.deletion import delete_unneeded, plan_retention
+    from tasks.upkeep.new_data import start_on_new_data
 
 MODULES = for_type_checkers(__file__)
 """Module -> the names of it that flows use."""

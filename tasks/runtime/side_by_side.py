@@ -1,6 +1,6 @@
 """Run the calls of a task one after another, or several at a time, each in its own process.
 
-Runners on other machines do the same (`tasks.placement.runners`).
+Runners on other machines do the same (`tasks.stages.placement.runners`).
 """
 
 import multiprocessing

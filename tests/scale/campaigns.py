@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from tasks import context
-from tasks.placement.calls import SESSIONS
 from tasks.runtime.settings import load_settings
+from tasks.stages.placement.calls import SESSIONS
 from tasks.storage.artifacts import describe
 from tasks.storage.manifest import MANIFEST_NAME
 from tasks.storage.s3 import Store, open_store

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tasks.placement.calls import TTL_S
+from tasks.stages.placement.calls import TTL_S
 from tests.scale.campaigns import eventually, made, sessions, tiny
 from tests.scale.fleet import POOL, ROOT, fleet
 from tests.stack import make_stack

@@ -9,7 +9,7 @@ from prefect.client.schemas.actions import WorkPoolUpdate
 from infra.bootstrap import main, prepare_pool
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError
-from tasks.placement.pools import check_pools
+from tasks.stages.placement.pools import check_pools
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from opsd_core.config import resolve
 from opsd_core.errors import AlarmError, ConfigError, IntegrityError, OpsdError
 from tasks import context, loaded
 from tasks.context import store
-from tasks.placement import pulling
-from tasks.placement.calls import Desk, decoded, encoded, failed, result_of, returned
 from tasks.refs import Campaign, Iteration, PolicyRef, PromptSet, Ref, ShardRef
 from tasks.stages.evaluate import evaluate
+from tasks.stages.placement import pulling
+from tasks.stages.placement.calls import Desk, decoded, encoded, failed, result_of, returned
 from tasks.stages.rollout import rollout
 from tasks.storage.artifacts import publish
 from tasks.storage.lease import Lease

@@ -16,11 +16,11 @@ from opsd_core.models.devices import Offer, offer_here, settled
 from tasks import context
 from tasks.context import store
 from tasks.identities import IDENTITIES
-from tasks.placement.engine import engine_identity, settle_engine
 from tasks.refs import Campaign, GradedRef, Iteration, PolicyRef, PromptSet, Ref, Sampled, ShardRef
 from tasks.stages.distil import distil_identity
 from tasks.stages.evaluate import evaluation_identity
 from tasks.stages.grade import probe_identity
+from tasks.stages.placement.engine import engine_identity, settle_engine
 from tasks.stages.rollout import rollout_identity
 from tasks.stages.score import score_identity
 from tasks.storage.artifacts import artifact_key, publish
@@ -118,7 +118,7 @@ def test_a_campaign_that_is_started_again_elsewhere_keeps_what_its_first_start_s
     assert engine_identity(config).keys() <= IDENTITIES["engines"].keys()
     code = (
         "import sys\nfrom prefect.logging import disable_run_logger\nfrom opsd_core.config import CampaignConfig\n"
-        "from opsd_core.models.devices import offer_here\nfrom tasks.placement.engine import settle_engine\n"
+        "from opsd_core.models.devices import offer_here\nfrom tasks.stages.placement.engine import settle_engine\n"
         "config = CampaignConfig.model_validate_json(sys.argv[1])\n"
         "with disable_run_logger():\n"
         "    print('MODEL', settle_engine.fn(config, {'here': offer_here()}).model.model_dump_json())"

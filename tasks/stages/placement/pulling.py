@@ -16,14 +16,15 @@ from opsd_core.errors import IntegrityError, OpsdError, ServiceError
 from opsd_core.models.devices import offer_here
 from tasks.context import store
 from tasks.loaded import release
-from tasks.placement.calls import Desk, decoded, failed, returned
 from tasks.refs import PolicyRef
+from tasks.stages.placement.calls import Desk, decoded, failed, returned
 from tasks.storage.lease import Lease, renewed
 
 PATIENCE_S = 120.0
 """A runner ends when nothing was heard of its campaign for this long: its process died, or the store is away."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.5
 _LOOK_S = 3.0
+_LOOK_AT_OTHERS_S = 1.0
 _GRACE_S = 9.0
 """Between the end of a campaign and that of a call in progress; cancelled runs are ended by their worker before."""
 
@@ -50,9 +51,7 @@ def pull(session: str, pool: str, me: str) -> int:
 
 def _work(desk: Desk, campaign: "_Campaign", keeper: "_Keeper", me: str) -> bool | None:
     """Work on one call that nobody works on: whether this runner's answer counts; None when there was none to take."""
-    done = set(desk.keys("results"))
-    waiting = [key for key in desk.keys("calls") if key not in done]
-    for key in sorted(waiting, key=lambda key: digest([me, key])):  # each runner in an order of its own: few races
+    for key in _unanswered(desk, campaign, me):
         lease = desk.lease(key, me)
         if lease.try_take() is None:
             with renewed(lease):
@@ -60,6 +59,20 @@ def _work(desk: Desk, campaign: "_Campaign", keeper: "_Keeper", me: str) -> bool
                 if record is not None and desk.read("results", key) is None:
                     return _answer(desk, key, lease, _outcome(record, keeper, campaign.watching(key)))
     return None
+
+
+def _unanswered(desk: Desk, campaign: "_Campaign", me: str) -> list[str]:
+    """Keys of calls to try, each runner in an order of its own: few races. Now and then first those that others began.
+
+    A lease among these may have run out: a runner that died or stands still is noticed though other calls are waiting.
+    """
+    done, begun = set(desk.keys("results")), set(desk.keys("leases"))
+    waiting = sorted((key for key in desk.keys("calls") if key not in done), key=lambda key: digest([me, key]))
+    fresh = [key for key in waiting if key not in begun]
+    if fresh and time.monotonic() - campaign.looked < _LOOK_AT_OTHERS_S:
+        return fresh
+    campaign.looked = time.monotonic()
+    return [key for key in waiting if key in begun] + fresh
 
 
 def _outcome(record: dict[str, Any], keeper: "_Keeper", watched: Any) -> dict[str, Any]:
@@ -88,7 +101,7 @@ class _Campaign:
     """What is known of the campaign's process."""
 
     def __init__(self, desk: Desk) -> None:
-        self.desk, self.heard = desk, time.monotonic()
+        self.desk, self.heard, self.looked = desk, time.monotonic(), 0.0
 
     def goes_on(self) -> bool:
         """False once it has ended, or nothing was heard of it for PATIENCE_S."""

@@ -24,11 +24,11 @@ from opsd_core.config.execution import ExecutionConfig
 from opsd_core.errors import ConfigError, OpsdError, ServiceError
 from opsd_core.models.devices import Offer, offer_here
 from tasks.context import store
-from tasks.placement.calls import SESSIONS, TTL_S, Call, Desk, result_of
-from tasks.placement.pools import check_pools
 from tasks.runtime.retries import STAGE
 from tasks.runtime.run_names import run_name
 from tasks.runtime.side_by_side import HERE, Run
+from tasks.stages.placement.calls import SESSIONS, TTL_S, Call, Desk, result_of
+from tasks.stages.placement.pools import check_pools
 
 DEPLOYMENT = "opsd/runner"
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.5
