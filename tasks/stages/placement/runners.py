@@ -16,6 +16,7 @@ from prefect import Task
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Cancelling, Scheduled
@@ -76,22 +77,22 @@ class Runners(Run):
         self.desk = Desk(store(), self.session)
 
     def start(self) -> None:
-        """Schedule a runner for every slot. ConfigError by field when a pool cannot hold them."""
-        with get_client(sync_client=True) as client:
-            try:
-                deployment = client.read_deployment_by_name(DEPLOYMENT)
-            except ObjectNotFound as error:
-                raise ConfigError(
-                    f"execution.placement=workers needs the deployment {DEPLOYMENT}, which this Prefect server does not have. "
-                    "Register the deployments: `opsd up`, or `prefect --no-prompt deploy --all`."
-                ) from error
-            check_pools(client, self.pools)
-            for pool, count in self.pools.items():
-                for _ in range(count):
-                    self._schedule(client, deployment, pool)
+        """Schedule a runner for every slot. ConfigError by field when a pool cannot hold them, ServiceError without Prefect."""
+        try:
+            with get_client(sync_client=True) as client:
+                deployment = _deployment(client)
+                check_pools(client, self.pools)
+                for pool, count in self.pools.items():
+                    for _ in range(count):
+                        self._schedule(client, deployment, pool)
+        except _OUTAGES as error:
+            raise ServiceError(
+                f"Prefect does not take the runners of {self.name} ({type(error).__name__}). Look whether the server that "
+                "PREFECT_API_URL names answers and takes this user, then trigger again."
+            ) from error
         get_run_logger().info("runners: %s", ", ".join(f"{count} in {pool}" for pool, count in self.pools.items()))
 
-    def _schedule(self, client: SyncPrefectClient, deployment: Any, pool: str) -> None:
+    def _schedule(self, client: SyncPrefectClient, deployment: DeploymentResponse, pool: str) -> None:
         """A run of the deployment in another work pool than its own, which only this call of the API can ask for."""
         parameters = {"name": self.name, "session": self.session, "pool": pool}
         body = {
@@ -184,6 +185,16 @@ def _shares(by: Counter[str]) -> tuple[str, int]:
     """Such as 15 to 17, of 4."""
     least, most = min(by.values()), max(by.values())
     return str(least) if least == most else f"{least} to {most}", len(by)
+
+
+def _deployment(client: SyncPrefectClient) -> DeploymentResponse:
+    try:
+        return client.read_deployment_by_name(DEPLOYMENT)
+    except ObjectNotFound as error:
+        raise ConfigError(
+            f"execution.placement=workers needs the deployment {DEPLOYMENT}, which this Prefect server does not have. Register "
+            "the deployments: `opsd up`, or `prefect --no-prompt deploy --all`."
+        ) from error
 
 
 def _patiently(post: Callable[[], str]) -> str:
