@@ -11,7 +11,7 @@ export OPSD_HOME := $(CURDIR)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-gpu gpu-kit test-faults lint docs up down status login venv constraints clean
+.PHONY: help demo study test test-slow test-gpu gpu-kit test-scale test-faults lint docs up down status login venv constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,9 @@ test-gpu: venv ## the checks that need a CUDA device; their CPU twins are in mak
 
 gpu-kit: venv ## a folder for a CUDA machine without a network: sh gpu-kit/run.sh there measures it
 	$(BIN)/python -m benchmarks.gpu.kit gpu-kit
+
+test-scale: venv ## runners on PostgreSQL and four workers: killed, stopped, cancelled; what is made stays the same
+	$(BIN)/python -m pytest -m "slow or not slow" tests/scale tests/tasks/placement -s
 
 test-faults: venv ## kills, outages, a bad network, damaged and hostile data, restarts, random walks (OPSD_WALK_SEED, OPSD_WALK_EVENTS)
 	$(BIN)/python -m pytest tests/faults tests/infra/test_reconcile.py tests/infra/test_restarts.py

@@ -15,6 +15,7 @@ from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.exclusive import one_campaign
 from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Ref, Sampled
+from tasks.runtime.side_by_side import Run
 from tasks.runtime.unattended import unattended
 
 RecipeName = Literal[*sorted(RECIPES)]
@@ -50,24 +51,32 @@ def iterate(
     config = resolve(recipe, unattended(), overrides, chosen(locals()))
     stages.preflight(config)
     if dry_run:
-        initial = stages.prepare_model(config)
-        data = stages.prepare_data(config, initial)
-        if config.promotion.guards:
-            stages.prepare_guards(config, initial, data)
-        text = stages.try_campaign(config, initial, data, stages.prepare_teachers(config, initial))
-        print(text)
-        return text
-    with one_campaign(config.name):
-        return run_campaign(config)
+        with stages.placed(config.name, config.execution) as run:
+            return try_campaign(config, run)
+    with one_campaign(config.name), stages.placed(config.name, config.execution) as run:
+        return run_campaign(config, run)
 
 
-def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
-    """Every iteration of one campaign, and its closing lines."""
+def try_campaign(config: CampaignConfig, run: Run) -> str:
+    """The report of a dry run."""
+    config = stages.settle_engine(config, stages.offers(run))
+    initial = run.one(stages.prepare_model, config)
+    data = stages.prepare_data(config, initial)
+    if config.promotion.guards:
+        stages.prepare_guards(config, initial, data)
+    text = run.one(stages.try_campaign, config, initial, data, run.one(stages.prepare_teachers, config, initial))
+    print(text)
+    return text
+
+
+def run_campaign(config: CampaignConfig, run: Run, pretraining: bool = False) -> str:
+    """Every iteration of one campaign, and its closing lines. `run` does what needs a model."""
     stages.load_all()
-    config = stages.warm_start(config, stages.prepare_model(config))
-    initial = stages.prepare_model(config)
-    campaign = begin(config, initial, stages.prepare_data(config, initial), pretraining)
-    loop = Loop(config=config, policy=campaign.start, champion=campaign.champion)
+    config = stages.settle_engine(config, stages.offers(run))
+    config = stages.warm_start(config, run.one(stages.prepare_model, config))
+    initial = run.one(stages.prepare_model, config)
+    campaign = begin(config, initial, stages.prepare_data(config, initial), run, pretraining)
+    loop = Loop(config=config, policy=campaign.start, champion=campaign.champion, run=run)
     for number in range(config.iterations):
         try:
             run_iteration(campaign, number, loop)
@@ -83,13 +92,14 @@ def run_campaign(config: CampaignConfig, pretraining: bool = False) -> str:
     return text
 
 
-def begin(config: CampaignConfig, initial: PolicyRef, data: Ref, pretraining: bool = False) -> Campaign:
+def begin(config: CampaignConfig, initial: PolicyRef, data: Ref, run: Run, pretraining: bool = False) -> Campaign:
     """The campaign before its first iteration: teachers, guards and their anchor, what is rehearsed."""
     guards = stages.prepare_guards(config, initial, data) if config.promotion.guards else []
-    campaign = stages.start_campaign(config, initial, data, stages.prepare_teachers(config, initial), pretraining, guards)
+    teachers = run.one(stages.prepare_teachers, config, initial)
+    campaign = stages.start_campaign(config, initial, data, teachers, pretraining, guards)
     if guards:
         campaign = stages.set_anchor(campaign)
-    return stages.rehearse(campaign) if config.rehearsal.share else campaign
+    return run.one(stages.rehearse, campaign) if config.rehearsal.share else campaign
 
 
 @dataclass
@@ -100,6 +110,8 @@ class Loop:
     """The campaign's, with the remedies of alarms so far."""
     policy: PolicyRef
     champion: PolicyRef
+    run: Run
+    """Does what needs a model, here or in runners (execution.placement)."""
     curriculum: CurriculumRef | None = None
     monitors: list[dict[str, float]] = field(default_factory=list)
     summaries: list[IterationSummary] = field(default_factory=list)
@@ -114,11 +126,11 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     in_force = config_at(loop.config, number, length)
     iteration = stages.open_iteration(campaign, number, in_force, (loop.policy, loop.champion), loop.curriculum)
     prompts = stages.choose_prompts(iteration)
-    iteration = stages.meet_peers(iteration, prompts)
-    shards = [stages.rollout(iteration, prompts, shard) for shard in range(prompts.num_shards)]
+    iteration = stages.meet_peers(iteration, prompts, loop.run)
+    shards = loop.run(stages.rollout, [(iteration, prompts, shard) for shard in range(prompts.num_shards)])
     graded = stages.grade(iteration, prompts, shards)
     loop.curriculum = stages.advance_curriculum(iteration, shards, graded)
-    outcome = learn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded), loop.monitors)
+    outcome = learn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded), loop.monitors, loop.run)
     summary = stages.report_iteration(iteration, outcome, stages.write_answers(iteration, outcome))
     loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
     verdict = outcome.verdict
@@ -126,27 +138,27 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     loop.policy, loop.champion = (verdict.champion if refused_back else outcome.candidate), verdict.champion
 
 
-def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float]] | None) -> Outcome:
+def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float]] | None, run: Run) -> Outcome:
     """The second half of an iteration: score, distil, evaluate, register, gate.
 
     `sampled` has no targets yet. `monitors`: metrics of the iterations so far, to which this one's are added and which alarms
     look at; None = no alarms. AlarmError when one stops the iteration.
     """
     config = iteration.config
-    graded, alarms = stages.probe_teacher(iteration, sampled.shards, sampled.graded), []
+    graded, alarms = stages.probe_teacher(iteration, sampled.shards, sampled.graded, run), []
     if monitors is not None:
         monitors.append(dict(graded.metrics))
         alarms += stages.watch(iteration, "rollout", monitors)
     recorded = config.distillation.records_targets
-    targets = [stages.score_shard(iteration, shard, graded) for shard in sampled.shards] if recorded else []
+    targets = run(stages.score_shard, [(iteration, shard, graded) for shard in sampled.shards]) if recorded else []
     sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
-    distilled = stages.distil_candidate(iteration, sampled)
-    compared = stages.measure_both(iteration, distilled.policy)
+    distilled = run.one(stages.distil_candidate, iteration, sampled)
+    compared = stages.measure_both(iteration, distilled.policy, run)
     before, after = compared.before, compared.after
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
         alarms += stages.watch(iteration, "evaluation", monitors)
-    guards = stages.answer_guards(iteration, distilled.policy) if iteration.campaign.guards else []
+    guards = run.one(stages.answer_guards, iteration, distilled.policy) if iteration.campaign.guards else []
     candidate = stages.register(iteration, sampled, distilled, before, after, guards)
     verdict = stages.decide(iteration, candidate, before, after, guards)
     return Outcome(

@@ -43,5 +43,5 @@ def pretrain(
     uniform = {"curriculum": {"sampling": "uniform", "length_start": 0}}
     config = supervised(resolve(recipe, unattended(), overrides, chosen(locals()), uniform))
     stages.preflight(config)
-    with one_campaign(config.name):
-        return run_campaign(config, pretraining=True)
+    with one_campaign(config.name), stages.placed(config.name, config.execution) as run:
+        return run_campaign(config, run, pretraining=True)

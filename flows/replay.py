@@ -17,6 +17,7 @@ from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
 from tasks.exclusive import one_campaign
 from tasks.refs import Campaign, IterationSummary, PolicyRef, Sampled
+from tasks.runtime.side_by_side import Run
 from tasks.stages.replay import (
     SECTIONS,
     ReplaySource,
@@ -46,19 +47,20 @@ def replay(
     source = find_rollouts(name, iterations, campaign)
     config = replay_config(source, overrides)
     stages.preflight(config, data=False)
-    with one_campaign(config.name):
-        return run_replay(config, source)
+    with one_campaign(config.name), stages.placed(config.name, config.execution) as run:
+        return run_replay(config, source, run)
 
 
-def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
+def run_replay(config: CampaignConfig, source: ReplaySource, run: Run) -> str:
     """Every chosen iteration in its order, and the closing lines."""
     stages.load_all()
-    initial = stages.prepare_model(config)
+    config = stages.settle_engine(config, stages.offers(run))
+    initial = run.one(stages.prepare_model, config)
     check_start(source, initial)
-    campaign = begin(config, initial, source.data)
+    campaign = begin(config, initial, source.data, run)
     policy, summaries = initial, []
     for position, stored in enumerate(source.iterations):
-        policy, summary = replay_iteration(campaign, position, stored, policy)
+        policy, summary = replay_iteration(campaign, position, stored, policy, run)
         summaries.append(summary)
     text = f"{config.name}\n{stages.close_campaign(campaign, summaries)}"
     print(text)
@@ -66,15 +68,15 @@ def run_replay(config: CampaignConfig, source: ReplaySource) -> str:
 
 
 def replay_iteration(
-    campaign: Campaign, position: int, stored: StoredIteration, policy: PolicyRef
+    campaign: Campaign, position: int, stored: StoredIteration, policy: PolicyRef, run: Run
 ) -> tuple[PolicyRef, IterationSummary]:
     """Grade stored rollouts and learn from them, without alarms; the comparison is with the starting weights."""
     started = time.perf_counter()
     in_force = config_at(campaign.config, stored.iteration)
     iteration = stages.open_iteration(campaign, position, in_force, (policy, campaign.champion))
-    iteration = stages.meet_peers(iteration, stored.prompts)
+    iteration = stages.meet_peers(iteration, stored.prompts, run)
     shards = stored_shards(stored, position)
     graded = stages.grade(iteration, stored.prompts, shards)
-    outcome = learn(iteration, Sampled(prompts=stored.prompts, shards=shards, graded=graded), monitors=None)
+    outcome = learn(iteration, Sampled(prompts=stored.prompts, shards=shards, graded=graded), monitors=None, run=run)
     summary = stages.report_iteration(iteration, outcome, stages.write_answers(iteration, outcome))
     return outcome.candidate, summary.model_copy(update={"wall_seconds": time.perf_counter() - started})

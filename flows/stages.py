@@ -6,6 +6,7 @@ transformers and no MLflow. A campaign that has passed its first checks loads th
 
 # ruff: noqa: F401  type checkers and the import contracts read these imports, the door hands them out
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from tasks.stages.dry_run import try_campaign
     from tasks.stages.grade import grade, probe_teacher
     from tasks.stages.peers import meet_peers
+    from tasks.stages.placement.engine import settle_engine
+    from tasks.stages.placement.pulling import pull
+    from tasks.stages.placement.runners import offers, placed
     from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
     from tasks.stages.prompts import advance_curriculum, choose_prompts
     from tasks.stages.rehearse import rehearse
@@ -44,7 +48,7 @@ MODULES = for_type_checkers(__file__)
 __getattr__, __dir__, __all__ = door(__name__, MODULES)
 
 
-def load_all() -> None:
+def load_all(modules: Iterable[str] = MODULES) -> None:
     """Import every stage: work that has begun uses one state of the code to its end, whatever an update puts in its place."""
-    for module in MODULES:
+    for module in modules:
         import_module(module)

@@ -11,13 +11,15 @@ from pydantic import Field, WithJsonSchema
 from flows import stages
 from flows.forms import setting, settings, untouchable
 from flows.parameters import flow
+from opsd_core.config import deep_merge
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
+from opsd_core.errors import ConfigError
 from opsd_core.study import STUDIES, StudyConfig, resolve_study
 from opsd_core.study.arms import ARMS
 from opsd_core.study.sets import SETS
 from tasks.exclusive import one_campaign
-from tasks.runtime.side_by_side import side_by_side
+from tasks.runtime.side_by_side import Run, side_by_side
 from tasks.study.refs import Study, Training
 
 StudyName = Literal[*sorted(STUDIES)]
@@ -72,7 +74,12 @@ def study(
     config = resolve_study(recipe, overrides, knobs)
     stages.preflight(config.base)
     stages.load_all()
-    with one_campaign(config.name), side_by_side(side) as run:
+    inline = config.base.execution.placement == "inline"
+    if side > 1 and not inline:
+        raise ConfigError(f"side={side} is for processes of one machine; with execution.placement=workers leave it out.")
+    with one_campaign(config.name), side_by_side(side) if inline else stages.placed(config.name, config.base.execution) as run:
+        config = settled(config, run)
+        run.one(stages.prepare_model, config.base)  # runners load it, this process reads what they found
         opened = stages.open_study(config)
         trained = train_arms(config, opened, run)
         jobs = [(opened, "base", config.seeds[0], None), *((opened, t.arm, t.seed, t) for t in trained)]
@@ -82,7 +89,16 @@ def study(
     return text
 
 
-def train_arms(config: StudyConfig, opened: Study, run: Any) -> list[Training]:
+def settled(config: StudyConfig, run: Run) -> StudyConfig:
+    """The study with a device and a dtype in place of `auto`, the same for all arms."""
+    base = stages.settle_engine(config.base, stages.offers(run))
+    if base.model == config.base.model:
+        return config
+    chosen = {"model": base.model.model_dump(include={"device", "dtype"})}
+    return config.model_copy(update={"overrides": deep_merge(config.overrides, chosen)})
+
+
+def train_arms(config: StudyConfig, opened: Study, run: Run) -> list[Training]:
     """Every arm and seed. Of an arm's several rates the one best on validation with the first seed serves the other seeds."""
     first, *others = config.seeds
     several = {arm: config.rates[arm] for arm in config.trained_arms if len(config.rates.get(arm, ())) > 1}

@@ -53,7 +53,7 @@ and its task: the recipe tiny with the changes below. When `overrides` names ano
 start from the defaults instead, keep the method, and set the following unless their own list says
 otherwise:"""
 _TINY, _FULL = "on the tiny task", "with another model"
-_OPENED = {"flows", "examples", "tasks/context.py", "tasks/refs.py", "opsd_core/errors.py", "infra/stack.py"}
+_OPENED = {"flows", "examples", "tasks/context.py", "tasks/refs.py", "opsd_core/errors.py"}
 """Folders and files of which README's tree names each file; of all others it names the folder."""
 _LONGEST = 90
 

@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import StateType
 
 from tasks.storage.presence import TTL_S, Record
 
-CONTINUED = ("iterate", "pretrain", "replay", "study")
+CONTINUED = ("iterate", "pretrain", "replay", "study", "runner")
 """Deployments whose crashed runs are resumed."""
 WATCHED = (*CONTINUED, "promote", "rollback", "gc", "watch_data")
 """Deployments whose runs never stay active without a process."""

@@ -141,13 +141,14 @@ def _object_store(state: State, environ: dict[str, str]) -> Service:
 def _prefect(state: State, environ: dict[str, str]) -> Service:
     port = state.ports["prefect"]
     folder = state.root / "prefect"
+    sqlite = f"sqlite+aiosqlite:///{folder / 'prefect.db'}"
     return Service(
         name="prefect",
         command=(sys.executable, "-m", "infra.access.prefect_server", "--host", bind_address(environ), "--port", str(port)),
         environ={
             **environ,
             "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": environ.get("PREFECT_SERVER_DATABASE_CONNECTION_URL") or sqlite,
             "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_UI_V2_ENABLED": "false",

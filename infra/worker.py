@@ -1,10 +1,10 @@
 """This project's process worker: `python -m infra.worker --pool opsd`, options as `prefect worker start`.
 
-It is Prefect's own with three differences. It writes down which process works on a run, before it takes the run and when the
+It is Prefect's own with four differences. It writes down which process works on a run, before it takes the run and when the
 process has started (`tasks.storage.presence`). It reconciles what Prefect believes with the processes there are, all the time
 (`infra.reconcile`). And it reports a killed run once: Prefect's reports a process that died twice, at once and when the run's
 crash hooks have ended. By then the run may be scheduled again, so the second report would set its next start to Crashed
-while it runs, and a third would begin alongside it.
+while it runs, and a third would begin alongside it. And with --limit it outlives a run that is scheduled again at once.
 """
 
 import asyncio
@@ -51,6 +51,11 @@ class Worker(ProcessWorker):
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._announce, flow_run), _PATIENCE_S)
         await super()._submit_run(flow_run)
+
+    async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[FlowRun]:
+        """Leave for the next look a run whose last start still holds its place under --limit; taking it twice ends the worker."""
+        held = self._limiter.statistics().borrowers if self._limiter else ()
+        return await super()._submit_scheduled_flow_runs([one for one in flow_run_response if one.flow_run.id not in held])
 
     def _announce(self, flow_run: FlowRun) -> None:
         with suppress(OpsdError):

@@ -7,7 +7,7 @@ outcome has to stand in it, as a setting, as the digest of what it was made of, 
 
 from collections.abc import Mapping
 
-_DTYPE = "model.dtype; what auto stands for on this hardware, where that is not float32"
+_DTYPE = "model.dtype; for auto, what the campaign's start settled"
 _TEMPLATE = "both sides' templates, system message and chat template, with the date where one asks for it"
 _SOLVED = "what other models answered, where that is shown or decides who teaches"
 _BUDGET = "prompts.max_teacher_prompt_length and overflow, where contexts are made from completions"
@@ -37,6 +37,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "of": "of a study's arm with fewer labels instead: the whole data set",
         "train": "and how many of its training items",
     },
+    "engines": {"config": "all settings but execution, as they were asked for: what auto of device and dtype stands for"},
     "guards": {
         "data": "of the guard, section data without grader and shares of splits",
         "content": "what lies at its source",

@@ -1,5 +1,6 @@
 """What stages read from stored artifacts and keep in memory: policies, tokenizers, rollouts, examples."""
 
+import gc
 import json
 from functools import lru_cache
 from pathlib import Path
@@ -36,6 +37,14 @@ def shared_policy(policy: PolicyRef, config: ModelConfig) -> Policy:
 def _shared(uri: str, config_json: str, acceptance: str) -> Policy:
     loaded = load_policy(local(uri), ModelConfig.model_validate_json(config_json))
     return packed(_on_its_paths(loaded, acceptance))
+
+
+def release() -> None:
+    """Let go of every policy that is kept, in the device's memory too; who still uses one keeps it alive."""
+    _shared.cache_clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def shared_tokenizer(policy: Ref) -> PreTrainedTokenizerBase:

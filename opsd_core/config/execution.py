@@ -1,8 +1,12 @@
 """How the work is done, as opposed to what decides its result."""
 
-from pydantic import Field
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
 
 from opsd_core.config.base import Section
+
+PoolName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class ExecutionConfig(Section):
@@ -11,6 +15,16 @@ class ExecutionConfig(Section):
     A kernel may round differently at another batch size, in the last bits. What was used stands in each artifact's summary.
     """
 
+    placement: Literal["inline", "workers"] = Field(
+        "inline",
+        description="Where model work is done: inline = in the campaign's own process; workers = by runners, one in each slot of "
+        "execution.pools.",
+    )
+    pools: dict[PoolName, Annotated[int, Field(ge=1, le=1000)]] = Field(
+        {},
+        description="Prefect work pool -> how many runners it holds for the whole campaign, such as {gpu: 4}: one for each GPU. "
+        "Read only with execution.placement=workers.",
+    )
     num_shards: int = Field(
         2, ge=1, le=1000, description="Rollout tasks per iteration; one stored object each. Prompts that are drawn stay cut."
     )
@@ -25,3 +39,12 @@ class ExecutionConfig(Section):
         "third more time. null = where the estimate says that they do not fit.",
     )
     checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")
+
+    @model_validator(mode="after")
+    def _runners_have_a_pool(self) -> "ExecutionConfig":
+        if self.placement == "workers" and not self.pools:
+            raise ValueError(
+                "execution.placement=workers needs execution.pools: the Prefect work pools whose workers do it, and how many "
+                'runners each of them holds, such as {"gpu": 4}. Name them, or set execution.placement=inline.'
+            )
+        return self

@@ -1,17 +1,40 @@
-"""Run the calls of a task one after another, or several at a time, each in its own process."""
+"""Run the calls of a task one after another, or several at a time, each in its own process.
+
+Runners on other machines do the same (`tasks.stages.placement.runners`).
+"""
 
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from prefect import Task
 from prefect.task_runners import ProcessPoolTaskRunner
 
-Run = Callable[[Task, Sequence[tuple[Any, ...]]], list[Any]]
-"""run(task, argument tuples) -> results in their order; the first error is raised."""
+
+class Run(ABC):
+    """Does the calls of a task somewhere."""
+
+    @abstractmethod
+    def __call__(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """run(task, argument tuples) -> results in their order; the first error is raised."""
+
+    def one(self, task: Task, *call: Any) -> Any:
+        """The result of a single call."""
+        return self(task, [call])[0]
+
+
+class Here(Run):
+    """In this process, one call after the other."""
+
+    def __call__(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [task(*call) for call in calls]
+
+
+HERE = Here()
 
 
 @contextmanager
@@ -22,17 +45,24 @@ def side_by_side(width: int) -> Iterator[Run]:
     process is killed they end too.
     """
     if width == 1:
-        yield lambda task, calls: [task(*call) for call in calls]
+        yield HERE
         return
     threads = max(1, len(os.sched_getaffinity(0)) // width)
     with ProcessPoolTaskRunner(max_workers=width, initializer=_end_with_parent) as pool:
+        yield _Processes(pool, threads)
 
-        def run(task: Task, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-            names = list(task.fn.__annotations__)
-            futures = [pool.submit(task, dict(zip(names, call, strict=False)) | {"threads": threads}) for call in calls]
-            return [future.result() for future in futures]
 
-        yield run
+class _Processes(Run):
+    """In the processes of a pool; a task must take `threads`."""
+
+    def __init__(self, pool: ProcessPoolTaskRunner, threads: int) -> None:
+        self.pool, self.threads = pool, threads
+
+    def __call__(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        names = list(task.fn.__annotations__)
+        given = [dict(zip(names, call, strict=False)) | {"threads": self.threads} for call in calls]
+        futures = [self.pool.submit(task, arguments) for arguments in given]
+        return [future.result() for future in futures]
 
 
 def _end_with_parent() -> None:

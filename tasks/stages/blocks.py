@@ -5,7 +5,6 @@ blocks are found again when the next candidate is compared with it. What is hand
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,27 @@ from tasks.champion.ledger import open_decision
 from tasks.context import finished, local, produce, store
 from tasks.refs import Compared, EvaluationRef, Iteration, PolicyRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.side_by_side import HERE, Run
 from tasks.runtime.stage import task
 from tasks.stages.evaluate import evaluate, evaluation_identity, evaluation_ref, held_out, measured
 from tasks.storage.artifacts import describe
 
 
-def measure_both(iteration: Iteration, candidate: PolicyRef) -> Compared:
-    """The champion's evaluation and the candidate's, of the same items: all of them unless promotion.test=sequential."""
+def measure_both(iteration: Iteration, candidate: PolicyRef, run: Run = HERE) -> Compared:
+    """The champion's evaluation and the candidate's, of the same items: all of them unless promotion.test=sequential.
+
+    `run` does the work.
+    """
     if iteration.config.promotion.test == "sequential":
-        return answer_in_blocks(iteration, candidate)
-    champion, campaign = iteration.champion, iteration.campaign
-    answered = partial(evaluate, iteration.config, campaign.data, items_from=campaign.items_from)
-    before = answered(champion, f"it{iteration.number}-champion-v{champion.version}", part=(0, 2))
-    return Compared(before=before, after=answered(candidate, f"it{iteration.number}-candidate", part=(1, 2)))
+        return run.one(answer_in_blocks, iteration, candidate)
+    config, champion, campaign = iteration.config, iteration.champion, iteration.campaign
+    sides = [(champion, f"champion-v{champion.version}"), (candidate, "candidate")]
+    calls = [
+        (config, campaign.data, policy, f"it{iteration.number}-{label}", campaign.items_from, (place, 2))
+        for place, (policy, label) in enumerate(sides)
+    ]
+    before, after = run(evaluate, calls)
+    return Compared(before=before, after=after)
 
 
 @task(name="evaluate-in-blocks", task_run_name="evaluate-in-blocks-it{iteration.number}", **STAGE)

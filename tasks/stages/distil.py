@@ -25,7 +25,7 @@ from opsd_core.training.monitors import last_quarter
 from opsd_core.training.probes import run_probes
 from opsd_core.training.trainer import Schedule, batch_order, distil
 from tasks.context import local, produce, tracker
-from tasks.loaded import load, rollouts_of, stored_examples
+from tasks.loaded import load, release, rollouts_of, stored_examples
 from tasks.refs import DistilRef, Iteration, PolicyRef, Ref, Sampled
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
@@ -90,6 +90,7 @@ def _distil(
     iteration: Iteration, sampled: Sampled, identity: dict[str, Any], trained: list[Policy], folder: Path
 ) -> dict[str, Any]:
     config, state = iteration.config, iteration.policy.state
+    release()  # what sampled and scored
     student = _student(iteration)
     teacher = _teacher(iteration, student)
     items, examples = _items(iteration, sampled, student)

@@ -41,7 +41,6 @@ def evaluate(
     data: Ref,
     policy: PolicyRef,
     label: str,
-    *,
     items_from: str = "",
     part: tuple[int, int] = WHOLE,
 ) -> EvaluationRef:

@@ -18,6 +18,7 @@ from tasks.context import local, produce
 from tasks.loaded import prompt_builder, rollouts_of, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PromptSet, Ref, ShardRef
 from tasks.runtime.retries import STAGE
+from tasks.runtime.side_by_side import HERE, Run
 from tasks.runtime.stage import task
 from tasks.stages.prompts import known_counts
 from tasks.stages.teacher import grades_for_context, prompts_of, solvers, teacher_budget, teacher_parts, teacher_ref
@@ -84,9 +85,9 @@ def counts_of(graded: Graded) -> dict[str, Any]:
     }
 
 
-def probe_teacher(iteration: Iteration, shards: list[ShardRef], graded: GradedRef) -> GradedRef:
-    """The grades after the teacher probe; unchanged where filter.teacher_probe=off."""
-    return graded if iteration.config.filter.teacher_probe == "off" else _probe(iteration, shards, graded)
+def probe_teacher(iteration: Iteration, shards: list[ShardRef], graded: GradedRef, run: Run = HERE) -> GradedRef:
+    """The grades after the teacher probe, which `run` does; unchanged where filter.teacher_probe=off."""
+    return graded if iteration.config.filter.teacher_probe == "off" else run.one(_probe, iteration, shards, graded)
 
 
 @task(name="probe-teacher", task_run_name="probe-teacher-it{iteration.number}", **STAGE)

@@ -22,6 +22,7 @@ from tasks.context import local, produce, store, tracker
 from tasks.loaded import prompt_builder, shared_policy
 from tasks.refs import Iteration, PolicyRef, PromptSet, Ref
 from tasks.runtime.retries import STAGE
+from tasks.runtime.side_by_side import HERE, Run
 from tasks.runtime.stage import task
 from tasks.sources import model_sources
 from tasks.stages.grade import asked
@@ -33,16 +34,16 @@ _SEEDS = "peer"
 """Name from which, with the example's id, the seed of every peer's answer is derived."""
 
 
-def meet_peers(iteration: Iteration, prompts: PromptSet) -> Iteration:
-    """The iteration with its peers' present versions, and what they answer where that counts."""
+def meet_peers(iteration: Iteration, prompts: PromptSet, run: Run = HERE) -> Iteration:
+    """The iteration with its peers' present versions, and what they answer where that counts. `run` does the work."""
     config, teacher = iteration.config, iteration.config.teacher
     if config.distillation.teacher_free or not teacher.sources:
         return iteration.model_copy(update={"teachers": []})
     scheduled = any(path.startswith("teacher.") for path in config.curriculum.schedules)
     if scheduled or any(source.startswith(MOVING) for source in teacher.sources):
-        iteration = iteration.model_copy(update={"teachers": refresh_peers(iteration)})
+        iteration = iteration.model_copy(update={"teachers": run.one(refresh_peers, iteration)})
     if teacher.peer_filter == "solved" or teacher.kind.peers:
-        iteration = iteration.model_copy(update={"solved": solve_prompts(iteration, prompts)})
+        iteration = iteration.model_copy(update={"solved": run.one(solve_prompts, iteration, prompts)})
     return iteration
 
 

@@ -60,7 +60,8 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
 
     `data`: whether data.source will be read.
     """
-    resolve_device(config.model)
+    if config.execution.placement == "inline":
+        resolve_device(config.model)
     check_library_folders()
     store().ensure_bucket()
     store().probe()

@@ -69,6 +69,11 @@ class Lease:
             self.expires_at = json.loads(body)["expires_at"]
         return won
 
+    def record(self) -> dict[str, Any] | None:
+        """What is stored, whoever wrote it: holder, expires_at (0 where it was given back), ...; None without one."""
+        current = self._current()
+        return current[0] if current else None
+
     def _current(self) -> tuple[dict[str, Any], str] | None:
         found = self.store.read(self.key, _MAX_LEASE_BYTES)
         if found is None:
@@ -92,14 +97,14 @@ class Lease:
         if record["token"] == self.token:
             self.expires_at = record["expires_at"]
             return None
-        if _is_over(record) and self._write(etag):
+        if is_over(record) and self._write(etag):
             return None
         return record
 
     def holder_now(self) -> str | None:
         """Who holds the lease, without taking it; None when it is free."""
         current = self._current()
-        return None if current is None or _is_over(current[0]) else str(current[0]["holder"])
+        return None if current is None or is_over(current[0]) else str(current[0]["holder"])
 
     def renew_forever(self) -> None:
         """Renew at a third of the lifetime until stopped or lost; outages are retried until the lease runs out."""
@@ -141,7 +146,14 @@ def hold_lease(store: LeaseStore, key: str, ttl_s: float, *, wait_s: float = 0.0
                 "Wait for that run, cancel it, or let the lease run out if it died."
             )
         time.sleep(_POLL_S)
-    renewer = threading.Thread(target=lease.renew_forever, name=f"lease {key}", daemon=True)
+    with renewed(lease):
+        yield lease
+
+
+@contextmanager
+def renewed(lease: Lease) -> Iterator[Lease]:
+    """Keep a lease that was taken, renewed inside the block and given back at its end."""
+    renewer = threading.Thread(target=lease.renew_forever, name=f"lease {lease.key}", daemon=True)
     renewer.start()
     try:
         yield lease
@@ -151,7 +163,7 @@ def hold_lease(store: LeaseStore, key: str, ttl_s: float, *, wait_s: float = 0.0
         lease.release()
 
 
-def _is_over(record: dict[str, Any]) -> bool:
+def is_over(record: dict[str, Any]) -> bool:
     """Whether a lease was given back, ran out, or was held by a process of this machine that is gone."""
     expired = record["expires_at"] + _CLOCK_SLACK_S < time.time() or record["expires_at"] == 0.0
     return expired or process_is_gone(record.get("process"))

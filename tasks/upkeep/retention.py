@@ -33,6 +33,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "stopped": (),
     "states": ("initial", "teacher", "rollouts", "grades", "targets", "rehearsal"),
     "models": ("state",),
+    "engines": (),
     "evaluations": (),
     "guards": (),
     "answers": (),
@@ -45,7 +46,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "study-reports": (),
 }
 """Kind -> entries of its identity that name what it needs. Objects of other kinds are never touched."""
-ALWAYS_KEPT = ("campaigns", "peers", "stopped", "verdicts")
+ALWAYS_KEPT = ("campaigns", "engines", "peers", "stopped", "verdicts")
 """Small records; what they name may go."""
 STUDIES = ("studies", "study-arms", "study-sets", "study-reports")
 """Results for good: they stay, with the weights, states, rollouts and targets of every arm."""

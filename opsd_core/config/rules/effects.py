@@ -96,6 +96,7 @@ READ_WHEN: dict[str, Condition] = {
     "data.split": _source("split"),
     "data.encoding": _source("encoding"),
     "data.options": _source("options"),
+    "execution.pools": _one_of("execution.placement", "workers"),
     "rollout.reference_completion": _REFERENCES,
     "filter.min_gain": _one_of("filter.teacher_probe", "gain"),
     "token_weights.position_floor": _other_than("token_weights.position", "uniform"),
