@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from opsd_core.config import LoraConfig
 from opsd_core.errors import ConfigError
 from opsd_core.models.adapter_targets import unfit
+from opsd_core.models.whole import whole
 
 
 def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
@@ -94,11 +95,23 @@ def _plain(module: BaseTunerLayer | AuxiliaryTrainingWrapper) -> nn.Module:
         return _inside(module.original_module) if module.disable_adapters else _inside(inner)
     if module.disable_adapters:
         return module.get_base_layer()
-    merged = copy.deepcopy(module)
+    merged = _copy(module)
     if hasattr(merged, "unload_and_optionally_merge_module"):  # nested ones, which wrap a module's parameters one by one
         return merged.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
     merged.merge()
     return merged.get_base_layer()
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy with whole weights in the precision of its finest: a bfloat16 base must not round what float32 adapters add."""
+    finest = max((p.dtype for p in module.parameters() if p.is_floating_point()), key=lambda dtype: dtype.itemsize)
+
+    def own(parameter: nn.Parameter) -> nn.Parameter:
+        values = whole(parameter.detach())
+        values = values.to(finest) if values.is_floating_point() else values
+        return nn.Parameter(values.clone() if values.data_ptr() == parameter.data_ptr() else values, parameter.requires_grad)
+
+    return copy.deepcopy(module, {id(parameter): own(parameter) for parameter in module.parameters()})
 
 
 def _inside(module: nn.Module) -> nn.Module:

@@ -20,7 +20,9 @@ def here(tensor: Tensor) -> Tensor:
 
 
 def part_of(values: Tensor, like: Tensor) -> Tensor:
-    """The whole tensor `values`, which every process has, laid out as `like` is."""
+    """The whole tensor `values`, which every process has, laid out as `like` is; parts of such a layout stay as they are."""
+    if hasattr(values, "full_tensor"):
+        return values
     if not hasattr(like, "full_tensor"):
         return values.to(like.device)
     from torch.distributed.tensor import distribute_tensor

@@ -25,7 +25,7 @@ from opsd_core.config import TeacherConfig
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.adapters import effective_weights, splits_tie, untie
 from opsd_core.models.policy import Policy
-from opsd_core.models.whole import fill, here
+from opsd_core.models.whole import fill, here, part_of
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
 from opsd_core.teacher.parts import Handle, Parts
 
@@ -201,7 +201,7 @@ class EmaTeacher(FixedTeacher):
             if place in seen or not target.is_floating_point():
                 continue
             seen.update({place} - {0})  # 0 = nothing of it is here
-            target.lerp_(value.to(target.dtype), 1.0 - self.decay)
+            target.lerp_(part_of(value.to(target.dtype), target), 1.0 - self.decay)
 
     def state(self) -> Mapping[str, Tensor]:
         """The whole shadow, by parameter name."""

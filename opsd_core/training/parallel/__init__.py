@@ -1,0 +1,5 @@
+"""Training on several devices: one process for each, one launcher for all of them, files in and out.
+
+together.py   what the processes do together: DDP and FSDP2       job.py       what they are given, and what they say
+worker.py     one of the processes                                launcher.py  starts them, listens, ends them
+"""
