@@ -26,6 +26,11 @@ def resolve_dtype(config: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
+def training_dtype(config: ModelConfig) -> torch.dtype:
+    """The dtype to load a student in: float32 where its weights learn, model.lora.base_dtype where adapters do."""
+    return _DTYPES[config.lora.base_dtype] if config.lora.rank else torch.float32
+
+
 def dtype_identity(config: ModelConfig) -> str:
     """model.dtype as a part of identities: what it stands for on this hardware; "auto" where that is float32."""
     resolved = resolve_dtype(config)

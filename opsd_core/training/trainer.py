@@ -30,6 +30,7 @@ from opsd_core.training.scored import Scored, objective, score, step_metrics
 
 __all__ = ["Metrics", "Schedule", "TrainingItem", "batch_order", "distil", "objective", "train_step"]
 
+NOTHING_LEFT = "no rollout is left to train on: every one was filtered out. See the filter's reasons and config.filter."
 _ROUNDING_GRADIENT = 1e-5
 """Gradient norm that float32 rounding leaves where the exact gradient is 0. AdamW divides by the gradient's own size, so
 a step on it would move every weight by a full learning rate in a random direction; such a step is not applied."""
@@ -79,9 +80,7 @@ def distil(
     not finite, no token counts, memory does not suffice, or the trainable weights are coarser than float32.
     """
     if not items:
-        raise TrainingError(
-            "no rollout is left to train on: every one was filtered out. See the filter's reasons and config.filter."
-        )
+        raise TrainingError(NOTHING_LEFT)
     ranks = ranks or Ranks()
     student.model.eval()  # no dropout: the student's noise is never left to chance
     ranks.prepare(student, teacher, *([anchors.initial] if anchors.initial else []))

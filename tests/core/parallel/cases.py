@@ -68,7 +68,7 @@ def config_of(case: Case) -> CampaignConfig:
     """Small microbatches: several rounds, and other numbers of them on each process."""
     base = {
         "control": True,
-        "optimizer": {"num_steps": STEPS, "batch_size": 5, "learning_rate": 3e-3},
+        "optimizer": {"num_steps": STEPS, "batch_size": 5, "learning_rate": 1e-3, "eps": 1e-7},
         "execution": {"checkpoint_every": 8, "microbatch_tokens": 40},
         "rollout": {"max_completion_length": 32},
     }
