@@ -138,8 +138,10 @@ def projection(output: nn.Module) -> tuple[Tensor, Tensor | None]:
         active = [name for name in output.active_adapters if name in getattr(output, "lora_A", ())]
         if not any(name in output.lora_variant or output.lora_bias[name] for name in active):
             weight_VH = base.weight
-            for name in active:
-                weight_VH = weight_VH + output.get_delta_weight(name).to(weight_VH.dtype)
+            for name in active:  # float32 adapters on a bfloat16 base: small steps must not be rounded away
+                delta_VH = output.get_delta_weight(name)
+                finer = torch.promote_types(weight_VH.dtype, delta_VH.dtype)
+                weight_VH = weight_VH.to(finer) + delta_VH.to(finer)
             return weight_VH, bias_V
     eye_HH = torch.eye(output.weight.shape[1], device=output.weight.device, dtype=output.weight.dtype)
     bias_V = output(torch.zeros_like(eye_HH[:1]))[0]

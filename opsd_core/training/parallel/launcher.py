@@ -131,7 +131,7 @@ def _started(folder: Path, ranks: int) -> Iterator[subprocess.Popen[bytes]]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith(_KEPT_OUT)}
     environ |= {"OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // ranks)), "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "opsd_core.training.parallel.worker", str(folder)]
+    command += ["-m", "opsd_core.training.parallel.entry", str(folder)]
     process = None
     try:
         with (folder / "log.txt").open("ab") as log:

@@ -1,15 +1,8 @@
-"""One of the processes of a distillation: `python -m torch.distributed.run ... -m opsd_core.training.parallel.worker FOLDER`.
-
-It reads a job, trains, and writes states and events; the first process writes for all. It ends at once when its starter does.
-"""
+"""One of the processes of a distillation: it reads a job, trains, and writes states and events; the first writes for all."""
 
 import json
 import os
 import resource
-import select
-import signal
-import sys
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -36,7 +29,6 @@ from opsd_core.training.trainer import distil
 
 def main(folder: Path) -> None:
     """Train what the job in `folder` says; what ends this process early is written there."""
-    threading.Thread(target=_end_with_starter, args=(folder / "alive",), daemon=True).start()
     try:
         job = Job.read(folder)
         _join(job)
@@ -48,14 +40,6 @@ def main(folder: Path) -> None:
         path.with_suffix(".part").replace(path)
         raise
     dist.destroy_process_group()
-
-
-def _end_with_starter(pipe: Path) -> None:
-    """End this process when nobody holds the other end of the pipe any more."""
-    reader, waiting = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), select.poll()
-    waiting.register(reader, select.POLLIN)  # the end of the writer (POLLHUP) is always told
-    waiting.poll()
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _join(job: Job) -> None:
@@ -127,7 +111,3 @@ def _peak_bytes() -> int:
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
