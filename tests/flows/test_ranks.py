@@ -27,6 +27,7 @@ def steps_of(state):
     return [json.loads(line) for line in (state / "steps.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_candidate_that_one_makes(stack):
     one, alone = candidate("alone", _EPS)
     two, together = candidate("together", _EPS * (1 + 1e-9), ranks=2, parallel="fsdp", microbatch_tokens=128)

@@ -1,10 +1,9 @@
-"""What is trained on one process and on two: `python -m torch.distributed.run ... -m tests.core.parallel.cases FOLDER`."""
+"""What is trained on one process and on two: `python -m torch.distributed.run ... -m tests.core.parallel.cases FOLDER CASE-MODE ...`."""
 
 import copy
 import json
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,19 +124,18 @@ def run(
     return save, log
 
 
-def main(folder: Path) -> None:
-    """All cases in all their modes, in one process group; states and metrics go into `folder`."""
+def main(folder: Path, only: Collection[str]) -> None:
+    """The cases `only`, each named with its mode, in one process group; states and metrics go into `folder`."""
     import torch.distributed as dist
 
     from opsd_core.training.parallel.together import Sharded, Together
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    only = os.environ.get("ONLY", "").split()
     for name, case in CASES.items():
-        if only and name not in only:
-            continue
         for mode in case.modes:
+            if f"{name}-{mode}" not in only:
+                continue
             place = folder / f"{name}-{mode}"
             keep = lambda done, save, place=place: save(place / str(done))  # noqa: E731
             before = folder / f"{name}-one" / "8"
@@ -151,4 +149,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
