@@ -13,7 +13,7 @@ layer, n = processes that train together
     fsdp                held / n, and what is whole for a moment: embeddings, head and two layers, with their gradients
 
 b = bytes of a weight in the dtype of sampling. The factors 10 and 4 count what a decoder layer keeps for its backward pass.
-Checked against measured peaks in tests/core/models/test_memory.py; figures for common sizes in benchmarks/memory.md.
+Checked against counted bytes in tests/core/models/test_training_memory.py; figures for common sizes in docs/LOG.md.
 """
 
 from dataclasses import dataclass
