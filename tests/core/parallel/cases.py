@@ -1,4 +1,4 @@
-"""What is trained on one process and on two: `python -m torch.distributed.run ... -m tests.core.parallel.cases FOLDER CASE-MODE ...`."""
+"""What is trained on one process and on two, by `torch.distributed.run -m tests.core.parallel.cases FOLDER CASE-MODE ...`."""
 
 import copy
 import json
