@@ -48,6 +48,7 @@ def score(
     step: int,
     anchors: Anchors = NO_ANCHORS,
 ) -> Scored:
+    """Both sides of one microbatch, and its loss before the division by the batch's weight; gradients reach the student."""
     completions = [item.completion_ids for item in batch]
     noise = None
     if alpha := config.teacher.student_noise:
