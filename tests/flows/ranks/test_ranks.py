@@ -1,4 +1,4 @@
-"""pytest tests/flows/test_ranks.py — a campaign that distils in two processes makes what one process makes."""
+"""pytest tests/flows/ranks/test_ranks.py — a campaign that distils in two processes makes what one process makes."""
 
 import json
 
