@@ -43,7 +43,8 @@ _MANY = {
         "dense_strip", "bucketed_strip", "likelihood_strip", "_tail_gradients", "fused_loss", "initial_divergence",
     },
     "what a loop joins: both sides, the data, the settings, and callbacks by keyword": {
-        "distil", "train_step", "training_items", "score_targets", "_decode", "publish", "decide", "simulated_campaigns",
+        "distil", "train_step", "_gradients", "training_items", "score_targets", "_decode", "publish", "decide",
+        "simulated_campaigns",
     },
 }  # fmt: skip
 """Functions of more than six parameters, by their reason."""

@@ -38,6 +38,18 @@ class ExecutionConfig(Section):
         description="Compute activations again in the backward pass instead of keeping them: the same gradients for about a "
         "third more time. null = where the estimate says that they do not fit.",
     )
+    ranks: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes that distil together on one machine, each on a device of its own (on a CPU, with its share of the "
+        "cores). The objective is the same: it is normalised by tokens, whoever scored them.",
+    )
+    parallel: Literal["auto", "ddp", "fsdp"] = Field(
+        "auto",
+        description="How the processes of execution.ranks share the work. ddp = each has all weights; fsdp = each has a part of "
+        "weights, gradients, moments and teachers (FSDP2); auto = ddp where the estimate says that it fits, else fsdp.",
+    )
     checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")
 
     @model_validator(mode="after")

@@ -31,6 +31,11 @@ class LoraConfig(Section):
     target_modules: str = Field(
         "all-linear", description="Modules that get an adapter: 'all-linear' or comma-separated names."
     )
+    base_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Precision of the frozen weights below the adapters while training; adapters and optimiser are float32 all "
+        "the same. bfloat16 halves the largest part of the memory.",
+    )
 
 
 class ModelConfig(Section):

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from opsd_core.config import LoraConfig
 from opsd_core.errors import ConfigError
 from opsd_core.models.adapter_targets import unfit
+from opsd_core.models.whole import whole
 
 
 def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
@@ -94,11 +95,23 @@ def _plain(module: BaseTunerLayer | AuxiliaryTrainingWrapper) -> nn.Module:
         return _inside(module.original_module) if module.disable_adapters else _inside(inner)
     if module.disable_adapters:
         return module.get_base_layer()
-    merged = copy.deepcopy(module)
+    merged = _copy(module)
     if hasattr(merged, "unload_and_optionally_merge_module"):  # nested ones, which wrap a module's parameters one by one
         return merged.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
     merged.merge()
     return merged.get_base_layer()
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy with whole weights in the precision of its finest: a bfloat16 base must not round what float32 adapters add."""
+    finest = max((p.dtype for p in module.parameters() if p.is_floating_point()), key=lambda dtype: dtype.itemsize)
+
+    def own(parameter: nn.Parameter) -> nn.Parameter:
+        values = whole(parameter.detach())
+        values = values.to(finest) if values.is_floating_point() else values
+        return nn.Parameter(values.clone() if values.data_ptr() == parameter.data_ptr() else values, parameter.requires_grad)
+
+    return copy.deepcopy(module, {id(parameter): own(parameter) for parameter in module.parameters()})
 
 
 def _inside(module: nn.Module) -> nn.Module:
@@ -125,8 +138,10 @@ def projection(output: nn.Module) -> tuple[Tensor, Tensor | None]:
         active = [name for name in output.active_adapters if name in getattr(output, "lora_A", ())]
         if not any(name in output.lora_variant or output.lora_bias[name] for name in active):
             weight_VH = base.weight
-            for name in active:
-                weight_VH = weight_VH + output.get_delta_weight(name).to(weight_VH.dtype)
+            for name in active:  # float32 adapters on a bfloat16 base: small steps must not be rounded away
+                delta_VH = output.get_delta_weight(name)
+                finer = torch.promote_types(weight_VH.dtype, delta_VH.dtype)
+                weight_VH = weight_VH.to(finer) + delta_VH.to(finer)
             return weight_VH, bias_V
     eye_HH = torch.eye(output.weight.shape[1], device=output.weight.device, dtype=output.weight.dtype)
     bias_V = output(torch.zeros_like(eye_HH[:1]))[0]

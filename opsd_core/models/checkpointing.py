@@ -46,5 +46,13 @@ def checkpoint_gradients(policy: Policy) -> Policy:
 
 
 def checkpoints(model: PreTrainedModel) -> bool:
-    """Whether it is on and gradients are wanted: a layer that is computed twice must not fill a cache, so none is shared."""
-    return torch.is_grad_enabled() and any(isinstance(module.forward, _ComputedAgain) for module in model.modules())
+    """Whether it is on and gradients are wanted: a layer that is computed twice must not fill a cache, so none is shared.
+
+    transformers' own switch counts too, in training mode, where it works: it drops the cache and says nothing, so that what
+    follows a shared beginning would be computed without it.
+    """
+    return torch.is_grad_enabled() and any(_computed_again(module) for module in model.modules())
+
+
+def _computed_again(module: torch.nn.Module) -> bool:
+    return isinstance(module.forward, _ComputedAgain) or (getattr(module, "gradient_checkpointing", False) and module.training)

@@ -62,6 +62,11 @@ def resolve_dtype(config: ModelConfig) -> torch.dtype:
     return _DTYPES[config.dtype if config.dtype != "auto" else settled(config, {"here": offer_here()}).dtype]
 
 
+def training_dtype(config: ModelConfig) -> torch.dtype:
+    """The dtype to load a student in: float32 where its weights learn, model.lora.base_dtype where adapters do."""
+    return _DTYPES[config.lora.base_dtype] if config.lora.rank else torch.float32
+
+
 def dtype_identity(config: ModelConfig) -> str:
     """model.dtype as a part of identities: "float32" or "bfloat16", whether it was named or settled."""
     return str(resolve_dtype(config)).removeprefix("torch.")

@@ -9,7 +9,7 @@ The canonical form of a policy is a Hugging Face folder with safetensors weights
 
 from opsd_core.config import LoraConfig
 from opsd_core.models.adapters import adapted, effective_weights
-from opsd_core.models.devices import dtype_identity, resolve_device, resolve_dtype
+from opsd_core.models.devices import dtype_identity, resolve_device, resolve_dtype, training_dtype
 from opsd_core.models.storage.adapter_folders import save_adapter
 from opsd_core.models.storage.gguf import load_gguf
 from opsd_core.models.storage.loading import hub_commit, load_policy
@@ -41,5 +41,6 @@ __all__ = [
     "save_adapter",
     "save_policy",
     "tokenizer_digest",
+    "training_dtype",
     "verify_stored",
 ]

@@ -25,6 +25,7 @@ from opsd_core.config import TeacherConfig
 from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.adapters import effective_weights, splits_tie, untie
 from opsd_core.models.policy import Policy
+from opsd_core.models.whole import fill, here, part_of
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
 from opsd_core.teacher.parts import Handle, Parts
 
@@ -91,11 +92,10 @@ class FixedTeacher:
         """Nothing is kept."""
         return {}
 
-    @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy into the tensors of `state()`, by name."""
         for name, tensor in self.state().items():
-            tensor.copy_(state[name])
+            fill(tensor, state[name])
 
 
 class NoTeacher(FixedTeacher):
@@ -197,10 +197,11 @@ class EmaTeacher(FixedTeacher):
         seen: set[int] = set()
         for name, value in effective_weights(student.model):
             target = shadow[name]
-            if target.data_ptr() in seen or not target.is_floating_point():
+            place = here(target).data_ptr()
+            if place in seen or not target.is_floating_point():
                 continue
-            seen.add(target.data_ptr())
-            target.lerp_(value.to(target.dtype), 1.0 - self.decay)
+            seen.update({place} - {0})  # 0 = nothing of it is here
+            target.lerp_(part_of(value.to(target.dtype), target), 1.0 - self.decay)
 
     def state(self) -> Mapping[str, Tensor]:
         """The whole shadow, by parameter name."""
@@ -208,9 +209,9 @@ class EmaTeacher(FixedTeacher):
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Copy into the shadow; where it has one matrix for two that differ in `state`, it gets two."""
-        names: dict[int, str] = {}
+        names: dict[int | str, str] = {}
         for name, tensor in self.state().items():
-            first = names.setdefault(tensor.data_ptr(), name)
+            first = names.setdefault(here(tensor).data_ptr() or name, name)
             if not torch.equal(state[first], state[name]):
                 untie(self.policy.causal_lm)
         super().load_state(state)

@@ -5,19 +5,25 @@ optimizer.safetensors   AdamW moments and step counts, per parameter
 teacher.safetensors     what the teacher keeps, when it keeps anything (an average its weights)
 rng.safetensors         torch's random state
 trainer.json            schema version, optimiser steps done
+
+The files hold whole tensors, whoever wrote them: what several processes saved one resumes, and the other way round. A file of
+more than 5 GB becomes several with an index, as for models.
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from opsd_core.errors import IntegrityError
 from opsd_core.models.policy import Policy
+from opsd_core.models.storage.shards import load_shards, save_shards
+from opsd_core.models.whole import fill, part_of, whole
 from opsd_core.teacher.teachers import TeacherWeights
 
 SCHEMA_VERSION = 1
@@ -30,24 +36,37 @@ def trainable_parameters(policy: Policy) -> dict[str, torch.nn.Parameter]:
 
 
 def save_checkpoint(
-    folder: Path, student: Policy, optimizer: torch.optim.Optimizer, teacher: TeacherWeights, step: int
+    folder: Path,
+    student: Policy,
+    optimizer: torch.optim.Optimizer,
+    teacher: TeacherWeights,
+    step: int,
+    writes: bool = True,
 ) -> None:
-    """Write the state after `step` optimiser steps of this iteration. Equal states give equal bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the state after `step` optimiser steps of this iteration. Equal states give equal bytes.
+
+    Where several processes hold parts of it all of them call this, and the one that `writes` does.
+    """
     parameters = trainable_parameters(student)
-    save_file(
-        {name: parameter.detach().contiguous() for name, parameter in parameters.items()},
-        folder / "trainable.safetensors",
+    moments = (
+        (f"{key}/{name}", value) for name, p in parameters.items() for key, value in optimizer.state.get(p, {}).items()
     )
-    moments = {}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            moments[f"{key}/{name}"] = value.contiguous()
-    save_file(moments, folder / "optimizer.safetensors")
-    if kept := {name: tensor.detach().clone() for name, tensor in teacher.state().items()}:
-        save_file(kept, folder / "teacher.safetensors")
-    save_file({"torch": torch.get_rng_state()}, folder / "rng.safetensors")
-    (folder / "trainer.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "step": step}))
+    if writes:
+        folder.mkdir(parents=True, exist_ok=True)
+    save_shards(_to_store(parameters.items()), folder, "trainable", writes=writes)
+    save_shards(_to_store(moments), folder, "optimizer", writes=writes)
+    if kept := teacher.state():
+        save_shards(_to_store(kept.items(), copied=True), folder, "teacher", writes=writes)
+    if writes:
+        save_file({"torch": torch.get_rng_state()}, folder / "rng.safetensors")
+        (folder / "trainer.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION, "step": step}))
+
+
+def _to_store(tensors: Iterable[tuple[str, Tensor]], copied: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Whole tensors; copies of their own where two names may share one."""
+    for name, tensor in tensors:
+        value = whole(tensor.detach())
+        yield name, value.clone() if copied and value.data_ptr() == tensor.data_ptr() else value.contiguous()
 
 
 def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimizer, teacher: TeacherWeights) -> int:
@@ -62,9 +81,9 @@ def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimi
             f"{SCHEMA_VERSION}. Start the campaign again or use the version that wrote it."
         )
     load_trainable(folder, student)
-    _load_moments(_tensors(folder, "optimizer.safetensors"), trainable_parameters(student), optimizer, folder.name)
+    _load_moments(_tensors(folder, "optimizer"), trainable_parameters(student), optimizer, folder.name)
     _load_teacher(folder, teacher)
-    torch.set_rng_state(_tensors(folder, "rng.safetensors")["torch"])
+    torch.set_rng_state(_tensors(folder, "rng")["torch"])
     return int(meta["step"])
 
 
@@ -79,12 +98,13 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+def _tensors(folder: Path, stem: str) -> dict[str, Tensor]:
     try:
-        return load_file(folder / name)
-    except (OSError, SafetensorError) as error:
+        return load_shards(folder, stem)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise IntegrityError(
-            f"trainer state {folder.name}: {name} cannot be read ({error}). Start the campaign anew, or restore the file."
+            f"trainer state {folder.name}: {stem}.safetensors cannot be read ({error}). Start the campaign anew, or restore the "
+            "file."
         ) from error
 
 
@@ -108,14 +128,14 @@ def _load_moments(
                     f"trainer state {state_name}: {key!r} of {name!r} has the shape {tuple(value.shape)} for a parameter of "
                     f"{tuple(parameter.shape)}, or holds values that are not finite."
                 )
-        optimizer.state[parameter] = {k: v if k == "step" else v.to(parameter.device) for k, v in state.items()}
+        optimizer.state[parameter] = {k: v if k == "step" else part_of(v, parameter) for k, v in state.items()}
 
 
 def _load_teacher(folder: Path, teacher: TeacherWeights) -> None:
     expected = {name: tuple(tensor.shape) for name, tensor in teacher.state().items()}
     if not expected:
         return
-    saved = _tensors(folder, "teacher.safetensors") if (folder / "teacher.safetensors").exists() else {}
+    saved = _tensors(folder, "teacher") if any(folder.glob("teacher*.safetensors")) else {}
     found = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -131,7 +151,7 @@ def _load_teacher(folder: Path, teacher: TeacherWeights) -> None:
 
 def load_trainable(folder: Path, student: Policy) -> None:
     """Put the saved parameters into `student`. IntegrityError when it trains other parameters."""
-    parameters, saved = trainable_parameters(student), _tensors(folder, "trainable.safetensors")
+    parameters, saved = trainable_parameters(student), _tensors(folder, "trainable")
     if parameters.keys() != saved.keys():
         different = sorted(parameters.keys() ^ saved.keys())
         raise IntegrityError(
@@ -144,6 +164,5 @@ def load_trainable(folder: Path, student: Policy) -> None:
                 f"trainer state {folder.name}: {name!r} has the shape {tuple(saved[name].shape)} for a parameter of "
                 f"{tuple(parameter.shape)}, or holds values that are not finite. Was model.lora.rank changed within a campaign?"
             )
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(saved[name])
+    for name, parameter in parameters.items():
+        fill(parameter, saved[name])

@@ -33,8 +33,11 @@ def anchors_identity(iteration: Iteration) -> dict[str, Any]:
     return identity
 
 
-def load_anchors(iteration: Iteration, student: Policy) -> Anchors:
-    """The anchors of an iteration: references and rehearsed completions in seeded passes, as many as its steps need."""
+def load_anchors(iteration: Iteration, student: Policy, initial: bool = True) -> Anchors:
+    """The anchors of an iteration: references and rehearsed completions in seeded passes, as many as its steps need.
+
+    The initial policy is among them where distillation.initial_kl asks for it, unless `initial` is False.
+    """
     config, campaign, by_step = iteration.config, iteration.campaign, []
     if config.distillation.gold_share:
         train, builder = stored_examples(campaign.data, "train"), prompt_builder(campaign.initial, config)
@@ -46,8 +49,8 @@ def load_anchors(iteration: Iteration, student: Policy) -> Anchors:
         items = [rehearsed_item(rollout) for rollout in rollouts_of(campaign.rehearsal)]
         passes = _passes(len(items), rehearsed_batch_size(config), config, "rehearsal", iteration.number)
         by_step.append([held_rehearsal([items[row] for row in rows], config) for rows in passes])
-    initial = _initial(iteration, student) if config.distillation.initial_kl else None
-    return Anchors(initial, tuple(zip(*by_step, strict=True)))
+    first = _initial(iteration, student) if config.distillation.initial_kl and initial else None
+    return Anchors(first, tuple(zip(*by_step, strict=True)))
 
 
 def _passes(available: int, size: int, config: CampaignConfig, name: str, iteration: int) -> list[list[int]]:

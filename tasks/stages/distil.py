@@ -5,19 +5,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from prefect.logging import get_run_logger
 
+from opsd_core.config import ModelConfig
 from opsd_core.digest import derive_seed
 from opsd_core.models.checkpointing import checkpoint_gradients
-from opsd_core.models.memory import memory_estimate, wants_checkpointing
-from opsd_core.models.policy import Policy, Serving, add_lora, dtype_identity, save_policy, verify_stored
+from opsd_core.models.memory import estimate_of_training, wants_checkpointing
+from opsd_core.models.policy import (
+    Policy,
+    Serving,
+    add_lora,
+    dtype_identity,
+    save_policy,
+    training_dtype,
+    verify_stored,
+)
 from opsd_core.models.storage.serving import served_settings
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import read_grades
 from opsd_core.records.targets import read_targets
 from opsd_core.teacher.kinds import teacher_in_training
-from opsd_core.teacher.teachers import TeacherWeights
+from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
 from opsd_core.training.checkpoint import load_trainable
 from opsd_core.training.importance import check_staleness
 from opsd_core.training.items import TrainingItem, answer_ids, training_items
@@ -34,6 +42,7 @@ from tasks.stages.anchors import anchors_identity, load_anchors
 from tasks.stages.journal import Journal, read_probes, send_all, sound_found, step_alarms
 from tasks.stages.rollout import computed
 from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts, teacher_ref
+from tasks.stages.training.together import Settings, distil_together, job_of, student_outline
 
 _PROBE_ITEMS = 32
 """Completions the probes look at."""
@@ -45,10 +54,10 @@ def distil_candidate(iteration: Iteration, sampled: Sampled) -> DistilRef:
     sampled_in = [shard.iteration for shard in sampled.shards]
     check_staleness(sampled_in, iteration.number, iteration.config.token_weights.max_staleness)
     identity = distil_identity(iteration, sampled)
-    trained: list[Policy] = []  # stays empty when the state is there already
+    trained: list[Policy] = []  # stays empty when the state is there already, or other processes made it
     made, seconds = produce("states", identity, partial(_distil, iteration, sampled, identity, trained))
     state = Ref(uri=made.uri)
-    if not trained:
+    if seconds == 0:
         sound_found(iteration, state)
     stored = {"state": made.digest, "served": served_settings(iteration.config)}
     model, _ = produce("models", stored, partial(_export, iteration, state, trained))
@@ -78,7 +87,7 @@ def distil_identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
             name: getattr(config, name).model_dump()
             for name in ("teacher", "distillation", "token_weights", "optimizer", "prompts")
         },
-        "model": config.model.model_dump(include={"lora"}) | {"dtype": dtype_identity(config.model)},
+        "model": {"lora": _lora_identity(config.model), "dtype": dtype_identity(config.model)},
         "iterations": config.iterations,
         "iteration": iteration.number,
         "seed": config.seed,
@@ -86,19 +95,26 @@ def distil_identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
     } | pool | anchors_identity(iteration)
 
 
+def _lora_identity(model: ModelConfig) -> dict[str, Any]:
+    """The adapters' settings; the precision below them where it is not the usual one."""
+    usual = model.lora.base_dtype == "float32"
+    return model.lora.model_dump(exclude={"base_dtype"} if usual else None)
+
+
 def _distil(
     iteration: Iteration, sampled: Sampled, identity: dict[str, Any], trained: list[Policy], folder: Path
 ) -> dict[str, Any]:
     config, state = iteration.config, iteration.policy.state
     release()  # what sampled and scored
-    student = _student(iteration)
-    teacher = _teacher(iteration, student)
+    together = config.execution.ranks > 1
+    student = student_outline(iteration) if together else _student(iteration)
+    teacher = NoTeacher() if together else _teacher(iteration, student)
     items, examples = _items(iteration, sampled, student)
     seed = derive_seed("distil", config.seed, iteration.number)
     steps = config.optimizer.num_steps
     longest = max((item.num_tokens for item in items), default=0)
     largest = min(config.execution.microbatch_tokens, config.optimizer.batch_size * longest)
-    if wants_checkpointing(student, config, largest):
+    if not together and wants_checkpointing(student, config, largest):
         checkpoint_gradients(student)
     title = f"distil-it{iteration.number}"
     with progress(config.name, title, "steps") as report, tracker().system_metrics(iteration.run_id):
@@ -108,34 +124,47 @@ def _distil(
             batch, labelled = _probed(items, examples, student, config.optimizer.batch_size, seed)
             trained_before = state is not None
             journal.probes |= run_probes(student, teacher, batch, labelled, config, trained_before=trained_before)
-            said = ", ".join(f"{name} {value:.4g}" for name, value in sorted(journal.probes.items()))
-            get_run_logger().info("before the first step: %s", said)
+            journal.say_probes()
 
-        save = distil(
-            student, teacher, items, config, Schedule(iteration.number * steps, config.iterations * steps), seed,
-            anchors=load_anchors(iteration, student), start_from=local(state) if state else None,
-            resume_from=journal.resumed_from, before_first_step=before_first_step,
-            on_step=journal.on_step, on_checkpoint=journal.on_checkpoint,
-        )  # fmt: skip
-    save(folder)
+        if together:
+            _warn(iteration)
+            probed = _first(len(items), config.optimizer.batch_size, seed)
+            _, answers = _probed(items, examples, student, config.optimizer.batch_size, seed)
+            job = job_of(iteration, student, Settings(largest, seed, answers), probed, journal.resumed_from)
+            anchors = load_anchors(iteration, student, initial=False)
+            how = distil_together(iteration, journal, items, anchors, job, folder)
+        else:
+            save = distil(
+                student, teacher, items, config, Schedule(iteration.number * steps, config.iterations * steps), seed,
+                anchors=load_anchors(iteration, student), start_from=local(state) if state else None,
+                resume_from=journal.resumed_from, before_first_step=before_first_step,
+                on_step=journal.on_step, on_checkpoint=journal.on_checkpoint,
+            )  # fmt: skip
+            save(folder)
+            trained.append(student)
+            how = {}
     journal.write(folder)
-    trained.append(student)
-    how = computed(config, config.execution.microbatch_tokens, memory_estimate(student, config, tokens=largest)["distil"])
+    expected = estimate_of_training(student, config, tokens=largest, parallel=how.get("parallel", "ddp")).peak
+    how |= computed(config, config.execution.microbatch_tokens, expected)
     return {"num_steps": len(journal.steps), "num_items": len(items), "computed": how}
 
 
 def _student(iteration: Iteration) -> Policy:
-    """The trainable policy in float32: the initial weights; the trainer state brings what was learned since."""
+    """The trainable policy: the initial weights; the trainer state brings what was learned since."""
     config = iteration.config
-    student = load(iteration.campaign.initial, config.model, torch.float32)
+    student = load(iteration.campaign.initial, config.model, training_dtype(config.model))
     return add_lora(student, config.model.lora, seed=config.seed) if config.model.lora.rank else student
 
 
 def _teacher(iteration: Iteration, student: Policy) -> TeacherWeights:
+    _warn(iteration)
+    return teacher_in_training(teacher_parts(iteration, student))
+
+
+def _warn(iteration: Iteration) -> None:
     teacher = iteration.config.teacher
     if teacher.weights_kind.warning and not iteration.config.distillation.teacher_free:
         get_run_logger().warning("teacher.weights=%s: %s", teacher.weights, teacher.weights_kind.warning)
-    return teacher_in_training(teacher_parts(iteration, student))
 
 
 def _items(iteration: Iteration, sampled: Sampled, student: Policy) -> tuple[list[TrainingItem], dict[str, Example]]:
@@ -149,12 +178,16 @@ def _items(iteration: Iteration, sampled: Sampled, student: Policy) -> tuple[lis
     return training_items(rollouts, grades, targets, prompts, examples, student, iteration.config), examples
 
 
+def _first(num_items: int, batch_size: int, seed: int) -> list[int]:
+    """The items that the probes look at."""
+    return batch_order(num_items, batch_size, 1, seed)[0][:_PROBE_ITEMS] if num_items else []
+
+
 def _probed(
     items: Sequence[TrainingItem], examples: dict[str, Example], student: Policy, batch_size: int, seed: int
 ) -> tuple[list[TrainingItem], list[list[int]]]:
     """The first step's items, and their reference answers where all of them have one."""
-    rows = batch_order(len(items), batch_size, 1, seed)[0][:_PROBE_ITEMS]
-    batch = [items[row] for row in rows]
+    batch = [items[row] for row in _first(len(items), batch_size, seed)]
     answers = answer_ids(batch, examples, student.tokenizer)
     return batch, answers if all(answers) else []
 

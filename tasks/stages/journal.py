@@ -105,6 +105,11 @@ class Journal:
                 publish(store(), "stopped", {"distil": self.identity, "step": done}, part, {"step": done})
             raise
 
+    def say_probes(self) -> None:
+        """What the probes measured, in the run's log."""
+        said = ", ".join(f"{name} {value:.4g}" for name, value in sorted(self.probes.items()))
+        get_run_logger().info("before the first step: %s", said)
+
     def on_checkpoint(self, done: int, save: Callable[[Path], None]) -> None:
         """Store the trainer's state after `done` steps, with the journal."""
         with scratch() as part:

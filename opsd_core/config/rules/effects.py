@@ -92,6 +92,8 @@ _RECOVERS = Condition(
 READ_WHEN: dict[str, Condition] = {
     "model.lora.alpha": _above("model.lora.rank", 0),
     "model.lora.target_modules": _above("model.lora.rank", 0),
+    "model.lora.base_dtype": _above("model.lora.rank", 0),
+    "execution.parallel": _above("execution.ranks", 1),
     "data.subset": _source("subset"),
     "data.split": _source("split"),
     "data.encoding": _source("encoding"),

@@ -114,6 +114,18 @@ def _some_completions_are_left(config: CampaignSettings) -> str | None:
     return None
 
 
+def _every_rank_has_a_completion(config: CampaignSettings) -> str | None:
+    ranks, size = config.execution.ranks, config.optimizer.batch_size
+    shares = (config.distillation.gold_share, config.rehearsal.share)
+    own = size - sum(max(1, round(share * size)) for share in shares if share)
+    if ranks > max(own, 1):
+        return (
+            f"execution.ranks={ranks} processes cannot share the {max(own, 1)} completions of the policy's own in an optimiser "
+            f"step (optimizer.batch_size={size}): each needs at least one. Lower execution.ranks, or raise optimizer.batch_size."
+        )
+    return None
+
+
 def _average_lives_in_every_iteration(config: CampaignSettings) -> str | None:
     scheduled = config.curriculum.schedules.get("distillation.divergence", ())
     weights, keeps = config.teacher.weights, config.teacher.weights_kind.keeps
@@ -133,5 +145,6 @@ OBJECTIVE_RULES: tuple[Rule, ...] = (
     _references_have_no_siblings,
     _rehearsal_has_prompts,
     _some_completions_are_left,
+    _every_rank_has_a_completion,
     _average_lives_in_every_iteration,
 )

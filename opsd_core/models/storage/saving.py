@@ -1,33 +1,37 @@
-"""Write a policy as a plain safetensors folder that holds what was trained, adapters merged."""
+"""Write a policy as a plain safetensors folder that holds what was trained, adapters merged.
+
+Merged weights are made one module at a time and written in files of at most 5 GB, so that beside the policy one file's worth is
+in memory, never a second model.
+"""
 
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import PrefixChange, revert_weight_conversion
 
 from opsd_core.models.adapters import effective_weights
 from opsd_core.models.storage.serving import Serving, write_serving
+from opsd_core.models.storage.shards import MAX_BYTES, save_shards
 from opsd_core.models.types import Policy
 
-WEIGHTS = "model.safetensors"
 
-
-def save_policy(policy: Policy, folder: Path | str, serving: Serving | None = None) -> None:
+def save_policy(
+    policy: Policy, folder: Path | str, serving: Serving | None = None, *, max_bytes: int = MAX_BYTES
+) -> None:
     """Write the policy as a plain safetensors folder; the policy itself is not changed.
 
     Tensors have the names of the model's public checkpoints (experts one by one, as other programs read them). `serving`: what
-    the policy is judged with, written into the folder's own files.
+    the policy is judged with, written into the folder's own files. `max_bytes` of a file of weights: `storage.shards`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model = policy.causal_lm
-    weights = dict(effective_weights(policy.model))
-    tied = _tied_names(model, weights)
-    stored = revert_weight_conversion(model, {name: tensor for name, tensor in weights.items() if name not in tied})
-    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    tied = _tied_names(policy)
+    save_shards(_stored(policy, tied), folder, "model", max_bytes=max_bytes, metadata={"format": "pt"})
     _config(model, bool(tied)).save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
@@ -35,14 +39,29 @@ def save_policy(policy: Policy, folder: Path | str, serving: Serving | None = No
         write_serving(serving, policy, folder)
 
 
-def _tied_names(model: PreTrainedModel, weights: dict[str, Tensor]) -> set[str]:
+def _stored(policy: Policy, tied: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Names and values as public checkpoints have them; all at once only where these have other tensors than the model."""
+    model = policy.causal_lm
+    weights = ((name, tensor) for name, tensor in effective_weights(policy.model) if name not in tied)
+    if _is_converted(model):
+        weights = iter(revert_weight_conversion(model, dict(weights)).items())
+    for name, tensor in weights:
+        yield name, tensor.contiguous()
+
+
+def _tied_names(policy: Policy) -> set[str]:
     """Names whose tensor is another name's, so that the model finds it there; with adapters on one of the two it is not."""
-    pairs = dict(getattr(model, "all_tied_weights_keys", None) or {})
-    return {
-        name
-        for name, source in pairs.items()
-        if name in weights and source in weights and weights[name].data_ptr() == weights[source].data_ptr()
-    }
+    pairs = dict(getattr(policy.causal_lm, "all_tied_weights_keys", None) or {})
+    wanted = {*pairs.keys(), *pairs.values()}
+    held = {name: tensor for name, tensor in effective_weights(policy.model) if name in wanted} if pairs else {}
+    both = {name: source for name, source in pairs.items() if name in held and source in held}
+    return {name for name, source in both.items() if held[name].data_ptr() == held[source].data_ptr()}
+
+
+def _is_converted(model: PreTrainedModel) -> bool:
+    """Whether public checkpoints of this family hold other tensors than the model (experts one by one, for instance)."""
+    known = getattr(model, "_weight_conversions", None) or get_model_conversion_mapping(model, add_legacy=False)
+    return any(not isinstance(conversion, PrefixChange) for conversion in known)
 
 
 def _config(model: PreTrainedModel, tied: bool) -> PretrainedConfig:

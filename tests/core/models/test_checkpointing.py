@@ -9,7 +9,7 @@ from opsd_core.acceptance.probe import make_probe
 from opsd_core.config import LoraConfig
 from opsd_core.errors import ModelError
 from opsd_core.models.checkpointing import checkpoint_gradients, checkpoints
-from opsd_core.models.forward import completion_hidden
+from opsd_core.models.forward import completion_hidden, shared_prefix
 from opsd_core.models.policy import add_lora
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
@@ -49,6 +49,18 @@ def test_gradients_are_the_same_and_activations_are_not_kept(name, adapters):
         torch.testing.assert_close(found[key], gradient, atol=1e-5, rtol=1e-4)
     assert fewer < kept / 3
     assert gradient_difference(computed_again, probe) < 1e-3
+
+
+def test_the_librarys_own_switch_does_not_lose_a_shared_beginning():
+    """In training mode transformers drops the cache that holds the beginning: other hidden states, and no error."""
+    plain, switched = tiny_policy("llama"), tiny_policy("llama")
+    switched.model.gradient_checkpointing_enable()
+    switched.model.train()
+    prompts, completions = [[5, 6, 7, 8, 9, 10], [5, 6, 7, 8, 9, 11]], [[12, 13], [14]]
+    assert shared_prefix(prompts) >= 4
+    wanted, found = (completion_hidden(policy, prompts, completions) for policy in (plain, switched))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    assert checkpoints(switched.causal_lm) and not checkpoints(plain.causal_lm)
 
 
 def test_sampling_goes_on_as_before():
