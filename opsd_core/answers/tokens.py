@@ -133,9 +133,12 @@ def divergence_curve(sampled: Sampled) -> dict[str, Any]:
         if entries and rollout.key in sampled.targets:
             numbers.append(number)
             seeds.append(derive_seed("answers", *rollout.key))
-    first = np.argsort(np.array(seeds), kind="stable")[:_CURVE_COMPLETIONS]
-    chosen = (sampled.rollouts[numbers[place]] for place in first.tolist())
-    rows = [divergence_along(r, sampled.targets[r.key]) for r in chosen]
+    first = np.array(numbers, np.int64)[np.argsort(np.array(seeds), kind="stable")[:_CURVE_COMPLETIONS]].tolist()
+    gaps = {}
+    for number in sorted(first):  # as they are stored, so that a row group is read once
+        rollout = sampled.rollouts[number]
+        gaps[number] = divergence_along(rollout, sampled.targets[rollout.key])
+    rows = [gaps[number] for number in first]
     return {"points": along_positions(rows), "completions": len(rows), "of": len(numbers)}
 
 

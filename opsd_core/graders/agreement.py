@@ -80,6 +80,6 @@ def votes_of(example_ids: Iterable[str], answers: Iterable[str | None]) -> Votes
 
 def _numbers(names: Iterable[str | None]) -> np.ndarray:
     """Equal names, equal numbers, int64; -1 for None."""
-    parts = [pa.array(part, pa.string()) for part in parts_of(names, 4096)]
+    parts = [pa.array(part, pa.string()) for part in parts_of(names, 512)]
     encoded = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
     return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -64,6 +64,8 @@ def _examples(batch: pa.RecordBatch, name: str) -> list[Example]:
 class StoredExamples(Stored[Example]):
     """The examples of several files, read some at a time; errors as `read_examples`."""
 
+    held_bytes = 16 << 20  # contexts that show another item ask for one anywhere
+
     def __init__(self, paths: Sequence[Path]) -> None:
         super().__init__(paths, [_SCHEMA], _examples)
         self._by_id: Mapping[str, Example] | None = None

@@ -57,7 +57,7 @@ class GradedRollout:
 
 
 _IN_MEMORY = pa.schema([pa.field(f.name, pa.float64() if f.type == pa.float32() else f.type) for f in _SCHEMA])
-_TOGETHER = 4096
+_TOGETHER = 512
 
 
 class Grades(Sequence[GradedRollout]):

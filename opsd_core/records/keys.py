@@ -36,7 +36,7 @@ class Keys:
 
         def parts() -> Iterator[tuple[list[str], list[int]]]:
             rest = iter(keys)
-            while part := [key for _, key in zip(range(4096), rest, strict=False)]:
+            while part := [key for _, key in zip(range(512), rest, strict=False)]:
                 yield [name for name, _ in part], [number for _, number in part]
 
         return cls(parts())

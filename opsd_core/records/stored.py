@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from opsd_core.records.tables import batches_of, open_table
 
 Record = TypeVar("Record")
-_OPEN_FILES, _HELD_BYTES = 4, 32 << 20
-"""What is kept for the next question: files, and bytes of decoded row groups besides the last one."""
+_OPEN_FILES = 4
+"""That are kept open for the next question."""
 
 
 _SPARSE = 64
@@ -32,6 +32,8 @@ class Stored(Sequence[Record]):
     While they are read, their folders' time of change is renewed: a cache that removes what was not used lately keeps them.
     """
 
+    held_bytes = 1 << 18
+    """Of decoded row groups that are kept for the next question, the last one in any case."""
     folder: Path | None = None
     """Where a stage that makes one record for each of these keeps them while it works; None = in memory."""
 
@@ -108,7 +110,7 @@ class Stored(Sequence[Record]):
                 file = self._file(place)
                 known = None if self._columns is None else [c for c in self._columns if c in file.schema_arrow.names]
                 self._held[group] = file.read_row_group(own, columns=known, use_threads=False)
-                while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > _HELD_BYTES:
+                while len(self._held) > 1 and sum(table.nbytes for table in self._held.values()) > self.held_bytes:
                     self._held.popitem(last=False)
             self._held.move_to_end(group)
             return self._held[group]

@@ -27,15 +27,15 @@ from tests.core.growth import growth_per_record
 from tests.core.records.stored_iteration import StoredIteration
 from tests.core.small import small_policy
 
-SIZES = (1024, 4096)
+SIZES = (512, 1536)
 MOST = 400.0
-"""Bytes a completion: 1 million take 400 MB at most. As objects one of 64 tokens takes over 10 kB, one of 200 a hundred."""
+"""Bytes a completion: 1 million take 400 MB at most. As objects one of 16 tokens takes over 3 kB, one of 200 a hundred."""
 CONFIG = resolve("tiny", {"distillation": {"targets": "recorded"}, "rollout": {"group_size": 2}, "optimizer": {"batch_size": 8, "num_steps": 4}})
 
 
 @pytest.fixture(scope="module")
 def iterations(tmp_path_factory) -> dict[int, StoredIteration]:
-    return {size: StoredIteration(tmp_path_factory.mktemp(f"of{size}"), size) for size in SIZES}
+    return {size: StoredIteration(tmp_path_factory.mktemp(f"of{size}"), size, tokens=16) for size in SIZES}
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +119,7 @@ STAGES = [graded, curriculum, prompts, prompts_of_siblings, probed, items, repor
 def test_a_stage_takes_up_little_more_for_every_completion_that_is_stored(stage, iterations, policy):
     stage(iterations[SIZES[0]], policy)  # what is loaded or kept once is there before anything is counted
     growth = growth_per_record(lambda size: stage(iterations[size], policy), SIZES)
+    print(stage.__name__, round(growth))
     assert growth < MOST, f"{stage.__name__}: {growth:.0f} bytes a completion"
 
 
@@ -132,7 +133,7 @@ def test_lists_of_objects_are_what_the_bound_does_not_allow(read, iterations):
 
 
 def test_the_items_that_training_asks_for_are_those_of_the_whole_list(iterations, policy):
-    made, asked = iterations[SIZES[0]], [3, 700, 0, 8, 3]
+    made, asked = iterations[SIZES[0]], [3, 400, 0, 8, 3]
     examples = made.examples.by_id()
     ids = {rollout.key: [1, 2, *rollout.prompt_ids[: number % 3]] for number, rollout in enumerate(made.rollouts.light)}
     whole = training_items(list(made.rollouts), list(made.grades), list(made.targets), ids, examples, policy, CONFIG)
