@@ -69,10 +69,17 @@ def curriculum(made: Iteration) -> object:
     return next_state(CurriculumState(), judged, mean, CONFIG)
 
 
-def student_prompts(made: Iteration) -> object:
+class _Same(dict):
+    """One prompt for whoever asks."""
+
+    def __missing__(self, key: object) -> list[int]:
+        return [1, 2, 3]
+
+
+def prompts(made: Iteration) -> object:
     from opsd_core.prompts.teacher import student_prompts
 
-    return student_prompts(made.rollouts.light)
+    return student_prompts(made.rollouts.light)  # as the teacher's, which a template makes first
 
 
 def items(made: Iteration) -> object:
@@ -83,9 +90,8 @@ def items(made: Iteration) -> object:
     def wanted(number: int) -> list[int]:
         return [row for batch in batch_order(number, BATCH, STEPS, 0) for row in batch]
 
-    prompts = student_prompts(made).ids
     recorded = Recorded(made.rollouts, made.grades, made.targets)
-    found, _ = stored_items(recorded, prompts, made.examples.by_id(), small_policy(), CONFIG, wanted)
+    found, _ = stored_items(recorded, _Same(), made.examples.by_id(), small_policy(), CONFIG, wanted)
     return sum(found[row].num_tokens for row in wanted(len(found))), found
 
 
@@ -114,6 +120,7 @@ STAGES: dict[str, Callable[[Iteration], object]] = {
     "keys and lengths": keys,
     "training items": items,
     "report": report,
+    "prompts of every completion": prompts,
     "curriculum": curriculum,
     "grading": graded,
     "answers page": answers,

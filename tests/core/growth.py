@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
-
 _POOLS: list[pa.MemoryPool] = []
 """Each outlives every buffer that came from it; what is cached between two measurements is one."""
 

@@ -45,8 +45,8 @@ class StoredIteration:
         return Example(f"{number:016x}", PROMPT, str(number % 10), f"the answer is {number % 10}", {})
 
     def _grade(self, number: int) -> GradedRollout:
-        keep = number % 5 > 0
-        return GradedRollout(f"{number // 2:016x}", number % 2, number % 3 == 0, 1.0, str(number % 10), keep, "" if keep else "leak")
+        keep, key = number % 5 > 0, (f"{number // 2:016x}", number % 2)
+        return GradedRollout(*key, number % 3 == 0, 1.0, str(number % 10), keep, "" if keep else "leak")
 
     def _rollouts(self, first: int, last: int) -> Iterator[Rollout]:
         tokens, entries, alphabet = self._shape
@@ -56,8 +56,9 @@ class StoredIteration:
             logprobs_TK = -draw.random((tokens, entries), np.float32) - 3
             column_T = -draw.random(tokens, np.float32)
             yield Rollout(
-                f"{number // 2:016x}", number % 2, number, list(range(1, 9)), ids_TK[:, 0].tolist(), f"so the answer is {number % 7}",
-                "eos" if number % 7 else "length", column_T, column_T, ids_TK, logprobs_TK, -column_T, -column_T,
+                f"{number // 2:016x}", number % 2, number, list(range(1, 9)), ids_TK[:, 0].tolist(),
+                f"so the answer is {number % 7}", "eos" if number % 7 else "length",
+                column_T, column_T, ids_TK, logprobs_TK, -column_T, -column_T,
             )  # fmt: skip
 
     def _targets(self, first: int, last: int) -> Iterator[Target]:

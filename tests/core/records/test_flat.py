@@ -12,7 +12,7 @@ from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.prompts.known import KnownPrompts
 from opsd_core.prompts.teacher import teacher_prompts
 from opsd_core.records.examples import Answers
-from opsd_core.records.grades import read_grades, write_grades
+from opsd_core.records.grades import write_grades
 from opsd_core.records.rollouts import read_rollouts, write_rollouts
 from opsd_core.records.sums import histogram, mean_of_parts, means_along
 from opsd_core.records.targets import read_targets
@@ -30,7 +30,7 @@ from tests.core.small import small_policy
 SIZES = (512, 1536)
 MOST = 400.0
 """Bytes a completion: 1 million take 400 MB at most. As objects one of 16 tokens takes over 3 kB, one of 200 a hundred."""
-CONFIG = resolve("tiny", {"distillation": {"targets": "recorded"}, "rollout": {"group_size": 2}, "optimizer": {"batch_size": 8, "num_steps": 4}})
+CONFIG = resolve("tiny", {"distillation": {"targets": "recorded"}, "rollout": {"group_size": 2}, "optimizer": {"batch_size": 8}})
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +67,7 @@ def prompts_of_siblings(made: StoredIteration, policy: Policy):
 
 def probed(made: StoredIteration, policy: Policy):
     config = resolve("tiny", {"filter": {"teacher_probe": "gain"}, "execution": {"microbatch_tokens": 4096}})
-    ids = {key: [1, 2, 3] for key in ()} or _Same([1, 2, 3])
-    answers = Answers(made.examples.by_id())
+    ids, answers = _Same([1, 2, 3]), Answers(made.examples.by_id())
     return probe_grades(Graded(made.grades, {}), made.rollouts.light, ids, answers, (FixedTeacher(policy), policy), config)
 
 
@@ -119,14 +118,12 @@ STAGES = [graded, curriculum, prompts, prompts_of_siblings, probed, items, repor
 def test_a_stage_takes_up_little_more_for_every_completion_that_is_stored(stage, iterations, policy):
     stage(iterations[SIZES[0]], policy)  # what is loaded or kept once is there before anything is counted
     growth = growth_per_record(lambda size: stage(iterations[size], policy), SIZES)
-    print(stage.__name__, round(growth))
     assert growth < MOST, f"{stage.__name__}: {growth:.0f} bytes a completion"
 
 
 @pytest.mark.parametrize("read", [
     lambda folder: [r for shard in range(2) for r in read_rollouts(folder / f"rollouts-{shard}.parquet")],
     lambda folder: [t for shard in range(2) for t in read_targets(folder / f"targets-{shard}.parquet")],
-    lambda folder: read_grades(folder / "grades.parquet"),
 ])  # fmt: skip
 def test_lists_of_objects_are_what_the_bound_does_not_allow(read, iterations):
     assert growth_per_record(lambda size: read(iterations[size].folder), SIZES) > MOST

@@ -12,7 +12,15 @@ from opsd_core.errors import IntegrityError
 from opsd_core.records.examples import Example, StoredExamples, by_id, read_examples, write_examples
 from opsd_core.records.grades import GradedRollout, Grades, read_grades, write_grades
 from opsd_core.records.keys import ByKey, Keys
-from opsd_core.records.rollouts import _SCHEMA, Rollout, StoredRollouts, _columns, read_rollouts, spooled_rollouts, write_rollouts
+from opsd_core.records.rollouts import (
+    _SCHEMA,
+    Rollout,
+    StoredRollouts,
+    _columns,
+    read_rollouts,
+    spooled_rollouts,
+    write_rollouts,
+)
 from opsd_core.records.spool import IDS, Spooled
 from opsd_core.records.stored import Chosen
 from opsd_core.records.sums import histogram, mean_of_parts, means_along
@@ -27,7 +35,8 @@ def rollouts(number, prefix="", entries=3):
     for row in range(number):
         length = int(draw.integers(1, 7))
         columns = [draw.normal(size=length).astype(np.float32) for _ in range(4)]
-        ids, top = (draw.integers(0, 99, (length, entries)).astype(np.int32), draw.normal(size=(length, entries)).astype(np.float32))
+        ids = draw.integers(0, 99, (length, entries)).astype(np.int32)
+        top = draw.normal(size=(length, entries)).astype(np.float32)
         source = "reference" if row % 5 == 4 else "policy"
         made.append(
             Rollout(
@@ -109,7 +118,8 @@ def test_a_damaged_file_is_refused_by_whoever_reads_it(shards, tmp_path):
     shorter = table.set_column(table.schema.get_field_index("entropy"), field, [pa.array([[0.0] * 9] * 5, field.type)])
     pq.write_table(shorter, tmp_path / "bad.parquet")
     stored = StoredRollouts([tmp_path / "bad.parquet"])
-    pq.write_table(table.set_column(9, table.schema.field(9), [pa.array([[1]] * 5, pa.list_(pa.int32()))]), tmp_path / "k.parquet")
+    one_entry = pa.array([[1]] * 5, pa.list_(pa.int32()))
+    pq.write_table(table.set_column(9, table.schema.field(9), [one_entry]), tmp_path / "k.parquet")
     with pytest.raises(IntegrityError, match="unequal length"):
         StoredRollouts([tmp_path / "k.parquet"])[2]
     for read in (lambda: list(stored), lambda: stored[0], lambda: stored.light[4]):
