@@ -202,17 +202,18 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rollouts", type=int, default=1_000_000)
     options.add_argument("--folder", type=Path, required=True)
+    options.add_argument("--shards", type=int, default=SHARDS, help="measure with the first ones of the files only")
     options.add_argument("--stages", nargs="*", default=list(STAGES))
     options.add_argument("--keep", action="store_true", help="leave the files for another run")
     given = options.parse_args()
-    if not (given.folder / f"grades-{SHARDS - 1}.parquet").exists():
+    if not (given.folder / f"grades-{given.shards - 1}.parquet").exists():
         given.folder.mkdir(parents=True, exist_ok=True)
         write(given.folder, given.rollouts)
     print("| stage | completions | MB at the peak | bytes a completion, from a tenth of them on | seconds |", flush=True)
     print("|---|---|---|---|---|", flush=True)
     for stage in given.stages:
         measure(given.folder, stage, 1)  # loads what the stage imports
-        (few, less, _), (many, more, seconds) = (measure(given.folder, stage, shards) for shards in (SHARDS // 10, SHARDS))
+        (few, less, _), (many, more, seconds) = (measure(given.folder, stage, n) for n in (max(1, given.shards // 10), given.shards))
         growth = (more - less) / (many - few)
         print(f"| {stage} | {many:,} | {more / 1e6:.0f} | {growth:.0f} | {seconds:.0f} |", flush=True)
     if not given.keep:

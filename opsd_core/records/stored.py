@@ -154,3 +154,36 @@ class Chosen(Sequence[Record]):
             if number == following:
                 yield record
                 following = next(wanted, None)
+
+
+class Joined(Sequence[Record]):
+    """Several sequences as one, part after part."""
+
+    def __init__(self) -> None:
+        self._parts: list[Sequence[Record]] = []
+
+    def add(self, part: Sequence[Record]) -> None:
+        """Its records follow those that are there."""
+        self._parts.append(part)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    @overload
+    def __getitem__(self, number: int) -> Record: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Record]: ...
+    def __getitem__(self, number: int | slice) -> Record | list[Record]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(f"{number} of {len(self)}")
+        number %= len(self)
+        for part in self._parts:
+            if number < len(part):
+                return part[number]
+            number -= len(part)
+        raise AssertionError("lengths add up")
+
+    def __iter__(self) -> Iterator[Record]:
+        return (record for part in self._parts for record in part)
