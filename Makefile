@@ -11,7 +11,7 @@ export OPSD_HOME := $(CURDIR)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-gpu test-faults lint docs up down status login venv constraints clean
+.PHONY: help demo study test test-slow test-gpu gpu-kit test-faults lint docs up down status login venv constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -30,6 +30,9 @@ test-slow: venv ## the checks that take minutes
 
 test-gpu: venv ## the checks that need a CUDA device; their CPU twins are in make test
 	$(BIN)/python -m pytest -m gpu
+
+gpu-kit: venv ## a folder for a CUDA machine without a network: sh gpu-kit/run.sh there measures it
+	$(BIN)/python -m benchmarks.gpu.kit gpu-kit
 
 test-faults: venv ## kills, outages, a bad network, damaged and hostile data, restarts, random walks (OPSD_WALK_SEED, OPSD_WALK_EVENTS)
 	$(BIN)/python -m pytest tests/faults tests/infra/test_reconcile.py tests/infra/test_restarts.py

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from tasks.study.open import measure_arm, open_study
     from tasks.study.report import report_study
     from tasks.upkeep.deletion import delete_unneeded, plan_retention
+    from tasks.upkeep.new_data import start_on_new_data
 
 MODULES = for_type_checkers(__file__)
 """Module -> the names of it that flows use."""

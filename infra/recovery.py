@@ -20,7 +20,7 @@ from tasks.storage.presence import TTL_S, Record
 
 CONTINUED = ("iterate", "pretrain", "replay", "study")
 """Deployments whose crashed runs are resumed."""
-WATCHED = (*CONTINUED, "promote", "rollback", "gc")
+WATCHED = (*CONTINUED, "promote", "rollback", "gc", "watch_data")
 """Deployments whose runs never stay active without a process."""
 GOES_ON_WITHIN_S = 60.0
 """Within this a killed run is on its way again, on one machine, as docs/operations.md promises."""

@@ -11,6 +11,7 @@ from flows.pretrain import pretrain
 from flows.promote import promote, rollback
 from flows.replay import replay
 from flows.study import study
+from flows.watch_data import watch_data
 from infra.generated_docs import PAGE, README, readme_with_tree, render, render_tree
 from opsd_core.config import resolve
 from opsd_core.config.recipes_papers import PAPERS
@@ -22,7 +23,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")), *sor
 
 
 @pytest.mark.parametrize(
-    "flow", [iterate, pretrain, promote, rollback, replay, study, gc], ids=lambda flow: flow.fn.__name__
+    "flow", [iterate, pretrain, promote, rollback, replay, study, gc, watch_data], ids=lambda flow: flow.fn.__name__
 )
 def test_every_parameter_is_explained_in_the_form(flow):
     """Prefect's form shows what the docstring's Args say; a Field's description does not reach it."""

@@ -49,7 +49,7 @@ for _command in (
     *(versions.versions, versions.promote, versions.rollback, versions.approve, versions.refuse, versions.answers),
     *(handing_out.export, handing_out.serve, handing_out.chat),
     *(choices.recipes, choices.config),
-    *(jobs.pretrain, jobs.study, jobs.replay, jobs.gc),
+    *(jobs.schedule, jobs.pretrain, jobs.study, jobs.replay, jobs.gc),
     *(machine.up, machine.down, machine.login, machine.notify, machine.doctor),
 ):
     cli.add_command(_command)

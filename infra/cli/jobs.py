@@ -1,4 +1,4 @@
-"""`opsd pretrain`, `study`, `replay` and `gc`: the other deployments."""
+"""`opsd schedule`, `pretrain`, `study`, `replay` and `gc`: the other deployments, and campaigns that start by themselves."""
 
 from typing import Any
 
@@ -99,6 +99,56 @@ def gc(delete: bool, keep_candidates: int, min_age_hours: float) -> int:
     parameters = {"dry_run": not delete, "keep_candidates": keep_candidates, "min_age_hours": min_age_hours}
     with prefect() as client:
         return settled(client, submit(client, "gc", parameters))
+
+
+@click.command(cls=Command)
+@click.argument("what", metavar="[FILE|RECIPE]", shell_complete=recipes_and_files, required=False)
+@_settings
+@click.option("--cron", help="Minute hour day month weekday, such as '0 2 * * *'.")
+@click.option("--timezone", default="UTC", show_default=True, help="Of --cron.")
+@click.option("--new-data", is_flag=True, help="When what lies at data.source has changed.")
+@click.option(
+    "--every", "minutes", type=click.FloatRange(1, 1440), default=15.0, show_default=True, help="Minutes between looks."
+)
+@click.option("--off", metavar="NAME", help="Start campaigns of NAME by themselves no more.")
+def schedule(
+    what: str | None, settings: tuple[str, ...], cron: str | None, timezone: str, new_data: bool, minutes: float, off: str | None
+) -> int:
+    """Let a campaign start by itself.
+
+    At certain times, or when its data have changed. Campaigns that nobody starts spend one error budget for the model's whole
+    life (promotion.alpha_per=model) unless told otherwise. Over unchanged data a campaign finds its finished work and makes
+    nothing. Without arguments: what is scheduled. Who is to be told of it: opsd notify.
+
+    \b
+    Examples:
+      opsd schedule mine.yaml --cron '0 2 * * *' --timezone Europe/Berlin
+      opsd schedule mine.yaml data.source=s3://bucket/new.jsonl --new-data
+      opsd schedule --off mine
+    """
+    from infra.cli.command import table
+    from infra.cli.server import prefect
+    from infra.cli.settings.request import read_request
+    from infra.schedules import at_times, every, schedule, scheduled, unschedule
+    from opsd_core.config.kinds.sources import check_can_change
+    from opsd_core.errors import ConfigError
+
+    if what and not off and bool(cron) == new_data:
+        raise ConfigError("say when: --cron for certain times, or --new-data for changed data; not both.")
+    when = at_times(cron, timezone) if cron else every(minutes)
+    request = read_request(what, settings) if what and not off else None
+    name = request.checked().name if request else ""
+    if request and new_data:
+        check_can_change(request.config().data.source)
+    with prefect() as client:
+        if off:
+            click.echo(f"{unschedule(client, off)} schedule(s) of {off} deleted; what runs goes on.")
+            return 0
+        if request is not None:
+            schedule(client, name, when, request.parameters())
+        rows = [(entry.name, entry.occasion, entry.when, "" if entry.active else "paused") for entry in scheduled(client)]
+    click.echo(table(rows) or "Nothing starts by itself.")
+    return 0
 
 
 def _job(deployment: str, parameters: dict[str, Any], watched: bool, config: Any = None) -> int:

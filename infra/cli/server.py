@@ -26,6 +26,7 @@ from prefect.settings import PREFECT_API_URL
 from infra.recovery import WATCHED
 from opsd_core.errors import ConfigError, RefusedError, ServiceError
 from tasks.runtime.run_names import campaign_name, run_name, run_tags
+from tasks.runtime.secrets import redact
 from tasks.runtime.settings import public_url
 
 FLOW = "opsd"
@@ -46,7 +47,7 @@ def prefect() -> Iterator[SyncPrefectClient]:
         with get_client(sync_client=True) as client:
             yield client
     except httpx.HTTPStatusError as error:
-        raise refusal(error, url) from error
+        raise refusal(error, url) from None  # the library's own error names the address with its password
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ServiceError(
             f"Prefect at {public_url(url)} does not answer ({type(error).__name__}). Start it (opsd up), look at it (opsd "
@@ -71,7 +72,7 @@ def refusal(error: httpx.HTTPStatusError, url: str) -> ServiceError:
     except (ValueError, AttributeError):
         detail = error.response.text
     kind = ServiceError if status >= 500 else RefusedError
-    return kind(f"Prefect at {public_url(url)} refused the request (status {status}): {str(detail)[:600]}")
+    return kind(f"Prefect at {public_url(url)} refused the request (status {status}): {redact(str(detail))[:600]}")
 
 
 def submit(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:

@@ -6,7 +6,7 @@ from typing import Any
 from opsd_core.config import RECIPES
 from opsd_core.study import STUDIES
 
-_DEFAULT_RECIPES = {"iterate": "demo", "pretrain": "demo", "study": "tiny"}
+_DEFAULT_RECIPES = {"iterate": "demo", "pretrain": "demo", "study": "tiny", "watch_data": "demo"}
 Parameters = Mapping[str, Any]
 
 

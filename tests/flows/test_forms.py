@@ -12,12 +12,13 @@ from flows.pretrain import pretrain
 from flows.promote import promote, rollback
 from flows.replay import replay
 from flows.study import study
+from flows.watch_data import watch_data
 from opsd_core.config import RECIPES, resolve
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.refusals import paths_of
 from opsd_core.study import STUDIES
 
-FLOWS = {flow.fn.__name__: flow for flow in (gc, iterate, pretrain, promote, rollback, replay, study)}
+FLOWS = {flow.fn.__name__: flow for flow in (gc, iterate, pretrain, promote, rollback, replay, study, watch_data)}
 CAMPAIGNS = {"model": {"source": "tiny"}, "data": {"source": "tiny:addition"}}
 
 

@@ -12,9 +12,10 @@ from flows.pretrain import pretrain
 from flows.promote import promote, rollback
 from flows.replay import replay
 from flows.study import study
+from flows.watch_data import watch_data
 from opsd_core.errors import OpsdError
 
-FLOWS = {"gc": gc, "iterate": iterate, "pretrain": pretrain, "promote": promote, "replay": replay, "study": study}
+FLOWS = {flow.fn.__name__: flow for flow in (gc, iterate, pretrain, promote, replay, study, watch_data)}
 ENOUGH = {"promote": {"name": "absent", "reason": "tests"}, "replay": {"name": "absent"}}
 VALUES = {"null": None, "list": [None], "object": {"a": {"$ref": None}}, "reference": {"$ref": "x"}, "text": "{{"}
 VALUES |= {"nan": math.nan, "huge": 10**400}
@@ -62,6 +63,9 @@ def test_a_value_of_any_kind_is_validated_or_refused_by_its_parameter(name, valu
         (study, {"arms": "opsd"}, r"arms: must be a list \(value: 'opsd'\)"),
         (study, {"rates": {"opsd": [None]}}, "rates.opsd.0: must be a number"),
         (study, {"overrides": {"data": 3}}, "data: must be an object of settings"),
+        (watch_data, {"recipe": "tiny"}, "data.source=tiny:addition has no state that could change"),
+        (watch_data, {"recipe": "tiny", "overrides": {"data": {"source": "/absent.jsonl"}}}, "data.source.*absent.jsonl"),
+        (watch_data, {"overrides": {"optimiser": {}}}, "optimiser.*Did you mean optimizer"),
     ],
 )
 def test_a_run_that_cannot_be_is_refused_at_once(stack, flow, parameters, message):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from opsd_core.config.kinds.places import is_path
+from opsd_core.errors import ConfigError
 
 
 class SourceKind(NamedTuple):
@@ -29,6 +30,8 @@ class SourceKind(NamedTuple):
     """What data.grader=auto means for it."""
     reads: tuple[str, ...] = ()
     """Settings of `data` that this kind reads and others do not."""
+    changes: bool = False
+    """What lies at such an address may change; its state is looked at, and is part of identities."""
 
 
 class FileFormat(NamedTuple):
@@ -92,14 +95,23 @@ SOURCE_KINDS: dict[str, SourceKind] = {
         reads=("options",),
     ),
     "suite": SourceKind("suites.source.read", _begins("suite:"), "suite:<name>", generated=True, grader="exact"),
-    "s3": SourceKind("remote.stored_object", _begins("s3://"), "s3://bucket/file.jsonl", reads=_FILE),
-    "https": SourceKind("remote.web_file", _begins("https://"), "https://host/file.jsonl", reads=_FILE),
-    "files": SourceKind("files.local_files", _local, "folder, shards/*.parquet or file.csv", reads=_FILE),
+    "s3": SourceKind("remote.stored_object", _begins("s3://"), "s3://bucket/file.jsonl", reads=_FILE, changes=True),
+    "https": SourceKind("remote.web_file", _begins("https://"), "https://host/file.jsonl", reads=_FILE, changes=True),
+    "files": SourceKind("files.local_files", _local, "folder, shards/*.parquet or file.csv", reads=_FILE, changes=True),
     "hub": SourceKind(
         "hub.hub_dataset", lambda source: not _SCHEME.match(source), "owner/name", reads=("columns", "subset", "split")
     ),
     "unknown": SourceKind("remote.unknown", lambda source: True, ""),
 }
+
+
+def check_can_change(source: str) -> None:
+    """ConfigError for a data source that is the same for ever, so that nothing new can be waited for."""
+    if not source_kind(source).changes:
+        raise ConfigError(
+            f"data.source={source} has no state that could change: it is generated, or a revision of a hub. Name a file, a "
+            "folder, or an s3:// or https:// address; for a campaign at certain times: opsd schedule --cron."
+        )
 
 
 def source_kind(source: str) -> SourceKind:

@@ -20,7 +20,7 @@ from opsd_core.errors import ConfigError
 COMMANDS = {
     "check", "run", "status", "logs",
     "notify", "cancel", "versions", "promote", "rollback", "approve", "refuse", "answers", "export",
-    "serve", "chat", "recipes", "config", "pretrain", "study", "replay", "gc", "up", "down", "login", "doctor",
+    "serve", "chat", "recipes", "config", "schedule", "pretrain", "study", "replay", "gc", "up", "down", "login", "doctor",
 }  # fmt: skip
 
 
@@ -120,6 +120,12 @@ def test_an_mlflow_that_does_not_answer_is_one_line_at_once(arguments, capsys, m
         (["check", "tiny", "rollout.num_prompts=0"], "greater than or equal to 1"),
         (["run", "base"], "no model of its own"),
         (["study", "tiny", "arms=[opsdd]"], "opsdd"),
+        (["schedule", "tiny"], "say when: --cron"),
+        (["schedule", "tiny", "--cron", "0 2 * * *", "--new-data"], "not both"),
+        (["schedule", "tiny", "--cron", "tonight"], "--cron 'tonight' in --timezone 'UTC' is not a time"),
+        (["schedule", "tiny", "--cron", "0 2 * * *", "--timezone", "Mars"], "in --timezone 'Mars' is not a time"),
+        (["schedule", "tiny", "optimiser.num_steps=3", "--cron", "0 2 * * *"], "Did you mean optimizer?"),
+        (["schedule", "tiny", "--new-data"], "data.source=tiny:addition has no state that could change"),
         (["study", "tinny"], "Did you mean 'tiny'"),
         (["pretrain", "tiny", "iterations=x"], "iterations"),
         (["promote", "demo/0", "3"], "names no version"),

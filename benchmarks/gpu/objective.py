@@ -1,0 +1,47 @@
+"""The fused objective against bare matrix products, whole logits, Liger's fused JSD and TRL's chunked loss where installed."""
+
+import importlib.util
+import time
+
+import torch
+
+from benchmarks.gpu.parts import Rows
+from benchmarks.gpu.sizes import Size, peak_bytes, reset_peak, synchronize
+from benchmarks.objective import make_inputs, make_step
+
+CASES = {
+    "jsd(0.5) full": ("products", "fused", "whole", "liger"),
+    "forward_kl full": ("fused", "whole"),
+    "forward_kl recorded K=32": ("fused", "whole"),
+}
+
+
+def rows(size: Size) -> Rows:
+    """One row for each number of tokens, case and arm: milliseconds, and GiB beside the inputs."""
+    found = []
+    for tokens in size.tokens:
+        for case, arms in CASES.items():
+            for arm in arms:
+                found.append({"tokens": tokens, "objective": case, "arm": arm, **_measured(size, tokens, case, arm)})
+    return found
+
+
+def _measured(size: Size, tokens: int, case: str, arm: str) -> dict[str, float | str]:
+    if arm == "liger" and (size.device != "cuda" or not importlib.util.find_spec("liger_kernel")):
+        return {"ms": "not installed", "GiB": ""}
+    try:
+        step = make_step(arm, case, make_inputs(case, tokens, size.vocabulary, size.hidden, size.device, size.dtype))
+        step()
+        reset_peak(size)
+        before, best = peak_bytes(size), float("inf")
+        for _ in range(size.repeats):
+            synchronize(size)
+            began = time.perf_counter()
+            step()
+            synchronize(size)
+            best = min(best, time.perf_counter() - began)
+        return {"ms": round(1e3 * best, 2), "GiB": round((peak_bytes(size) - before) / 2**30, 3)}
+    except torch.cuda.OutOfMemoryError:
+        return {"ms": "out of memory", "GiB": ""}
+    finally:
+        reset_peak(size)
