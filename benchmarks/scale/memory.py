@@ -213,7 +213,8 @@ def main() -> None:
     print("|---|---|---|---|---|", flush=True)
     for stage in given.stages:
         measure(given.folder, stage, 1)  # loads what the stage imports
-        (few, less, _), (many, more, seconds) = (measure(given.folder, stage, n) for n in (max(1, given.shards // 10), given.shards))
+        few, less, _ = measure(given.folder, stage, max(1, given.shards // 10))
+        many, more, seconds = measure(given.folder, stage, given.shards)
         growth = (more - less) / (many - few)
         print(f"| {stage} | {many:,} | {more / 1e6:.0f} | {growth:.0f} | {seconds:.0f} |", flush=True)
     if not given.keep:
