@@ -31,15 +31,17 @@ def plot_steps(steps: Sequence[dict[str, float]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def plot_completions(lengths: Sequence[int], entropies: Sequence[float], path: Path) -> None:
-    """Histograms of completion lengths (tokens) and of entropies along them (nats)."""
+def plot_completions(lengths: np.ndarray, entropies: tuple[np.ndarray, np.ndarray], path: Path) -> None:
+    """Histograms of completion lengths (tokens) and of entropies along them (nats): counts and edges."""
+    counts, edges = entropies
     figure = Figure(figsize=_SIZE, layout="constrained")
     left, right = figure.subplots(1, 2)
-    width = max(1, -(-(max(lengths) - min(lengths) + 1) // 40))  # whole tokens, at most 40 bars
-    left.hist(lengths, bins=np.arange(min(lengths), max(lengths) + width + 1, width) - 0.5, color=BLUE)
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    width = max(1, -(-(longest - shortest + 1) // 40))  # whole tokens, at most 40 bars
+    left.hist(lengths, bins=np.arange(shortest, longest + width + 1, width) - 0.5, color=BLUE)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     left.set(xlabel="completion length (tokens)", ylabel="completions")
-    right.hist(np.asarray(entropies), bins=40, color=ORANGE)
+    right.hist(edges[:-1], bins=edges, weights=counts, color=ORANGE)
     right.set(xlabel="entropy (nats)", ylabel="positions", yscale="log")
     figure.savefig(path, dpi=110)
 

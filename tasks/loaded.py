@@ -1,4 +1,4 @@
-"""What stages read from stored artifacts and keep in memory: policies, tokenizers, rollouts, examples."""
+"""What stages read from stored artifacts: policies and tokenizers, kept in memory; rollouts and examples, a few at a time."""
 
 import gc
 import json
@@ -13,9 +13,11 @@ from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, load_policy, load_tokenizer
 from opsd_core.prompts.builder import PromptBuilder
-from opsd_core.records.examples import Example, read_examples
-from opsd_core.records.rollouts import Rollout, read_rollouts
-from tasks.context import local
+from opsd_core.records.examples import StoredExamples
+from opsd_core.records.grades import Grades
+from opsd_core.records.rollouts import StoredRollouts
+from opsd_core.records.targets import StoredTargets
+from tasks.context import local, settings
 from tasks.refs import PolicyRef, Ref
 
 
@@ -62,16 +64,26 @@ def prompt_builder(policy: Ref, config: CampaignConfig) -> PromptBuilder:
     return PromptBuilder.of(shared_tokenizer(policy), config)
 
 
-def rollouts_of(*shards: Ref) -> list[Rollout]:
-    """The rollouts of stored shards, in their order."""
-    return [rollout for shard in shards for rollout in read_rollouts(local(shard) / "rollouts.parquet")]
+def rollouts_of(*shards: Ref) -> StoredRollouts:
+    """The rollouts of stored shards, in their order, read when they are asked for."""
+    return StoredRollouts([local(shard) / "rollouts.parquet" for shard in shards], settings().cache)
 
 
-def stored_examples(data: Ref, split: str) -> list[Example]:
-    """A split of a stored data set, kept in memory between the stages of an iteration. Never change it."""
+def targets_of(*shards: Ref) -> StoredTargets:
+    """The targets of stored shards, as `rollouts_of`."""
+    return StoredTargets([local(shard) / "targets.parquet" for shard in shards])
+
+
+def grades_of(graded: Ref) -> Grades:
+    """The grades of an iteration, as columns."""
+    return Grades.read(local(graded) / "grades.parquet")
+
+
+def stored_examples(data: Ref, split: str) -> StoredExamples:
+    """A split of a stored data set, read when it is asked for; where its items lie is kept between the stages."""
     return _examples(local(data) / f"{split}.parquet")
 
 
 @lru_cache(maxsize=2)
-def _examples(path: Path) -> list[Example]:
-    return read_examples(path)
+def _examples(path: Path) -> StoredExamples:
+    return StoredExamples([path])

@@ -78,6 +78,16 @@ def test_folders_are_small(top):
     assert not {folder: size for folder, size in sizes.items() if size > _FOLDER_LIMIT}
 
 
+def test_stages_stream_what_is_stored_of_completions():
+    """A list of an iteration's rollouts or targets as objects takes a hundred kilobytes for each of them."""
+    whole = ("read_rollouts", "read_targets", "read_grades", "read_examples")
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
+    read = {(path, name) for path, text in texts.items() for name in whole if re.search(rf"\b{name}\(", text)}
+    held_out = {(f"tasks/{name}.py", "read_examples") for name in ("study/report", "study/labels", "guards/items")}
+    one_shard = {("tasks/stages/rollout.py", "read_examples")}
+    assert {found for found in read if not found[0].startswith("opsd_core/records/")} <= held_out | one_shard
+
+
 def test_import_contracts_hold():
     done = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True

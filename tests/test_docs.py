@@ -139,7 +139,7 @@ def test_what_is_right_is_not_taken_for_stale():
 
 def test_every_measurement_says_first_what_it_shows():
     """Three lines at most below the title, before any command or table."""
-    for page in sorted((ROOT / "benchmarks").glob("*.md")):
+    for page in sorted((ROOT / "benchmarks").rglob("*.md")):
         title, blank, *lines = page.read_text().splitlines()
         assert title.startswith("# ") and not blank, page.name
         summary = lines[: lines.index("")]

@@ -18,6 +18,8 @@ from opsd_core.digest import digest
 from opsd_core.judgement.statistics import clustered_standard_error
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
+from opsd_core.records.rollouts import light_of
+from opsd_core.records.tables import parts_of
 
 _MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 _SCHEMA = pa.schema(
@@ -39,6 +41,7 @@ _SCHEMA = pa.schema(
         ("teacher_logprobs", pa.list_(pa.float32())),
     ]
 )
+_ROWS_PER_GROUP = 1024
 _INSPECT_VERSION = 2
 """Of Inspect's log format."""
 
@@ -50,7 +53,7 @@ def completion_rows(sampled: Sampled) -> Iterable[dict[str, Any]]:
     template applied. `student_logprobs`, `teacher_logprobs`: one number in nats per entry of `token_ids`; the teacher's is None
     where it was not recorded, and a number that is not finite is None as well.
     """
-    for rollout in sampled.rollouts:
+    for rollout in light_of(sampled.rollouts):
         grade, target = sampled.grades.get(rollout.key), sampled.targets.get(rollout.key)
         example, privileged = sampled.examples.get(rollout.example_id), sampled.privileged.get(rollout.key)
         yield {
@@ -88,11 +91,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def write_dataset(folder: Path, name: str, rows: Iterable[Mapping[str, Any]]) -> int:
     """A folder that `datasets.load_dataset(folder)` reads and a hub takes as it is: Parquet and a card; returns the rows."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=_SCHEMA)
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    pq.write_table(table, folder / "data" / "train-00000-of-00001.parquet", compression="zstd")
-    (folder / "README.md").write_text(_card(name, table.num_rows), encoding="utf-8")
-    return table.num_rows
+    count = 0
+    with pq.ParquetWriter(folder / "data" / "train-00000-of-00001.parquet", _SCHEMA, compression="zstd") as writer:
+        for part in parts_of(rows, _ROWS_PER_GROUP):
+            writer.write_table(pa.Table.from_pylist([dict(row) for row in part], schema=_SCHEMA))
+            count += len(part)
+    (folder / "README.md").write_text(_card(name, count), encoding="utf-8")
+    return count
 
 
 def _card(name: str, num_rows: int) -> str:

@@ -3,6 +3,7 @@
 T = tokens of a completion. Only what is recorded is shown: log S from the rollouts, log T from the targets.
 """
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ import numpy as np
 from opsd_core.digest import derive_seed
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import GradedRollout
-from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.records.rollouts import Key, Rollout, entries_of, light_of
+from opsd_core.records.spool import Lazy
 from opsd_core.records.targets import Target
 from opsd_core.teacher.scoring import divergence_along
 
@@ -55,18 +57,23 @@ def states(rollout: Rollout, grade: GradedRollout | None) -> list[str]:
     return found
 
 
-def drawn(sampled: Sampled) -> list[Rollout]:
+def drawn(sampled: Sampled) -> Sequence[Rollout]:
     """The completions in the order in which they are shown: in turns from every combination of states, those with log T first."""
-    groups: dict[tuple[str, ...], list[Rollout]] = defaultdict(list)
-    for rollout in sampled.rollouts:
+    groups: dict[tuple[str, ...], tuple[array, bytearray, array]] = defaultdict(lambda: (array("q"), bytearray(), array("Q")))
+    for number, rollout in enumerate(light_of(sampled.rollouts)):
         if len(rollout.completion_ids):
-            groups[tuple(states(rollout, sampled.grades.get(rollout.key)))].append(rollout)
-    for group in groups.values():
-        group.sort(key=lambda r: (r.key not in sampled.targets, derive_seed("answers", *r.key)))
-    order = []
-    for turn in range(max(map(len, groups.values()), default=0)):
-        order += [group[turn] for _, group in sorted(groups.items()) if turn < len(group)]
-    return order
+            numbers, unscored, seeds = groups[tuple(states(rollout, sampled.grades.get(rollout.key)))]
+            numbers.append(number)
+            unscored.append(rollout.key not in sampled.targets)
+            seeds.append(derive_seed("answers", *rollout.key))
+    turns, rows = [np.empty((0, 2), np.int64)], [np.empty(0, np.int64)]
+    for rank, (_, (numbers, unscored, seeds)) in enumerate(sorted(groups.items())):
+        order = np.lexsort((np.array(seeds), np.array(unscored)))
+        rows.append(np.array(numbers)[order])
+        turns.append(np.stack([np.arange(len(order)), np.full(len(order), rank)], axis=1))
+    turn_rank = np.concatenate(turns)
+    shown = np.concatenate(rows)[np.lexsort((turn_rank[:, 1], turn_rank[:, 0]))]
+    return Lazy(len(shown), lambda place: sampled.rollouts[int(shown[place])])
 
 
 def token_rows(sampled: Sampled, rollout: Rollout, vocabulary: dict[int, int]) -> dict[str, Any]:
@@ -119,10 +126,20 @@ def divergence_curve(sampled: Sampled) -> dict[str, Any]:
 
     Over at most 512 completions that have targets, drawn with a fixed seed; positions that at least a tenth of them reach.
     """
-    scored = [r for r in sampled.rollouts if r.key in sampled.targets and r.topk_ids_TK.shape[1]]
-    scored.sort(key=lambda r: derive_seed("answers", *r.key))
-    rows = [divergence_along(r, sampled.targets[r.key]) for r in scored[:_CURVE_COMPLETIONS]]
-    return {"points": along_positions(rows), "completions": len(rows), "of": len(scored)}
+    if not sampled.targets:
+        return {"points": [], "completions": 0, "of": 0}
+    numbers, seeds = array("q"), array("Q")
+    for number, (rollout, entries) in enumerate(zip(light_of(sampled.rollouts), entries_of(sampled.rollouts), strict=True)):
+        if entries and rollout.key in sampled.targets:
+            numbers.append(number)
+            seeds.append(derive_seed("answers", *rollout.key))
+    first = np.array(numbers, np.int64)[np.argsort(np.array(seeds), kind="stable")[:_CURVE_COMPLETIONS]].tolist()
+    gaps = {}
+    for number in sorted(first):  # as they are stored, so that a row group is read once
+        rollout = sampled.rollouts[number]
+        gaps[number] = divergence_along(rollout, sampled.targets[rollout.key])
+    rows = [gaps[number] for number in first]
+    return {"points": along_positions(rows), "completions": len(rows), "of": len(numbers)}
 
 
 def along_positions(rows: Sequence[np.ndarray]) -> list[list[float]]:

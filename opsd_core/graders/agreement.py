@@ -1,12 +1,15 @@
 """What most completions of a prompt agree on; needs no label."""
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, overload
+
+import numpy as np
+import pyarrow as pa
 
 from opsd_core.graders.canonical import canonical_answer
 from opsd_core.graders.extraction import answer_text, find_answer
 from opsd_core.graders.numbers import canonical_number, last_number, read_number
+from opsd_core.records.tables import parts_of
 
 
 class Agreement(NamedTuple):
@@ -29,18 +32,54 @@ def final_answer(text: str) -> str | None:
     return canonical_answer(answer.text) or None
 
 
-def agreements(example_ids: Sequence[str], answers: Sequence[str | None]) -> list[Agreement]:
+class Votes(Sequence[Agreement]):
+    """The votes of many completions, 9 bytes each."""
+
+    def __init__(self, shares_N: np.ndarray, agrees_N: np.ndarray) -> None:
+        self._shares_N, self._agrees_N = shares_N, agrees_N
+
+    def __len__(self) -> int:
+        return len(self._shares_N)
+
+    @overload
+    def __getitem__(self, number: int) -> Agreement: ...
+    @overload
+    def __getitem__(self, number: slice) -> list[Agreement]: ...
+    def __getitem__(self, number: int | slice) -> Agreement | list[Agreement]:
+        if isinstance(number, slice):
+            return [self[place] for place in range(*number.indices(len(self)))]
+        return Agreement(float(self._shares_N[number]), bool(self._agrees_N[number]))
+
+
+def agreements(example_ids: Iterable[str], answers: Iterable[str | None]) -> list[Agreement]:
     """One entry per completion, in order. A completion without an answer votes for nobody and still counts in the share.
 
     Of equally frequent answers the one that was given first wins. Source: U-OPSD, arXiv:2608.06296.
     """
-    votes: dict[str, Counter[str]] = defaultdict(Counter)
-    for example_id, answer in zip(example_ids, answers, strict=True):
-        if answer is not None:
-            votes[example_id][answer] += 1
-    sizes = Counter(example_ids)
-    result = []
-    for example_id, answer in zip(example_ids, answers, strict=True):
-        winner, count = (votes[example_id].most_common(1) or [(None, 0)])[0]
-        result.append(Agreement(count / sizes[example_id], answer is not None and answer == winner))
-    return result
+    return list(votes_of(example_ids, answers))
+
+
+def votes_of(example_ids: Iterable[str], answers: Iterable[str | None]) -> Votes:
+    """As `agreements`, without an object per completion or prompt.
+
+    P = prompts, N = completions, V = different answers to different prompts
+    """
+    prompts_N, answers_N = _numbers(example_ids), _numbers(answers)
+    sizes_P = np.bincount(prompts_N, minlength=1)
+    base = int(answers_N.max(initial=0)) + 1
+    ballots = prompts_N * base + answers_N
+    kinds_V, first_V, counts_V = np.unique(ballots[answers_N >= 0], return_index=True, return_counts=True)
+    order = np.lexsort((first_V, -counts_V, kinds_V // base))
+    prompts_V = kinds_V[order] // base
+    winners = order[np.flatnonzero(np.diff(prompts_V, prepend=-1))]
+    winner_P, count_P = np.full(len(sizes_P), -1, np.int64), np.zeros(len(sizes_P), np.int64)
+    winner_P[kinds_V[winners] // base], count_P[kinds_V[winners] // base] = kinds_V[winners], counts_V[winners]
+    agrees_N = (answers_N >= 0) & (ballots == winner_P[prompts_N])
+    return Votes(count_P[prompts_N] / sizes_P[prompts_N], agrees_N)
+
+
+def _numbers(names: Iterable[str | None]) -> np.ndarray:
+    """Equal names, equal numbers, int64; -1 for None."""
+    parts = [pa.array(part, pa.string()) for part in parts_of(names, 512)]
+    encoded = pa.chunked_array(parts, pa.string()).combine_chunks().dictionary_encode()
+    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,7 +29,7 @@ _MIN_SHARED_PREFIX = 4
 def microbatches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Group sequences of similar length so that rows x longest <= max_tokens (a longer one stands alone)."""
     groups: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
+    for index in np.argsort(np.asarray(lengths, np.int64), kind="stable").tolist():
         if groups and lengths[index] * (len(groups[-1]) + 1) <= max_tokens:
             groups[-1].append(index)
         else:

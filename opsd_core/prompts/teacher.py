@@ -1,28 +1,36 @@
 """The teacher's prompt for every completion: context, template, budget; and why a completion gets none."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+
+import numpy as np
 
 from opsd_core.errors import DataError
 from opsd_core.graders.agreement import final_answer
 from opsd_core.prompts.builder import PromptBuilder, PromptTooLongError
 from opsd_core.prompts.context_inputs import Attempt, ContextInputs, Variables
 from opsd_core.prompts.contexts import build_context
-from opsd_core.records.examples import Example
+from opsd_core.records.examples import Example, by_id
+from opsd_core.records.keys import ByKey, Keys
 from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.records.spool import IDS, room_like
+from opsd_core.records.tables import ROWS_PER_GROUP, parts_of
 
 NO_CONTEXT = "no_context"
 TOO_LONG = "teacher_prompt_too_long"
+_REASONS = ("", NO_CONTEXT, TOO_LONG)
 Shown = tuple[Example, Variables | None]
+Prompt = list[int] | PromptTooLongError | None
 
 
 @dataclass
 class TeacherPrompts:
     """Token ids by completion (example id, sample index), and the reason for each completion without."""
 
-    ids: dict[Key, list[int]] = field(default_factory=dict)
-    withheld: dict[Key, str] = field(default_factory=dict)
+    ids: Mapping[Key, list[int]] = field(default_factory=dict)
+    withheld: Mapping[Key, str] = field(default_factory=dict)
 
 
 def teacher_prompts(
@@ -31,46 +39,88 @@ def teacher_prompts(
     correct: Mapping[Key, bool | None],
     pool: Sequence[Example],
     peers: Mapping[str, Sequence[Attempt]] | None = None,
-    known: dict[str, list[int]] | None = None,
+    known: MutableMapping[str, list[int]] | None = None,
 ) -> TeacherPrompts:
     """The teacher's prompt of each completion; `pool` is the training split, `correct` the grades (may be empty).
 
-    `rollouts` must hold all completions of a prompt when the context is made from rollouts; `peers` holds other models'
-    answers by example id, for contexts that show them. `known` holds prompts by example id that the same builder made for a
-    context that is the same for all completions, and gets those of this call. DataError when prompts do not fit and
-    prompts.overflow=error, with their number.
+    `rollouts` must hold all completions of a prompt when the context is made from rollouts; where they lie on disk
+    (`folder`), the prompts do. `peers` holds other models' answers by example id, for contexts that show them. `known` holds
+    prompts by example id that the same builder made for a context that is the same for all completions, and gets those of this
+    call. DataError when prompts do not fit and prompts.overflow=error, with their number.
     """
-    config = builder.teacher
-    examples = {example.id: example for example in pool}
-    groups = _groups(rollouts, correct) if config.kind.rollouts else {}
-    prompts, first_error = TeacherPrompts(), ""
-    static: dict[str, list[int]] = {} if known is None else known
-    wanted: dict[Key | str, Shown] = {}
-    for rollout in rollouts:
-        name = _name(rollout, builder)
-        if name not in wanted and name not in static:
-            example, answers = examples[rollout.example_id], (peers or {}).get(rollout.example_id, ())
-            group = groups.get(rollout.example_id, ())
-            context = build_context(ContextInputs(example, config, pool, group, rollout.sample_index, answers))
-            wanted[name] = (example, context)
-    made = _made(builder, wanted)
-    static |= {name: ids for name, ids in made.items() if isinstance(name, str) and isinstance(ids, list)}
-    for rollout in rollouts:
-        name = _name(rollout, builder)
-        ids = static[name] if name in static else made[name]
-        if isinstance(ids, PromptTooLongError):
-            prompts.withheld[rollout.key] = TOO_LONG
-            first_error = first_error or str(ids)
-        elif ids is None:
-            prompts.withheld[rollout.key] = NO_CONTEXT
-        else:
-            prompts.ids[rollout.key] = ids
+    maker = _Maker(builder, correct, pool, peers or {}, {} if known is None else known)
+    found, reasons, first_error = room_like(rollouts, IDS), np.zeros(len(rollouts), np.uint8), ""
+    keys = Keys.of(rollout.key for rollout in rollouts)
+    parts = _whole_prompts(rollouts, keys) if builder.teacher.kind.rollouts else parts_of(rollouts)
+    number = 0
+    for part in parts:
+        for ids in maker.prompts(part):
+            if isinstance(ids, PromptTooLongError):
+                reasons[number], first_error = _REASONS.index(TOO_LONG), first_error or str(ids)
+            elif ids is None:
+                reasons[number] = _REASONS.index(NO_CONTEXT)
+            else:
+                found[number] = ids
+            number += 1
     if first_error and builder.prompts.overflow == "error":
-        count = list(prompts.withheld.values()).count(TOO_LONG)
+        count = int((reasons == _REASONS.index(TOO_LONG)).sum())
         raise DataError(
             f"{count} of {len(rollouts)} completions have a teacher prompt that does not fit. The first: {first_error}"
         )
-    return prompts
+    withheld = ByKey(keys, lambda number: _REASONS[reasons[number]], reasons > 0)
+    return TeacherPrompts(ByKey(keys, found.__getitem__, reasons == 0), withheld)
+
+
+def student_prompts(rollouts: Sequence[Rollout]) -> TeacherPrompts:
+    """Where nobody teaches: what the student read, of every completion."""
+    found = room_like(rollouts, IDS)
+    for number, rollout in enumerate(rollouts):
+        found[number] = rollout.prompt_ids
+    return TeacherPrompts(ByKey(Keys.of(rollout.key for rollout in rollouts), found.__getitem__))
+
+
+def _whole_prompts(rollouts: Sequence[Rollout], keys: Keys) -> Iterator[list[Rollout]]:
+    """Some rollouts at a time, all of a prompt together; where those are scattered, everything at once."""
+    if not keys.grouped:
+        yield list(rollouts)
+        return
+    part: list[Rollout] = []
+    for _, group in groupby(rollouts, key=lambda rollout: rollout.example_id):
+        part += group
+        if len(part) >= ROWS_PER_GROUP:
+            yield part
+            part = []
+    yield part
+
+
+@dataclass
+class _Maker:
+    """Makes the prompts of some completions after the other."""
+
+    builder: PromptBuilder
+    correct: Mapping[Key, bool | None]
+    pool: Sequence[Example]
+    peers: Mapping[str, Sequence[Attempt]]
+    known: MutableMapping[str, list[int]]
+
+    def __post_init__(self) -> None:
+        self._examples = by_id(self.pool)
+
+    def prompts(self, rollouts: Sequence[Rollout]) -> list[Prompt]:
+        """One per rollout, in order."""
+        config, wanted = self.builder.teacher, {}
+        groups = _groups(rollouts, self.correct) if config.kind.rollouts else {}
+        static = {r.example_id: ids for r in rollouts if (ids := self.known.get(_name(r, self.builder))) is not None}
+        for rollout in rollouts:
+            name = _name(rollout, self.builder)
+            if name not in wanted and name not in static:
+                example, answers = self._examples[rollout.example_id], self.peers.get(rollout.example_id, ())
+                group = groups.get(rollout.example_id, ())
+                context = build_context(ContextInputs(example, config, self.pool, group, rollout.sample_index, answers))
+                wanted[name] = (example, context)
+        made: dict[Key | str, Prompt] = static | _made(self.builder, wanted)
+        self.known.update({n: ids for n, ids in made.items() if isinstance(n, str) and isinstance(ids, list)})
+        return [made[_name(rollout, self.builder)] for rollout in rollouts]
 
 
 def _name(rollout: Rollout, builder: PromptBuilder) -> Key | str:
@@ -78,11 +128,11 @@ def _name(rollout: Rollout, builder: PromptBuilder) -> Key | str:
     return rollout.key if builder.teacher.kind.rollouts else rollout.example_id
 
 
-def _made(builder: PromptBuilder, wanted: Mapping[Key | str, Shown]) -> dict[Key | str, list[int] | PromptTooLongError | None]:
+def _made(builder: PromptBuilder, wanted: Mapping[Key | str, Shown]) -> dict[Key | str, Prompt]:
     """Token ids of each prompt, None where a completion without context is left out, or how far it is too long."""
     dropped = builder.teacher.kind.rollouts and builder.teacher.missing_context == "drop"
     asked = {name: shown for name, shown in wanted.items() if not (dropped and shown[1] is None)}
-    made: dict[Key | str, list[int] | PromptTooLongError | None] = dict.fromkeys(wanted)
+    made: dict[Key | str, Prompt] = dict.fromkeys(wanted)
     for name, ids in zip(asked, builder.teachers(list(asked.values())), strict=True):
         if isinstance(ids, DataError) and not isinstance(ids, PromptTooLongError):
             raise ids

@@ -1,14 +1,20 @@
-"""Grade an iteration's completions and decide which are trained on; nothing is deleted, every drop has its reason."""
+"""Grade an iteration's completions and decide which are trained on; nothing is deleted, every drop has its reason.
 
-from collections.abc import Callable, Mapping, Sequence
+Completions are looked at one after the other, in several passes; what stays of each is its grade, a row of columns.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
 from typing import NamedTuple
+
+import numpy as np
 
 from opsd_core.config import CampaignConfig
 from opsd_core.graders import Grade, get_grader, grader_name
-from opsd_core.graders.agreement import agreements, final_answer
+from opsd_core.graders.agreement import Votes, final_answer, votes_of
 from opsd_core.records.examples import Example
-from opsd_core.records.grades import GradedRollout
+from opsd_core.records.grades import GradedRollout, Grades
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.selection.curriculum import Counts, add_grades, pass_rate
 from opsd_core.selection.filters import Decision, GradedCompletion, count_reasons, filter_rollouts
@@ -23,7 +29,7 @@ _UNSOLVED = Decision(keep=False, reason="no_peer_solved")
 class Graded(NamedTuple):
     """What became of an iteration's rollouts: a row for each, and figures about all."""
 
-    rows: list[GradedRollout]
+    rows: Sequence[GradedRollout]
     """Sampled completions in the order of the rollouts, then references."""
     metrics: dict[str, float]
 
@@ -49,68 +55,100 @@ def grade_rollouts(
 ) -> Graded:
     """Judge every completion, let each prompt's completions vote, and apply the filters of `config.filter`.
 
+    `rollouts` may be stored ones (`opsd_core.records.rollouts.StoredRollouts`): then none but the one at hand is in memory.
     `counts`: right and graded completions per prompt of earlier iterations. `unsolved`: prompts that no teacher solves. A
     reference is not an attempt: it counts for no pass rate and no vote, and no filter of attempts applies to it.
     """
-    sampled = [r for r in rollouts if r.source == "policy"]
-    references = [r for r in rollouts if r.source == "reference"]
+    sampled, references = Of(rollouts, "policy"), Of(rollouts, "reference")
     grader = get_grader(grader_name(config.data))
-    grades = [_grade(grader, examples[r.example_id], r.completion_text) for r in sampled]
-    answers = [g.extracted if g else final_answer(r.completion_text) for r, g in zip(sampled, grades, strict=True)]
-    completions = _completions(sampled, grades, answers, examples, counts or {}, config)
-    decisions = filter_rollouts(completions, config.filter)
-    reasons = {r.key: _UNSOLVED.reason for r in sampled if r.example_id in unsolved}
-    if withheld is not None:
-        reasons |= withheld({r.key: g.correct if g else None for r, g in zip(sampled, grades, strict=True)})
-    decisions = [
-        Decision(keep=False, reason=reasons[r.key]) if d.keep and r.key in reasons else d
-        for r, d in zip(sampled, decisions, strict=True)
-    ]
-    rows = [
-        _row(r, g, answer, c, d)
-        for r, g, answer, c, d in zip(sampled, grades, answers, completions, decisions, strict=True)
-    ]
-    rows += [_reference_row(r, r.example_id in unsolved) for r in references]
-    accepted = [_grade(grader, examples[r.example_id], r.completion_text) for r in references]
-    metrics = completion_metrics(sampled, [c.leaks for c in completions], config.filter.max_repetition)
-    metrics |= target_metrics([row.keep for row in rows])
-    metrics |= _accuracy("rollout/accuracy", grades) | _accuracy("references/accuracy", accepted)
+    judged = Grades.of(_judged(r, _grade(grader, examples[r.example_id], r.completion_text)) for r in sampled)
+    reasons: Mapping[Key, str] = withheld(judged.correct()) if withheld is not None else {}
+    seen = _Seen(examples, config, judged, counts or {}, unsolved, reasons)
+    leaks = np.zeros(len(judged), bool)
+    rows = Grades.of(seen.rows(sampled, references, leaks))
+    accepted = (_grade(grader, examples[r.example_id], r.completion_text) for r in references)
+    metrics = completion_metrics(sampled, leaks, config.filter.max_repetition)
+    metrics |= target_metrics(rows.column("keep"))
+    metrics |= _accuracy("rollout/accuracy", judged.column("correct"))
+    metrics |= _accuracy("references/accuracy", (grade.correct if grade else None for grade in accepted))
     return Graded(rows, metrics)
+
+
+class Of(Iterable[Rollout]):
+    """The rollouts of one source, as often as they are asked for."""
+
+    def __init__(self, rollouts: Iterable[Rollout], source: str) -> None:
+        self._rollouts, self._source = rollouts, source
+
+    def __iter__(self) -> Iterator[Rollout]:
+        return (rollout for rollout in self._rollouts if rollout.source == self._source)
 
 
 def _grade(grader: Callable[[Example, str], Grade], example: Example, text: str) -> Grade | None:
     return grader(example, text) if example.answer else None
 
 
-def _accuracy(name: str, grades: Sequence[Grade | None]) -> dict[str, float]:
-    correct = [grade.correct for grade in grades if grade is not None]
-    return {name: sum(correct) / len(correct)} if correct else {}
+def _judged(rollout: Rollout, grade: Grade | None) -> GradedRollout:
+    """The grade alone, before anything is decided by it; without a label the answer that votes."""
+    answer = grade.extracted if grade else final_answer(rollout.completion_text)
+    correct, score = (grade.correct, grade.score) if grade else (None, None)
+    return GradedRollout(*rollout.key, correct, score, answer, keep=True, reason="")
 
 
-def _completions(
-    rollouts: Sequence[Rollout],
-    grades: Sequence[Grade | None],
-    answers: Sequence[str | None],
-    examples: Mapping[str, Example],
-    counts: Counts,
-    config: CampaignConfig,
-) -> list[GradedCompletion]:
-    """What the filters look at. Pass rates include these completions."""
-    votes = agreements([r.example_id for r in rollouts], answers)
-    counts = add_grades(counts, [(r.example_id, g.correct if g else None) for r, g in zip(rollouts, grades, strict=True)])
-    return [
-        GradedCompletion(
-            r.completion_text,
-            len(r.completion_ids),
-            r.truncated,
-            correct=g.correct if g else None,
-            score=g.score if g else None,
-            leaks=_leaks(examples[r.example_id], r.completion_text, config),
-            agreement=vote,
-            pass_rate=pass_rate(counts, r.example_id),
+def _accuracy(name: str, found: Iterable[bool | None]) -> dict[str, float]:
+    right = graded = 0
+    for correct in found:
+        if correct is not None:
+            right, graded = right + correct, graded + 1
+    return {name: right / graded} if graded else {}
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the filters look at besides a completion."""
+
+    examples: Mapping[str, Example]
+    config: CampaignConfig
+    judged: Grades
+    counts: Counts
+    """Of earlier iterations."""
+    unsolved: AbstractSet[str]
+    withheld: Mapping[Key, str]
+
+    def rows(self, sampled: Iterable[Rollout], references: Iterable[Rollout], leaks: np.ndarray) -> Iterator[GradedRollout]:
+        """Every completion with its decision; whether it leaks is written to `leaks`."""
+        votes, known = votes_of(self.judged.column("example_id"), self.judged.column("extracted")), self._known()
+        for number, (rollout, judged) in enumerate(zip(sampled, self.judged, strict=True)):
+            completion = self._completion(rollout, judged, votes, number, known)
+            (decision,) = filter_rollouts([completion], self.config.filter)
+            reason = self.withheld.get(rollout.key) or (_UNSOLVED.reason if rollout.example_id in self.unsolved else "")
+            if decision.keep and reason:
+                decision = Decision(keep=False, reason=reason)
+            leaks[number] = completion.leaks
+            yield _row(judged, completion, decision)
+        for rollout in references:
+            yield _reference_row(rollout, rollout.example_id in self.unsolved)
+
+    def _known(self) -> Counts | None:
+        """Pass rates with these completions, where a filter asks for them."""
+        if self.config.filter.route != "pass_rate":
+            return None
+        columns = (self.judged.column(name) for name in ("example_id", "correct"))
+        return add_grades(self.counts, zip(*columns, strict=True))
+
+    def _completion(
+        self, rollout: Rollout, judged: GradedRollout, votes: Votes, number: int, known: Counts | None
+    ) -> GradedCompletion:
+        return GradedCompletion(
+            rollout.completion_text,
+            len(rollout.completion_ids),
+            rollout.truncated,
+            correct=judged.correct,
+            score=judged.score,
+            leaks=_leaks(self.examples[rollout.example_id], rollout.completion_text, self.config),
+            agreement=votes[number],
+            pass_rate=None if known is None else pass_rate(known, rollout.example_id),
         )
-        for r, g, vote in zip(rollouts, grades, votes, strict=True)
-    ]
 
 
 def _leaks(example: Example, text: str, config: CampaignConfig) -> bool:
@@ -119,14 +157,9 @@ def _leaks(example: Example, text: str, config: CampaignConfig) -> bool:
     return leaks_text(text, example.solution, public, config.filter.leak_words, config.filter.leak_phrases)
 
 
-def _row(
-    rollout: Rollout, grade: Grade | None, answer: str | None, completion: GradedCompletion, decision: Decision
-) -> GradedRollout:
-    return GradedRollout(
-        *rollout.key,
-        correct=grade.correct if grade else None,
-        score=grade.score if grade else None,
-        extracted=answer,
+def _row(judged: GradedRollout, completion: GradedCompletion, decision: Decision) -> GradedRollout:
+    return replace(
+        judged,
         keep=decision.keep,
         reason=decision.reason,
         weight=decision.weight,

@@ -5,11 +5,13 @@ target_metrics      decisions   self_distillation/empty_target_batch
 """
 
 import re
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable
 
 import numpy as np
 
 from opsd_core.records.rollouts import Rollout
+from opsd_core.records.sums import mean_of_parts
 from opsd_core.selection.filters import repetition_factor
 
 Metrics = dict[str, float]
@@ -21,31 +23,38 @@ _EPISTEMIC = re.compile(
 """Words of doubt and checking; their loss is the epistemic suppression of arXiv:2603.24472."""
 
 
-def completion_metrics(rollouts: Sequence[Rollout], leaks: Sequence[bool], max_repetition: float) -> Metrics:
-    """Lengths in tokens, shares of completions, mean counts per completion; entropy in nats per token. {} without any."""
-    if not rollouts:
+def completion_metrics(rollouts: Iterable[Rollout], leaks: Iterable[bool], max_repetition: float) -> Metrics:
+    """Lengths in tokens, shares of completions, mean counts per completion; entropy in nats per token. {} without any.
+
+    `rollouts` are gone through twice; a few numbers of each are kept.
+    """
+    lengths, truncated, repetitive, epistemic = array("q"), bytearray(), bytearray(), array("q")
+    for rollout in rollouts:
+        lengths.append(len(rollout.completion_ids))
+        truncated.append(rollout.truncated)
+        repetitive.append(repetition_factor(rollout.completion_text) > max_repetition)
+        epistemic.append(epistemic_tokens(rollout.completion_text))
+    if not lengths:
         return {}
-    lengths = np.array([len(r.completion_ids) for r in rollouts])
-    truncated = np.array([r.truncated for r in rollouts])
-    repetitive = [repetition_factor(r.completion_text) > max_repetition for r in rollouts]
+    lengths_N, truncated_N, leaks_N = np.array(lengths), np.array(truncated, bool), np.fromiter(leaks, bool)
     metrics = {
-        "completions/mean_length": float(lengths.mean()),
-        "completions/min_length": float(lengths.min()),
-        "completions/max_length": float(lengths.max()),
-        "completions/clipped_ratio": float(truncated.mean()),
-        "rollout/tokens": float(lengths.sum()),
-        "rep_rate": float(np.mean(repetitive)),
-        "leak_count": float(sum(leaks)),
-        "leak_rate": float(np.mean(leaks)),
-        "epistemic_tokens": float(np.mean([epistemic_tokens(r.completion_text) for r in rollouts])),
-        "rollout/entropy": float(np.concatenate([r.entropy_T for r in rollouts]).mean()),
+        "completions/mean_length": float(lengths_N.mean()),
+        "completions/min_length": float(lengths_N.min()),
+        "completions/max_length": float(lengths_N.max()),
+        "completions/clipped_ratio": float(truncated_N.mean()),
+        "rollout/tokens": float(lengths_N.sum()),
+        "rep_rate": float(np.array(repetitive, bool).mean()),
+        "leak_count": float(leaks_N.sum()),
+        "leak_rate": float(leaks_N.mean()),
+        "epistemic_tokens": float(np.array(epistemic).mean()),
+        "rollout/entropy": mean_of_parts((r.entropy_T for r in rollouts), int(lengths_N.sum())),
     }
-    if not truncated.all():
-        metrics["completions/mean_terminated_length"] = float(lengths[~truncated].mean())
+    if not truncated_N.all():
+        metrics["completions/mean_terminated_length"] = float(lengths_N[~truncated_N].mean())
     return metrics
 
 
-def target_metrics(kept: Sequence[bool]) -> Metrics:
+def target_metrics(kept: Iterable[bool]) -> Metrics:
     """self_distillation/empty_target_batch: 1 when no completion of the iteration is left to train on, else 0.
 
     `kept` has one entry per completion: it passed the filters, and a teacher that is shown a context has one to see.

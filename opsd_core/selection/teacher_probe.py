@@ -7,18 +7,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from opsd_core.config import CampaignConfig, FilterConfig
 from opsd_core.models.forward import microbatches
 from opsd_core.models.policy import Policy
-from opsd_core.records.grades import GradedRollout
+from opsd_core.records.grades import GradedRollout, Grades
+from opsd_core.records.keys import ByKey, Keys
 from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.records.spool import Codec, Lazy, room_like
+from opsd_core.records.stored import Chosen
 from opsd_core.selection.filters import teacher_probe_reason
 from opsd_core.selection.grading import Graded
 from opsd_core.selection.monitors import target_metrics
 from opsd_core.teacher.scoring import answer_logprobs
 from opsd_core.teacher.teachers import FixedTeacher, TeacherWeights
+
+_ASKED: Codec[Sequence[Sequence[int]]] = Codec(("<i4",) * 3, lambda ids: ids, lambda ids: [part.tolist() for part in ids])
+"""Token ids of both sides' prompts and of the answer."""
 
 
 class ProbedAnswer(NamedTuple):
@@ -43,19 +50,21 @@ def probe_grades(
     `prompts`: the teacher's, by completion; `answers`: reference answers by example id; `sides`: teacher and student.
     """
     teacher, student = sides
-    kept = {row.key for row in graded.rows if row.keep}
-    asked = [r for r in rollouts if r.key in kept and answers[r.example_id]]
-    probed = probe_answers(
-        teacher,
-        student,
-        [prompts[r.key] for r in asked],
-        [r.prompt_ids for r in asked],
-        [student.tokenizer.encode(answers[r.example_id], add_special_tokens=False) for r in asked],
-        config.execution.microbatch_tokens,
-    )
-    by_key = {r.key: answer for r, answer in zip(asked, probed, strict=True)}
-    rows = [_after_probe(row, by_key.get(row.key), config.filter) for row in graded.rows]
-    return Graded(rows, graded.metrics | target_metrics([row.keep for row in rows]))
+    keys, kept = Keys.of(row.key for row in graded.rows), np.array([row.keep for row in graded.rows], bool)
+    of_rollouts = Keys.of(r.key for r in rollouts)
+    places = of_rollouts.places_in(keys)
+    numbers = np.flatnonzero((places >= 0) & kept[places]) if len(keys) else places[:0]
+    labelled = np.fromiter((bool(answers[of_rollouts[int(number)][0]]) for number in numbers), bool, len(numbers))
+    asked = Chosen(rollouts, numbers[labelled])
+    texts = room_like(asked, _ASKED)
+    for number, r in enumerate(asked):
+        answer = student.tokenizer.encode(answers[r.example_id], add_special_tokens=False)
+        texts[number] = (prompts[r.key], r.prompt_ids, answer)
+    columns = [Lazy(len(texts), lambda number, part=part: texts[number][part]) for part in range(3)]
+    probed = probe_answers(teacher, student, *columns, config.execution.microbatch_tokens)
+    by_key = ByKey(Keys.of(of_rollouts[int(number)] for number in numbers[labelled]), probed.__getitem__)
+    rows = Grades.of(_after_probe(row, by_key.get(row.key), config.filter) for row in graded.rows)
+    return Graded(rows, graded.metrics | target_metrics(rows.column("keep")))
 
 
 def _after_probe(row: GradedRollout, probed: ProbedAnswer | None, config: FilterConfig) -> GradedRollout:
@@ -73,12 +82,11 @@ def probe_answers(
     student_prompts: Sequence[Sequence[int]],
     answers: Sequence[Sequence[int]],
     max_tokens: int,
-) -> list[ProbedAnswer]:
+) -> Sequence[ProbedAnswer]:
     """One entry per prompt, in order; temperatures and truncation play no part. Source: TGOPD, arXiv:2609.02998."""
-    probed: list[ProbedAnswer | None] = [None] * len(answers)
-    lengths = [
-        max(len(t), len(s)) + len(a) for t, s, a in zip(teacher_prompts, student_prompts, answers, strict=True)
-    ]
+    gains, rights = np.zeros(len(answers)), np.zeros(len(answers), bool)
+    sizes = (max(len(t), len(s)) + len(a) for t, s, a in zip(teacher_prompts, student_prompts, answers, strict=True))
+    lengths = np.fromiter(sizes, np.int64, len(answers))
     for rows in microbatches(lengths, max_tokens):
         chosen = [answers[row] for row in rows]
         tokens_A1 = torch.tensor([token for answer in chosen for token in answer], device=student.device)[:, None]
@@ -88,5 +96,5 @@ def probe_answers(
         right_A = teachers_AV.argmax(-1) == tokens_A1.squeeze(1)
         sizes = [len(answer) for answer in chosen]
         for row, gain, right in zip(rows, gain_A.split(sizes), right_A.split(sizes), strict=True):
-            probed[row] = ProbedAnswer(gain.mean().item(), bool(right.all()))
-    return probed
+            gains[row], rights[row] = gain.mean().item(), bool(right.all())
+    return Lazy(len(answers), lambda row: ProbedAnswer(float(gains[row]), bool(rights[row])))

@@ -21,7 +21,8 @@ from opsd_core.objective.stops import Stops
 from opsd_core.objective.supports import largest
 from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
 from opsd_core.records.rollouts import Rollout
-from opsd_core.records.targets import Target
+from opsd_core.records.spool import Lazy, room_like
+from opsd_core.records.targets import TARGETS, Target
 from opsd_core.teacher.ends import stops_of
 from opsd_core.teacher.mixtures import Transform, truncate
 from opsd_core.teacher.teachers import TeacherWeights
@@ -58,14 +59,15 @@ def score_rollouts(
     config: CampaignConfig,
     on_progress: Callable[[int, int], None] | None = None,
     stops: Stops | None = None,
-) -> list[Target]:
+) -> Sequence[Target]:
     """Recorded targets of the rollouts that have a teacher's prompt in `prompts`, as `config` keeps and transforms them.
 
+    Of rollouts on disk that all have one (`spooled_rollouts`), the targets are on disk too.
     `stops`: the end tokens of policy and teacher; None = the teacher's models' own, which are the policy's where it teaches
     itself. With distillation.merge_stop=off they play no part.
     """
-    taught = [rollout for rollout in rollouts if rollout.key in prompts]
-    seen, objective = [prompts[rollout.key] for rollout in taught], config.distillation
+    taught = rollouts if all(r.key in prompts for r in rollouts) else [r for r in rollouts if r.key in prompts]
+    seen, objective = Lazy(len(taught), lambda number: prompts[taught[number].key]), config.distillation
     transform = Transform.of(config.teacher, objective.temperature)
     tokens = config.execution.microbatch_tokens
     stops = stops_of(teacher.policy, teacher, objective) if stops is None or objective.merge_stop == "off" else stops
@@ -82,18 +84,19 @@ def score_targets(
     max_tokens: int,
     on_progress: Callable[[int, int], None] | None = None,
     stops: Stops | None = None,
-) -> list[Target]:
+) -> Sequence[Target]:
     """Prefill the teacher with its own prompt and the student's completion; keep top-k and tail per position.
 
     With `stops` their events are kept besides the top-k. Mixture and truncation are taken of the full distributions, tile by
     tile, before the top-k is.
     """
-    lengths = [len(prompt) + len(r.completion_ids) for prompt, r in zip(teacher_prompts, rollouts, strict=True)]
-    targets: list[Target | None] = [None] * len(rollouts)
+    sizes = (len(prompt) + len(r.completion_ids) for prompt, r in zip(teacher_prompts, rollouts, strict=True))
+    lengths, targets = np.fromiter(sizes, np.int64, len(rollouts)), room_like(rollouts, TARGETS)
     done = 0
     for rows in microbatches(lengths, max_tokens):
-        completions = [rollouts[row].completion_ids for row in rows]
-        members_NH = members_hidden(teacher, [teacher_prompts[row] for row in rows], completions)
+        chosen, asked = [rollouts[row] for row in rows], [teacher_prompts[row] for row in rows]
+        completions = [rollout.completion_ids for rollout in chosen]
+        members_NH = members_hidden(teacher, asked, completions)
         tokens_N = torch.tensor([token for ids in completions for token in ids], device=members_NH[0].device)
         parts = []
         for i in range(0, len(tokens_N), _ROWS_PER_TILE):
@@ -102,11 +105,11 @@ def score_targets(
             parts.append(_keep_top_k(logprobs_NV, tokens_N[tile], top_k, stops))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         start = 0
-        for row in rows:
-            stop = start + len(rollouts[row].completion_ids)
+        for row, rollout, prompt in zip(rows, chosen, asked, strict=True):
+            stop = start + len(rollout.completion_ids)
             targets[row] = Target(
-                *rollouts[row].key,
-                len(teacher_prompts[row]),
+                *rollout.key,
+                len(prompt),
                 *(column[start:stop] for column in columns),
                 stop_layout=stops.layout if stops else (),
             )

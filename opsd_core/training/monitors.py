@@ -10,14 +10,16 @@ Samples are watched in `opsd_core.selection.monitors`.
 N = completion tokens
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from opsd_core.objective import ObjectiveResult
+from opsd_core.records.keys import ByKey, Key, Keys
 from opsd_core.records.rollouts import Rollout
+from opsd_core.records.sums import mean_of_parts
 from opsd_core.records.targets import Target
 from opsd_core.selection.monitors import Metrics
 
@@ -78,19 +80,22 @@ def overlap_ratio(rollouts: Sequence[Rollout], targets: Sequence[Target]) -> Met
 
     The policy is the one that sampled. Empty when either side recorded nothing. Source: verl `distillation/overlap_ratio`.
     """
-    scored = {target.key: target for target in targets}
-    shares = []
+    scored = ByKey(Keys.of(target.key for target in targets), targets.__getitem__)
+    size = sum(len(own_TK) for own_TK, _ in _both_top(rollouts, scored))
+    shares = ((own[:, :, None] == teachers[:, None, :]).any(-1).mean(-1) for own, teachers in _both_top(rollouts, scored))
+    return {"distillation/overlap_ratio": mean_of_parts(shares, size)} if size else {}
+
+
+def _both_top(rollouts: Iterable[Rollout], scored: Mapping[Key, Target]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of every completion with targets the ids of its top k and the teacher's, each (T, k)."""
     for rollout in rollouts:
         target = scored.get(rollout.key)
-        if target is None:
-            continue
-        k = min(rollout.topk_ids_TK.shape[1], target.topk_ids_TK.shape[1])
+        k = 0 if target is None else min(rollout.topk_ids_TK.shape[1], target.topk_ids_TK.shape[1])
         if k:
             own_TK, teachers_TK = rollout.topk_ids_TK[:, :k], target.topk_ids_TK[:, :k]
             if target.stop_layout:  # the teacher's end tokens are one entry
                 own_TK = np.where(np.isin(own_TK, target.stop_layout), target.stop_layout[0], own_TK)
-            shares.append((own_TK[:, :, None] == teachers_TK[:, None, :]).any(-1).mean(-1))
-    return {"distillation/overlap_ratio": float(np.concatenate(shares).mean())} if shares else {}
+            yield own_TK, teachers_TK
 
 
 _REPORTED = ("distillation/loss", "kl/mean", "nll/mean", "actor/entropy", "optim/grad_norm")

@@ -21,10 +21,10 @@ def export_answers(name: str, version: int | None, folder: Path, against: int | 
     known = lineage(chosen.tags)
     shards, targets = ([Ref(uri=uri) for uri in known[part]] for part in ("rollouts", "targets"))
     graded, data, policy = (Ref(uri=known[part]) for part in ("grades", "data", "model_uri"))
-    rows = list(completion_rows(recorded(shards, graded, targets, data, policy)))
+    found = recorded(shards, graded, targets, data, policy)
     examples, sides = records_of(measured_sides(name, versions, chosen, against))
-    write_jsonl(folder / "completions.jsonl", rows)
-    write_dataset(folder / "dataset", f"{name} version {chosen.version}", rows)
+    write_jsonl(folder / "completions.jsonl", completion_rows(found))
+    write_dataset(folder / "dataset", f"{name} version {chosen.version}", completion_rows(found))
     for place, side in zip(("before", "after"), sides, strict=True):
         write_inspect_log(folder / f"{place}.json", inspect_log(name, f"{name}/{side.name}", examples, side.outcomes))
     return [folder / part for part in ("completions.jsonl", "dataset", "before.json", "after.json")]

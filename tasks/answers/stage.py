@@ -12,7 +12,7 @@ from opsd_core.answers.page import MAX_COMPLETIONS, page_data, page_of
 from opsd_core.answers.tokens import Sampled, drawn
 from opsd_core.answers.words import decided_by, taught, version_description, warned_slices
 from opsd_core.records.outcomes import read_outcomes
-from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.records.rollouts import Key, Rollout, light_of
 from opsd_core.records.targets import Target
 from opsd_core.teacher.kinds import teacher_before_training
 from opsd_core.teacher.scoring import score_rollouts
@@ -138,7 +138,7 @@ def _sampled(iteration: Iteration, outcome: Outcome) -> Sampled:
     records = recorded(
         [*sampled.shards], sampled.graded, [*sampled.targets], iteration.campaign.data, iteration.campaign.initial
     )
-    rollouts, targets = records.rollouts, records.targets
+    rollouts, targets = light_of(records.rollouts), records.targets
     if iteration.config.distillation.teacher_free:
         return replace(records, note="Without a teacher there is no log T.")
     privileged = prompts_of(iteration, rollouts, grades_for_context(iteration, sampled.graded)).ids

@@ -1,6 +1,6 @@
 """Train the candidate of an iteration: optimiser steps on stored rollouts, resumable at every checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,18 +22,17 @@ from opsd_core.models.policy import (
 )
 from opsd_core.models.storage.serving import served_settings
 from opsd_core.records.examples import Example
-from opsd_core.records.grades import read_grades
-from opsd_core.records.targets import read_targets
 from opsd_core.teacher.kinds import teacher_in_training
 from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
+from opsd_core.training.anchors import own_batch_size
 from opsd_core.training.checkpoint import load_trainable
 from opsd_core.training.importance import check_staleness
-from opsd_core.training.items import TrainingItem, answer_ids, training_items
+from opsd_core.training.items import Recorded, TrainingItem, answer_ids, stored_items
 from opsd_core.training.monitors import last_quarter
 from opsd_core.training.probes import run_probes
 from opsd_core.training.trainer import Schedule, batch_order, distil
 from tasks.context import local, produce, tracker
-from tasks.loaded import load, release, rollouts_of, stored_examples
+from tasks.loaded import grades_of, load, release, rollouts_of, stored_examples, targets_of
 from tasks.refs import DistilRef, Iteration, PolicyRef, Ref, Sampled
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
@@ -109,10 +108,9 @@ def _distil(
     together = config.execution.ranks > 1
     student = student_outline(iteration) if together else _student(iteration)
     teacher = NoTeacher() if together else _teacher(iteration, student)
-    items, examples = _items(iteration, sampled, student)
     seed = derive_seed("distil", config.seed, iteration.number)
-    steps = config.optimizer.num_steps
-    longest = max((item.num_tokens for item in items), default=0)
+    items, longest = _items(iteration, sampled, student, seed)
+    examples, steps = stored_examples(iteration.campaign.data, "train").by_id(), config.optimizer.num_steps
     largest = min(config.execution.microbatch_tokens, config.optimizer.batch_size * longest)
     if not together and wants_checkpointing(student, config, largest):
         checkpoint_gradients(student)
@@ -167,15 +165,19 @@ def _warn(iteration: Iteration) -> None:
         get_run_logger().warning("teacher.weights=%s: %s", teacher.weights, teacher.weights_kind.warning)
 
 
-def _items(iteration: Iteration, sampled: Sampled, student: Policy) -> tuple[list[TrainingItem], dict[str, Example]]:
-    """What is trained on, and the examples that it answers."""
-    rollouts = rollouts_of(*sampled.shards)
-    prompts = prompts_of(iteration, rollouts, grades_for_context(iteration, sampled.graded)).ids
-    targets = [target for ref in sampled.targets for target in read_targets(local(ref) / "targets.parquet")]
-    wanted = {rollout.example_id for rollout in rollouts}
-    examples = {e.id: e for e in stored_examples(iteration.campaign.data, "train") if e.id in wanted}
-    grades = read_grades(local(sampled.graded) / "grades.parquet")
-    return training_items(rollouts, grades, targets, prompts, examples, student, iteration.config), examples
+def _items(iteration: Iteration, sampled: Sampled, student: Policy, seed: int) -> tuple[Sequence[TrainingItem], int]:
+    """What is trained on, of which those are read that the steps will ask for; and the most tokens of any."""
+    config, rollouts = iteration.config, rollouts_of(*sampled.shards)
+    prompts = prompts_of(iteration, rollouts.light, grades_for_context(iteration, sampled.graded)).ids
+    examples = stored_examples(iteration.campaign.data, "train").by_id()
+
+    def asked_for(num_items: int) -> Iterable[int]:
+        rows = batch_order(num_items, own_batch_size(config), config.optimizer.num_steps, seed) if num_items else []
+        return [*(row for batch in rows for row in batch), *_first(num_items, config.optimizer.batch_size, seed)]
+
+    targets = targets_of(*sampled.targets) if sampled.targets else None
+    recorded = Recorded(rollouts, grades_of(sampled.graded), targets)
+    return stored_items(recorded, prompts, examples, student, config, asked_for)
 
 
 def _first(num_items: int, batch_size: int, seed: int) -> list[int]:
@@ -184,7 +186,7 @@ def _first(num_items: int, batch_size: int, seed: int) -> list[int]:
 
 
 def _probed(
-    items: Sequence[TrainingItem], examples: dict[str, Example], student: Policy, batch_size: int, seed: int
+    items: Sequence[TrainingItem], examples: Mapping[str, Example], student: Policy, batch_size: int, seed: int
 ) -> tuple[list[TrainingItem], list[list[int]]]:
     """The first step's items, and their reference answers where all of them have one."""
     batch = [items[row] for row in _first(len(items), batch_size, seed)]

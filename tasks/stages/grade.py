@@ -8,14 +8,14 @@ from typing import Any
 from opsd_core.graders import grader_identity
 from opsd_core.models.policy import dtype_identity
 from opsd_core.prompts.contexts import context_identity
-from opsd_core.records.examples import Example, read_examples
-from opsd_core.records.grades import read_grades, write_grades
-from opsd_core.records.rollouts import Key, Rollout
+from opsd_core.records.examples import Answers, StoredExamples
+from opsd_core.records.grades import write_grades
+from opsd_core.records.rollouts import Key, StoredRollouts
 from opsd_core.selection.grading import Graded, grade_rollouts
 from opsd_core.selection.teacher_probe import probe_grades
 from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from tasks.context import local, produce
-from tasks.loaded import prompt_builder, rollouts_of, shared_policy, stored_examples
+from tasks.loaded import grades_of, prompt_builder, rollouts_of, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PromptSet, Ref, ShardRef
 from tasks.runtime.retries import STAGE
 from tasks.runtime.side_by_side import HERE, Run
@@ -52,26 +52,26 @@ def grade_identity(iteration: Iteration, shards: Sequence[ShardRef]) -> dict[str
 
 
 def _grade(iteration: Iteration, prompts: PromptSet, shards: Sequence[ShardRef], folder: Path) -> dict[str, Any]:
-    solved, rollouts = solvers(iteration), rollouts_of(*shards)
+    solved, rollouts = solvers(iteration), rollouts_of(*shards).light
     graded = grade_rollouts(
         rollouts,
-        {example.id: example for example in asked(prompts)},
+        asked(prompts).by_id(),
         iteration.config,
         counts=known_counts(iteration.curriculum),
         withheld=partial(_withheld, iteration, rollouts) if iteration.config.context_from_rollouts else None,
         unsolved={example_id for example_id, members in (solved or {}).items() if not members},
     )
     write_grades(folder / "grades.parquet", graded.rows)
-    return {"counts": counts_of(graded) | {"num_references": sum(r.source == "reference" for r in rollouts)}}
+    return {"counts": counts_of(graded) | {"num_references": len(rollouts.of("reference"))}}
 
 
-def _withheld(iteration: Iteration, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> dict[Key, str]:
-    return prompts_of(iteration, [r for r in rollouts if r.source == "policy"], correct).withheld
+def _withheld(iteration: Iteration, rollouts: StoredRollouts, correct: Mapping[Key, bool | None]) -> Mapping[Key, str]:
+    return prompts_of(iteration, rollouts.of("policy"), correct).withheld
 
 
-def asked(prompts: Ref) -> list[Example]:
+def asked(prompts: Ref) -> StoredExamples:
     """The prompts of an iteration, shard after shard."""
-    return [example for path in sorted(local(prompts).glob("shard-*.parquet")) for example in read_examples(path)]
+    return StoredExamples(sorted(local(prompts).glob("shard-*.parquet")))
 
 
 def counts_of(graded: Graded) -> dict[str, Any]:
@@ -121,12 +121,12 @@ def probe_identity(iteration: Iteration, graded: GradedRef) -> dict[str, Any]:
 
 
 def _regrade(iteration: Iteration, shards: list[ShardRef], graded: GradedRef, folder: Path) -> dict[str, Any]:
-    config, rollouts = iteration.config, rollouts_of(*shards)
+    config, rollouts = iteration.config, rollouts_of(*shards).light
     probed = probe_grades(
-        Graded(read_grades(local(graded) / "grades.parquet"), graded.metrics),
+        Graded(grades_of(graded), graded.metrics),
         rollouts,
         prompts_of(iteration, rollouts, grades_for_context(iteration, graded)).ids,
-        {example.id: example.answer for example in stored_examples(iteration.campaign.data, "train")},
+        Answers(stored_examples(iteration.campaign.data, "train").by_id()),
         (teacher_before_training(teacher_parts(iteration)), shared_policy(iteration.policy, config.model)),
         config,
     )

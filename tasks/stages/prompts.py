@@ -4,14 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from opsd_core.records.examples import write_examples
-from opsd_core.records.grades import read_grades
+from opsd_core.records.sums import mean_of_parts
 from opsd_core.selection import choice
 from opsd_core.selection.curriculum import Counts, CurriculumState, next_state, read_state, write_state
 from tasks.context import local, produce
-from tasks.loaded import rollouts_of, stored_examples
+from tasks.loaded import grades_of, rollouts_of, stored_examples
 from tasks.refs import CurriculumRef, GradedRef, Iteration, PromptSet, ShardRef
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -78,8 +76,9 @@ def _advance(iteration: Iteration, shards: list[ShardRef], graded: GradedRef) ->
 
 def _next(iteration: Iteration, shards: list[ShardRef], graded: GradedRef, folder: Path) -> dict[str, Any]:
     before = read_state(local(iteration.curriculum)) if iteration.curriculum else CurriculumState()
-    grades = read_grades(local(graded) / "grades.parquet")
-    entropy = float(np.concatenate([r.entropy_T for r in rollouts_of(*shards)]).mean())
-    state = next_state(before, [(g.example_id, g.correct) for g in grades], entropy, iteration.campaign.config)
+    grades, rollouts = grades_of(graded), rollouts_of(*shards)
+    entropy = mean_of_parts(rollouts.entropies(), int(rollouts.lengths().sum()))
+    judged = zip(grades.column("example_id"), grades.column("correct"), strict=True)
+    state = next_state(before, judged, entropy, iteration.campaign.config)
     write_state(folder, state)
     return {"max_completion_length": state.max_completion_length, "num_prompts": len(state.counts)}

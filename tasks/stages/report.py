@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 
-import numpy as np
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from opsd_core.answers.slices import slice_table
@@ -11,6 +10,7 @@ from opsd_core.answers.words import accuracy_interval, guards_in_words, headline
 from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
 from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
+from opsd_core.records.sums import histogram
 from opsd_core.training.monitors import token_means
 from tasks.context import local, scratch, store, stored_verdict, tidy_cache, tracker
 from tasks.loaded import rollouts_of
@@ -166,10 +166,10 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
 
 def _plots(iteration: Iteration, outcome: Outcome) -> None:
     rollouts = rollouts_of(*outcome.sampled.shards)
+    entropies = histogram(rollouts.entropies, 40)
     with scratch() as folder:
         plot_steps(read_steps(local(outcome.distilled.policy.state)), folder / "training.png")
-        entropies = np.concatenate([r.entropy_T for r in rollouts])
-        plot_completions([len(r.completion_ids) for r in rollouts], entropies, folder / "completions.png")
+        plot_completions(rollouts.lengths(), entropies, folder / "completions.png")
         for name in ("training.png", "completions.png"):
             tracker().log_figure(iteration.run_id, folder / name, f"plots/{name}")
 

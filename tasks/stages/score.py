@@ -1,19 +1,22 @@
 """Score stored completions with the teacher: soft targets, computed once and kept next to the rollouts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from opsd_core.prompts.contexts import context_identity
-from opsd_core.records.rollouts import Rollout
+from opsd_core.records.rollouts import Rollout, spooled_rollouts
+from opsd_core.records.stored import Chosen, Joined
 from opsd_core.records.targets import write_targets
 from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_rollouts
 from opsd_core.training.monitors import overlap_ratio
-from tasks.context import produce
+from tasks.context import produce, settings
 from tasks.loaded import prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
@@ -62,32 +65,34 @@ def score_identity(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> 
 
 
 def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:
-    config, rollouts = iteration.config, rollouts_of(shard)
-    prompts = prompts_of(iteration, rollouts, grades_for_context(iteration, graded)).ids
-    rollouts = [rollout for rollout in rollouts if rollout.key in prompts]
-    targets, stops = [], stops_of(iteration)
+    config, stored = iteration.config, rollouts_of(shard)
+    prompts = prompts_of(iteration, stored.light, grades_for_context(iteration, graded)).ids
+    seen = np.fromiter((key in prompts for key in iter(stored.keys())), bool, len(stored))
+    rollouts, targets, stops = Chosen(stored.light, np.flatnonzero(seen)), Joined(), stops_of(iteration)
     title, part = f"score-targets-it{iteration.number}-shard{shard.shard}", (shard.shard, config.execution.num_shards)
     with progress(config.name, title, "completions", part) as report:
         for members, taught in _by_members(rollouts, solvers(iteration)):
             teacher = teacher_before_training(teacher_parts(iteration, members=members))
             of = stops if stops is None or members is None else stops.taught_by(members)
-            targets += score_rollouts(teacher, taught, prompts, config, report, of)
+            targets.add(score_rollouts(teacher, taught, prompts, config, report, of))
     write_targets(folder / "targets.parquet", targets)
     return {
         "num_tokens": sum(len(t.tail_logprob_T) for t in targets),
-        "metrics": overlap_ratio(rollouts, targets),
+        "metrics": overlap_ratio(stored, targets),
         "computed": computed(config, config.execution.microbatch_tokens),
     }
 
 
 def _by_members(
     rollouts: Sequence[Rollout], solved: Mapping[str, tuple[int, ...]] | None
-) -> list[tuple[tuple[int, ...] | None, list[Rollout]]]:
-    """Rollouts by who teaches them; those that nobody may teach are left out."""
+) -> Iterator[tuple[tuple[int, ...] | None, Sequence[Rollout]]]:
+    """Rollouts, on disk, by who teaches them; those that nobody may teach are left out."""
     if solved is None:
-        return [(None, list(rollouts))]
-    groups: dict[tuple[int, ...], list[Rollout]] = {}
-    for rollout in rollouts:
+        yield None, spooled_rollouts(rollouts, settings().cache)
+        return
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, rollout in enumerate(rollouts):
         if members := solved[rollout.example_id]:
-            groups.setdefault(members, []).append(rollout)
-    return sorted(groups.items())
+            groups.setdefault(members, []).append(number)
+    for members, numbers in sorted(groups.items()):
+        yield members, spooled_rollouts(Chosen(rollouts, np.array(numbers)), settings().cache)

@@ -1,7 +1,7 @@
 """Who teaches in an iteration, and what it sees."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -14,13 +14,13 @@ from opsd_core.models.policy import Policy
 from opsd_core.models.storage.ends import stored_ends
 from opsd_core.objective.stops import Stops
 from opsd_core.prompts.context_inputs import Attempt
-from opsd_core.prompts.teacher import TeacherPrompts, teacher_prompts
-from opsd_core.records.grades import read_grades
+from opsd_core.prompts.known import KnownPrompts
+from opsd_core.prompts.teacher import TeacherPrompts, student_prompts, teacher_prompts
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.teacher.ends import stops_between
 from opsd_core.teacher.parts import Models, Parts, models_that_teach
 from tasks.context import local
-from tasks.loaded import load, prompt_builder, shared_policy, stored_examples
+from tasks.loaded import grades_of, load, prompt_builder, shared_policy, stored_examples
 from tasks.refs import GradedRef, Iteration, PolicyRef
 
 
@@ -64,13 +64,10 @@ def teacher_parts(
 def prompts_of(iteration: Iteration, rollouts: Sequence[Rollout], correct: Mapping[Key, bool | None]) -> TeacherPrompts:
     """The teacher's prompt of each completion; `rollouts` hold all completions of their prompts. No teacher: the student's."""
     if iteration.config.distillation.teacher_free:
-        return TeacherPrompts(ids={rollout.key: rollout.prompt_ids for rollout in rollouts})
+        return student_prompts(rollouts)
     campaign, known = iteration.campaign, known_prompts(_prompt_settings(iteration))
     builder, pool = prompt_builder(campaign.initial, iteration.config), stored_examples(campaign.data, "train")
-    prompts = teacher_prompts(builder, rollouts, correct, pool, peers_answers(iteration), known)
-    for example_id in known.keys() - {rollout.example_id for rollout in rollouts}:
-        del known[example_id]
-    return prompts
+    return teacher_prompts(builder, rollouts, correct, pool, peers_answers(iteration), known)
 
 
 def teacher_budget(config: CampaignConfig) -> dict[str, Any]:
@@ -87,16 +84,16 @@ def _prompt_settings(iteration: Iteration) -> str:
 
 
 @lru_cache(maxsize=1)
-def known_prompts(settings: str) -> dict[str, list[int]]:
-    """The prompts that were scored last, which training asks for again; those of one iteration at most."""
-    return {}
+def known_prompts(settings: str) -> MutableMapping[str, list[int]]:
+    """The prompts that were scored last, which training asks for again; as many as `KnownPrompts` holds."""
+    return KnownPrompts()
 
 
 def grades_for_context(iteration: Iteration, graded: GradedRef) -> dict[Key, bool | None]:
     """Which completions are right, where the context asks for it."""
     if not iteration.config.context_from_rollouts:
         return {}
-    return {grade.key: grade.correct for grade in read_grades(local(graded) / "grades.parquet")}
+    return grades_of(graded).correct()
 
 
 def peers_answers(iteration: Iteration) -> dict[str, list[Attempt]]:

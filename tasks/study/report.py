@@ -5,16 +5,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from opsd_core.answers import Answers, Side
 from opsd_core.answers import render as render_answers
-from opsd_core.answers.tokens import along_positions
 from opsd_core.digest import digest
 from opsd_core.records.examples import read_examples
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes
-from opsd_core.records.targets import read_targets
+from opsd_core.records.sums import means_along
 from opsd_core.study.arms import find_arm
 from opsd_core.study.report import render
 from opsd_core.study.sets import SETS
@@ -22,7 +20,7 @@ from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
 from opsd_core.teacher.scoring import divergence_along
 from tasks.context import local, produce, tracker
-from tasks.loaded import rollouts_of
+from tasks.loaded import rollouts_of, targets_of
 from tasks.refs import ANSWERS_PAGE
 from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
@@ -142,15 +140,9 @@ def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]
         if not training.checkpoints or training.arm in curves["entropy"]:
             continue
         last = training.checkpoints[-1]
-        rollouts = rollouts_of(*last.shards)
-        curves["entropy"][training.arm] = _means([r.entropy_T for r in rollouts])
-        scored = {t.key: t for ref in last.targets for t in read_targets(local(ref) / "targets.parquet")}
-        gaps = [divergence_along(r, scored[r.key]) for r in rollouts if r.key in scored]
-        if gaps:
-            curves["kl"][training.arm] = _means(gaps)
+        rollouts, scored = rollouts_of(*last.shards), targets_of(*last.targets).by_key()
+        curves["entropy"][training.arm] = means_along(r.entropy_T for r in rollouts.light)
+        if scored:
+            gaps = (divergence_along(r, scored[r.key]) for r in rollouts if r.key in scored)
+            curves["kl"][training.arm] = means_along(gaps)
     return curves
-
-
-def _means(rows: Sequence[np.ndarray]) -> list[float]:
-    """Means over the rows that are long enough, for positions that at least a tenth of them reach."""
-    return [mean for mean, _, _ in along_positions(rows)]

