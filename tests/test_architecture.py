@@ -38,7 +38,7 @@ def test_functions_are_short(path):
 
 
 _MANY = {
-    "a form: one parameter per field": {"iterate", "pretrain", "study", "promote", "replay"},
+    "a form: one parameter per field": {"iterate", "pretrain", "study", "promote", "replay", "schedule"},
     "a formula: one parameter per symbol": {
         "dense_strip", "bucketed_strip", "likelihood_strip", "_tail_gradients", "fused_loss", "initial_divergence",
     },

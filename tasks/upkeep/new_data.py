@@ -12,9 +12,10 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from opsd_core.config import CampaignConfig
+from opsd_core.config.kinds.places import missing
 from opsd_core.config.kinds.sources import check_can_change
 from opsd_core.digest import digest
-from opsd_core.errors import ServiceError
+from opsd_core.errors import ConfigError, DataError
 from tasks.exclusive import running_campaigns
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -27,10 +28,12 @@ CAMPAIGN = "opsd/iterate"
 def start_on_new_data(config: CampaignConfig, parameters: dict[str, Any]) -> str:
     """What became of the data as they are now, in a line: a campaign for them was started, was started before, or must wait.
 
-    parameters: of opsd/iterate. ConfigError for a source that never changes, DataError for one that is not there.
+    parameters: of opsd/iterate. ConfigError for a source that never changes, or where opsd/iterate is not registered; DataError for a source that is not there.
     """
     check_can_change(config.data.source)
     state = data_state(config.data)
+    if not state:
+        raise DataError(missing("data.source", config.data.source, "a file, or a folder with files"))
     what, key = f"data.source={config.data.source}: {in_words(state)}", digest([CAMPAIGN, parameters, state])
     with get_client(sync_client=True) as client:
         if earlier := _with_key(client, key):
@@ -40,7 +43,7 @@ def start_on_new_data(config: CampaignConfig, parameters: dict[str, Any]) -> str
         try:
             deployment = client.read_deployment_by_name(CAMPAIGN)
         except ObjectNotFound as error:
-            raise ServiceError(f"the deployment {CAMPAIGN} is not registered. Register it: opsd up.") from error
+            raise ConfigError(f"the deployment {CAMPAIGN} is not registered. Register it: opsd up.") from error
         run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, idempotency_key=key)
     return f"{what}: new, {run.name} is started."
 
