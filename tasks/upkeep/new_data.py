@@ -28,7 +28,8 @@ CAMPAIGN = "opsd/iterate"
 def start_on_new_data(config: CampaignConfig, parameters: dict[str, Any]) -> str:
     """What became of the data as they are now, in a line: a campaign for them was started, was started before, or must wait.
 
-    parameters: of opsd/iterate. ConfigError for a source that never changes, or where opsd/iterate is not registered; DataError for a source that is not there.
+    parameters: of opsd/iterate. ConfigError for a source that never changes, or where opsd/iterate is not registered;
+    DataError for a source that is not there.
     """
     check_can_change(config.data.source)
     state = data_state(config.data)
