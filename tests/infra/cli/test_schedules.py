@@ -64,8 +64,8 @@ def test_rows_that_arrive_start_one_campaign_and_only_then(worker, tiny_model):
     assert look() == look() == 1
     (first,) = campaigns_of("arrivals")
     assert first.parameters["overrides"]["promotion"]["alpha_per"] == "model"
+    waited(lambda: campaigns_of("arrivals")[0].state.is_final())  # it reads the rows that are there when it begins
     upload(180)
-    waited(lambda: campaigns_of("arrivals")[0].state.is_final())
     assert look() == look() == 2
     waited(lambda: all(run.state.is_final() for run in campaigns_of("arrivals")))
     assert all(run.state.is_completed() for run in campaigns_of("arrivals"))
