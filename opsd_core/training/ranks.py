@@ -63,15 +63,15 @@ class Ranks:
         """Halve the microbatches. TrainingError when each holds one completion already."""
         lengths = list(lengths)
         groups = microbatches(lengths, self.limit(max_tokens))
-        if max(map(len, groups)) == 1:
+        shared = [len(group) * max(lengths[row] for row in group) for group in groups if len(group) > 1]
+        if not shared:
             raise TrainingError(
                 f"out of memory: a forward pass over one completion of {max(lengths)} tokens (prompt included) does not fit "
                 "beside the weights. Set execution.gradient_checkpointing=true, lower rollout.max_completion_length or "
                 "prompts.max_teacher_prompt_length, train adapters (model.lora.rank), or shard the weights over more devices "
                 "(execution.ranks with execution.parallel=fsdp)."
             )
-        used = max(len(group) * max(lengths[row] for row in group) for group in groups)
-        self.most_tokens = max(used // 2, max(lengths))
+        self.most_tokens = max(shared) // 2  # less than a completion that stands alone anyway may be long
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -77,7 +77,7 @@ class Job:
         """What `write` wrote."""
         facts = json.loads((folder / "job.json").read_text())
         first = {name: StoredPolicy(**known) for name, known in facts.pop("models").items()}
-        others = [StoredPolicy(**known) for known in facts.pop("others")]
+        others = tuple(StoredPolicy(**known) for known in facts.pop("others"))
         return cls(
             config=CampaignConfig.model_validate(facts.pop("config")),
             models=Models(others=others, **first),

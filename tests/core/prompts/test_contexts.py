@@ -186,8 +186,8 @@ def test_a_peers_answer_reaches_the_completions_of_its_own_prompt_only():
     rollouts = [rollout_of(POOL[0].id, 0, "2"), rollout_of(POOL[1].id, 0, "4"), rollout_of(POOL[2].id, 0, "6")]
     peers = {POOL[0].id: [Attempt(0, "two is 2", "2", True)], POOL[1].id: [Attempt(0, "5", "5", False)]}
     builder, made = prompts("peer_success", rollouts, dict.fromkeys((r.key for r in rollouts), True), peers=peers)
-    assert builder.tokenizer.decode(made.ids.pop((POOL[0].id, 0))) == "<s>two is 2|1+1="
-    assert not made.ids and made.withheld == {r.key: NO_CONTEXT for r in rollouts[1:]}
+    assert [*made.ids] == [(POOL[0].id, 0)] and builder.tokenizer.decode(made.ids[POOL[0].id, 0]) == "<s>two is 2|1+1="
+    assert made.withheld == {r.key: NO_CONTEXT for r in rollouts[1:]}
 
 
 def test_a_context_that_does_not_fit_is_an_error_or_a_reason_never_cut():

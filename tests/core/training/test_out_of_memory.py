@@ -81,10 +81,10 @@ def test_an_allocation_that_cannot_be_is_known_by_what_it_raises():
     assert not out_of_memory(TrainingError("no"))
 
 
-def test_microbatches_are_halved_until_one_completion_is_left():
-    ranks, lengths = Ranks(), [10, 10, 10, 30]
-    seen = []
-    with pytest.raises(TrainingError, match=r"one completion of 30 tokens.*execution\.gradient_checkpointing=true"):
+@pytest.mark.parametrize("lengths", [[10, 10, 10, 30], [10] * 3 + [100], [30, 31, 32, 33]])
+def test_microbatches_are_halved_until_one_completion_is_left(lengths):
+    ranks, seen = Ranks(), []
+    with pytest.raises(TrainingError, match=r"one completion of \d+ tokens.*execution\.gradient_checkpointing=true"):
         for _ in range(20):
             seen.append([rows for rows, _ in ranks.mine(lengths, 8192)])
             ranks.lower(lengths, 8192)
