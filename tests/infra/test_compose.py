@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -122,7 +123,7 @@ def test_every_variable_is_read_by_someone(defined: dict[str, list[str]], tmp_pa
     jwt = tomllib.loads(_help(str(Path(sys.executable).parent / "weed"), "scaffold", "-config=security"))["jwt"]
     keys = {"SIGNING": jwt["signing"], "FILER_SIGNING": jwt["filer_signing"]}
     weed = {f"WEED_JWT_{n}_{k}" for n, t in keys.items() for k in ("KEY", "READ_KEY") if "key" in t and "key" in t["read"]}
-    aws = (Path(sys.modules["botocore"].__file__).parent / "configprovider.py").read_text()
+    aws = (Path(find_spec("botocore").origin).parent / "configprovider.py").read_text()
     for name in _variables():
         if name.startswith("PREFECT_"):
             assert name in defined["prefect"], name

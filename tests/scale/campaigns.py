@@ -46,13 +46,20 @@ def store_at(root: str) -> Iterator[Store]:
         context.renew()
 
 
-def made(store: Store, kinds: tuple[str, ...] = KINDS) -> dict[str, dict[str, Any]]:
-    """Kind -> key -> name, length and sha256 of every stored file, of what trained and sampled; timings are in none of them."""
-    found: dict[str, dict[str, Any]] = {}
-    for kind in kinds:
-        keys = [info.key for info in store.list(f"{kind}/") if info.key.endswith(f"/{MANIFEST_NAME}")]
-        artifacts = [describe(store, store.uri(key.removesuffix(f"/{MANIFEST_NAME}"))) for key in keys]
-        found[kind] = {artifact.key: artifact.manifest["files"] for artifact in artifacts}
+def manifests(store: Store, kinds: tuple[str, ...] = KINDS) -> frozenset[str]:
+    """Keys of the manifests that are there, whole artifacts or not."""
+    return frozenset(i.key for kind in kinds for i in store.list(f"{kind}/") if i.key.endswith(f"/{MANIFEST_NAME}"))
+
+
+def made(store: Store, kinds: tuple[str, ...] = KINDS, known: frozenset[str] = frozenset()) -> dict[str, dict[str, Any]]:
+    """Kind -> key -> name, length and sha256 of every stored file, of what trained and sampled; timings are in none of them.
+
+    known: manifests of artifacts that are left out, which may be damaged.
+    """
+    found: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
+    for key in manifests(store, kinds) - known:
+        artifact = describe(store, store.uri(key.removesuffix(f"/{MANIFEST_NAME}")))
+        found[key.partition("/")[0]][artifact.key] = artifact.manifest["files"]
     return found
 
 

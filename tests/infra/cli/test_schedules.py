@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.deployments import run_deployment
 
+from flows.watch_data import watch_data
 from infra.cli.app import run as opsd
 from opsd_core.config import resolve
 from opsd_core.data import load_examples
@@ -56,17 +56,14 @@ def test_rows_that_arrive_start_one_campaign_and_only_then(worker, tiny_model):
     overrides = SETTINGS | {"data": {"source": upload(160), "grader": "exact", "validation_fraction": 0.2}}
     asked = {"recipe": "tiny", "name": "arrivals", "overrides": overrides | {"model": {"source": str(tiny_model)}}}
 
-    def look():
-        run = run_deployment("opsd/watch_data", parameters=asked, timeout=600, poll_interval=0.5, as_subflow=False)
-        assert run.state.is_completed(), run.state.message
-        return len(campaigns_of("arrivals"))
-
-    assert look() == look() == 1
+    assert "arrivals-seed0 is started" in watch_data(**asked)
     (first,) = campaigns_of("arrivals")
     assert first.parameters["overrides"]["promotion"]["alpha_per"] == "model"
+    assert "nothing new, arrivals-seed0 is of these data" in watch_data(**asked)
     waited(lambda: campaigns_of("arrivals")[0].state.is_final())  # it reads the rows that are there when it begins
     upload(180)
-    assert look() == look() == 2
+    assert "arrivals-seed0 is started" in watch_data(**asked) and "nothing new" in watch_data(**asked)
+    assert len(campaigns_of("arrivals")) == 2
     waited(lambda: all(run.state.is_final() for run in campaigns_of("arrivals")))
     assert all(run.state.is_completed() for run in campaigns_of("arrivals"))
     ids = {entry.tags["opsd.campaign"] for entry in tracker().versions("arrivals") if "opsd.campaign" in entry.tags}
@@ -98,8 +95,6 @@ def test_a_cron_line_is_a_schedule_with_the_settings_and_saying_it_again_changes
 
 
 def test_an_address_that_leads_nowhere_is_refused_by_the_look(worker):
-    from flows.watch_data import watch_data
-
     absent = store().uri("incoming/absent.jsonl")
     with pytest.raises(DataError, match=r"data\.source=.*absent\.jsonl"):
         watch_data(recipe="tiny", name="nowhere", overrides={"data": {"source": absent}})
