@@ -36,7 +36,7 @@ def test_runners_make_the_same_bytes_though_one_is_killed(worker, inline, tiny_m
     with store_at("s3://opsd") as store:
 
         def kill_one():
-            key, record = eventually(lambda: leases_of(store, "spread"))[0]
+            key, record = eventually(lambda: leases_of(store, "spread"), 900)[0]
             os.kill(record["process"]["pid"], signal.SIGKILL)
             killed.append((key, record["holder"]))
 
