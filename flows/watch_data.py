@@ -11,8 +11,7 @@ from flows.forms import chosen, setting, settings
 from flows.iterate import RecipeName
 from flows.parameters import flow
 from opsd_core.config import deep_merge, resolve
-
-UNATTENDED = {"promotion": {"alpha_per": "model"}}
+from tasks.runtime.unattended import UNATTENDED
 
 
 @flow
@@ -29,8 +28,7 @@ def watch_data(
         recipe: As for opsd/iterate. Untouched: demo.
         overrides: As for opsd/iterate. The campaigns spend one error budget (promotion.alpha_per=model) unless told otherwise.
     """
-    given = deep_merge(UNATTENDED, overrides)
-    config = resolve(recipe, given, chosen(locals()))
-    text = stages.start_on_new_data(config, {"recipe": recipe, "overrides": deep_merge(given, chosen(locals()))})
+    given = deep_merge(deep_merge(UNATTENDED, overrides), chosen(locals()))
+    text = stages.start_on_new_data(resolve(recipe, given), {"recipe": recipe, "overrides": given})
     print(text)
     return text

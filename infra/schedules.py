@@ -15,10 +15,10 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
-from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from opsd_core.errors import ConfigError, ServiceError
+from opsd_core.errors import ConfigError
+from tasks.runtime.deployments import registered
 
 OCCASIONS = {"cron": "opsd/iterate", "new-data": "opsd/watch_data"}
 """What a campaign waits for -> the deployment whose schedule that is."""
@@ -55,7 +55,7 @@ def schedule(
 ) -> None:
     """Start the campaign `name` at these times; with an interval, when its data have changed."""
     occasion = "cron" if isinstance(when, CronSchedule) else "new-data"
-    deployment = _deployment(client, OCCASIONS[occasion])
+    deployment = registered(client, OCCASIONS[occasion]).id
     slug = f"{_PREFIX}{name}"
     made = DeploymentScheduleCreate(schedule=when, active=True, parameters=parameters, slug=slug)
     for old in client.read_deployment_schedules(deployment):
@@ -84,17 +84,10 @@ def unschedule(client: SyncPrefectClient, name: str) -> int:
 
 def _ours(client: SyncPrefectClient) -> Iterator[tuple[str, Any, DeploymentSchedule]]:
     for occasion, deployment in OCCASIONS.items():
-        number = _deployment(client, deployment)
+        number = registered(client, deployment).id
         for entry in client.read_deployment_schedules(number):
             if (entry.slug or "").startswith(_PREFIX):
                 yield occasion, number, entry
-
-
-def _deployment(client: SyncPrefectClient, name: str) -> Any:
-    try:
-        return client.read_deployment_by_name(name).id
-    except ObjectNotFound as error:
-        raise ServiceError(f"the deployment {name} is not registered. Register it: opsd up.") from error
 
 
 def _in_words(entry: DeploymentSchedule) -> str:

@@ -1,12 +1,9 @@
 """The fused objective against bare matrix products, whole logits, Liger's fused JSD and TRL's chunked loss where installed."""
 
 import importlib.util
-import time
-
-import torch
 
 from benchmarks.gpu.parts import Rows
-from benchmarks.gpu.sizes import Size, peak_bytes, reset_peak, synchronize
+from benchmarks.gpu.sizes import Size, best_of
 from benchmarks.objective import make_inputs, make_step
 
 CASES = {
@@ -29,19 +26,8 @@ def rows(size: Size) -> Rows:
 def _measured(size: Size, tokens: int, case: str, arm: str) -> dict[str, float | str]:
     if arm == "liger" and (size.device != "cuda" or not importlib.util.find_spec("liger_kernel")):
         return {"ms": "not installed", "GiB": ""}
-    try:
-        step = make_step(arm, case, make_inputs(case, tokens, size.vocabulary, size.hidden, size.device, size.dtype))
-        step()
-        reset_peak(size)
-        before, best = peak_bytes(size), float("inf")
-        for _ in range(size.repeats):
-            synchronize(size)
-            began = time.perf_counter()
-            step()
-            synchronize(size)
-            best = min(best, time.perf_counter() - began)
-        return {"ms": round(1e3 * best, 2), "GiB": round((peak_bytes(size) - before) / 2**30, 3)}
-    except torch.cuda.OutOfMemoryError:
+    inputs = make_inputs(case, tokens, size.vocabulary, size.hidden, size.device, size.dtype)
+    best = best_of(size, make_step(arm, case, inputs))
+    if best is None:
         return {"ms": "out of memory", "GiB": ""}
-    finally:
-        reset_peak(size)
+    return {"ms": round(1e3 * best.seconds, 2), "GiB": round((best.peak - best.held) / 2**30, 3)}

@@ -1,12 +1,12 @@
 """Rollouts: new tokens per second and peak memory, ours with the top 32 recorded beside transformers' own loop."""
 
-import time
+from collections.abc import Callable
 
 import torch
 
 from benchmarks.gpu.model import random_policy, random_prompts
 from benchmarks.gpu.parts import Rows
-from benchmarks.gpu.sizes import Size, peak_bytes, reset_peak, synchronize
+from benchmarks.gpu.sizes import Size, best_of
 from opsd_core.models.packing import packed
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
@@ -38,17 +38,8 @@ def rows(size: Size) -> Rows:
     return [_timed(size, name, run) for name, run in {"opsd, top 32 recorded": ours, "transformers generate": theirs}.items()]
 
 
-def _timed(size: Size, name: str, run: object) -> dict[str, float | str]:
-    try:
-        run()
-        reset_peak(size)
-        best = 0.0
-        for _ in range(size.repeats):
-            synchronize(size)
-            began = time.perf_counter()
-            tokens = run()
-            synchronize(size)
-            best = max(best, tokens / (time.perf_counter() - began))
-    except torch.cuda.OutOfMemoryError:
+def _timed(size: Size, name: str, run: Callable[[], int]) -> dict[str, float | str]:
+    best = best_of(size, run)
+    if best is None:
         return {"loop": name, "tokens/s": "out of memory", "peak GiB": ""}
-    return {"loop": name, "tokens/s": round(best), "peak GiB": round(peak_bytes(size) / 2**30, 2)}
+    return {"loop": name, "tokens/s": round(best.result / best.seconds), "peak GiB": round(best.peak / 2**30, 2)}

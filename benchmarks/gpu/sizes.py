@@ -1,6 +1,8 @@
 """The two sizes of every measurement: one for a GPU, one that proves the same code on a CPU in seconds."""
 
-from typing import NamedTuple
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,20 +32,35 @@ GPU = Size("cuda", torch.bfloat16, 4096, 128_256, (1024, 8192), 28, (16, 8), 32,
 CPU = Size("cpu", torch.float32, 64, 512, (32,), 2, (2, 1), 4, 8, 2, 400)
 
 
-def synchronize(size: Size) -> None:
-    """Wait until the device has done what it was asked for."""
-    if size.device == "cuda":
-        torch.cuda.synchronize()
+class Best(NamedTuple):
+    """The fastest of a size's repeats."""
+
+    seconds: float
+    result: Any
+    """What the call gave back."""
+    peak: int
+    """Most bytes of the device's memory; 0 on a CPU."""
+    held: int
+    """Of these, bytes that were taken before."""
 
 
-def peak_bytes(size: Size) -> int:
-    """Most memory of the device since `reset_peak`; 0 on a CPU."""
-    return torch.cuda.max_memory_allocated() if size.device == "cuda" else 0
-
-
-def reset_peak(size: Size) -> None:
-    """Begin to count `peak_bytes` again."""
-    if size.device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def best_of(size: Size, call: Callable[[], Any]) -> Best | None:
+    """Time `call` after once that is not counted. None where the device's memory does not suffice."""
+    on_device = size.device == "cuda"
+    try:
+        call()
+        if on_device:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        held, found = torch.cuda.memory_allocated() if on_device else 0, []
+        for _ in range(size.repeats):
+            began = time.perf_counter()
+            result = call()
+            if on_device:
+                torch.cuda.synchronize()
+            found.append((time.perf_counter() - began, result))
+    except torch.cuda.OutOfMemoryError:
+        return None
+    seconds, result = min(found, key=lambda one: one[0])
+    return Best(seconds, result, torch.cuda.max_memory_allocated() if on_device else 0, held)

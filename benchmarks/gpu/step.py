@@ -1,13 +1,13 @@
 """A distillation step: trained tokens per second, peak memory, and what plain forward and backward passes take."""
 
-import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
 from benchmarks.gpu.model import random_policy, random_prompts
 from benchmarks.gpu.parts import Rows
-from benchmarks.gpu.sizes import Size, peak_bytes, reset_peak, synchronize
+from benchmarks.gpu.sizes import Size, best_of
 from opsd_core.config import CampaignConfig, resolve
 from opsd_core.models.policy import Policy
 from opsd_core.teacher.teachers import FixedTeacher
@@ -61,23 +61,13 @@ def _apply(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad(set_to_none=True)
 
 
-def _timed(size: Size, name: str, step: object) -> dict[str, float | str]:
-    try:
-        step()
-        reset_peak(size)
-        best = float("inf")
-        for _ in range(size.repeats):
-            synchronize(size)
-            began = time.perf_counter()
-            step()
-            synchronize(size)
-            best = min(best, time.perf_counter() - began)
-    except torch.cuda.OutOfMemoryError:
+def _timed(size: Size, name: str, step: Callable[[], None]) -> dict[str, float | str]:
+    best, tokens = best_of(size, step), size.batch * size.length
+    if best is None:
         return {"step": name, "trained tokens/s": "out of memory", "ms": "", "peak GiB": ""}
-    tokens = size.batch * size.length
     return {
         "step": name,
-        "trained tokens/s": round(tokens / best),
-        "ms": round(1e3 * best, 1),
-        "peak GiB": round(peak_bytes(size) / 2**30, 2),
+        "trained tokens/s": round(tokens / best.seconds),
+        "ms": round(1e3 * best.seconds, 1),
+        "peak GiB": round(best.peak / 2**30, 2),
     }

@@ -137,15 +137,15 @@ def schedule(
         raise ConfigError("say when: --cron for certain times, or --new-data for changed data; not both.")
     when = at_times(cron, timezone) if cron else every(minutes)
     request = read_request(what, settings) if what and not off else None
-    name = request.checked().name if request else ""
-    if request and new_data:
-        check_can_change(request.config().data.source)
+    config = request.checked() if request else None
+    if config and new_data:
+        check_can_change(config.data.source)
     with prefect() as client:
         if off:
             click.echo(f"{unschedule(client, off)} schedule(s) of {off} deleted; what runs goes on.")
             return 0
-        if request is not None:
-            schedule(client, name, when, request.parameters())
+        if request and config:
+            schedule(client, config.name, when, request.parameters())
         rows = [(entry.name, entry.occasion, entry.when, "" if entry.active else "paused") for entry in scheduled(client)]
     click.echo(table(rows) or "Nothing starts by itself.")
     return 0

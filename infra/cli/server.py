@@ -25,6 +25,7 @@ from prefect.settings import PREFECT_API_URL
 
 from infra.recovery import WATCHED
 from opsd_core.errors import ConfigError, RefusedError, ServiceError
+from tasks.runtime.deployments import registered
 from tasks.runtime.run_names import campaign_name, run_name, run_tags
 from tasks.runtime.secrets import redact
 from tasks.runtime.settings import public_url
@@ -77,12 +78,7 @@ def refusal(error: httpx.HTTPStatusError, url: str) -> ServiceError:
 
 def submit(client: SyncPrefectClient, deployment: str, parameters: dict[str, Any]) -> FlowRun:
     """A run of `opsd/<deployment>`, asked for now; from then on its name and tag say what it works on."""
-    try:
-        found = client.read_deployment_by_name(f"{FLOW}/{deployment}")
-    except ObjectNotFound as error:
-        raise ServiceError(
-            f"the deployment {FLOW}/{deployment} is not registered. Register it: opsd up, or prefect --no-prompt deploy --all"
-        ) from error
+    found = registered(client, f"{FLOW}/{deployment}")
     name, tags = run_name(deployment, parameters), run_tags(deployment, parameters)
     return client.create_flow_run_from_deployment(found.id, parameters=parameters, name=name, tags=tags)
 

@@ -1,7 +1,7 @@
 """What most completions of a prompt agree on; needs no label."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, overload
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow as pa
 from opsd_core.graders.canonical import canonical_answer
 from opsd_core.graders.extraction import answer_text, find_answer
 from opsd_core.graders.numbers import canonical_number, last_number, read_number
+from opsd_core.records.rows import Rows
 from opsd_core.records.tables import parts_of
 
 
@@ -32,7 +33,7 @@ def final_answer(text: str) -> str | None:
     return canonical_answer(answer.text) or None
 
 
-class Votes(Sequence[Agreement]):
+class Votes(Rows[Agreement]):
     """The votes of many completions, 9 bytes each."""
 
     def __init__(self, shares_N: np.ndarray, agrees_N: np.ndarray) -> None:
@@ -41,27 +42,14 @@ class Votes(Sequence[Agreement]):
     def __len__(self) -> int:
         return len(self._shares_N)
 
-    @overload
-    def __getitem__(self, number: int) -> Agreement: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Agreement]: ...
-    def __getitem__(self, number: int | slice) -> Agreement | list[Agreement]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
+    def _row(self, number: int) -> Agreement:
         return Agreement(float(self._shares_N[number]), bool(self._agrees_N[number]))
 
 
-def agreements(example_ids: Iterable[str], answers: Iterable[str | None]) -> list[Agreement]:
+def votes_of(example_ids: Iterable[str], answers: Iterable[str | None]) -> Votes:
     """One entry per completion, in order. A completion without an answer votes for nobody and still counts in the share.
 
     Of equally frequent answers the one that was given first wins. Source: U-OPSD, arXiv:2608.06296.
-    """
-    return list(votes_of(example_ids, answers))
-
-
-def votes_of(example_ids: Iterable[str], answers: Iterable[str | None]) -> Votes:
-    """As `agreements`, without an object per completion or prompt.
-
     P = prompts, N = completions, V = different answers to different prompts
     """
     prompts_N, answers_N = _numbers(example_ids), _numbers(answers)

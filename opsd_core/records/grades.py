@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pyarrow as pa
 
 from opsd_core.records.keys import ByKey, Key, Keys
+from opsd_core.records.rows import Rows
 from opsd_core.records.tables import parts_of, read_table, write_table
 
 SCHEMA_VERSION = 3
@@ -60,7 +61,7 @@ _IN_MEMORY = pa.schema([pa.field(f.name, pa.float64() if f.type == pa.float32() 
 _TOGETHER = 512
 
 
-class Grades(Sequence[GradedRollout]):
+class Grades(Rows[GradedRollout]):
     """Grades as columns, some 70 bytes a completion; a row becomes an object when it is asked for."""
 
     def __init__(self, table: pa.Table) -> None:
@@ -80,16 +81,8 @@ class Grades(Sequence[GradedRollout]):
     def __len__(self) -> int:
         return self.table.num_rows
 
-    @overload
-    def __getitem__(self, number: int) -> GradedRollout: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[GradedRollout]: ...
-    def __getitem__(self, number: int | slice) -> GradedRollout | list[GradedRollout]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"grade {number} of {len(self)}")
-        return GradedRollout(**self.table.slice(number % len(self), 1).to_pylist()[0])
+    def _row(self, number: int) -> GradedRollout:
+        return GradedRollout(**self.table.slice(number, 1).to_pylist()[0])
 
     def __iter__(self) -> Iterator[GradedRollout]:
         for batch in self.table.to_batches(_TOGETHER):
@@ -119,18 +112,15 @@ class Grades(Sequence[GradedRollout]):
         return ByKey(self.keys(), lambda number: right[number].as_py())
 
 
-def _columns(grades: Iterable[GradedRollout]) -> dict[str, list]:
-    rows = list(grades)
-    return {name: [getattr(g, name) for g in rows] for name in _SCHEMA.names}
+def _columns(grades: Sequence[GradedRollout]) -> dict[str, list]:
+    return {name: [getattr(g, name) for g in grades] for name in _SCHEMA.names}
 
 
 def write_grades(path: Path, grades: Sequence[GradedRollout]) -> None:
     """Write the grades of an iteration."""
-    if isinstance(grades, Grades):
-        table = grades.table.cast(_SCHEMA).combine_chunks()
-        write_table(path, {name: table[name] for name in _SCHEMA.names}, _SCHEMA)
-    else:
-        write_table(path, _columns(grades), _SCHEMA)
+    columns = grades if isinstance(grades, Grades) else Grades.of(grades)
+    table = columns.table.cast(_SCHEMA).combine_chunks()
+    write_table(path, {name: table[name] for name in _SCHEMA.names}, _SCHEMA)
 
 
 def read_grades(path: Path) -> list[GradedRollout]:

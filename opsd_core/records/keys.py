@@ -5,6 +5,8 @@ from typing import TypeVar
 
 import numpy as np
 
+from opsd_core.records.tables import parts_of
+
 Key = tuple[str, int]
 """A completion within an iteration: example id and sample index."""
 Value = TypeVar("Value")
@@ -33,13 +35,7 @@ class Keys:
     @classmethod
     def of(cls, keys: Iterable[Key]) -> "Keys":
         """Of pairs."""
-
-        def parts() -> Iterator[tuple[list[str], list[int]]]:
-            rest = iter(keys)
-            while part := [key for _, key in zip(range(512), rest, strict=False)]:
-                yield [name for name, _ in part], [number for _, number in part]
-
-        return cls(parts())
+        return cls(([name for name, _ in part], [number for _, number in part]) for part in parts_of(keys, 512))
 
     def __len__(self) -> int:
         return len(self._keys)

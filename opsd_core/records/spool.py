@@ -5,13 +5,15 @@ would take 100 GB.
 """
 
 import os
-from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+
+from opsd_core.records.rows import Rows
 
 Record = TypeVar("Record")
 Made = TypeVar("Made")
@@ -25,6 +27,10 @@ class Codec(Generic[Record]):
     encode: Callable[[Record], Sequence[Any]]
     """One array per entry of `dtypes`; of any shape, stored flat."""
     decode: Callable[[Sequence[np.ndarray]], Record]
+
+    def arrays(self, record: Record) -> list[np.ndarray]:
+        """The record as flat arrays of `dtypes`."""
+        return [np.asarray(values, dtype).ravel() for values, dtype in zip(self.encode(record), self.dtypes, strict=True)]
 
 
 def text_array(text: str) -> np.ndarray:
@@ -41,7 +47,7 @@ IDS: Codec[list[int]] = Codec(("<i4",), lambda ids: (ids,), lambda arrays: array
 """Token ids."""
 
 
-class Spooled(Sequence[Record]):
+class Spooled(Rows[Record]):
     """A sequence of `size` records on disk, each of which is set once, in any order; the file has no name and leaves no trace."""
 
     def __init__(self, size: int, codec: Codec[Record], folder: Path | None = None) -> None:
@@ -54,19 +60,12 @@ class Spooled(Sequence[Record]):
         return len(self._starts)
 
     def __setitem__(self, number: int, record: Record) -> None:
-        dtypes = self._codec.dtypes
-        arrays = [np.asarray(v, dtype).ravel() for v, dtype in zip(self._codec.encode(record), dtypes, strict=True)]
+        arrays = self._codec.arrays(record)
         content = b"".join(array.tobytes() for array in arrays)
         self._starts[number], self._lengths[number] = self._end, [len(array) for array in arrays]
         self._end += self._file.write(content)
 
-    @overload
-    def __getitem__(self, number: int) -> Record: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Record]: ...
-    def __getitem__(self, number: int | slice) -> Record | list[Record]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
+    def _row(self, number: int) -> Record:
         if self._starts[number] < 0:
             raise IndexError(f"record {number} of {len(self)} has not been stored")
         self._file.flush()
@@ -78,11 +77,8 @@ class Spooled(Sequence[Record]):
             at += int(size) * dtype.itemsize
         return self._codec.decode(arrays)
 
-    def __iter__(self) -> Iterator[Record]:
-        return (self[number] for number in range(len(self)))
 
-
-class Lazy(Sequence[Made]):
+class Lazy(Rows[Made]):
     """`size` values that are made when they are asked for."""
 
     def __init__(self, size: int, make: Callable[[int], Made]) -> None:
@@ -91,19 +87,8 @@ class Lazy(Sequence[Made]):
     def __len__(self) -> int:
         return self._size
 
-    @overload
-    def __getitem__(self, number: int) -> Made: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Made]: ...
-    def __getitem__(self, number: int | slice) -> Made | list[Made]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(self._size))]
-        if not -self._size <= number < self._size:
-            raise IndexError(f"{number} of {self._size}")
-        return self._make(number % self._size)
-
-    def __iter__(self) -> Iterator[Made]:
-        return map(self._make, range(self._size))
+    def _row(self, number: int) -> Made:
+        return self._make(number)
 
 
 def room_like(source: Sequence[Any], codec: Codec[Record]) -> "MutableSequence[Record] | Spooled[Record]":

@@ -7,26 +7,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from opsd_core.records.rows import Rows
 from opsd_core.records.tables import batches_of, open_table
 
 Record = TypeVar("Record")
 _OPEN_FILES = 4
 """That are kept open for the next question."""
-
-
 _SPARSE = 64
 """From one of so many on, all records are read in turn; fewer are asked for one by one."""
 _NOTED_S = 60.0
 """Seconds after which the files are noted as used once more."""
 
 
-class Stored(Sequence[Record]):
+class Stored(Rows[Record]):
     """The rows of `paths`, file after file. IntegrityError when a file is none of `schemas`, now or when it is read.
 
     While they are read, their folders' time of change is renewed: a cache that removes what was not used lately keeps them.
@@ -65,16 +64,8 @@ class Stored(Sequence[Record]):
         for batch, name in self._batches(self._columns):
             yield from self._make(batch, name)
 
-    @overload
-    def __getitem__(self, number: int) -> Record: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Record]: ...
-    def __getitem__(self, number: int | slice) -> Record | list[Record]:
-        if isinstance(number, slice):
-            return list(self.rows(range(*number.indices(len(self)))))
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"{number} of {len(self)}")
-        return next(self.rows([number % len(self)]))
+    def _row(self, number: int) -> Record:
+        return next(self.rows([number]))
 
     def rows(self, numbers: Iterable[int]) -> Iterator[Record]:
         """The records of these numbers, in their order; ascending numbers read every row group once."""
@@ -124,7 +115,7 @@ class Stored(Sequence[Record]):
         return self._files[place]
 
 
-class Chosen(Sequence[Record]):
+class Chosen(Rows[Record]):
     """Those of `source` whose numbers are given, in ascending order."""
 
     def __init__(self, source: Sequence[Record], numbers: np.ndarray) -> None:
@@ -133,13 +124,7 @@ class Chosen(Sequence[Record]):
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, number: int) -> Record: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Record]: ...
-    def __getitem__(self, number: int | slice) -> Record | list[Record]:
-        if isinstance(number, slice):
-            return [self._source[int(place)] for place in self._numbers[number]]
+    def _row(self, number: int) -> Record:
         return self._source[int(self._numbers[number])]
 
     def __iter__(self) -> Iterator[Record]:
@@ -156,7 +141,7 @@ class Chosen(Sequence[Record]):
                 following = next(wanted, None)
 
 
-class Joined(Sequence[Record]):
+class Joined(Rows[Record]):
     """Several sequences as one, part after part."""
 
     def __init__(self) -> None:
@@ -169,16 +154,7 @@ class Joined(Sequence[Record]):
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    @overload
-    def __getitem__(self, number: int) -> Record: ...
-    @overload
-    def __getitem__(self, number: slice) -> list[Record]: ...
-    def __getitem__(self, number: int | slice) -> Record | list[Record]:
-        if isinstance(number, slice):
-            return [self[place] for place in range(*number.indices(len(self)))]
-        if not -len(self) <= number < len(self):
-            raise IndexError(f"{number} of {len(self)}")
-        number %= len(self)
+    def _row(self, number: int) -> Record:
         for part in self._parts:
             if number < len(part):
                 return part[number]

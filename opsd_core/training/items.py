@@ -151,18 +151,22 @@ class _Maker:
 def _encode(item: TrainingItem) -> list:
     ids = [item.prompt_ids, item.teacher_prompt_ids, item.completion_ids]
     target = [[]] * len(TARGET_DTYPES) if item.target is None else encode_target(item.target)
-    numbers = [item.rollout_logprobs_T, item.weights_T, item.rollout_entropy_T]
-    return [text_array(item.key[0]), [item.key[1], item.target is not None], *ids, *numbers, *target]
+    optional_T = (item.rollout_entropy_T, item.advantages_T)
+    facts = [item.key[1], item.target is not None, *(values_T is not None for values_T in optional_T)]
+    numbers = [item.rollout_logprobs_T, item.weights_T, *([] if values_T is None else values_T for values_T in optional_T)]
+    return [text_array(item.key[0]), facts, *ids, *numbers, *target]
 
 
 def _decode(arrays: Sequence[np.ndarray]) -> TrainingItem:
-    name, (sample, scored), *rest = arrays
-    ids, (logprobs_T, weights_T, entropy_T), target = [part.tolist() for part in rest[:3]], rest[3:6], rest[6:]
+    name, (sample, scored, *has), *rest = arrays
+    ids, (logprobs_T, weights_T, *optional_T), target = [part.tolist() for part in rest[:3]], rest[3:7], rest[7:]
+    entropy_T, advantages_T = (values_T if there else None for there, values_T in zip(has, optional_T, strict=True))
     known = decode_target(target) if scored else None
-    return TrainingItem(*ids, logprobs_T, weights_T, known, (array_text(name), int(sample)), entropy_T)
+    return TrainingItem(*ids, logprobs_T, weights_T, known, (array_text(name), int(sample)), entropy_T, advantages_T)
 
 
-ITEMS: Codec[TrainingItem] = Codec(("|u1", "<i4", *["<i4"] * 3, *["<f4"] * 3, *TARGET_DTYPES), _encode, _decode)
+ITEMS: Codec[TrainingItem] = Codec(("|u1", "<i4", *["<i4"] * 3, *["<f4"] * 4, *TARGET_DTYPES), _encode, _decode)
+"""Training items on disk; nothing of an item is left out or rounded."""
 
 
 def answer_ids(

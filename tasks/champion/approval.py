@@ -13,7 +13,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.input import RunInput
 from pydantic import Field
 
-from opsd_core.errors import ConfigError, IntegrityError, ServiceError
+from opsd_core.errors import ConfigError, IntegrityError
 from opsd_core.judgement.verdict import WARNING, Verdict
 from tasks.champion.answered import overtaken, record_answer
 from tasks.champion.moves import history
@@ -22,6 +22,7 @@ from tasks.context import local, stored_verdict, tracker
 from tasks.exclusive import champion_moves
 from tasks.refs import ANSWERS_PAGE, Campaign, PolicyRef, Ref
 from tasks.runtime.announce import announce
+from tasks.runtime.deployments import not_registered
 from tasks.runtime.retries import STAGE
 from tasks.runtime.run_names import run_name, run_tags
 from tasks.runtime.stage import task
@@ -60,10 +61,7 @@ def ask_a_person(campaign: Campaign, candidate: PolicyRef, verdict: Ref, reason:
             idempotency_key=f"approve-{campaign.name}-{campaign.id}-{candidate.version}",
         )
     except ObjectNotFound as error:
-        raise ServiceError(
-            f"promotion.mode=approve needs the deployment {DEPLOYMENT}, which this Prefect server does not have. "
-            "Register it (make up, or prefect --no-prompt deploy --all) and trigger the campaign again."
-        ) from error
+        raise not_registered(DEPLOYMENT, "promotion.mode=approve") from error
     until = (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")
     registry, name = tracker(), campaign.name
     links = {

@@ -6,6 +6,8 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 
 _AUTOMATION = "AUTOMATION"
+UNATTENDED = {"promotion": {"alpha_per": "model"}}
+"""Settings of campaigns that nobody starts, below the user's own."""
 
 
 def unattended() -> dict[str, Any]:
@@ -13,7 +15,7 @@ def unattended() -> dict[str, Any]:
 
     Nobody counts such campaigns, and each of them with an alpha of its own would promote by chance sooner or later.
     """
-    return {"promotion": {"alpha_per": "model"}} if _started_by_itself() else {}
+    return UNATTENDED if _started_by_itself() else {}
 
 
 def _started_by_itself() -> bool:

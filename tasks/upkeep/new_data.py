@@ -9,14 +9,14 @@ from typing import Any
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterIdempotencyKey
 from prefect.client.schemas.objects import FlowRun
-from prefect.exceptions import ObjectNotFound
 
 from opsd_core.config import CampaignConfig
 from opsd_core.config.kinds.places import missing
 from opsd_core.config.kinds.sources import check_can_change
 from opsd_core.digest import digest
-from opsd_core.errors import ConfigError, DataError
+from opsd_core.errors import DataError
 from tasks.exclusive import running_campaigns
+from tasks.runtime.deployments import registered
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.states import data_state, in_words
@@ -28,8 +28,8 @@ CAMPAIGN = "opsd/iterate"
 def start_on_new_data(config: CampaignConfig, parameters: dict[str, Any]) -> str:
     """What became of the data as they are now, in a line: a campaign for them was started, was started before, or must wait.
 
-    parameters: of opsd/iterate. ConfigError for a source that never changes, or where opsd/iterate is not registered;
-    DataError for a source that is not there.
+    parameters: of opsd/iterate. ConfigError for a source that never changes, DataError for one that is not there, RefusedError
+    where opsd/iterate is not registered.
     """
     check_can_change(config.data.source)
     state = data_state(config.data)
@@ -41,10 +41,7 @@ def start_on_new_data(config: CampaignConfig, parameters: dict[str, Any]) -> str
             return f"{what}: nothing new, {earlier.name} is of these data ({_ended_as(earlier)})."
         if config.name in running_campaigns():
             return f"{what}: new, but a campaign of {config.name} is under way. It is started by the first look after that."
-        try:
-            deployment = client.read_deployment_by_name(CAMPAIGN)
-        except ObjectNotFound as error:
-            raise ConfigError(f"the deployment {CAMPAIGN} is not registered. Register it: opsd up.") from error
+        deployment = registered(client, CAMPAIGN, "opsd/watch_data")
         run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters, idempotency_key=key)
     return f"{what}: new, {run.name} is started."
 

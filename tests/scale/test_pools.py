@@ -8,7 +8,8 @@ from prefect.client.schemas.actions import WorkPoolUpdate
 
 from infra.bootstrap import main, prepare_pool
 from opsd_core.config import resolve
-from opsd_core.errors import ConfigError
+from opsd_core.errors import ConfigError, RefusedError
+from tasks.runtime.deployments import registered
 from tasks.stages.placement.pools import check_pools
 
 
@@ -70,3 +71,8 @@ def test_a_pool_without_a_worker_or_paused_is_refused(client, pool):
 def test_a_pool_without_a_number_of_slots_is_refused(given, capsys):
     assert main(["--pool", given]) == 1
     assert f"--pool {given.partition('=')[0] or given.partition('=')[2]}" in capsys.readouterr().err
+
+
+def test_a_deployment_that_the_server_does_not_have_is_refused_by_the_setting_and_never_tried_again(client):
+    with pytest.raises(RefusedError, match=r"execution\.placement=workers needs the deployment opsd/absent, which .*\(opsd up"):
+        registered(client, "opsd/absent", "execution.placement=workers")

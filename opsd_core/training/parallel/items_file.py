@@ -1,97 +1,47 @@
-"""Training items as one safetensors file: columns end to end, read without a copy by every process of a machine.
+"""Training items as one safetensors file: their codec's arrays end to end, read without a copy by every process of a machine."""
 
-T = tokens of one item, K = recorded entries of a target
-"""
-
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, overload
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from opsd_core.records.targets import Target
-from opsd_core.training.items import TrainingItem
+from opsd_core.records.rows import Rows
+from opsd_core.training.items import ITEMS, TrainingItem
 
-_IDS = ("prompt_ids", "teacher_prompt_ids", "completion_ids")
-_TOKENS = ("rollout_logprobs_T", "weights_T", "rollout_entropy_T", "advantages_T")
-_TARGET = ("topk_ids_TK", "topk_logprobs_TK", "tail_logprob_T", "sampled_logprob_T", "entropy_T")
+_ROWS, _LENGTHS, _SIZE = "rows", "lengths", "size"
 
 
 def write_items(path: Path, items: Sequence[TrainingItem], rows: Iterable[int]) -> None:
     """Write `items[row]` for the `rows` that are trained on; the others keep their place and cost nothing."""
     kept = sorted(set(rows))
-    columns: dict[str, list[np.ndarray]] = {}
-    facts: list[dict[str, Any]] = []
-    for row in kept:
-        item = items[row]
-        for name in _IDS:
-            columns.setdefault(name, []).append(np.asarray(getattr(item, name), np.int32))
-        for name in _TOKENS:
-            if getattr(item, name) is not None:
-                columns.setdefault(name, []).append(np.asarray(getattr(item, name)))
-        fact: dict[str, Any] = {"row": row, "key": list(item.key), "has": [n for n in _TOKENS if getattr(item, n) is not None]}
-        if item.target is not None:
-            for name in _TARGET:
-                columns.setdefault(f"target.{name}", []).append(np.asarray(getattr(item.target, name)))
-            target = item.target
-            fact["target"] = [target.example_id, target.sample_index, target.teacher_prompt_length, list(target.stop_layout)]
-            fact["width"] = int(target.topk_ids_TK.shape[1])
-        facts.append(fact | {"lengths": [len(getattr(item, name)) for name in _IDS]})
-    tensors = {name: torch.from_numpy(np.concatenate([part.ravel() for part in parts])) for name, parts in columns.items()}
-    save_file(tensors, path, metadata={"items": json.dumps({"size": len(items), "facts": facts})})
+    parts = [ITEMS.arrays(items[row]) for row in kept]
+    columns = {str(slot): np.concatenate(arrays) for slot, arrays in enumerate(zip(*parts, strict=True))}
+    columns[_ROWS] = np.array(kept, np.int64)
+    columns[_LENGTHS] = np.array([[len(array) for array in arrays] for arrays in parts], np.int64)
+    tensors = {name: torch.from_numpy(values) for name, values in columns.items()}
+    save_file(tensors, path, metadata={_SIZE: str(len(items))})
 
 
-class StoredItems(Sequence[TrainingItem]):
-    """The items of a file in their places; those that were left out cannot be asked for."""
+class StoredItems(Rows[TrainingItem]):
+    """The items of a file in their places; those that were left out are not there (IndexError)."""
 
     def __init__(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
-            known = json.loads(file.metadata()["items"])
-            self._columns = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118  (no mapping)
-        self._size: int = known["size"]
-        self._facts: dict[int, tuple[dict[str, Any], dict[str, int]]] = {}
-        at = dict.fromkeys(self._columns, 0)
-        for fact in known["facts"]:
-            self._facts[fact["row"]] = (fact, dict(at))
-            for name, length in _lengths(fact).items():
-                at[name] += length
+            columns = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118  (no mapping)
+            self._size = int(file.metadata()[_SIZE])
+        lengths = columns[_LENGTHS]
+        self._place = {int(row): place for place, row in enumerate(columns[_ROWS])}
+        self._ends, self._starts = lengths.cumsum(0), lengths.cumsum(0) - lengths
+        self._columns = [columns[str(slot)] for slot in range(len(ITEMS.dtypes))]
 
     def __len__(self) -> int:
         return self._size
 
-    @overload
-    def __getitem__(self, row: int) -> TrainingItem: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[TrainingItem]: ...
-    def __getitem__(self, row: int | slice) -> TrainingItem | Sequence[TrainingItem]:
-        if isinstance(row, slice):
-            return [self[index] for index in range(*row.indices(len(self)))]
-        fact, at = self._facts[row]
-        lengths = _lengths(fact)
-        column = {name: self._columns[name][at[name] : at[name] + length] for name, length in lengths.items()}
-        target = None
-        if "target" in fact:
-            example_id, sample_index, prompt_length, layout = fact["target"]
-            wide = {name: column[f"target.{name}"] for name in _TARGET}
-            wide |= {name: wide[name].reshape(lengths["completion_ids"], fact["width"]) for name in _TARGET[:2]}
-            target = Target(example_id, sample_index, prompt_length, *wide.values(), stop_layout=tuple(layout))
-        return TrainingItem(
-            **{name: column[name].tolist() for name in _IDS},
-            **{name: column[name] for name in fact["has"]},
-            target=target,
-            key=(fact["key"][0], fact["key"][1]),
-        )
-
-
-def _lengths(fact: dict[str, Any]) -> dict[str, int]:
-    """Numbers of one item in each column."""
-    lengths = dict(zip(_IDS, fact["lengths"], strict=True))
-    num_tokens = fact["lengths"][-1]
-    lengths |= dict.fromkeys(fact["has"], num_tokens)
-    if "target" in fact:
-        lengths |= {f"target.{name}": num_tokens * (fact["width"] if name.endswith("_TK") else 1) for name in _TARGET}
-    return lengths
+    def _row(self, number: int) -> TrainingItem:
+        if (place := self._place.get(number)) is None:
+            raise IndexError(f"item {number} of {self._size} was left out: no step trains on it")
+        spans = zip(self._columns, self._starts[place], self._ends[place], strict=True)
+        return ITEMS.decode([column[start:end] for column, start, end in spans])

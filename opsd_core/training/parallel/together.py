@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 _COLUMNS = [field.name for field in fields(ObjectiveResult) if field.name.endswith("_N")]
 
 
-class Together(Ranks):
+class DataParallel(Ranks):
     """ddp, and what both have in common. The process group exists."""
 
     def __init__(self) -> None:
@@ -86,7 +86,7 @@ class Together(Ranks):
         return [_from_numbers(items, columns[:, : size + 1].cpu(), scored) for items, columns, size in everything]
 
 
-class Sharded(Together):
+class FullySharded(DataParallel):
     """fsdp: weights, gradients and moments in parts; frozen and averaged teachers too."""
 
     def __init__(self) -> None:

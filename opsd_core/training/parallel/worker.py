@@ -21,7 +21,7 @@ from opsd_core.teacher.teachers import AdapterOffTeacher, FixedTeacher, TeacherW
 from opsd_core.training.items import TrainingItem
 from opsd_core.training.parallel.items_file import StoredItems
 from opsd_core.training.parallel.job import Job, StoredPolicy, read_anchors, tell
-from opsd_core.training.parallel.together import Sharded, Together
+from opsd_core.training.parallel.together import DataParallel, FullySharded
 from opsd_core.training.probes import run_probes
 from opsd_core.training.ranks import out_of_memory
 from opsd_core.training.trainer import distil
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
     try:
         job = Job.read(folder)
         _join(job)
-        _train(job, folder, Sharded() if job.parallel == "fsdp" else Together())
+        _train(job, folder, FullySharded() if job.parallel == "fsdp" else DataParallel())
     except Exception as error:
         known = {"error": type(error).__name__, "message": str(error), "out_of_memory": out_of_memory(error)}
         path = folder / f"failed-{os.environ.get('RANK', 0)}.json"
@@ -56,7 +56,7 @@ def _load(dtype: torch.dtype | None, job: Job, stored: StoredPolicy) -> Policy:
     return with_paths(policy, Acceptance.from_json(json.loads(stored.acceptance))) if stored.acceptance else policy
 
 
-def _train(job: Job, folder: Path, ranks: Together) -> None:
+def _train(job: Job, folder: Path, ranks: DataParallel) -> None:
     config, lora = job.config, job.config.model.lora
     student = _load(training_dtype(config.model), job, job.models.initial)
     if lora.rank:
@@ -93,10 +93,10 @@ def _train(job: Job, folder: Path, ranks: Together) -> None:
 
 
 def _probe(
-    job: Job, folder: Path, student: Policy, teacher: TeacherWeights, items: StoredItems, ranks: Together
+    job: Job, folder: Path, student: Policy, teacher: TeacherWeights, items: StoredItems, ranks: DataParallel
 ) -> None:
     """The probes: together where each process has a part of the weights, else by the first one."""
-    if job.probes is None or (ranks.rank and not isinstance(ranks, Sharded)):
+    if job.probes is None or (ranks.rank and not isinstance(ranks, FullySharded)):
         return
     batch: list[TrainingItem] = [items[row] for row in job.probes.rows]
     run = partial(run_probes, student, teacher, batch, job.probes.answers, job.config)

@@ -63,10 +63,8 @@ class Desk:
 
     def withdraw(self, keys: Sequence[str]) -> None:
         """Take calls back, with what came of them: nobody begins them, and who works on them stops."""
-        for key in keys:
-            self.store.delete(f"{self.prefix}/calls/{key}")
-        for key in keys:
-            for part in ("leases", "results"):
+        for part in ("calls", "leases", "results"):
+            for key in keys:
                 self.store.delete(f"{self.prefix}/{part}/{key}")
 
     def keys(self, part: str) -> list[str]:

@@ -17,14 +17,15 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Cancelling, Scheduled
 
 from opsd_core.config.execution import ExecutionConfig
-from opsd_core.errors import ConfigError, OpsdError, ServiceError
+from opsd_core.errors import OpsdError, RefusedError, ServiceError
 from opsd_core.models.devices import Offer, offer_here
 from tasks.context import store
+from tasks.runtime.deployments import registered
 from tasks.runtime.retries import STAGE
 from tasks.runtime.run_names import run_name
 from tasks.runtime.side_by_side import HERE, Run
@@ -80,11 +81,13 @@ class Runners(Run):
         """Schedule a runner for every slot. ConfigError by field when a pool cannot hold them, ServiceError without Prefect."""
         try:
             with get_client(sync_client=True) as client:
-                deployment = _deployment(client)
+                deployment = registered(client, DEPLOYMENT, "execution.placement=workers")
                 check_pools(client, self.pools)
                 for pool, count in self.pools.items():
                     for _ in range(count):
                         self._schedule(client, deployment, pool)
+        except RefusedError:
+            raise
         except _OUTAGES as error:
             raise ServiceError(
                 f"Prefect does not take the runners of {self.name} ({type(error).__name__}). Look whether the server that "
@@ -185,16 +188,6 @@ def _shares(by: Counter[str]) -> tuple[str, int]:
     """Such as 15 to 17, of 4."""
     least, most = min(by.values()), max(by.values())
     return str(least) if least == most else f"{least} to {most}", len(by)
-
-
-def _deployment(client: SyncPrefectClient) -> DeploymentResponse:
-    try:
-        return client.read_deployment_by_name(DEPLOYMENT)
-    except ObjectNotFound as error:
-        raise ConfigError(
-            f"execution.placement=workers needs the deployment {DEPLOYMENT}, which this Prefect server does not have. Register "
-            "the deployments: `opsd up`, or `prefect --no-prompt deploy --all`."
-        ) from error
 
 
 def _patiently(post: Callable[[], str]) -> str:

@@ -128,7 +128,7 @@ def main(folder: Path, only: Collection[str]) -> None:
     """The cases `only`, each named with its mode, in one process group; states and metrics go into `folder`."""
     import torch.distributed as dist
 
-    from opsd_core.training.parallel.together import Sharded, Together
+    from opsd_core.training.parallel.together import DataParallel, FullySharded
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
@@ -139,9 +139,9 @@ def main(folder: Path, only: Collection[str]) -> None:
             place = folder / f"{name}-{mode}"
             keep = lambda done, save, place=place: save(place / str(done))  # noqa: E731
             before = folder / f"{name}-one" / "8"
-            save, log = run(case, Together() if mode == "ddp" else Sharded(), keep)
+            save, log = run(case, DataParallel() if mode == "ddp" else FullySharded(), keep)
             save(place / "end")
-            _, rest = run(case, Together() if mode == "ddp" else Sharded(), None, before)
+            _, rest = run(case, DataParallel() if mode == "ddp" else FullySharded(), None, before)
             if dist.get_rank() == 0:
                 (place / "log.json").write_text(json.dumps(log))
                 (place / "resumed.json").write_text(json.dumps(rest))

@@ -7,7 +7,7 @@ import pytest
 
 from opsd_core.config import FilterConfig, resolve
 from opsd_core.errors import ConfigError
-from opsd_core.graders.agreement import Agreement, agreements, final_answer
+from opsd_core.graders.agreement import Agreement, final_answer, votes_of
 from opsd_core.records.grades import GradedRollout, read_grades, write_grades
 from opsd_core.selection.filters import (
     Decision,
@@ -95,10 +95,10 @@ def test_reward_gate_keeps_the_threshold_itself():
 def test_votes_by_hand():
     """Prompt a: 12 twice of four (one without an answer) -> share 1/2; prompt b: a tie, which the first answer wins."""
     ids, answers = ["a", "b", "a", "b", "a", "a"], ["12", "7", "12", "8", None, "3"]
-    votes = agreements(ids, answers)
+    votes = list(votes_of(ids, answers))
     assert [v.share for v in votes] == [0.5] * 6
     assert [v.agrees for v in votes] == [True, True, True, False, False, False]
-    assert agreements(["c"], [None]) == [Agreement(0.0, False)]
+    assert list(votes_of(["c"], [None])) == [Agreement(0.0, False)]
     assert final_answer("so the answer is 12.0") == final_answer("I get\n#### 12") == "12"
     assert final_answer("") is None
 

@@ -10,8 +10,7 @@ from prefect.logging import disable_run_logger
 
 from opsd_core.config import resolve
 from opsd_core.errors import AlarmError, ConfigError, IntegrityError, OpsdError
-from tasks import context, loaded
-from tasks.context import store
+from tasks import loaded
 from tasks.refs import Campaign, Iteration, PolicyRef, PromptSet, Ref, ShardRef
 from tasks.stages.evaluate import evaluate
 from tasks.stages.placement import pulling
@@ -19,18 +18,6 @@ from tasks.stages.placement.calls import Desk, decoded, encoded, failed, result_
 from tasks.stages.rollout import rollout
 from tasks.storage.artifacts import publish
 from tasks.storage.lease import Lease
-
-
-@pytest.fixture
-def own_store(tmp_path, monkeypatch):
-    """A store in a folder."""
-    monkeypatch.setenv("OPSD_STORE", f"file://{tmp_path}/objects")
-    monkeypatch.setenv("OPSD_CACHE", str(tmp_path / "cache"))
-    for cached in (context.settings, context.store):
-        cached.cache_clear()
-    yield store()
-    for cached in (context.settings, context.store):
-        cached.cache_clear()
 
 
 @pytest.fixture

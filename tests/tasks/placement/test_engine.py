@@ -13,7 +13,6 @@ from prefect.logging import disable_run_logger
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError
 from opsd_core.models.devices import Offer, offer_here, settled
-from tasks import context
 from tasks.context import store
 from tasks.identities import IDENTITIES
 from tasks.refs import Campaign, GradedRef, Iteration, PolicyRef, PromptSet, Ref, Sampled, ShardRef
@@ -29,18 +28,6 @@ ROOT = Path(__file__).resolve().parents[3]
 PLAIN, NATIVE = Offer(cuda=False), Offer(cuda=False, bfloat16=("cpu",))
 GPU, OLD_GPU = Offer(cuda=True, bfloat16=("cpu", "cuda")), Offer(cuda=True, bfloat16=("cpu",))
 AUTO = {"model": {"dtype": "auto", "device": "auto"}}
-
-
-@pytest.fixture
-def own_store(tmp_path, monkeypatch):
-    """A store in a folder."""
-    monkeypatch.setenv("OPSD_STORE", f"file://{tmp_path}/objects")
-    monkeypatch.setenv("OPSD_CACHE", str(tmp_path / "cache"))
-    for cached in (context.settings, context.store):
-        cached.cache_clear()
-    yield store()
-    for cached in (context.settings, context.store):
-        cached.cache_clear()
 
 
 @pytest.mark.parametrize(
