@@ -11,7 +11,7 @@ Source: truncated importance sampling as in TRL `sdft` and SDPO (`is_clip`), ver
 N = completion tokens of a microbatch
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from opsd_core.objective import Head
 from opsd_core.records.rollouts import Rollout
 
 _MAX_LOG_RATIO = 20.0
-_ROWS_PER_TILE = 1024
+ROWS_PER_TILE = 1024
 """Positions projected to the vocabulary at a time."""
 
 
@@ -43,18 +43,22 @@ def old_logprobs(rollout: Rollout, config: RolloutConfig) -> np.ndarray:
 @torch.no_grad()
 def sampled_logprobs(hidden_NH: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
     """log pi (N,) of the sampled tokens, float32, a tile of positions at a time."""
+    tiles = zip(logits_by_tile(hidden_NH, head), tokens_N.split(ROWS_PER_TILE), strict=True)
+    return torch.cat([chosen_logprobs(logits_NV / temperature, tokens_N) for logits_NV, tokens_N in tiles])
+
+
+def logits_by_tile(hidden_NH: Tensor, head: Head) -> Iterator[Tensor]:
+    """float32 logits (<= ROWS_PER_TILE, V), a tile of positions after the other."""
     hidden_NH, head = head.unscaled(hidden_NH)
     head = head._replace(weight_VH=head.weight_VH.to(hidden_NH.dtype)) if head.weight_VH.dtype != hidden_NH.dtype else head
-    parts = []
-    for start in range(0, len(hidden_NH), _ROWS_PER_TILE):
-        logits_NV = torch.nn.functional.linear(hidden_NH[start : start + _ROWS_PER_TILE], head.weight_VH, head.bias_V)
-        logits_NV = logits_NV.float()
-        if head.softcap is not None:
-            logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
-        logits_NV = logits_NV / temperature
-        chosen_N = logits_NV.gather(1, tokens_N[start : start + _ROWS_PER_TILE, None]).squeeze(1)
-        parts.append(chosen_N - logits_NV.logsumexp(dim=-1))
-    return torch.cat(parts)
+    for tile_NH in hidden_NH.split(ROWS_PER_TILE):
+        logits_NV = torch.nn.functional.linear(tile_NH, head.weight_VH, head.bias_V).float()
+        yield logits_NV if head.softcap is None else head.softcap * torch.tanh(logits_NV / head.softcap)
+
+
+def chosen_logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
+    """log softmax (N,) at the tokens."""
+    return logits_NV.gather(1, tokens_N[:, None]).squeeze(1) - logits_NV.logsumexp(dim=-1)
 
 
 def importance_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, clip: float) -> Tensor:
