@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tasks.guards.items import prepare_guards
     from tasks.guards.measure import answer_guards
     from tasks.stages.blocks import measure_both
+    from tasks.stages.closing import close_campaign
     from tasks.stages.decide import decide, register
     from tasks.stages.distil import distil_candidate
     from tasks.stages.dry_run import try_campaign
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
     from tasks.stages.prompts import advance_curriculum, choose_prompts
     from tasks.stages.rehearse import rehearse
-    from tasks.stages.report import close_campaign, open_iteration, report_iteration
-    from tasks.stages.rollout import rollout
+    from tasks.stages.renewal.judge import judge
+    from tasks.stages.renewal.sampling import begin_ahead, keep, sample
+    from tasks.stages.report import open_iteration, report_iteration
     from tasks.stages.score import score_shard
     from tasks.stages.watch import recover, watch
     from tasks.stages.weights import warm_start

@@ -9,7 +9,6 @@ from opsd_core.config.kinds.choices import BOUNDS, REFRESHES, described
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
 from opsd_core.config.kinds.places import TemplateText
 
-
 _WHEN_SAMPLED = {"num_prompts", "refresh", "min_overlap", "min_effective_sample_size"}
 """Settings of `rollout` that decide when and of what completions are sampled, not how."""
 

@@ -7,7 +7,7 @@
 Both are 1 while the policy is the one that sampled. The overlap sees where the distributions went, the sample size how unequally
 the correction weighs the tokens that were drawn; neither needs the other.
 
-Source: one sampling for many steps, as in arXiv:2610.11291, of which the abstract alone was read; the sample size as the sign of a
+Source: one sampling for many steps, as in arXiv:2610.11291, of which only the abstract was read; the sample size as the sign of a
 correction that fails, arXiv:2602.17616.
 
 N = completion tokens, K = recorded entries of a position

@@ -31,7 +31,7 @@ def _age_is_allowed(config: CampaignSettings) -> str | None:
     allowed, last = config.token_weights.max_staleness, config.iterations - 1
     if config.rollout.refresh == "initial" and allowed < last:
         return (
-            f"rollout.refresh=initial over iterations={config.iterations} learns from completions that are up to {last} iterations "
+            f"rollout.refresh=initial over iterations={config.iterations} learns from completions up to {last} iterations "
             f"old, but token_weights.max_staleness={allowed}. Set token_weights.max_staleness={last}, fewer iterations, or "
             "rollout.refresh=overlap, which samples anew when they are worn out or too old."
         )
@@ -56,8 +56,8 @@ def _one_way_at_a_time(config: CampaignSettings) -> str | None:
 def _something_is_sampled(config: CampaignSettings) -> str | None:
     if config.rollout.refresh != "every_iteration" and config.rollout.on_policy_fraction == 0.0:
         return (
-            f"rollout.refresh={config.rollout.refresh} with rollout.on_policy_fraction=0: nothing is sampled that could be saved, "
-            "and no new prompts would be drawn. Set rollout.refresh=every_iteration."
+            f"rollout.refresh={config.rollout.refresh} with rollout.on_policy_fraction=0: nothing is sampled that could be "
+            "saved, and no new prompts would be drawn. Set rollout.refresh=every_iteration."
         )
     return None
 

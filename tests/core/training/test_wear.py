@@ -1,4 +1,4 @@
-"""pytest tests/core/training/test_wear.py — how far stored completions are from what the policy would write now, and what follows."""
+"""pytest tests/core/training/test_wear.py — how far the policy has moved from who sampled, and what follows."""
 
 import copy
 import math
