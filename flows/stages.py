@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from tasks.guards.items import prepare_guards
     from tasks.guards.measure import answer_guards
     from tasks.stages.blocks import measure_both
-    from tasks.stages.closing import close_campaign
     from tasks.stages.decide import decide, register
     from tasks.stages.distil import distil_candidate
     from tasks.stages.dry_run import try_campaign
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from tasks.stages.renewal.judge import judge
     from tasks.stages.renewal.sampling import begin_ahead, keep, sample
     from tasks.stages.report import open_iteration, report_iteration
+    from tasks.stages.reports.closing import close_campaign
     from tasks.stages.score import score_shard
     from tasks.stages.watch import recover, watch
     from tasks.stages.weights import warm_start

@@ -103,8 +103,8 @@ def judge_age(config: CampaignConfig, age: int, same_sampling: bool) -> Judgemen
     age: iterations since they were sampled. same_sampling: the settings that they were sampled with are in force.
     """
     refresh, allowed = config.rollout.refresh, config.token_weights.max_staleness
-    if refresh == "every_iteration":
-        return Judgement(False, "rollout.refresh=every_iteration")
+    if refresh == "every_iteration" or config.rollout.on_policy_fraction == 0.0:
+        return Judgement(False, "nothing is to be saved")
     if refresh == "overlap" and not same_sampling:
         return Judgement(False, "settings of rollout changed")
     if refresh == "overlap" and age > allowed:

@@ -63,7 +63,14 @@ class Here(Run):
         return [task(*call) for call in calls]
 
 
-HERE = Here()
+class Plain(Run):
+    """As `Here`, as plain functions: inside another task, without a task run of their own."""
+
+    def __call__(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [task.fn(*call) for call in calls]
+
+
+HERE, PLAIN = Here(), Plain()
 
 
 @contextmanager

@@ -53,15 +53,6 @@ def _one_way_at_a_time(config: CampaignSettings) -> str | None:
     return None
 
 
-def _something_is_sampled(config: CampaignSettings) -> str | None:
-    if config.rollout.refresh != "every_iteration" and config.rollout.on_policy_fraction == 0.0:
-        return (
-            f"rollout.refresh={config.rollout.refresh} with rollout.on_policy_fraction=0: nothing is sampled that could be "
-            "saved, and no new prompts would be drawn. Set rollout.refresh=every_iteration."
-        )
-    return None
-
-
 def _the_first_completions_stay(config: CampaignSettings) -> str | None:
     if config.rollout.refresh != "initial":
         return None
@@ -85,7 +76,6 @@ FRESHNESS_RULES: tuple[Rule, ...] = (
     _older_samples_are_weighed,
     _age_is_allowed,
     _one_way_at_a_time,
-    _something_is_sampled,
     _the_first_completions_stay,
 )
 """Each gives the reason of a refusal, or None."""

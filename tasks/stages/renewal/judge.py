@@ -20,8 +20,9 @@ from tasks.runtime.stage import task
 
 
 def judge(iteration: Iteration, held: Held | None, run: Run = HERE) -> Judged:
-    """Whether `held` are kept, which `run` finds out; never without any, nor where rollout.refresh=every_iteration."""
-    if held is None or iteration.config.rollout.refresh == "every_iteration":
+    """Whether `held` are kept, which `run` finds out; never without any, nor where nothing is sampled or saved."""
+    rollout = iteration.config.rollout
+    if held is None or rollout.refresh == "every_iteration" or rollout.on_policy_fraction == 0.0:
         return Judged()
     return run.one(judge_rollouts, iteration, held)
 

@@ -49,10 +49,6 @@ def test_a_scheduled_divergence_is_judged_in_the_iteration_in_which_it_is_in_for
         (KEPT | {"token_weights": {"max_staleness": 0}}, r"refresh=overlap with token_weights.max_staleness=0"),
         (AHEAD | {"token_weights": {"max_staleness": 0}}, r"execution.overlap=true with token_weights.max_staleness=0"),
         (AHEAD | KEPT, r"execution.overlap=true with rollout.refresh=overlap: .*nothing to sample meanwhile"),
-        (
-            {"rollout": {"refresh": "overlap", "on_policy_fraction": 0.0}, "distillation": {"divergence": "cross_entropy"}},
-            r"on_policy_fraction=0: nothing is sampled",
-        ),
         (INITIAL | {"curriculum": {"schedules": {"rollout.temperature": [1.2, 1.0]}}}, r"schedules\['rollout.temperature'\]"),
         (INITIAL | {"curriculum": {"sampling": "difficulty"}}, r"curriculum.sampling=difficulty"),
         (INITIAL | {"curriculum": {"length_start": 2}}, r"curriculum.length_start=2"),
@@ -68,12 +64,15 @@ def test_what_cannot_work_is_refused_by_field(overrides, said):
         resolve("tiny", overrides)
 
 
-def test_one_iteration_has_nothing_older_and_says_so():
+def test_where_nothing_is_sampled_again_it_says_so():
     one = {"iterations": 1, "token_weights": {"max_staleness": 0}}
     found = list(settings_without_effect(resolve("tiny", one, AHEAD)))
     assert any(text.startswith("execution.overlap=True has no effect") for text in found)
     unread = settings_without_effect(resolve("tiny", one, INITIAL))
     assert any(text.startswith("rollout.refresh='initial' has no effect") for text in unread)
+    sft = {"rollout": {"refresh": "overlap", "on_policy_fraction": 0.0}, "distillation": {"divergence": "cross_entropy"}}
+    unread = settings_without_effect(resolve("tiny", sft))
+    assert any(text.startswith("rollout.refresh='overlap' has no effect") for text in unread)
     limits = {"rollout": {"min_overlap": 0.5, "min_effective_sample_size": 0.5}}
     named = [text.partition("=")[0] for text in settings_without_effect(resolve("tiny", limits))]
     assert {"rollout.min_overlap", "rollout.min_effective_sample_size"} <= set(named)

@@ -8,7 +8,6 @@ import pytest
 
 from flows.iterate import iterate
 from flows.replay import replay
-from opsd_core.config import resolve
 from opsd_core.records.rollouts import read_rollouts
 from tasks.context import lineage, local, store, tracker
 from tasks.storage.artifacts import describe
@@ -86,6 +85,7 @@ def test_triggered_again_it_decides_the_same_and_makes_nothing(kept):
     assert stored() == before
 
 
+@pytest.mark.slow
 def test_worn_out_completions_are_sampled_anew(kept, tiny_model):
     strict = {"rollout": {"refresh": "overlap", "min_overlap": 1.0}, "token_weights": {"importance_correction": True}}
     iterate(**settings(tiny_model, "worn", **strict))
@@ -95,6 +95,7 @@ def test_worn_out_completions_are_sampled_anew(kept, tiny_model):
     assert reason.endswith("rollout.min_overlap=1.0") and metrics_of("worn")[1]["rollout/renewed"] == 1
 
 
+@pytest.mark.slow
 def test_with_initial_all_iterations_learn_from_the_first_ones_completions(tiny_model, stack):
     once = {"rollout": {"refresh": "initial"}, "token_weights": {"max_staleness": 2}}
     text = iterate(**settings(tiny_model, "once", **once))
@@ -122,11 +123,7 @@ def test_the_next_iterations_completions_are_of_the_policy_that_this_one_began_w
     assert [describe(store(), entry["rollouts"][0]).identity["iteration"] for entry in known] == [0, 1, 2]
 
 
-def test_it_is_another_campaign_than_the_synchronous_one(ahead, tiny_model):
-    iterate(**settings(tiny_model, "ahead", iterations=ITERATIONS))
-    assert len({entry["campaign"] for entry in candidates("ahead")}) == 2
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["kept", "ahead"])
 def test_a_replay_without_a_change_is_the_campaign_again(kept, ahead, name):
     campaign = candidates(name)[0]["campaign"]
@@ -134,9 +131,3 @@ def test_a_replay_without_a_change_is_the_campaign_again(kept, ahead, name):
     mine, before = candidates(replayed), [entry for entry in candidates(name) if entry["campaign"] == campaign]
     assert [entry["model_digest"] for entry in mine] == [entry["model_digest"] for entry in before]
     assert [entry["sampled_in"] for entry in mine] == [entry["sampled_in"] for entry in before]
-
-
-def test_the_demo_of_the_settings_in_the_docs_is_accepted():
-    kept = {"rollout": {"refresh": "overlap"}, "token_weights": {"importance_correction": True, "max_staleness": 3}}
-    assert resolve("tiny", kept).rollout.refresh == "overlap"
-    assert resolve("tiny", {"execution": {"overlap": True}}).execution.overlap
