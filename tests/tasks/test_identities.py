@@ -353,7 +353,7 @@ LIMITS = [
 
 def test_when_completions_are_kept_is_no_part_of_what_they_are(work):
     before = work.identities(work.config)
-    for path in LIMITS[:3]:
+    for path in LIMITS[1:3]:
         assert work.identities(changed(work.config, path)) == before
 
 
