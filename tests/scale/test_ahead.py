@@ -1,6 +1,4 @@
-"""pytest -m slow tests/scale/test_ahead.py — the next iteration's completions beside training: the same bytes as one after another."""
-
-import re
+"""pytest -m slow tests/scale/test_ahead.py — completions sampled beside training: the same bytes as one after another."""
 
 import pytest
 
@@ -13,7 +11,7 @@ SHARDS = 4
 AHEAD = {"iterations": 3, "overrides": {"execution": {"overlap": True}}}
 
 
-def test_beside_training_it_makes_what_it_makes_one_after_another(worker, tiny_model, capsys):
+def test_beside_training_it_makes_what_it_makes_one_after_another(worker, tiny_model):
     here = deep_merge(tiny(str(tiny_model), SHARDS), AHEAD)
     with store_at("s3://opsd/ahead-inline") as store:
         iterate(name="ahead-inline", **here)
@@ -25,5 +23,3 @@ def test_beside_training_it_makes_what_it_makes_one_after_another(worker, tiny_m
         assert made(store, known=before) == inline
         assert sessions(store, "ahead-spread") == []
     assert len(inline["rollouts"]) == 3 * SHARDS and len(inline["states"]) == 3
-    log = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().err)
-    assert "runners: 2 in opsd" in log or not log
