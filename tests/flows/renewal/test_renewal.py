@@ -131,3 +131,27 @@ def test_a_replay_without_a_change_is_the_campaign_again(kept, ahead, name):
     mine, before = candidates(replayed), [entry for entry in candidates(name) if entry["campaign"] == campaign]
     assert [entry["model_digest"] for entry in mine] == [entry["model_digest"] for entry in before]
     assert [entry["sampled_in"] for entry in mine] == [entry["sampled_in"] for entry in before]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "older", "sampled_in"),
+    [
+        (77, {"rollout": {"refresh": "overlap", "min_overlap": 0.0, "min_effective_sample_size": 0.0}}, {0, 1, 2}),
+        (78, {"rollout": {"refresh": "initial"}}, {0}),
+        (79, {"execution": {"overlap": True}}, {0, 1, 2}),
+    ],
+    ids=["kept", "initial", "ahead"],
+)
+def test_after_an_alarm_the_next_iteration_learns_from_completions_of_its_own(tiny_model, stack, seed, older, sampled_in):
+    """Every iteration is stopped; only with refresh=initial the first one's completions stay."""
+    alarms = {"alarms": {"max_kl_p99": 1e-6, "kl_steps": 1, "remedy": "lower_rate", "max_recoveries": 5}}
+    asked = settings(tiny_model, f"alarmed-{seed}", **older, **alarms, token_weights={"max_staleness": 2}, seed=seed)
+    text = iterate(**asked)
+    assert text.count("is stopped by an alarm") == ITERATIONS and "kept" not in text
+    found = [describe(store(), store().uri(key)).identity for key in stored_of("rollouts")]
+    assert {identity["iteration"] for identity in found if identity["seed"] == seed} == sampled_in
+
+
+def stored_of(kind):
+    return sorted({info.key.rpartition("/")[0] for info in store().list(f"{kind}/") if info.key.endswith("MANIFEST.json")})
