@@ -163,18 +163,15 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
 def roll_out(iteration: Iteration, loop: Loop) -> tuple[Iteration, Held, Judged]:
     """The completions to learn from: sampled ahead, kept while they are good enough, else sampled now."""
     judged = stages.judge(iteration, loop.held, loop.run)
+    held = None
     if loop.ahead:
         held, loop.ahead = loop.ahead.arrived(), None
-        iteration = stages.meet_peers(iteration, held.prompts, loop.run)
     elif judged.keep:
         iteration, held = stages.keep(iteration, loop.held)
-        iteration = stages.meet_peers(iteration, held.prompts, loop.run)
-    else:
-        prompts = stages.choose_prompts(iteration)
-        iteration = stages.meet_peers(iteration, prompts, loop.run)
-        held = stages.sample(iteration, prompts, loop.run)
-    loop.held = held
-    return iteration, held, judged
+    prompts = held.prompts if held else stages.choose_prompts(iteration)
+    iteration = stages.meet_peers(iteration, prompts, loop.run)
+    loop.held = held or stages.sample(iteration, prompts, loop.run)
+    return iteration, loop.held, judged
 
 
 def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float]] | None, run: Run) -> Outcome:
