@@ -7,9 +7,13 @@ are rounded likewise before they are pushed through the head. Elsewhere, and on 
 N = tokens, H = hidden size, V = vocabulary
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from opsd_core.objective.trust import agrees
 
 
 def working_dtype(hidden_NH: Tensor) -> torch.dtype:
@@ -22,7 +26,25 @@ def operand_dtype(hidden_NH: Tensor, weight_VH: Tensor, autocast: torch.dtype | 
     if not hidden_NH.is_cuda or working_dtype(hidden_NH) == torch.float64:
         return working_dtype(hidden_NH)
     both = hidden_NH.dtype == weight_VH.dtype == torch.bfloat16
-    return torch.bfloat16 if both or autocast == torch.bfloat16 else torch.float32
+    narrow = (both or autocast == torch.bfloat16) and _multiplies_bfloat16(hidden_NH.device)
+    return torch.bfloat16 if narrow else torch.float32
+
+
+@cache
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether this GPU's bfloat16 products with float32 sums are what float32 makes of the same numbers."""
+
+    def difference() -> float:
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.randn(64, 64, generator=generator).bfloat16().to(device) for _ in range(2))
+        expected, found, total = a.double() @ b.double(), a.new_empty((64, 64), dtype=torch.float32), torch.ones(64, 64)
+        multiply(a, b, found)
+        total = total.to(device)
+        accumulate(total, a, b)
+        return max(float((found - expected).abs().max()), float((total - 1 - expected).abs().max()))
+
+    cost = "The head's products are made in float32, which is several times slower."
+    return agrees("bfloat16 products with float32 sums", difference, 1e-4, device, cost)
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

@@ -12,7 +12,7 @@ log_zero = tl.constexpr(LOG_ZERO)
 
 
 @triton.jit
-def entries(s, t, forward, share, scale, KIND: tl.constexpr):
+def entries(s: tl.tensor, t: tl.tensor, forward: tl.tensor, share: tl.tensor, scale: tl.tensor, KIND: tl.constexpr):
     """Terms and slopes of log-probabilities s and t; `share` is the teacher's in a mixture, `forward` that of forward KL."""
     terms = s
     slopes = s
@@ -37,20 +37,20 @@ def entries(s, t, forward, share, scale, KIND: tl.constexpr):
 
 
 @triton.jit
-def _forward_kl(s, t):
+def _forward_kl(s: tl.tensor, t: tl.tensor):
     teacher = tl.exp(t)
     return teacher * (t - s), -teacher
 
 
 @triton.jit
-def _reverse_kl(s, t):
+def _reverse_kl(s: tl.tensor, t: tl.tensor):
     student = tl.exp(s)
     terms = student * (s - t)
     return terms, terms + student
 
 
 @triton.jit
-def _log_over_mixture(s, t, share):
+def _log_over_mixture(s: tl.tensor, t: tl.tensor, share: tl.tensor):
     """log S/M and log T/M, exactly 0 where S = T: see the function of this name in torch."""
     difference = t - s
     above = difference > 0
@@ -61,7 +61,7 @@ def _log_over_mixture(s, t, share):
 
 
 @triton.jit
-def _expm1(x):
+def _expm1(x: tl.tensor):
     """exp(x) - 1 for x <= 0: its series near 0, good to float32's rounding."""
     series = 1.0 + x / 6.0 * (1.0 + x / 7.0)
     series = x * (1.0 + x / 2.0 * (1.0 + x / 3.0 * (1.0 + x / 4.0 * (1.0 + x / 5.0 * series))))
@@ -69,7 +69,7 @@ def _expm1(x):
 
 
 @triton.jit
-def _log1p(x):
+def _log1p(x: tl.tensor):
     """log(1 + x) for -1 < x <= 0: 2 artanh(x / (2 + x)) as its series near 0."""
     z = x / (2.0 + x)
     w = z * z

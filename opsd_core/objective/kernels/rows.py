@@ -89,13 +89,13 @@ def _launch(kernel: triton.JITFunction, first_RV: Tensor, *arguments: Tensor | i
 
 
 @triton.jit
-def _read(base, columns, V: tl.constexpr):
+def _read(base: tl.tensor, columns: tl.tensor, V: tl.constexpr):
     x = tl.load(base + columns, mask=columns < V, other=log_zero)
     return tl.where(x < log_zero, log_zero, x)
 
 
 @triton.jit
-def _row_logsumexp(base, V: tl.constexpr, BLOCK: tl.constexpr):
+def _row_logsumexp(base: tl.tensor, V: tl.constexpr, BLOCK: tl.constexpr):
     largest = tl.full([BLOCK], log_zero, tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     for start in range(0, V, BLOCK):
@@ -108,13 +108,15 @@ def _row_logsumexp(base, V: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _logsumexp(logits, V: tl.constexpr, stride, normaliser, BLOCK: tl.constexpr):
+def _logsumexp(logits: tl.tensor, V: tl.constexpr, stride: tl.tensor, normaliser: tl.tensor, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     tl.store(normaliser + row, _row_logsumexp(logits + row * stride, V, BLOCK))
 
 
 @triton.jit
-def _normalise(logits, V: tl.constexpr, stride, normaliser, entropy, BLOCK: tl.constexpr):
+def _normalise(
+    logits: tl.tensor, V: tl.constexpr, stride: tl.tensor, normaliser: tl.tensor, entropy: tl.tensor, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     base = logits + row * stride
     norm = _row_logsumexp(base, V, BLOCK)
@@ -131,9 +133,10 @@ def _normalise(logits, V: tl.constexpr, stride, normaliser, entropy, BLOCK: tl.c
 
 @triton.jit
 def _dense_values(
-    student, V: tl.constexpr, stride, teacher, teacher_stride, shares, floored, totals, bounded, slope_sums,
-    leftover, threshold, share, scale,
-    KIND: tl.constexpr, BOUND: tl.constexpr, BLOCK: tl.constexpr,
+    student: tl.tensor, V: tl.constexpr, stride: tl.tensor, teacher: tl.tensor, teacher_stride: tl.tensor, shares:
+    tl.tensor, floored: tl.tensor, totals: tl.tensor, bounded: tl.tensor, slope_sums: tl.tensor, leftover: tl.tensor,
+    threshold: tl.tensor, share: tl.tensor, scale: tl.tensor, KIND: tl.constexpr, BOUND: tl.constexpr, BLOCK:
+    tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     student += row * stride
@@ -167,7 +170,10 @@ def _dense_values(
 
 
 @triton.jit
-def _dense_gradients(student, V: tl.constexpr, stride, slopes, slopes_stride, slope_sums, factors, BLOCK: tl.constexpr):
+def _dense_gradients(
+    student: tl.tensor, V: tl.constexpr, stride: tl.tensor, slopes: tl.tensor, slopes_stride: tl.tensor, slope_sums:
+    tl.tensor, factors: tl.tensor, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     student += row * stride
     slopes += row * slopes_stride
@@ -182,7 +188,10 @@ def _dense_gradients(student, V: tl.constexpr, stride, slopes, slopes_stride, sl
 
 
 @triton.jit
-def _tail_gradients(masked, V: tl.constexpr, stride, tails, outsides, mean_log_q, GRADIENTS: tl.constexpr, BLOCK: tl.constexpr):
+def _tail_gradients(
+    masked: tl.tensor, V: tl.constexpr, stride: tl.tensor, tails: tl.tensor, outsides: tl.tensor, mean_log_q: tl.tensor,
+    GRADIENTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     masked += row * stride
     tail = tl.load(tails + row)

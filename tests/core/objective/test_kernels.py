@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from opsd_core.objective import Head
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.kernels import kernels_for
 from opsd_core.objective.rows import Tiles
+from opsd_core.objective.trust import agrees
 from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -49,9 +51,43 @@ def test_interpreted_kernels_do_what_torch_does():
     assert float(done.stdout) < 5e-6
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="no Triton here")
+@pytest.mark.parametrize(("kernel", "constants"), [
+    ("_normalise", {}), ("_dense_gradients", {}), ("_tail_gradients", {"GRADIENTS": True}),
+    *(("_dense_values", {"KIND": kind, "BOUND": 2}) for kind in range(5)),
+])  # fmt: skip
+def test_kernels_compile_for_a_gpu_that_is_not_here(kernel, constants, tmp_path, monkeypatch):
+    """The whole way to machine code of a Hopper card at a real vocabulary: the interpreter allows what the compiler refuses."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    rows = import_module("opsd_core.objective.kernels.rows")
+    function = getattr(rows, kernel)
+    constants = {"V": 128_256, "BLOCK": 4096, **constants}
+    kinds = {"leftover": "i32", "floored": "*i32", **dict.fromkeys(("threshold", "share", "scale"), "fp32")}
+    signature = {
+        name: "constexpr" if name in constants else kinds.get(name, "i32" if "stride" in name else "*fp32")
+        for name in function.arg_names
+    }
+    source = triton.compiler.ASTSource(fn=function, signature=signature, constexprs=constants)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+    assert len(made.asm["cubin"]) > 1000
+
+
 def test_a_cpu_and_float64_have_no_kernels():
     assert kernels_for(torch.zeros(2, 8)) is None
     assert kernels_for(torch.zeros(2, 8, dtype=torch.float64)) is None
+
+
+def broken():
+    raise OSError("no compiler")
+
+
+@pytest.mark.parametrize("difference", [broken, lambda: 1.0, lambda: float("nan")])
+def test_what_fails_or_gives_other_numbers_is_not_used_and_said(difference):
+    with pytest.warns(RuntimeWarning, match=r"The kernels cannot be used on cpu \(.*\)\. It is slower\."):
+        assert not agrees("The kernels", difference, 1e-5, torch.device("cpu"), "It is slower.")
 
 
 @pytest.mark.gpu
