@@ -133,10 +133,10 @@ def _normalise(
 
 @triton.jit
 def _dense_values(
-    student: tl.tensor, V: tl.constexpr, stride: tl.tensor, teacher: tl.tensor, teacher_stride: tl.tensor, shares:
-    tl.tensor, floored: tl.tensor, totals: tl.tensor, bounded: tl.tensor, slope_sums: tl.tensor, leftover: tl.tensor,
-    threshold: tl.tensor, share: tl.tensor, scale: tl.tensor, KIND: tl.constexpr, BOUND: tl.constexpr, BLOCK:
-    tl.constexpr,
+    student: tl.tensor, V: tl.constexpr, stride: tl.tensor, teacher: tl.tensor, teacher_stride: tl.tensor,
+    shares: tl.tensor, floored: tl.tensor, totals: tl.tensor, bounded: tl.tensor, slope_sums: tl.tensor,
+    leftover: tl.tensor, threshold: tl.tensor, share: tl.tensor, scale: tl.tensor, KIND: tl.constexpr,
+    BOUND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     student += row * stride
@@ -171,8 +171,8 @@ def _dense_values(
 
 @triton.jit
 def _dense_gradients(
-    student: tl.tensor, V: tl.constexpr, stride: tl.tensor, slopes: tl.tensor, slopes_stride: tl.tensor, slope_sums:
-    tl.tensor, factors: tl.tensor, BLOCK: tl.constexpr,
+    student: tl.tensor, V: tl.constexpr, stride: tl.tensor, slopes: tl.tensor, slopes_stride: tl.tensor,
+    slope_sums: tl.tensor, factors: tl.tensor, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     student += row * stride
