@@ -11,7 +11,7 @@ Source: truncated importance sampling as in TRL `sdft` and SDPO (`is_clip`), ver
 N = completion tokens of a microbatch
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from opsd_core.config import RolloutConfig
 from opsd_core.errors import TrainingError
 from opsd_core.objective import Head
+from opsd_core.objective.plain import project
 from opsd_core.records.rollouts import Rollout
 
 _MAX_LOG_RATIO = 20.0
@@ -43,22 +44,11 @@ def old_logprobs(rollout: Rollout, config: RolloutConfig) -> np.ndarray:
 @torch.no_grad()
 def sampled_logprobs(hidden_NH: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
     """log pi (N,) of the sampled tokens, float32, a tile of positions at a time."""
-    tiles = zip(logits_by_tile(hidden_NH, head), tokens_N.split(ROWS_PER_TILE), strict=True)
-    return torch.cat([chosen_logprobs(logits_NV / temperature, tokens_N) for logits_NV, tokens_N in tiles])
-
-
-def logits_by_tile(hidden_NH: Tensor, head: Head) -> Iterator[Tensor]:
-    """float32 logits (<= ROWS_PER_TILE, V), a tile of positions after the other."""
-    hidden_NH, head = head.unscaled(hidden_NH)
-    head = head._replace(weight_VH=head.weight_VH.to(hidden_NH.dtype)) if head.weight_VH.dtype != hidden_NH.dtype else head
-    for tile_NH in hidden_NH.split(ROWS_PER_TILE):
-        logits_NV = torch.nn.functional.linear(tile_NH, head.weight_VH, head.bias_V).float()
-        yield logits_NV if head.softcap is None else head.softcap * torch.tanh(logits_NV / head.softcap)
-
-
-def chosen_logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
-    """log softmax (N,) at the tokens."""
-    return logits_NV.gather(1, tokens_N[:, None]).squeeze(1) - logits_NV.logsumexp(dim=-1)
+    parts = []
+    for start in range(0, len(hidden_NH), ROWS_PER_TILE):
+        rows = slice(start, start + ROWS_PER_TILE)
+        parts.append(project(hidden_NH[rows], head, temperature).gather(1, tokens_N[rows, None]).squeeze(1))
+    return torch.cat(parts)
 
 
 def importance_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, clip: float) -> Tensor:

@@ -22,15 +22,9 @@ import torch
 from opsd_core.config import CampaignConfig
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy
+from opsd_core.objective.plain import project
 from opsd_core.records.rollouts import Rollout
-from opsd_core.training.importance import (
-    ROWS_PER_TILE,
-    chosen_logprobs,
-    importance_ratio,
-    logits_by_tile,
-    old_logprobs,
-    old_temperature,
-)
+from opsd_core.training.importance import ROWS_PER_TILE, importance_ratio, old_logprobs, old_temperature
 
 MEASURED = 256
 """Completions that are looked at, spread over all of them."""
@@ -79,13 +73,14 @@ def _compared(policy: Policy, batch: Sequence[Rollout], config: CampaignConfig) 
     old_N = torch.from_numpy(np.concatenate([old_logprobs(rollout, config.rollout) for rollout in batch])).to(device)
     k = min(rollout.topk_ids_TK.shape[1] for rollout in batch)
     ids_NK = torch.from_numpy(np.concatenate([rollout.topk_ids_TK[:, :k] for rollout in batch])).to(device)
-    parts = zip(*(column.split(ROWS_PER_TILE) for column in (tokens_N, old_N, ids_NK)), strict=True)
     temperature, found = old_temperature(config.rollout), []
-    for logits_NV, (drawn_N, before_N, recorded_NK) in zip(logits_by_tile(hidden_NH, policy.head), parts, strict=True):
-        present_NK = logits_NV.topk(k, dim=-1).indices
+    tiles = (column.split(ROWS_PER_TILE) for column in (hidden_NH, tokens_N, old_N, ids_NK))
+    for tile_NH, drawn_N, before_N, recorded_NK in zip(*tiles, strict=True):
+        logprobs_NV = project(tile_NH, policy.head, temperature)
+        present_NK = logprobs_NV.topk(k, dim=-1).indices
         overlap_N = (recorded_NK[:, :, None] == present_NK[:, None, :]).any(-1).float().mean(-1)
-        now_N = chosen_logprobs(logits_NV / temperature, drawn_N)
-        ratio_N = importance_ratio(now_N, before_N, config.token_weights.importance_clip)
+        now_N = logprobs_NV.gather(1, drawn_N[:, None]).squeeze(1)
+        ratio_N = importance_ratio(now_N.float(), before_N, config.token_weights.importance_clip)
         found.append((overlap_N.cpu().numpy(), ratio_N.cpu().numpy()))
     return found
 
