@@ -24,7 +24,7 @@ from opsd_core.objective.plain import project
 from opsd_core.records.rollouts import Rollout
 
 _MAX_LOG_RATIO = 20.0
-_ROWS_PER_TILE = 1024
+ROWS_PER_TILE = 1024
 """Positions projected to the vocabulary at a time."""
 
 
@@ -45,8 +45,8 @@ def old_logprobs(rollout: Rollout, config: RolloutConfig) -> np.ndarray:
 def sampled_logprobs(hidden_NH: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
     """log pi (N,) of the sampled tokens, float32, a tile of positions at a time."""
     parts = []
-    for start in range(0, len(hidden_NH), _ROWS_PER_TILE):
-        rows = slice(start, start + _ROWS_PER_TILE)
+    for start in range(0, len(hidden_NH), ROWS_PER_TILE):
+        rows = slice(start, start + ROWS_PER_TILE)
         parts.append(project(hidden_NH[rows], head, temperature).gather(1, tokens_N[rows, None]).squeeze(1))
     return torch.cat(parts)
 
