@@ -21,5 +21,6 @@ GRADER_KINDS: dict[str, GraderKind] = {
     "exact": GraderKind("opsd_core.graders.exact", "the same text"),
     "choice": GraderKind("opsd_core.graders.choice", "the same letter A to J"),
     "instruction": GraderKind("opsd_core.graders.instruction", "a text that obeys the demand that the answer names"),
+    "unit_tests": GraderKind("opsd_core.graders.unit_tests", "a Python program that passes the tests in the item's answer"),
     "reasoning_gym": GraderKind("opsd_core.graders.reasoning_gym", "the task's own verifier"),
 }
