@@ -29,8 +29,10 @@ _CHANGES = (
     "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink", "os.truncate", "shutil.",
 )  # fmt: skip
 """Beginnings of the names of Python's audit events: never, and only in the program's own folder."""
-CHECKS = (ast.Assert, ast.Expr)
-"""Statements of the tests that pass or fail."""
+PREPARES = (
+    ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign, ast.AugAssign,
+)  # fmt: skip
+"""Statements of the tests that make what the others need; every other one passes or fails."""
 
 
 class DeniedError(PermissionError):
@@ -86,13 +88,13 @@ def _writes(mode: str | None, flags: int) -> bool:
 def run(program: str, tests: str) -> dict[str, Any]:
     """How many checks of `tests` pass after `program`, of how many, and the first failure in words.
 
-    A check is an assertion or a call; imports, definitions and assignments prepare the ones below them.
+    Imports, definitions and assignments prepare the checks below them.
     """
     space: dict[str, Any] = {"__name__": "program"}
     failure = broken = _failure(lambda: compile(program, "program", "exec"), space)
     passed = total = 0
     for node in ast.parse(tests).body:
-        is_check = isinstance(node, CHECKS)
+        is_check = not isinstance(node, PREPARES)
         total += is_check
         found = broken or _failure(lambda node=node: compile(ast.Module([node], []), "tests", "exec"), space)
         passed += is_check and not found

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from opsd_core.bounded.process import Child, EndedError
-from opsd_core.graders.code_worker import CHECKS
+from opsd_core.graders.code_worker import PREPARES
 from opsd_core.graders.thoughts import spoken_text
 from opsd_core.graders.types import Grade
 from opsd_core.records.examples import Example
@@ -28,8 +28,8 @@ def refuses(example: Example) -> str:
             statements = ast.parse(example.answer).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         return f"its answer is no Python ({type(error).__name__}: {error}), where the tests of the program belong"
-    checks = any(isinstance(statement, CHECKS) for statement in statements)
-    return "" if checks else "its answer holds no assertion and no call, where the tests of the program belong"
+    checks = any(not isinstance(statement, PREPARES) for statement in statements)
+    return "" if checks else "its answer holds no assertion, where the tests of the program belong"
 
 
 def program_of(text: str) -> str | None:
@@ -45,7 +45,7 @@ def program_of(text: str) -> str | None:
 def grade(example: Example, text: str) -> Grade:
     """Right when every check passes; the score is the share that does. What is extracted says how many, and the first failure.
 
-    Programs that pass and fail alike have equal extracted answers, so they vote together; the context `feedback` shows it.
+    Programs that pass and fail alike have equal extracted answers, so they agree.
     """
     program = program_of(text)
     if program is None:
