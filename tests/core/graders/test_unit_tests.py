@@ -4,10 +4,15 @@ import sys
 
 import pytest
 
+from opsd_core.config import resolve
 from opsd_core.errors import DataError
 from opsd_core.graders import check_gradable, get_grader
 from opsd_core.graders.unit_tests import program_of, refuses
+from opsd_core.models.tiny import tiny_tokenizer
+from opsd_core.prompts.builder import PromptBuilder
+from opsd_core.prompts.teacher import teacher_prompts
 from opsd_core.records.examples import Example
+from tests.core.small import rollout_of
 
 TESTS = "from math import isclose\nassert add(1, 2) == 3\nassert add(-1, 1) == 0\nassert isclose(add(.5, .25), .75)"
 
@@ -120,3 +125,15 @@ def test_the_worker_imports_the_standard_library_alone():
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert {name.split(".")[0] for name in names} <= sys.stdlib_module_names
+
+
+def test_feedback_shows_the_teacher_the_first_failure():
+    """In the grader's words, where any other grader's verdict is about the final answer."""
+    data = {"source": "rows.jsonl", "grader": "unit_tests"}
+    config = resolve("tiny", {"data": data, "teacher": {"context": "feedback", "template": "{{ privileged_context }}"}})
+    builder, item = PromptBuilder.of(tiny_tokenizer(), config), example()
+    texts = ["```python\ndef add(a, b):\n    return 3\n```", "```python\ndef add(a, b):\n    return a + b\n```"]
+    made = [rollout_of(item.id, index, text) for index, text in enumerate(texts)]
+    keys = {(item.id, index): bool(index) for index in range(2)}
+    shown = [builder.tokenizer.decode(ids) for ids in teacher_prompts(builder, made, keys, [item]).ids.values()]
+    assert "it is wrong (1 of 3 tests passed; first failure: assert add(-1, 1) == 0: assertionerror)." in shown[0].lower()
