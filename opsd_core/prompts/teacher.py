@@ -7,6 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.errors import DataError
 from opsd_core.graders import get_grader
 from opsd_core.graders.agreement import final_answer
@@ -139,10 +140,10 @@ class _Maker:
 
     def _report(self, rollout: Rollout) -> str:
         """What the grader says of a completion; "" where it has no words of its own, or no context shows them."""
-        shown = self.builder.grader and "attempt" in self.builder.teacher.kind.variables
-        if not shown or self.correct.get(rollout.key) is None:
+        grader = self.builder.grader
+        if not grader or not GRADER_KINDS[grader].reports or self.correct.get(rollout.key) is None:
             return ""
-        grade = get_grader(self.builder.grader)
+        grade = get_grader(grader)
         return grade(self._examples[rollout.example_id], rollout.completion_text).extracted or ""
 
 

@@ -252,7 +252,7 @@ ELSEWHERE = {
     "states": {
         "rollout.temperature": "digest of the rollouts", "rollout.top_p": "the same", "rollout.top_k": "the same",
         "model.chat_template": "template in the digest of the rollouts",
-        "data.columns.solution": "content of the prompts",
+        "data.columns.solution": "content of the prompts", "data.grader": "its words are content of the grades",
     },
     "datasets": dict.fromkeys(TELLS_STAGES_APART, "compared between iterations, so that a prompt is measured once"),
 }  # fmt: skip
