@@ -121,6 +121,9 @@ def build_context(inputs: ContextInputs) -> Variables | None:
 
 def context_identity(config: TeacherConfig) -> dict[str, Any]:
     """The settings that decide what the context shows; part of the identity of everything made with it."""
+    if len(config.views) > 1:
+        return {"views": [context_identity(view) for view in config.views]}
+    config = config.views[0]
     names = ["context", "reference", "context_fraction", "instruction", *config.kind.reads]
     if config.kind.rollouts:
         names += ["min_agreement", "only_unsuccessful", "missing_context"]

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from opsd_core.config import AlarmConfig, CampaignConfig
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.selection.monitors import Metrics
 
 Stage = Literal["rollout", "step", "evaluation"]
@@ -134,8 +135,17 @@ def remedied(config: CampaignConfig) -> CampaignConfig | None:
 
 
 def _refresh_teacher(config: CampaignConfig) -> CampaignConfig:
-    kind = config.teacher.weights_kind
-    return _with(config, "teacher", weights="previous") if kind.is_initial or kind.is_student else config
+    teacher = config.teacher
+
+    def refreshed(weights: str) -> str:
+        kind = TEACHER_KINDS[weights]
+        return "previous" if kind.is_initial or kind.is_student else weights
+
+    members = tuple(
+        member.model_copy(update={"weights": refreshed(member.weights)}) if member.weights else member
+        for member in teacher.members
+    )
+    return _with(config, "teacher", weights=refreshed(teacher.weights), members=members)
 
 
 def _raise_temperature(config: CampaignConfig) -> CampaignConfig:

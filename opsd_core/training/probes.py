@@ -82,7 +82,7 @@ def run_probes(
     if config.teacher.weights_kind.is_initial and sampled_N.any():
         drift_N = own - answer_logprob(teacher, prompts, completions)
         metrics["drift/kl_to_init"] = float(drift_N[torch.from_numpy(sampled_N).to(drift_N.device)].mean())
-    if answers and config.teacher.context != "none":
+    if answers and config.teacher.informed:
         teacher_prompts = [item.teacher_prompt_ids for item in batch]
         with_context_N = answer_logprob(teacher, teacher_prompts, answers)
         without_N = answer_logprob(LiveTeacher(student), prompts, answers)

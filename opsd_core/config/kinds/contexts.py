@@ -4,6 +4,7 @@ Template variables: question, answer, solution, student_prompt (the user
 message that the student sees), privileged_context, and a kind's own `variables`.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 
@@ -127,3 +128,17 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         reads=("instruction",),
     ),
 }
+
+
+def composed(kinds: Collection[ContextKind]) -> ContextKind:
+    """What a teacher needs that sees several contexts, each in a prompt of its own; it has no template of its own."""
+    properties = {
+        name: any(getattr(kind, name) for kind in kinds)
+        for name, default in ContextKind._field_defaults.items()
+        if isinstance(default, bool)
+    }
+    names = {
+        name: tuple(dict.fromkeys(setting for kind in kinds for setting in getattr(kind, name)))
+        for name in ("variables", "reads")
+    }
+    return ContextKind("", "", **properties, **names)
