@@ -18,6 +18,7 @@ from opsd_core.errors import DataError
 from opsd_core.graders import VERSION
 from opsd_core.named import named
 from opsd_core.prompts.context_inputs import Attempt, Context, ContextInputs, Variables
+from opsd_core.prompts.wrong import with_wrong_result
 from opsd_core.records.examples import Example
 
 
@@ -37,6 +38,16 @@ def shuffled_reference(inputs: ContextInputs) -> Variables:
     own = getattr(inputs.example, name)
     other = _another(inputs, "shuffled", lambda item: getattr(item, name) != own)
     return {"privileged_context": _reference_of(other, inputs.config)}
+
+
+def wrong_reference(inputs: ContextInputs) -> Variables:
+    """The item's own reference with a wrong result: as plausible as the right one, which another item's is not.
+
+    A reference without a number is answered with another item's.
+    """
+    seed = derive_seed("wrong", inputs.example.id)
+    changed = with_wrong_result(_reference_of(inputs.example, inputs.config), seed)
+    return shuffled_reference(inputs) if changed is None else {"privileged_context": changed}
 
 
 def other_problem(inputs: ContextInputs) -> Variables:

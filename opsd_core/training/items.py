@@ -103,15 +103,15 @@ def stored_items(
 
 def _longest(rollouts: StoredRollouts, prompts: Mapping[Key, list[int]], kept: np.ndarray) -> int:
     """`num_tokens` of the longest item of the rollouts `kept`."""
-    longest, start = 0, 0
+    most, start = 0, 0
     for part in rollouts.batches(["example_id", "sample_index", "prompt_ids", "completion_ids"]):
         own, answered = (part[name].value_lengths().to_numpy() for name in ("prompt_ids", "completion_ids"))
         names, samples = part["example_id"].to_pylist(), part["sample_index"].to_pylist()
         first, last = np.searchsorted(kept, [start, start + len(part)])
         for row in (kept[first:last] - start).tolist():
-            longest = max(longest, max(int(own[row]), longest(prompts[names[row], samples[row]])) + int(answered[row]))
+            most = max(most, max(int(own[row]), longest(prompts[names[row], samples[row]])) + int(answered[row]))
         start += len(part)
-    return longest
+    return most
 
 
 @dataclass

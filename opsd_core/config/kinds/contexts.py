@@ -45,6 +45,7 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
     "none": ContextKind("prompts.contexts.none", ""),
     "reference": ContextKind("prompts.contexts.reference", _REFERENCE, reference=True, own_reference=True),
     "shuffled_reference": ContextKind("prompts.contexts.shuffled_reference", _REFERENCE, reference=True, control=True),
+    "wrong_reference": ContextKind("prompts.contexts.wrong_reference", _REFERENCE, reference=True, control=True),
     "demo": ContextKind(
         "prompts.contexts.reference",
         "{{ student_prompt }}\nThis is an example for a response to the question:\n{{ privileged_context }}\n"

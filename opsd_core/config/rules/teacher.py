@@ -41,8 +41,8 @@ def _shuffled_is_a_control(config: CampaignSettings) -> str | None:
     controls = [teacher.context for teacher in followed if teacher.kind.control]
     if controls and not config.control:
         return (
-            f"teacher.context={controls[0]} shows the teacher another item's answer; it measures the effect of the "
-            "format alone. Set control=true to run it as a control arm."
+            f"teacher.context={controls[0]} shows the teacher another answer than the item's; it measures the effect of "
+            "the format alone. Set control=true to run it as a control arm, or give it a negative coefficient in teacher.members."
         )
     return None
 

@@ -192,7 +192,8 @@ def test_one_member_may_be_the_student_without_its_adapters_and_another_the_stud
                 parameter.normal_(std=0.3)
     teacher, batch = teacher_in_training(parts_of(settings, student)), items(student, hint="9|")
     asked = [i.teacher_prompt_ids for i in batch], [i.completion_ids for i in batch]
-    rows = [teacher_logprobs(t, members_hidden(t, *asked), Transform()) for t in (LiveTeacher(student), AdapterOffTeacher(student))]
+    alone = (LiveTeacher(student), AdapterOffTeacher(student))
+    rows = [teacher_logprobs(t, members_hidden(t, *asked), Transform()) for t in alone]
     found = teacher_logprobs(teacher, members_hidden(teacher, *asked), Transform())
     assert torch.equal(found, log_linear(rows, [1.5, -0.5])) and not torch.allclose(rows[0], rows[1], atol=1e-2)
 
@@ -202,7 +203,8 @@ def test_recorded_and_online_agree_with_members_that_end_with_other_tokens(diver
     """The events are merged in each member before the sum, so that a member led away from does not make the stop likely."""
     student = ending(small_policy(0), EOS)
     teacher = LogLinearTeacher([
-        Member(FixedTeacher(ending(small_policy(1), EOS, OTHER)), 1.5, 0), Member(FixedTeacher(ending(small_policy(2), EOS)), -0.5, 1),
+        Member(FixedTeacher(ending(small_policy(1), EOS, OTHER)), 1.5, 0),
+        Member(FixedTeacher(ending(small_policy(2), EOS)), -0.5, 1),
     ])  # fmt: skip
     found = []
     for targets in ({"targets": "online"}, {"targets": "recorded", "top_k": 64}):
@@ -269,7 +271,8 @@ def test_a_completion_that_lacks_one_members_context_is_left_out_and_copying_fro
 
 
 def test_members_that_are_averages_share_one_and_resume_bit_for_bit(tmp_path):
-    chosen = members((1.0, {"weights": "ema", **PLAIN}), (0.5, {"weights": "ema", **RIGHT}), (-0.5, {"weights": "initial", **WRONG}))
+    ema = {"weights": "ema"}
+    chosen = members((1.0, ema | PLAIN), (0.5, ema | RIGHT), (-0.5, {"weights": "initial"} | WRONG))
     settings = config(**ONLINE, **chosen, execution={"checkpoint_every": 2})
     log = {}
 
@@ -312,7 +315,8 @@ def test_before_training_a_member_that_moves_is_what_it_begins_as():
 
 def test_champions_and_other_models_are_members_in_their_order():
     settings = config(**members(
-        (1.0, {"weights": "external", "source": "a/b"}), (0.5, {"weights": "previous"}), (-0.5, {"weights": "external", "source": "c/d"}),
+        (1.0, {"weights": "external", "source": "a/b"}), (0.5, {"weights": "previous"}),
+        (-0.5, {"weights": "external", "source": "c/d"}),
         (0.25, {"weights": "external", "source": "a/b", "context": "none"}),
     ))  # fmt: skip
     assert settings.teacher.sources == ("a/b", "c/d")
@@ -385,5 +389,5 @@ def test_the_remedy_that_refreshes_the_teacher_refreshes_its_members():
 def test_views_are_told_apart():
     assert views_of(joined([[1, 2], [3], [4]])) == [[1, 2], [3], [4]] and joined([[1, 2]]) == [1, 2]
     teacher = LogLinearTeacher([Member(FixedTeacher(small_policy(0)), 0.5, 0), Member(FixedTeacher(small_policy(1)), 0.5, 2)])
-    with pytest.raises(DataError, match="prompt of 2 contexts.*reads number 3"):
+    with pytest.raises(DataError, match=r"prompt of 2 contexts.*reads number 3"):
         members_hidden(teacher, [joined([[3], [4]])], [[5]])
