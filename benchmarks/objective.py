@@ -33,7 +33,7 @@ from torch.nn import functional
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head, HiddenTargets, TopKTargets
 from opsd_core.objective.fused import fused_loss
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.tiles import Tiles
 
 CASES = {
     "forward_kl recorded K=32": DistillationConfig(divergence="forward_kl", targets="recorded", top_k=32),

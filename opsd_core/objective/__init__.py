@@ -1,6 +1,6 @@
 """The distillation objective: from hidden states and an output head to a loss and what to log.
 
-Reading order: types, divergences, bounds, supports, stops, merging, plain, likelihood, fused.
+Reading order: types, divergences, bounds, supports, stops, merging, plain, likelihood, tiles, strips, fused.
 docs/objective.md has the equations.
 
 N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
@@ -137,10 +137,11 @@ def _check(
     else:
         lengths["targets.ids_NK"], lengths["targets.logprobs_NK"] = len(targets.ids_NK), len(targets.logprobs_NK)
         lengths["targets.tail_logprob_N"] = len(targets.tail_logprob_N)
-        if config.kind.sampled_only and targets.sampled_logprob_N is None:
+        if (config.kind.sampled_only or config.samples_tail) and targets.sampled_logprob_N is None:
             raise DataError(
-                f"distillation.divergence={config.divergence} needs the teacher's log-probability of each sampled token, and "
-                "these recorded targets hold none. Record sampled_logprob_N, or set distillation.targets=online."
+                f"distillation.divergence={config.divergence} with distillation.tail={config.tail} needs the teacher's "
+                "log-probability of each sampled token, and these recorded targets hold none. Record sampled_logprob_N, or set "
+                "distillation.targets=online."
             )
     if wrong := {name: length for name, length in lengths.items() if length != size}:
         raise DataError(

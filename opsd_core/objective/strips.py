@@ -6,13 +6,15 @@ With slopes d_v = dl_v / ds_v and C = sum_v d_v the gradient of a token's diverg
     kept entry v             g_v = d_v - S_v C
     outside the kept ones    g_v = Q_v (d_tail - S_tail C),   Q_v = S_v / S_tail
 
+With distillation.tail=sampled there is no d_tail, and d_y of the sampled token stands at y, where it is not kept.
+
 then times weight, bound factor, 1 / temperature and the derivative of the soft cap. Where end tokens are merged
 (`opsd_core.objective.merging`) their columns hold events, whose gradient is shared out before the cap's derivative.
 
 R = tokens of the strip, V = vocabulary, W = width of a tile, K = kept entries, E = compared entries
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -24,19 +26,9 @@ from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
 from opsd_core.objective.merging import StudentEnds, floor_leftover
 from opsd_core.objective.plain import entropy
-from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries
+from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries, with_sampled
+from opsd_core.objective.tiles import Tiles, logsumexp, normalise
 from opsd_core.objective.types import LOG_ZERO, TAIL_FLOOR, TopKTargets
-
-
-class Tiles(NamedTuple):
-    """Rows of a strip and columns of a tile."""
-
-    rows: int
-    width: int
-
-    def of(self, vocabulary: int) -> Iterator[slice]:
-        """The tiles of a strip, left to right; the last may be narrower."""
-        return (slice(start, min(start + self.width, vocabulary)) for start in range(0, vocabulary, self.width))
 
 
 class StripResult(NamedTuple):
@@ -117,9 +109,9 @@ def bucketed_strip(
     ends: StudentEnds | None = None,
 ) -> StripResult:
     """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone; `ends` as above."""
-    sampled = config.kind.sampled_only
+    sampled, single = config.kind.sampled_only, config.samples_tail
     kept, teacher_RE, teacher_entropy_R, teacher_logprobs_R = (
-        _recorded(teacher, student_RV.dtype, token_ids_R, sampled)
+        _recorded(teacher, student_RV.dtype, token_ids_R, config)
         if isinstance(teacher, TopKTargets)
         else _online(teacher, student_RV, token_ids_R, config, tiles, ends)
     )
@@ -129,14 +121,17 @@ def bucketed_strip(
     if kept.repeated_NK is not None:
         kept_logits_RK = kept_logits_RK.masked_fill(kept.repeated_NK, LOG_ZERO)
     student_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
-    tail_R = _logsumexp(student_RV, tiles).clamp(min=EMPTY_TAIL)
+    tail_R = logsumexp(student_RV, tiles).clamp(min=EMPTY_TAIL)
     normaliser_R = torch.logaddexp(tail_R, torch.logsumexp(kept_logits_RK, dim=1))
     kept_logprobs_RK = (kept_logits_RK - normaliser_R[:, None]).clamp(min=LOG_ZERO)
     floored_RK = None if ends is None else _floored(kept, kept_logprobs_RK, ends)
     if floored_RK is not None:
         kept_logprobs_RK = kept_logprobs_RK.masked_fill(floored_RK, TAIL_FLOOR)
     tail_logprob_R = tail_R - normaliser_R
+    logprobs_R = token_logits_R - normaliser_R
     student_RE = kept_logprobs_RK if sampled else bucket(kept_logprobs_RK, tail_logprob_R)
+    if single:
+        student_RE = with_sampled(kept_logprobs_RK, logprobs_R, kept.holds(token_ids_R))
     terms_RE, entries = bounded_entries(
         configured(config, teacher_entropy_R), student_RE, teacher_RE, config.bound, config.bound_threshold
     )
@@ -145,24 +140,32 @@ def bucketed_strip(
     kept_slopes_RK = slopes_RE[:, : kept_logits_RK.shape[1]]
     if floored_RK is not None:
         kept_slopes_RK = kept_slopes_RK.masked_fill(floored_RK, 0.0)
-    tail_slope_R = torch.zeros_like(factor_R) if sampled else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
-    slope_sum_R = kept_slopes_RK.sum(dim=1) + tail_slope_R
+    tail_slope_R = torch.zeros_like(factor_R) if sampled or single else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
+    slope_sum_R = kept_slopes_RK.sum(dim=1) + (slopes_RE[:, -1] if single else tail_slope_R)
     outside_R = (tail_slope_R - tail_logprob_R.exp() * slope_sum_R) * factor_R
     mean_log_q_R = _tail_gradients(student_RV, tail_R, outside_R, config, softcap, tiles, gradients)
     if gradients:
         kept_RK = (kept_slopes_RK - kept_logprobs_RK.exp() * slope_sum_R[:, None]) * factor_R[:, None]
         if ends:
             events_RE = _event_gradients(kept, kept_RK, (events_RE - tail_R[:, None]).exp() * outside_R[:, None], ends)
-        if softcap:
-            kept_RK *= cap_derivative(kept_logits_RK, config, softcap)
-        student_RV.scatter_add_(1, kept.ids_NK, kept_RK)
+        columns = [(kept.ids_NK, kept_logits_RK, kept_RK)]
+        if single:
+            columns.append((token_ids_R[:, None], token_logits_R[:, None], (slopes_RE[:, -1] * factor_R)[:, None]))
+        _add_columns(student_RV, columns, config, softcap)
         if ends:
             ends.spread(student_RV, events_RE, _cap_of(config, softcap))
     student_entropy_R = entropy(kept_logprobs_RK) - tail_logprob_R.exp() * (mean_log_q_R + tail_logprob_R)
-    logprobs_R = token_logits_R - normaliser_R
-    divergence_R = terms_RE.sum(dim=1)
-    result = StripResult(divergence_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+    result = StripResult(terms_RE.sum(dim=1), value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
     return _of_tokens(result, ends, token_logits_R)
+
+
+def _add_columns(
+    gradients_RV: Tensor, columns: list[tuple[Tensor, Tensor, Tensor]], config: DistillationConfig, softcap: float | None
+) -> None:
+    """Add gradients to single entries, in place: (ids, scaled logits, gradients without the soft cap)."""
+    for ids_RK, logits_RK, columns_RK in columns:
+        cap_RK = cap_derivative(logits_RK, config, softcap) if softcap else 1.0
+        gradients_RV.scatter_add_(1, ids_RK, columns_RK * cap_RK)
 
 
 def _floored(kept: Kept, kept_logprobs_RK: Tensor, ends: StudentEnds) -> Tensor | None:
@@ -192,14 +195,16 @@ def _of_tokens(result: StripResult, ends: StudentEnds | None, event_logits_R: Te
 
 
 def _recorded(
-    targets: TopKTargets, dtype: torch.dtype, token_ids_R: Tensor, sampled: bool
+    targets: TopKTargets, dtype: torch.dtype, token_ids_R: Tensor, config: DistillationConfig
 ) -> tuple[Kept, Tensor, Tensor, Tensor | None]:
-    teacher_RE = bucket(targets.logprobs_NK.to(dtype), targets.tail_logprob_N.to(dtype))
+    kept, teacher_RE = Kept(targets.ids_NK), bucket(targets.logprobs_NK.to(dtype), targets.tail_logprob_N.to(dtype))
     sampled_R = targets.sampled_logprob_N
     entropy_R = entropy(teacher_RE)
-    if sampled:
-        return Kept(token_ids_R[:, None], None), sampled_R.to(dtype)[:, None], entropy_R, sampled_R
-    return Kept(targets.ids_NK, None), teacher_RE, entropy_R, sampled_R
+    if config.kind.sampled_only:
+        return Kept(token_ids_R[:, None]), sampled_R.to(dtype)[:, None], entropy_R, sampled_R
+    if config.samples_tail:
+        teacher_RE = with_sampled(targets.logprobs_NK.to(dtype), sampled_R.to(dtype), kept.holds(token_ids_R))
+    return kept, teacher_RE, entropy_R, sampled_R
 
 
 def _online(
@@ -220,8 +225,11 @@ def _online(
     always = ends.stops.events if ends else ()
     kept = choose_entries(student_RV, teacher_RV, config.top_k, config.top_k_of, always)
     logprobs_RK = teacher_RV.gather(1, kept.ids_NK)
+    if config.samples_tail:
+        teacher_RE = with_sampled(logprobs_RK, sampled_R1[:, 0], kept.holds(token_ids_R), kept.repeated_NK)
+        return kept, teacher_RE, entropy_R, sampled_R1[:, 0]
     teacher_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
-    tail_R = _logsumexp(teacher_RV, tiles).clamp(min=EMPTY_TAIL)
+    tail_R = logsumexp(teacher_RV, tiles).clamp(min=EMPTY_TAIL)
     return kept, bucket(logprobs_RK, tail_R, kept.repeated_NK), entropy_R, sampled_R1[:, 0]
 
 
@@ -263,21 +271,3 @@ def cap_derivative(scaled_logits: Tensor, config: DistillationConfig, softcap: f
 
 def _cap_of(config: DistillationConfig, softcap: float | None) -> Callable[[Tensor], Tensor] | None:
     return partial(cap_derivative, config=config, softcap=softcap) if softcap else None
-
-
-def _logsumexp(logits_RV: Tensor, tiles: Tiles) -> Tensor:
-    """Online over tiles, combined in float64: one rounding, however many tiles."""
-    total_R = logits_RV.new_full((len(logits_RV),), -torch.inf, dtype=torch.float64)
-    for columns in tiles.of(logits_RV.shape[1]):
-        total_R = torch.logaddexp(total_R, torch.logsumexp(logits_RV[:, columns], dim=1).double())
-    return total_R.to(logits_RV.dtype)
-
-
-def normalise(logits_RV: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
-    """Logits to log-probabilities in place (-inf becomes LOG_ZERO); returns the normaliser and the entropy."""
-    normaliser_R = _logsumexp(logits_RV, tiles)
-    entropy_R = torch.zeros_like(normaliser_R)
-    for columns in tiles.of(logits_RV.shape[1]):
-        logprobs_RW = logits_RV[:, columns].sub_(normaliser_R[:, None]).clamp_(min=LOG_ZERO)
-        entropy_R -= torch.linalg.vecdot(logprobs_RW.exp(), logprobs_RW)
-    return normaliser_R, entropy_R

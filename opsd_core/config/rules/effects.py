@@ -140,6 +140,7 @@ READ_WHEN: dict[str, Condition] = {
     "distillation.targets": _TEACHER,
     "distillation.top_k_of": _ONLINE,
     "distillation.top_k": _any(_RECORDED, _all(_ONLINE, _other_than("distillation.top_k_of", "full"))),
+    "distillation.tail": _any(_RECORDED, _all(_ONLINE, _other_than("distillation.top_k_of", "full"))),
     "distillation.scale_by_temperature_squared": _other_than("distillation.temperature", 1.0),
     "distillation.bound": _TEACHER,
     "distillation.merge_stop": _TEACHER,
