@@ -117,6 +117,14 @@ def peer_failure(inputs: ContextInputs) -> Variables | None:
     return {"privileged_context": _verdict(attempt), "attempt": attempt.text} if attempt else None
 
 
+def thinking(inputs: ContextInputs) -> Variables:
+    """Nothing: the teacher reads the student's own message, in its own mode (prompts.teacher_thinking).
+
+    A control: much of what a privileged teacher seems to teach may be that it thinks (arXiv:2609.39118, arXiv:2609.20612).
+    """
+    return {"privileged_context": ""}
+
+
 def instruction(inputs: ContextInputs) -> Variables:
     """What teacher.instruction says, or the context's default: how to answer, not what (OPCD, OPSDC arXiv:2603.05433)."""
     return {"privileged_context": inputs.config.instruction or inputs.config.kind.instruction}

@@ -116,6 +116,9 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         grades=True,
         peers=True,
     ),
+    "thinking": ContextKind(
+        "prompts.contexts.thinking", "{{ student_prompt }}{{ privileged_context }}", control=True
+    ),
     "concise": ContextKind(
         "prompts.contexts.instruction",
         "{{ privileged_context }}\n\n{{ student_prompt }}",

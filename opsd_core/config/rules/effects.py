@@ -118,7 +118,7 @@ READ_WHEN: dict[str, Condition] = {
     "token_weights.position_width": _other_than("token_weights.position", "uniform"),
     "token_weights.entropy_of": _other_than("token_weights.entropy", "uniform"),
     "token_weights.entropy_beta": _one_of("token_weights.entropy", "down", "up"),
-    "token_weights.entropy_fraction": _one_of("token_weights.entropy", "top"),
+    "token_weights.entropy_fraction": _one_of("token_weights.entropy", "top", "random"),
     "token_weights.importance_clip": _one_of("token_weights.importance_correction", True),
     "teacher.weights": _TEACHER,
     "teacher.members": _TEACHER,

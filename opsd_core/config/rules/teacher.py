@@ -47,6 +47,17 @@ def _shuffled_is_a_control(config: CampaignSettings) -> str | None:
     return None
 
 
+def _thinking_is_another_mode(config: CampaignSettings) -> str | None:
+    prompts = config.prompts
+    if config.teacher.context == "thinking" and prompts.teacher_thinking == prompts.student_thinking:
+        return (
+            f"teacher.context=thinking shows the teacher nothing but the student's own message, and prompts.teacher_thinking="
+            f"{str(prompts.teacher_thinking).lower()} is the student's mode too: the two sides would read the same. Set "
+            "prompts.teacher_thinking=true, or teacher.context=none."
+        )
+    return None
+
+
 def _reference_needs_its_column(config: CampaignSettings) -> str | None:
     teacher, columns = config.teacher, config.data.columns
     if not teacher.kind.reference:
@@ -247,6 +258,7 @@ def _of_each(rule: Rule) -> Rule:
 
 
 _OF_EACH = (
+    _thinking_is_another_mode,
     _reference_needs_its_column,
     _grades_need_answers,
     _siblings_need_a_group,
