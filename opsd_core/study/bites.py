@@ -1,7 +1,7 @@
 """What bites: of each setting that an arm changes, how many tokens and completions it altered; and how accuracies come about.
 
 A setting that alters next to nothing explains no difference, whatever the interval says (SimOPD: after the end tokens were
-merged a clip of 10 touched .3 % of tokens). Shares are means over iterations and seeds; `opsd_core.training.bites` has the metrics.
+merged a clip of 10 touched .3 % of tokens). Shares are means over iterations and seeds (`opsd_core.training.bites`).
 """
 
 from collections.abc import Mapping, Sequence

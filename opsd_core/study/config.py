@@ -73,8 +73,7 @@ class StudyConfig(Section):
         return tuple(name for name in dict.fromkeys(self.arms) if find_arm(name).trains)
 
 
-TEACHERS = tuple(f"{weights}.{context}" for weights in TEACHER_KINDS for context in CONTEXT_KINDS if context != "thinking")
-"""Every teacher but the one that thinks, which the tiny model's template cannot ask for."""
+TEACHERS = tuple(f"{weights}.{context}" for weights in TEACHER_KINDS for context in CONTEXT_KINDS)
 _NOT_TINY = ("base", "opsd_mixed", "thinking", "top_tokens", "random_tokens")
 
 # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.

@@ -38,8 +38,8 @@ def test_every_changed_setting_has_its_own_measure():
     }  # fmt: skip
     changes |= {"distillation.bound_threshold": (1.0, 10.0), "filter.route": ("all", "correct_only")}
     changes |= {"teacher.context": ("a", "b"), "promotion.mode": ("gate", "manual")}
-    bites = [{"bite/weights_tokens": 0.7, "bite/weights_completions": 1.0, "bite/bound_tokens": share, "bite/bound_completions": 0.02,
-              "bite/dropped_completions": 0.4} for share in (0.002, 0.004)]  # fmt: skip
+    weights = {"bite/weights_tokens": 0.7, "bite/weights_completions": 1.0, "bite/dropped_completions": 0.4}
+    bites = [weights | {"bite/bound_tokens": share, "bite/bound_completions": 0.02} for share in (0.002, 0.004)]
     rows = {row["setting"]: (row["tokens"], row["completions"]) for row in bite_rows("x", changes, bites)}
     assert rows["token_weights.entropy"] == (pytest.approx(0.7), 1.0) and rows["filter.route"] == (None, pytest.approx(0.4))
     assert rows["distillation.bound_threshold"] == (pytest.approx(0.003), 0.02)

@@ -34,8 +34,9 @@ def test_shares_by_hand():
         torch.zeros(4), resolve("tiny", {"token_weights": {"importance_correction": True}}),
     )  # fmt: skip
     assert found == {
-        "bite/bound_tokens": 0.5, "bite/bound_completions": 0.5, "bite/weights_tokens": 0.25, "bite/weights_completions": 0.5,
-        "bite/stop_tokens": 0.25, "bite/stop_completions": 0.5, "bite/importance_tokens": 0.25, "bite/importance_completions": 0.5,
+        "bite/bound_tokens": 0.5, "bite/bound_completions": 0.5, "bite/weights_tokens": 0.25,
+        "bite/weights_completions": 0.5, "bite/stop_tokens": 0.25, "bite/stop_completions": 0.5,
+        "bite/importance_tokens": 0.25, "bite/importance_completions": 0.5,
     }  # fmt: skip
 
 
