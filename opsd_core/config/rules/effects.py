@@ -163,6 +163,8 @@ READ_WHEN: dict[str, Condition] = {
     "alarms.temperature_factor": _one_of("alarms.remedy", "raise_temperature"),
     "alarms.rate_factor": _one_of("alarms.remedy", "lower_rate"),
     "alarms.kl_steps": _given("alarms.max_kl_p99"),
+    "alarms.slope_window": _given("alarms.slope_level"),
+    "alarms.slope_change": _given("alarms.slope_level"),
     "promotion.approval_hours": _one_of("promotion.mode", "approve"),
     "promotion.anchor": _given("promotion.guards"),
     "promotion.guard_alpha": _given("promotion.guards"),
