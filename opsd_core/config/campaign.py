@@ -38,7 +38,7 @@ class CampaignSettings(Section):
     curriculum: CurriculumConfig = Field(CurriculumConfig(), description="What changes from iteration to iteration.")
     alarms: AlarmConfig = Field(AlarmConfig(), description="When training stops, and what is done then.")
     promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
-    execution: ExecutionConfig = Field(ExecutionConfig(), description="How the work is computed; no part of any identity.")
+    execution: ExecutionConfig = Field(ExecutionConfig(), description="How the work is computed; all but overlap in no identity.")
     control: bool = Field(
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."
     )

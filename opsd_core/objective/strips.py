@@ -15,7 +15,6 @@ R = tokens of the strip, V = vocabulary, W = width of a tile, K = kept entries, 
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,8 +25,17 @@ from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
 from opsd_core.objective.merging import StudentEnds, floor_leftover
 from opsd_core.objective.plain import entropy
+from opsd_core.objective.rows import (
+    Slopes,
+    Tiles,
+    cap_of,
+    dense_gradients,
+    dense_values,
+    logsumexp,
+    normalise,
+    tail_gradients,
+)
 from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries, with_sampled
-from opsd_core.objective.tiles import Tiles, logsumexp, normalise
 from opsd_core.objective.types import LOG_ZERO, TAIL_FLOOR, TopKTargets
 
 
@@ -59,40 +67,24 @@ def dense_strip(
     `ends`: the student's end tokens, which are merged in both sides' logits already, as in `token_ids_R`.
     """
     event_logits_R = student_RV.gather(1, token_ids_R[:, None])[:, 0] if ends else None
+    cap = cap_of(config, softcap)
     student_normaliser_R, student_entropy_R = normalise(student_RV, tiles)
     _, teacher_entropy_R = normalise(teacher_RV, tiles)
     floored_R = floor_leftover(student_RV, ends.stops) if ends else None
     if ends:
         floor_leftover(teacher_RV, ends.stops)
     logprobs_R, teacher_logprobs_R = (side.gather(1, token_ids_R[:, None])[:, 0] for side in (student_RV, teacher_RV))
-    divergence = configured(config, teacher_entropy_R)
-    total_R, bounded_R, slope_sum_R = (torch.zeros_like(weights_R) for _ in range(3))
-    for columns in tiles.of(student_RV.shape[1]):
-        teacher_RW = teacher_RV[:, columns]
-        terms_RW, entries = bounded_entries(
-            divergence, student_RV[:, columns], teacher_RW, config.bound, config.bound_threshold
-        )
-        tile_total_R = terms_RW.sum(dim=1)
-        total_R += tile_total_R
-        bounded_R += tile_total_R if entries.terms_NE is terms_RW else entries.terms_NE.sum(dim=1)
-        if gradients:
-            if floored_R is not None and columns.start <= ends.stops.leftover < columns.stop:
-                entries.slopes_NE[:, ends.stops.leftover - columns.start].masked_fill_(floored_R, 0.0)
-            slope_sum_R += entries.slopes_NE.sum(dim=1)
-            teacher_RW.copy_(entries.slopes_NE)
+    floored = (ends.stops.leftover, floored_R) if floored_R is not None else None
+    total_R, bounded_R, slope_sum_R = dense_values(student_RV, teacher_RV, teacher_entropy_R, config, tiles, floored)
     value_R, factor_R = _bound_tokens(bounded_R, weights_R, config)
     if gradients:
         events_RE = None
         if ends:
             events_RE = teacher_RV[:, ends.stops.events] - student_RV[:, ends.stops.events].exp() * slope_sum_R[:, None]
-        for columns in tiles.of(student_RV.shape[1]):
-            student_RW = student_RV[:, columns]
-            cap_RW = cap_derivative(student_RW + student_normaliser_R[:, None], config, softcap) if softcap else None
-            student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(teacher_RV[:, columns], factor_R[:, None])
-            if cap_RW is not None:
-                student_RW *= cap_RW
+        slopes = Slopes(teacher_RV, slope_sum_R, factor_R)
+        dense_gradients(student_RV, slopes, student_normaliser_R, tiles, cap)
         if ends:
-            ends.spread(student_RV, events_RE * factor_R[:, None], _cap_of(config, softcap))
+            ends.spread(student_RV, events_RE * factor_R[:, None], cap)
     result = StripResult(total_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
     return _of_tokens(result, ends, event_logits_R)
 
@@ -109,7 +101,7 @@ def bucketed_strip(
     ends: StudentEnds | None = None,
 ) -> StripResult:
     """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone; `ends` as above."""
-    sampled, single = config.kind.sampled_only, config.samples_tail
+    sampled, single, cap = config.kind.sampled_only, config.samples_tail, cap_of(config, softcap)
     kept, teacher_RE, teacher_entropy_R, teacher_logprobs_R = (
         _recorded(teacher, student_RV.dtype, token_ids_R, config)
         if isinstance(teacher, TopKTargets)
@@ -143,7 +135,7 @@ def bucketed_strip(
     tail_slope_R = torch.zeros_like(factor_R) if sampled or single else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
     slope_sum_R = kept_slopes_RK.sum(dim=1) + (slopes_RE[:, -1] if single else tail_slope_R)
     outside_R = (tail_slope_R - tail_logprob_R.exp() * slope_sum_R) * factor_R
-    mean_log_q_R = _tail_gradients(student_RV, tail_R, outside_R, config, softcap, tiles, gradients)
+    mean_log_q_R = tail_gradients(student_RV, tail_R, outside_R if gradients else None, tiles, cap)
     if gradients:
         kept_RK = (kept_slopes_RK - kept_logprobs_RK.exp() * slope_sum_R[:, None]) * factor_R[:, None]
         if ends:
@@ -151,21 +143,20 @@ def bucketed_strip(
         columns = [(kept.ids_NK, kept_logits_RK, kept_RK)]
         if single:
             columns.append((token_ids_R[:, None], token_logits_R[:, None], (slopes_RE[:, -1] * factor_R)[:, None]))
-        _add_columns(student_RV, columns, config, softcap)
+        _add_columns(student_RV, columns, cap)
         if ends:
-            ends.spread(student_RV, events_RE, _cap_of(config, softcap))
+            ends.spread(student_RV, events_RE, cap)
     student_entropy_R = entropy(kept_logprobs_RK) - tail_logprob_R.exp() * (mean_log_q_R + tail_logprob_R)
     result = StripResult(terms_RE.sum(dim=1), value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
     return _of_tokens(result, ends, token_logits_R)
 
 
 def _add_columns(
-    gradients_RV: Tensor, columns: list[tuple[Tensor, Tensor, Tensor]], config: DistillationConfig, softcap: float | None
+    gradients_RV: Tensor, columns: list[tuple[Tensor, Tensor, Tensor]], cap: Callable[[Tensor], Tensor] | None
 ) -> None:
     """Add gradients to single entries, in place: (ids, scaled logits, gradients without the soft cap)."""
     for ids_RK, logits_RK, columns_RK in columns:
-        cap_RK = cap_derivative(logits_RK, config, softcap) if softcap else 1.0
-        gradients_RV.scatter_add_(1, ids_RK, columns_RK * cap_RK)
+        gradients_RV.scatter_add_(1, ids_RK, columns_RK * cap(logits_RK) if cap else columns_RK)
 
 
 def _floored(kept: Kept, kept_logprobs_RK: Tensor, ends: StudentEnds) -> Tensor | None:
@@ -233,41 +224,8 @@ def _online(
     return kept, bucket(logprobs_RK, tail_R, kept.repeated_NK), entropy_R, sampled_R1[:, 0]
 
 
-def _tail_gradients(
-    masked_RV: Tensor,
-    tail_R: Tensor,
-    outside_R: Tensor,
-    config: DistillationConfig,
-    softcap: float | None,
-    tiles: Tiles,
-    gradients: bool,
-) -> Tensor:
-    """Overwrite masked logits with Q_v * outside (0 at kept entries); return sum_v Q_v log Q_v."""
-    mean_log_q_R = torch.zeros_like(tail_R)
-    for columns in tiles.of(masked_RV.shape[1]):
-        tile_RW = masked_RV[:, columns]
-        log_q_RW = (tile_RW - tail_R[:, None]).clamp_(min=LOG_ZERO)
-        q_RW = log_q_RW.exp()
-        mean_log_q_R += torch.linalg.vecdot(q_RW, log_q_RW)
-        if gradients:
-            q_RW *= outside_R[:, None]
-            if softcap:
-                q_RW *= cap_derivative(tile_RW, config, softcap)
-            tile_RW.copy_(q_RW)
-    return mean_log_q_R
-
-
 def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConfig) -> tuple[Tensor, Tensor]:
     """Value per token, and what a token's slopes are multiplied with to become gradients of undivided logits."""
     token = BOUNDS[config.bound].of_token(bounded_R, config.bound_threshold)
     scale = config.temperature**2 if config.scale_by_temperature_squared else 1.0
     return token.value_N * scale, weights_R * token.gradient_factor_N * (scale / config.temperature)
-
-
-def cap_derivative(scaled_logits: Tensor, config: DistillationConfig, softcap: float) -> Tensor:
-    """1 - (logits / softcap)^2, the derivative of softcap * tanh(x / softcap); masked logits count as fully capped."""
-    return 1.0 - (scaled_logits * (config.temperature / softcap)).clamp(min=-1.0).square()
-
-
-def _cap_of(config: DistillationConfig, softcap: float | None) -> Callable[[Tensor], Tensor] | None:
-    return partial(cap_derivative, config=config, softcap=softcap) if softcap else None

@@ -10,8 +10,8 @@ from opsd_core.errors import ConfigError, DataError
 from opsd_core.objective import FullTargets, Head, HiddenTargets, TopKTargets, distillation_loss
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss
+from opsd_core.objective.rows import Tiles
 from opsd_core.objective.supports import top_k_targets
-from opsd_core.objective.tiles import Tiles
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
 from opsd_core.teacher.teachers import FixedTeacher

@@ -70,7 +70,8 @@ def test_alarms_stay_silent_at_their_limits(case):
 
 
 def test_null_switches_an_alarm_off_and_missing_metrics_are_silent():
-    off = {name: None for name in AlarmConfig.model_fields if name.startswith(("max_", "min_", "leak", "slope_level")) and "recov" not in name}
+    limits = ("max_", "min_", "leak", "slope_level")
+    off = {name: None for name in AlarmConfig.model_fields if name.startswith(limits) and "recov" not in name}
     for case, (stage, changes, _) in PROVOKED.items():
         if case != "empty_batch":
             assert not find_alarms(AlarmConfig(**off), stage, [CALM | change for change in changes]), case
