@@ -13,8 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from opsd_core.bounded.templates import RenderError, rendered
 from opsd_core.config import CampaignConfig, PromptConfig, TeacherConfig
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, DataError, ModelError
+from opsd_core.graders import grader_name
 from opsd_core.models.chat import DATE, as_messages, chat_template, chat_texts, check_template, date_line
 from opsd_core.models.plain_text import encode, shielded_values
 from opsd_core.records.examples import Example
@@ -36,11 +38,15 @@ class PromptBuilder:
     prompts: PromptConfig
     teacher: TeacherConfig
     chat_template: str | None = None
+    grader: str = ""
+    """Of completions whose grades contexts show in its own words; "" = by their final answers."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, config: CampaignConfig) -> "PromptBuilder":
         """The prompts that `config` describes, in this tokenizer."""
-        return cls(tokenizer, config.prompts, config.teacher, config.model.chat_template)
+        grader = grader_name(config.data)
+        reports = grader in GRADER_KINDS and GRADER_KINDS[grader].reports
+        return cls(tokenizer, config.prompts, config.teacher, config.model.chat_template, grader if reports else "")
 
     def student_ids(self, example: Example) -> list[int]:
         """Token ids of the student's prompt. DataError when it exceeds prompts.max_prompt_length."""

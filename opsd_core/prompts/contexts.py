@@ -194,6 +194,8 @@ def _of_a_peer(inputs: ContextInputs, *, correct: bool) -> Attempt | None:
 
 
 def _verdict(attempt: Attempt) -> str:
+    if attempt.report:
+        return f"It is {'right' if attempt.correct else 'wrong'} {attempt.report}."
     if attempt.answer is None:
         return "It states no final answer."
     return f"Its answer {attempt.answer} is {'right' if attempt.correct else 'wrong'}."

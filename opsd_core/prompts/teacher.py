@@ -8,6 +8,7 @@ from itertools import groupby
 import numpy as np
 
 from opsd_core.errors import DataError
+from opsd_core.graders import get_grader
 from opsd_core.graders.agreement import final_answer
 from opsd_core.prompts.builder import PromptBuilder, PromptTooLongError
 from opsd_core.prompts.context_inputs import Attempt, ContextInputs, Variables
@@ -121,7 +122,7 @@ class _Maker:
     def prompts(self, rollouts: Sequence[Rollout]) -> list[Prompt]:
         """One per rollout, in order."""
         config, wanted = self.builder.teacher, {}
-        groups = _groups(rollouts, self.correct) if config.kind.rollouts else {}
+        groups = self._groups(rollouts) if config.kind.rollouts else {}
         static = {r.example_id: ids for r in rollouts if (ids := self.known.get(_name(r, self.builder))) is not None}
         for rollout in rollouts:
             name = _name(rollout, self.builder)
@@ -133,6 +134,28 @@ class _Maker:
         made: dict[Key | str, Prompt] = static | _made(self.builder, wanted)
         self.known.update({n: ids for n, ids in made.items() if isinstance(n, str) and isinstance(ids, list)})
         return [made[_name(rollout, self.builder)] for rollout in rollouts]
+
+    def _groups(self, rollouts: Iterable[Rollout]) -> dict[str, list[Attempt]]:
+        """Each prompt's completions, in order."""
+        groups: dict[str, list[Attempt]] = defaultdict(list)
+        for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
+            attempt = Attempt(
+                sample_index=rollout.sample_index,
+                text=rollout.completion_text,
+                answer=final_answer(rollout.completion_text),
+                correct=self.correct.get(rollout.key),
+                report=self._report(rollout),
+            )
+            groups[rollout.example_id].append(attempt)
+        return groups
+
+    def _report(self, rollout: Rollout) -> str:
+        """What the grader says of a completion; "" where it has no words of its own, or no context shows them."""
+        shown = self.builder.grader and "attempt" in self.builder.teacher.kind.variables
+        if not shown or self.correct.get(rollout.key) is None:
+            return ""
+        grade = get_grader(self.builder.grader)
+        return grade(self._examples[rollout.example_id], rollout.completion_text).extracted or ""
 
 
 def _name(rollout: Rollout, builder: PromptBuilder) -> Key | str:
@@ -150,16 +173,3 @@ def _made(builder: PromptBuilder, wanted: Mapping[Key | str, Shown]) -> dict[Key
             raise ids
         made[name] = ids
     return made
-
-
-def _groups(rollouts: Iterable[Rollout], correct: Mapping[Key, bool | None]) -> dict[str, list[Attempt]]:
-    groups: dict[str, list[Attempt]] = defaultdict(list)
-    for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
-        attempt = Attempt(
-            sample_index=rollout.sample_index,
-            text=rollout.completion_text,
-            answer=final_answer(rollout.completion_text),
-            correct=correct.get(rollout.key),
-        )
-        groups[rollout.example_id].append(attempt)
-    return groups
