@@ -6,7 +6,7 @@ the chat template: a control token's name inside it is encoded as text (`opsd_co
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -114,11 +114,18 @@ class PromptBuilder:
         return digest(sides | {"chat": self._shown_template} | self._date)
 
     @property
+    def views(self) -> list["PromptBuilder"]:
+        """One for each prompt that a log-linear teacher's members read; else this one alone."""
+        return [replace(self, teacher=view) for view in self.teacher.views]
+
+    @property
     def teacher_digest(self) -> str:
         """Identity of how an example and a privileged context become the teacher's text."""
+        if len(views := self.views) > 1:
+            return digest([view.teacher_digest for view in views])
         sides = {
-            "system": self.teacher.system_template or self.prompts.system,
-            "user": self.teacher.user_template,
+            "system": views[0].teacher.system_template or self.prompts.system,
+            "user": views[0].teacher.user_template,
             "thinking": self.prompts.teacher_thinking,
         }
         graded = {"grader": self.grader} if self.grader else {}

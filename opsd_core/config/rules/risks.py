@@ -21,7 +21,21 @@ def _sampled_token_without_a_length_guard(config: CampaignSettings) -> str | Non
     )
 
 
-RISKS: tuple[Risk, ...] = (_sampled_token_without_a_length_guard,)
+def _sampled_tail_of_another_distribution(config: CampaignSettings) -> str | None:
+    """The correction is the sum over the vocabulary for tokens that are drawn from the distribution that is trained."""
+    rollout, distillation = config.rollout, config.distillation
+    differs = rollout.temperature != distillation.temperature or rollout.top_p < 1.0 or rollout.top_k > 0
+    if not (distillation.samples_tail and differs):
+        return None
+    return (
+        "distillation.tail=sampled is right on average for completions drawn from the distribution that is trained, and these "
+        f"are drawn with rollout.temperature={rollout.temperature}, top_p={rollout.top_p}, top_k={rollout.top_k} against "
+        f"distillation.temperature={distillation.temperature}. Make the temperatures equal and leave truncation off, or set "
+        "distillation.tail=bucket."
+    )
+
+
+RISKS: tuple[Risk, ...] = (_sampled_token_without_a_length_guard, _sampled_tail_of_another_distribution)
 
 
 def risks(config: CampaignSettings) -> Iterator[str]:
