@@ -1,5 +1,7 @@
 """All settings of a campaign, section by section."""
 
+from typing import Any
+
 from pydantic import Field
 
 from opsd_core.config.alarms import AlarmConfig
@@ -38,10 +40,21 @@ class CampaignSettings(Section):
     curriculum: CurriculumConfig = Field(CurriculumConfig(), description="What changes from iteration to iteration.")
     alarms: AlarmConfig = Field(AlarmConfig(), description="When training stops, and what is done then.")
     promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
-    execution: ExecutionConfig = Field(ExecutionConfig(), description="How the work is computed; no part of any identity.")
+    execution: ExecutionConfig = Field(
+        ExecutionConfig(), description="How the work is computed; only the engine is part of identities."
+    )
     control: bool = Field(
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."
     )
+
+    def deciding(self, *besides: str) -> dict[str, Any]:
+        """The settings that decide results, as JSON, without the sections `besides`.
+
+        Of `execution` that is the engine, where it is not opsd's own.
+        """
+        found = self.model_dump(mode="json", exclude={"execution", *besides})
+        own = type(self.execution).model_fields["engine"].default
+        return found if self.execution.engine == own else found | {"execution": {"engine": self.execution.engine}}
 
     @property
     def uses_references(self) -> bool:

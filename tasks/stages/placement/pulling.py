@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from opsd_core.digest import digest
 from opsd_core.errors import IntegrityError, OpsdError, ServiceError
-from opsd_core.models.devices import offer_here
 from tasks.context import store
+from tasks.engines import offer
 from tasks.loaded import release
 from tasks.refs import PolicyRef
 from tasks.stages.placement.calls import Desk, decoded, failed, returned
@@ -34,7 +34,7 @@ def pull(session: str, pool: str, me: str) -> int:
     desk, number, pause_s = Desk(store(), session), 0, FIRST_PAUSE_S
     campaign, keeper = _Campaign(desk), _Keeper()
     if campaign.goes_on():
-        desk.offer(me, f"in work pool {pool!r}", offer_here())
+        desk.offer(me, f"in work pool {pool!r}", offer())
     while campaign.goes_on():
         try:
             worked = _work(desk, campaign, keeper, me)
