@@ -64,7 +64,7 @@ def _answer(campaign: Campaign, builder: PromptBuilder, folder: Path) -> dict[st
     with engine_for(campaign.initial, config) as sampler:
         with progress(config.name, "rehearse", "completions") as report:
             rollouts = complete(sampler, [(e.id, 0) for e in examples], prompts, seeds, config, report)
-        rollouts, held = sampler.checked(rollouts)
+        rollouts, held = sampler.checked(rollouts, config)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     num_tokens = sum(len(r.completion_ids) for r in rollouts)
     return {"num_rollouts": len(rollouts), "num_tokens": num_tokens, "prompts_too_long": too_long, **held}

@@ -85,7 +85,7 @@ def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) 
     with engine_for(iteration.policy, config) as sampler:
         with progress(config.name, title, "completions", (shard, prompts.num_shards)) as report:
             rollouts = sample_rollouts(policy, examples, iteration.number, config, report, sampler)
-        rollouts, held = sampler.checked(rollouts)
+        rollouts, held = sampler.checked(rollouts, config)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     return {
         "num_rollouts": len(rollouts),

@@ -63,8 +63,8 @@ class Engine(ABC):
         """
 
     @abstractmethod
-    def checked(self, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, Any]]:
-        """The rollouts with every column, and in numbers how far their record is from what transformers gives.
+    def checked(self, rollouts: Sequence[Rollout], config: CampaignConfig) -> tuple[list[Rollout], dict[str, Any]]:
+        """The rollouts, sampled as `config` says, with every column; and how far their record is from what transformers gives.
 
         `recorded_error` is the mean |difference| of a token's log-probability in nats. ModelError when it is too large.
         """

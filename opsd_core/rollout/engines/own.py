@@ -37,6 +37,6 @@ class OwnEngine(Engine):
         """As `Engine.generate`."""
         return generate(self.weights.policy, prompts, seeds, sampling, self.batch_size, on_progress)
 
-    def checked(self, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, Any]]:
+    def checked(self, rollouts: Sequence[Rollout], config: CampaignConfig) -> tuple[list[Rollout], dict[str, Any]]:
         """The record is whole; a few rollouts are computed again (`recorded_error`)."""
         return list(rollouts), {"recorded_error": recorded_error(self.weights.policy, rollouts)}

@@ -44,10 +44,9 @@ class VllmEngine(Engine):
 
     name = "vllm"
 
-    def __init__(self, weights: Weights, config: CampaignConfig, server: Server, version: str) -> None:
-        self.weights, self.config, self.server, self._version = weights, config, server, version
+    def __init__(self, weights: Weights, server: Server, version: str, at_once: int) -> None:
+        self.weights, self.server, self._version, self._at_once = weights, server, version, at_once
         self._vocabulary = weights.policy.head.weight_VH.shape[0]
-        self._at_once = min(config.execution.rollout_batch_size, _MOST_AT_ONCE)
 
     @classmethod
     def start(cls, weights: Weights, config: CampaignConfig, environments: Path) -> Self:
@@ -56,7 +55,7 @@ class VllmEngine(Engine):
         check_settings(config, environment)
         python, environ = environment.python.absolute(), _environ(weights.policy, config, environment)
         server = Server.start(_FIELD, python, partial(_command, weights, config, python), environ, "VLLM_API_KEY")
-        engine = cls(weights, config, server, environment.version)
+        engine = cls(weights, server, environment.version, _at_once(config))
         try:
             first = Sampling(temperature=0.0, max_completion_length=1, record_top_k=1)
             engine.generate([[weights.policy.eos_ids[0]]], [0], first)
@@ -130,10 +129,10 @@ class VllmEngine(Engine):
         answer = self.server.ask("/v1/completions", request)
         return _completion(answer["choices"][0], list(prompt), sampling, entries, policy.eos_ids)
 
-    def checked(self, rollouts: Sequence[Rollout]) -> tuple[list[Rollout], dict[str, Any]]:
+    def checked(self, rollouts: Sequence[Rollout], config: CampaignConfig) -> tuple[list[Rollout], dict[str, Any]]:
         """Entropies and drawn distributions filled in; every sampled token is computed again, and the mismatch bounded."""
-        whole, mismatch = recomputed(self.weights.policy, rollouts, self.config)
-        check_mismatch(mismatch, self.weights.policy.causal_lm.dtype, self.config, self.version)
+        whole, mismatch = recomputed(self.weights.policy, rollouts, config)
+        check_mismatch(mismatch, self.weights.policy.causal_lm.dtype, config, self.version)
         return whole, {"recorded_error": mismatch.mean, "mismatch": mismatch.to_json()}
 
     def close(self) -> None:
@@ -171,7 +170,7 @@ def _command(weights: Weights, config: CampaignConfig, python: Path, port: int) 
         "dtype": dtype_identity(config.model),
         "max-model-len": str(longest),
         "max-logprobs": str(config.rollout.record_top_k),
-        "max-num-seqs": str(min(config.execution.rollout_batch_size, _MOST_AT_ONCE)),
+        "max-num-seqs": str(_at_once(config)),
         "max-num-batched-tokens": str(max(longest, _TOKENS_PER_STEP)),
         "generation-config": "vllm",
         "logprobs-mode": "raw_logprobs",
@@ -185,6 +184,10 @@ def _command(weights: Weights, config: CampaignConfig, python: Path, port: int) 
         flags.append("--trust-remote-code")
     named = [part for name, value in options.items() for part in (f"--{name}", value)]
     return [str(python), "-m", "vllm.entrypoints.openai.api_server", *named, *flags]
+
+
+def _at_once(config: CampaignConfig) -> int:
+    return min(config.execution.rollout_batch_size, _MOST_AT_ONCE)
 
 
 def _longest(policy: Policy, config: CampaignConfig) -> int:
