@@ -133,7 +133,8 @@ def _columns(
         probs_NV = logprobs_NV.exp()
         entropy_N = -torch.linalg.vecdot(probs_NV, logprobs_NV)
         tail_N = probs_NV.scatter(1, ids_NK[tile], 0.0).sum(-1)
-        known_NV = logprobs_NV.scatter(1, ids_NK[tile], values_NK[tile]).scatter(1, token_N1, recorded_N[tile, None])
+        known_NV = logprobs_NV.scatter(1, ids_NK[tile], values_NK[tile].to(logprobs_NV))
+        known_NV = known_NV.scatter(1, token_N1, recorded_N[tile, None].to(logprobs_NV))
         drawn_N = drawn_logprobs(known_NV, token_N1, config)
         parts.append([logprobs_NV.gather(1, token_N1).squeeze(1), entropy_N, tail_N, drawn_N])
     return [torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)]
