@@ -25,7 +25,7 @@ _HANDED_ON = {"PIP_FIND_LINKS": "UV_FIND_LINKS", "PIP_INDEX_URL": "UV_DEFAULT_IN
 def install(environment: Environment, package: str) -> None:
     """Make the environment, or bring it to this package; one that has it stays. ConfigError when a step fails."""
     if environment.version.replace(" ", "==") != package:
-        print(f"opsd: installing {package} into {environment.folder} (minutes, 4 to 10 GB)", flush=True)
+        print(f"opsd: installing {package} into {environment.folder} (minutes, 3 to 10 GB)", flush=True)
         if not environment.python.exists():
             _run("making the environment", [sys.executable, "-m", "venv", str(environment.folder)])
         pip = [str(environment.python), "-m", "pip", "--disable-pip-version-check"]
