@@ -1,15 +1,17 @@
 """pytest tests/core/rollout/engines/test_conformance.py — every engine makes the same record of the same policy."""
 
+import threading
 from collections import Counter
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from opsd_core.config import resolve
 from opsd_core.data import make_example
-from opsd_core.errors import ConfigError, DataError
+from opsd_core.errors import ConfigError, DataError, ServiceError
 from opsd_core.models.policy import save_policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.rollouts import read_rollouts, write_rollouts
@@ -235,3 +237,17 @@ def test_progress_is_told_to_the_end(engine):
 def test_an_engine_of_its_own_samples_stored_weights_alone(engine, name):
     with pytest.raises(ConfigError, match=rf"execution\.engine={name}.*in memory alone"):
         start_engine(Weights(engine.weights.policy), config(execution={"engine": name}), ROOT)
+
+
+def test_one_that_is_killed_is_said_and_leaves_nothing(engine):
+    """The last case of the file: it takes the engine with it."""
+    server = getattr(engine, "server", None)
+    if server is None:
+        pytest.skip("has no process of its own")
+    members = psutil.Process(server.process.pid).children(recursive=True)
+    killer = threading.Timer(1.0, lambda: [process.kill() for process in members if "EngineCore" in " ".join(process.cmdline())])
+    killer.start()
+    with pytest.raises(ServiceError, match=r"execution\.engine=vllm (answers|gives no answer)"):
+        engine.generate([[5, 6, 7]] * 2000, list(range(2000)), Sampling(max_completion_length=100, record_top_k=8))
+    _, alive = psutil.wait_procs(members, timeout=30)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] and not engine.alive
