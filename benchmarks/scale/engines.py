@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--items", type=int, default=48)
     parser.add_argument("--length", type=int, default=48)
+    parser.add_argument("--share", type=float, default=1.0, help="of vllm's completions that are computed again")
     options = parser.parse_args()
     with TemporaryDirectory() as folder:
         save_policy(load_gguf(smollm2_gguf(ROOT / ".opsd/cache/downloads")), Path(folder))
@@ -57,7 +58,7 @@ def settings(name: str, options: argparse.Namespace) -> CampaignConfig:
             "data": {"source": "reasoning_gym:chain_sum"},
             "prompts": {"max_prompt_length": 256},
             "rollout": {"max_completion_length": options.length, "record_top_k": 20},
-            "execution": {"engine": name, "rollout_batch_size": 64},
+            "execution": {"engine": name, "rollout_batch_size": 64, "checked_share": options.share},
         },
     )
 

@@ -41,7 +41,7 @@ class CampaignSettings(Section):
     alarms: AlarmConfig = Field(AlarmConfig(), description="When training stops, and what is done then.")
     promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
     execution: ExecutionConfig = Field(
-        ExecutionConfig(), description="How the work is computed; only the engine is part of identities."
+        ExecutionConfig(), description="How the work is computed; what samples is part of identities."
     )
     control: bool = Field(
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."
@@ -50,11 +50,10 @@ class CampaignSettings(Section):
     def deciding(self, *besides: str) -> dict[str, Any]:
         """The settings that decide results, as JSON, without the sections `besides`.
 
-        Of `execution` that is the engine, where it is not opsd's own.
+        Of `execution` these are the engine and what of its record is checked, where they are not the defaults.
         """
         found = self.model_dump(mode="json", exclude={"execution", *besides})
-        own = type(self.execution).model_fields["engine"].default
-        return found if self.execution.engine == own else found | {"execution": {"engine": self.execution.engine}}
+        return found | {"execution": self.execution.sampling} if self.execution.sampling else found
 
     @property
     def uses_references(self) -> bool:

@@ -1,6 +1,6 @@
 """How the work is done, as opposed to what decides its result."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -11,7 +11,7 @@ PoolName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class ExecutionConfig(Section):
-    """How the work is computed. No setting but `engine` is part of any identity: a changed one continues the same work.
+    """How the work is computed. Only `engine` and `checked_share` are part of identities: another change continues the same work.
 
     A kernel may round differently at another batch size, in the last bits. What was used stands in each artifact's summary.
     """
@@ -39,6 +39,13 @@ class ExecutionConfig(Section):
         le=0.95,
         description="Share of a CUDA device's memory that an engine of its own takes while it samples; the policy stands in the "
         "rest, to compute the sampled tokens again.",
+    )
+    checked_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of a shard's completions, drawn by their keys, that transformers computes again to measure an engine "
+        "of its own. Below 1 entropies are those of the recorded entries with the tail as one event, so less than they are.",
     )
     max_mismatch: float | None = Field(
         None,
@@ -74,6 +81,12 @@ class ExecutionConfig(Section):
         "weights, gradients, moments and teachers (FSDP2); auto = ddp where the estimate says that it fits, else fsdp.",
     )
     checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings that decide the record of a rollout, where they are not the defaults."""
+        read = {"engine", *{"checked_share"} & {*ENGINE_KINDS[self.engine].reads}}
+        return self.model_dump(include=read, exclude_defaults=True)
 
     @model_validator(mode="after")
     def _runners_have_a_pool(self) -> "ExecutionConfig":

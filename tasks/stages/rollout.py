@@ -63,7 +63,10 @@ def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> di
 
 def engine(config: CampaignConfig) -> dict[str, Any]:
     """What decides a completion besides weights, prompt and seed."""
-    return {"name": config.execution.engine, "dtype": str(resolve_dtype(config.model)).removeprefix("torch.")}
+    dtype = str(resolve_dtype(config.model)).removeprefix("torch.")
+    return {"name": config.execution.engine, "dtype": dtype} | {
+        name: value for name, value in config.execution.sampling.items() if name != "engine"
+    }
 
 
 def computed(config: CampaignConfig, batch: int, expected_bytes: int = 0) -> dict[str, Any]:

@@ -24,7 +24,7 @@ ENGINE_KINDS: dict[str, EngineKind] = {
         "rollout.engines.vllm.VllmEngine",
         "vLLM in a process and an environment of its own",
         made_by="make engine-vllm",
-        reads=("engine_memory", "max_mismatch"),
+        reads=("engine_memory", "checked_share", "max_mismatch"),
         least_temperature=0.01,
     ),
 }

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.choices import ENTRY_BOUNDS
-from opsd_core.config.kinds.engines import ENGINE_KINDS
 from opsd_core.config.rules.addresses import ADDRESS_RULES
+from opsd_core.config.rules.engines import ENGINE_RULES
 from opsd_core.config.rules.objective import OBJECTIVE_RULES
 from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration
@@ -84,17 +84,6 @@ def _sampled_token_has_no_entries(config: CampaignSettings) -> str | None:
     return None
 
 
-def _engine_samples_so_cold(config: CampaignSettings) -> str | None:
-    engine, temperature = config.execution.engine, config.rollout.temperature
-    least = ENGINE_KINDS[engine].least_temperature
-    if temperature < least:
-        return (
-            f"rollout.temperature={temperature} with execution.engine={engine}: it would sample at {least} instead and say "
-            f"nothing. Set rollout.temperature to {least} or more, or execution.engine=transformers."
-        )
-    return None
-
-
 RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     *ADDRESS_RULES,
     *TEMPLATE_RULES,
@@ -106,7 +95,7 @@ RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     _split_leaves_training_items,
     _top_k_side_was_recorded,
     _sampled_token_has_no_entries,
-    _engine_samples_so_cold,
+    *ENGINE_RULES,
     *OBJECTIVE_RULES,
     *SELECTION_RULES,
 )

@@ -1,6 +1,7 @@
 """How far what an engine recorded is from what transformers gives the same tokens: measured, told, bounded.
 
-Every sampled token is computed again, in one forward pass over prompt and completion, in float32 from the last hidden state on.
+Sampled tokens are computed again, in one forward pass over prompt and completion, in float32 from the last hidden state on: all
+of them, or those of execution.checked_share of the completions.
 
     mismatch = mean |log pi_engine(y) - log pi(y)|      ratio = pi(y) / pi_engine(y)
     ess = (sum ratio)^2 / (N sum ratio^2)               1 = all tokens count alike
@@ -11,6 +12,7 @@ recorded. Source: verl `rollout_is`, SkyRL.
 B = completions, N = tokens of several completions, T = of one, V = vocabulary, K = recorded entries
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor
 
 from opsd_core.config import CampaignConfig
+from opsd_core.digest import derive_seed
 from opsd_core.errors import ModelError
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy
@@ -93,10 +96,14 @@ def recomputed(policy: Policy, rollouts: Sequence[Rollout], config: CampaignConf
     """The rollouts with what an engine does not tell, and how far it is from transformers on every token that it sampled.
 
     Entropy, and a tail below what rounding leaves of the K entries, are transformers'. The distribution that was drawn from is
-    taken of the engine's entries with transformers' for the rest of the vocabulary. References stay as they are.
+    taken of the engine's entries with transformers' for the rest of the vocabulary. References stay as they are. With a share
+    below 1 all entropies are of the K entries with the tail as one event, and nothing else is changed.
     """
-    whole, parts = list(rollouts), []
-    rows = [row for row, rollout in enumerate(rollouts) if rollout.source == "policy"]
+    whole, parts, share = list(rollouts), [], config.execution.checked_share
+    sampled = [row for row, rollout in enumerate(rollouts) if rollout.source == "policy"]
+    rows = sampled if share == 1.0 else drawn_rows(rollouts, sampled, share)
+    if share < 1.0:
+        whole = [replace(r, entropy_T=_coarse_entropy(r)) if r.source == "policy" else r for r in whole]
     lengths = [len(rollouts[row].prompt_ids) + len(rollouts[row].completion_ids) for row in rows]
     for group in microbatches(lengths, config.execution.microbatch_tokens):
         chosen = [rollouts[rows[place]] for place in group]
@@ -107,12 +114,24 @@ def recomputed(policy: Policy, rollouts: Sequence[Rollout], config: CampaignConf
             stop = start + len(rollout.completion_ids)
             again_T, entropy_T, tail_T, drawn_T = (column[start:stop] for column in columns)
             parts.append(Mismatch.of(rollout.logprobs_T, again_T))
-            tail_T = np.where(rollout.tail_mass_T < _ROUNDED_TAIL, tail_T, rollout.tail_mass_T)
-            whole[rows[place]] = replace(
-                rollout, entropy_T=entropy_T, tail_mass_T=tail_T.astype(np.float32), sampling_logprobs_T=drawn_T
-            )
+            if share == 1.0:
+                tail_T = np.where(rollout.tail_mass_T < _ROUNDED_TAIL, tail_T, rollout.tail_mass_T).astype(np.float32)
+                known = {"entropy_T": entropy_T, "tail_mass_T": tail_T, "sampling_logprobs_T": drawn_T}
+                whole[rows[place]] = replace(rollout, **known)
             start = stop
     return whole, Mismatch.together(parts)
+
+
+def drawn_rows(rollouts: Sequence[Rollout], sampled: Sequence[int], share: float) -> list[int]:
+    """That share of `sampled`, at least one, by the keys of the completions alone."""
+    order = sorted(sampled, key=lambda row: derive_seed("checked", *rollouts[row].key))
+    return sorted(order[: math.ceil(share * len(order))])
+
+
+def _coarse_entropy(rollout: Rollout) -> np.ndarray:
+    """Entropy (T,) of the K entries and everything else as one event, in nats: never above the whole distribution's."""
+    top_TK, tail_T = rollout.topk_logprobs_TK.astype(np.float64), np.maximum(rollout.tail_mass_T.astype(np.float64), 1e-30)
+    return (-(np.exp(top_TK) * top_TK).sum(1) - tail_T * np.log(tail_T)).astype(np.float32)
 
 
 def _columns(

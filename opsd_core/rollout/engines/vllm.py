@@ -192,7 +192,8 @@ def _at_once(config: CampaignConfig) -> int:
 
 def _longest(policy: Policy, config: CampaignConfig) -> int:
     """Tokens of the longest prompt with its completion, rehearsed prompts included."""
-    prompts = max(config.prompts.max_prompt_length, config.rehearsal.prompts.max_prompt_length)
+    rehearsed = config.rehearsal.prompts.max_prompt_length if config.rehearsal.share else 0
+    prompts = max(config.prompts.max_prompt_length, rehearsed)
     return min(prompts + config.rollout.max_completion_length, policy.max_positions)
 
 

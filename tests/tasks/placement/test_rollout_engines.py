@@ -87,6 +87,10 @@ def test_another_engine_is_another_artefact_and_another_campaign_and_the_machine
     assert keys[0] != keys[1] and campaigns[0] != campaigns[1]
     assert "execution" not in campaigns[0]["config"], "campaigns of opsd's own engine stay what they were"
     assert campaigns[1]["config"]["execution"] == {"engine": "vllm"}
+    part = iteration.config.execution.model_copy(update={"checked_share": 0.5})
+    config = iteration.config.model_copy(update={"execution": part})
+    keys.append(artifact_key("rollouts", rollout_identity(iteration.model_copy(update={"config": config}), prompts, 0)))
+    assert keys[2] not in keys[:2], "its entropies are others"
 
 
 @pytest.mark.timeout(1200)

@@ -1,5 +1,6 @@
 """pytest tests/core/rollout/engines/test_mismatch.py — how far an engine's record is from transformers: measured, bounded."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from opsd_core.config import resolve
 from opsd_core.data import addition_examples
 from opsd_core.errors import ModelError
-from opsd_core.rollout.engines.mismatch import Mismatch, check_mismatch, recomputed
+from opsd_core.rollout.engines.mismatch import Mismatch, check_mismatch, drawn_rows, recomputed
 from opsd_core.rollout.sample import sample_rollouts
 from tests.core.small import small_policy
 
@@ -53,6 +54,24 @@ def test_what_an_engine_does_not_tell_is_found_again(policy, sampling):
         assert after.completion_ids == before.completion_ids
     assert mismatch.mean < 1e-5 and mismatch.effective == pytest.approx(1.0, abs=1e-6)
     assert mismatch.num_tokens == sum(len(r.completion_ids) for r in rollouts)
+
+
+def test_of_a_share_the_rest_keeps_what_the_engine_told(policy):
+    """Which completions are computed again follows from their keys; those and the others have the same kind of record."""
+    rollouts = sample_rollouts(policy, addition_examples(20), 0, config())
+    engine = [replace(r, sampling_logprobs_T=r.logprobs_T) for r in told(rollouts)]
+    part = config(execution={"engine": "vllm", "checked_share": 0.2})
+    whole, mismatch = recomputed(policy, engine, part)
+    drawn = [rollouts[row] for row in drawn_rows(rollouts, range(len(rollouts)), 0.2)]
+    assert len(drawn) == math.ceil(0.2 * len(rollouts)) and mismatch.num_tokens == sum(len(r.completion_ids) for r in drawn)
+    for before, after in zip(rollouts, whole, strict=True):
+        assert (after.entropy_T <= before.entropy_T + 1e-5).all() and (after.entropy_T >= 0).all()
+        assert np.array_equal(after.sampling_logprobs_T, before.logprobs_T)
+        events_TK = np.exp(np.column_stack([before.topk_logprobs_TK, np.log(before.tail_mass_T)]))
+        assert after.entropy_T == pytest.approx(-(events_TK * np.log(events_TK)).sum(1), abs=1e-4)
+    backwards = drawn_rows(rollouts[::-1], range(len(rollouts)), 0.2)
+    assert {rollouts[::-1][row].key for row in backwards} == {r.key for r in drawn}
+    assert drawn_rows(rollouts, [], 0.2) == [] and len(drawn_rows(rollouts, [3], 0.01)) == 1
 
 
 def test_an_engine_that_is_off_is_measured(policy):

@@ -101,6 +101,25 @@ def test_what_an_engine_would_change_in_silence_is_refused_by_field():
         resolve("tiny", {"execution": {"engine": "sglang"}})
 
 
+READERS = {
+    "rollout.temperature": {"rollout": {"temperature": 0.9}},
+    "rollout.top_k": {"rollout": {"top_k": 5}},
+    "rollout.top_p": {"rollout": {"top_p": 0.9}},
+    "token_weights.entropy_of": {"token_weights": {"entropy": "down", "entropy_of": "student"}},
+    "distillation.divergence": {"distillation": {"divergence": "opsa"}},
+    "curriculum.length_max_entropy": {"curriculum": {"length_start": 2, "length_max_entropy": 1.0}},
+}
+
+
+@pytest.mark.parametrize("field", READERS)
+def test_what_only_a_whole_check_gives_is_refused_with_less(field):
+    part = {"execution": {"engine": "vllm", "checked_share": 0.5}} | PLAIN
+    with pytest.raises(ConfigError, match=rf"execution\.checked_share=0\.5 leaves .*{field}"):
+        resolve("tiny", part, READERS[field])
+    resolve("tiny", BY_VLLM, READERS[field])
+    resolve("tiny", part)
+
+
 def test_settings_of_an_engine_that_another_does_not_read_are_told():
     told = list(settings_without_effect(resolve("tiny", {"execution": {"max_mismatch": 0.1, "engine_memory": 0.4}})))
     assert any("execution.max_mismatch=0.1" in line and "execution.engine=vllm" in line for line in told) and len(told) >= 2
