@@ -35,7 +35,7 @@ gpu-kit: venv ## a folder for a CUDA machine without a network: sh gpu-kit/run.s
 	$(BIN)/python -m benchmarks.gpu.kit gpu-kit
 
 test-engines: engine-vllm ## every rollout engine makes the same record; installs vLLM in an environment of its own
-	$(BIN)/python -m pytest -m "vllm or not vllm" tests/core/rollout/engines tests/tasks/placement/test_rollout_engines.py
+	$(BIN)/python -m pytest -m "vllm or not vllm" tests/core/rollout/engines tests/tasks/placement/test_rollout_engines.py tests/flows/engines
 	$(BIN)/python -m pytest -m vllm tests/core/models/test_serving.py
 
 test-scale: venv ## runners on PostgreSQL and four workers: killed, stopped, cancelled; what is made stays the same

@@ -1,18 +1,14 @@
 """pytest tests/tasks/placement/test_rollout_engines.py — the rollout stage with every engine: artefacts, identity, process."""
 
-import json
-
-import psutil
 import pytest
 from prefect.logging import disable_run_logger
 
-from flows.iterate import iterate
 from opsd_core.config import resolve
 from opsd_core.data import addition_examples
 from opsd_core.records.examples import write_examples
 from opsd_core.records.rollouts import read_rollouts
 from tasks import engines
-from tasks.context import lineage, local, store, tracker
+from tasks.context import local
 from tasks.loaded import release
 from tasks.refs import Campaign, Iteration, PolicyRef, PromptSet, Ref
 from tasks.stages.grade import mismatch_metrics
@@ -91,30 +87,6 @@ def test_another_engine_is_another_artefact_and_another_campaign_and_the_machine
     config = iteration.config.model_copy(update={"execution": part})
     keys.append(artifact_key("rollouts", rollout_identity(iteration.model_copy(update={"config": config}), prompts, 0)))
     assert keys[2] not in keys[:2], "its entropies are others"
-
-
-@pytest.mark.timeout(1200)
-@pytest.mark.vllm
-@pytest.mark.parametrize("engine", [param for param in ENGINES if param.values[0] == "vllm"])
-def test_a_campaign_with_an_engine_of_its_own_learns_from_its_completions(engine, stack, tiny_model):
-    """Two iterations: the second policy is another process. Every number that is logged is in the run."""
-    overrides = {
-        "model": {"source": str(tiny_model)},
-        "execution": {"engine": engine, "num_shards": 2},
-        "token_weights": {"importance_correction": True},
-        "evaluation": {"num_items": 40},
-    }
-    name = f"by-{engine}"
-    iterate(recipe="tiny", name=name, iterations=2, num_prompts=48, num_steps=4, overrides=overrides)
-    versions = [entry for entry in tracker().versions(name) if entry.tags["opsd.role"] == "candidate"]
-    assert len(versions) == 2
-    for version in versions:
-        summaries = [describe(store(), uri).summary for uri in lineage(version.tags)["rollouts"]]
-        assert [summary["engine"]["name"] for summary in summaries] == [engine, engine]
-        assert all(summary["recorded_error"] < 5e-3 for summary in summaries)
-        steps = (local(version.tags["opsd.state_uri"]) / "steps.jsonl").read_text().splitlines()
-        assert all(0.9 < json.loads(step)["rollout_corr/rollout_is_eff_sample_size"] <= 1.0001 for step in steps)
-    assert not [process for process in psutil.Process().children(recursive=True) if "vllm" in " ".join(process.cmdline())]
 
 
 def test_an_error_while_sampling_leaves_no_engine(shards):
