@@ -7,15 +7,13 @@
 Every arm runs in its own process. Extra memory is the peak resident size during one forward + backward, less the
 resident size just before it (inputs loaded, libraries warm); the gradients of hidden states and head are part of it.
 Time is the best of --repeats; CPU time is reported next to wall time because it barely changes when other programs run.
-With a CUDA device it then compares bfloat16 at 4,096 hidden x 128,256 entries with the bare matrix products and, when
-installed, Liger's fused JSD; without one it says so and stops.
+`python -m benchmarks.gpu` does the same on a GPU, beside the bare matrix products, Liger's fused JSD and TRL's chunked loss.
 
 N = tokens, V = vocabulary, H = hidden size, K = kept entries
 """
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -33,7 +31,7 @@ from torch.nn import functional
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head, HiddenTargets, TopKTargets
 from opsd_core.objective.fused import fused_loss
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.rows import Tiles
 
 CASES = {
     "forward_kl recorded K=32": DistillationConfig(divergence="forward_kl", targets="recorded", top_k=32),
@@ -79,11 +77,11 @@ def whole_logits_loss(hidden_NH: Tensor, weight_VH: Tensor, targets: TopKTargets
 
 
 def make_inputs(case: str, tokens: int, vocabulary: int, hidden: int, device: str, dtype: torch.dtype) -> tuple:
-    generator = torch.Generator().manual_seed(0)
-    student = torch.randn(tokens, hidden, generator=generator)
-    teacher = (student + 0.5 * torch.randn(tokens, hidden, generator=generator)).to(device, dtype)
-    weight = torch.randn(vocabulary, hidden, generator=generator).mul_(3 / math.sqrt(hidden)).to(device, dtype)
-    ids = torch.randint(vocabulary, (tokens,), generator=generator).to(device)
+    generator = torch.Generator(device).manual_seed(0)
+    student = torch.randn(tokens, hidden, generator=generator, device=device)
+    teacher = (student + 0.5 * torch.randn(tokens, hidden, generator=generator, device=device)).to(dtype)
+    weight = torch.randn(vocabulary, hidden, generator=generator, device=device).mul_(3 / math.sqrt(hidden)).to(dtype)
+    ids = torch.randint(vocabulary, (tokens,), generator=generator, device=device)
     if CASES[case].targets == "recorded":
         parts = []
         for start in range(0, tokens, 256):
@@ -94,7 +92,7 @@ def make_inputs(case: str, tokens: int, vocabulary: int, hidden: int, device: st
     else:
         teacher_weight = weight if "shared" in case else weight.clone()
         targets = HiddenTargets(teacher, Head(teacher_weight))
-    leaf = student.to(device, dtype).requires_grad_()
+    leaf = student.to(dtype).requires_grad_()
     return leaf, weight.detach().requires_grad_(), targets, ids, torch.ones(tokens, device=device)
 
 
@@ -114,6 +112,8 @@ def make_step(arm: str, case: str, inputs: tuple, tiles: Tiles | None = None) ->
             return bare_products(hidden_NH, weight_VH, targets)
         elif arm == "liger":
             loss = liger_jsd(hidden_NH, weight_VH, targets, ids_N)
+        elif arm == "trl":
+            loss = trl_divergence(hidden_NH, weight_VH, targets, {"forward_kl": 0.0, "jsd": 0.5}[CASES[case].divergence])
         else:
             loss = whole_logits_loss(hidden_NH, weight_VH, targets, CASES[case].divergence)
         (loss / len(hidden_NH)).backward()
@@ -137,6 +137,13 @@ def liger_jsd(hidden_NH: Tensor, weight_VH: Tensor, targets: HiddenTargets, ids_
     teacher_weight_VH = targets.head.weight_VH
     mean = LigerFusedLinearJSD(jsd_beta=0.5)(hidden_NH, weight_VH, targets.hidden_NH, teacher_weight_VH, ids_N)
     return mean * len(hidden_NH)
+
+
+def trl_divergence(hidden_NH: Tensor, weight_VH: Tensor, targets: HiddenTargets, beta: float) -> Tensor:
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    teacher = (targets.hidden_NH, targets.head.weight_VH, None)
+    return ChunkedDivergenceFunction.apply(hidden_NH, weight_VH, None, *teacher, beta)[0].sum()
 
 
 def resident_kib(field: str) -> int:
@@ -214,40 +221,6 @@ def cpu_table(arguments: argparse.Namespace) -> list[str]:
     return [*lines, "", f"CPU time that recomputing logits in the backward pass would add: {', '.join(recompute)}."]
 
 
-def measure_cuda(arm: str, tokens: int, repeats: int) -> str:
-    """One arm on the GPU, bfloat16, full-vocabulary JSD: peak extra GiB and best milliseconds."""
-    step = make_step(arm, "jsd(0.5) full", make_inputs("jsd(0.5) full", tokens, 128_256, 4096, "cuda", torch.bfloat16))
-    try:
-        step()
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        best = math.inf
-        for _ in range(repeats):
-            start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            step()
-            stop.record()
-            torch.cuda.synchronize()
-            best = min(best, start.elapsed_time(stop))
-    except torch.cuda.OutOfMemoryError:
-        return f"| {tokens} | {arm} | out of memory | |"
-    return f"| {tokens} | {arm} | {(torch.cuda.max_memory_allocated() - before) / 2**30:.2f} | {best:.1f} |"
-
-
-def cuda_table(repeats: int) -> list[str]:
-    if not torch.cuda.is_available():
-        return ["CUDA: no device here, so the comparison with the bare products and Liger was not run."]
-    arms = ["whole", "fused", "products"] + (["liger"] if importlib.util.find_spec("liger_kernel") else [])
-    lines = [f"{torch.cuda.get_device_name()}, bfloat16, H=4096, V=128,256, jsd(0.5)", ""]
-    lines += ["| tokens | arm | extra GiB | ms |", "|---|---|---|---|"]
-    for tokens in (1024, 8192):
-        for arm in arms:
-            lines.append(measure_cuda(arm, tokens, repeats))
-            torch.cuda.empty_cache()
-    return lines
-
-
 def describe(arguments: argparse.Namespace) -> list[str]:
     return [
         f"{arguments.tokens:,} tokens x {arguments.vocabulary:,} entries x {arguments.hidden} hidden, float32, head trained, "
@@ -274,7 +247,7 @@ def main() -> None:
         sizes = [arguments.tokens, arguments.vocabulary, arguments.hidden]
         print(json.dumps(measure_cpu(arguments.arm, arguments.case, sizes, arguments.threads, arguments.repeats)))
         return
-    lines = [*describe(arguments), *cpu_table(arguments), "", *cuda_table(arguments.repeats)]
+    lines = [*describe(arguments), *cpu_table(arguments)]
     text = "\n".join(lines)
     print(text)
     if arguments.output:

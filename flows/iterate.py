@@ -6,7 +6,7 @@ prefect deployment run opsd/iterate -p recipe=tiny -p iterations=5 -p 'overrides
 
 import time
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from flows import stages
 from flows.forms import chosen, setting, settings
@@ -14,9 +14,13 @@ from flows.parameters import flow
 from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.exclusive import one_campaign
-from tasks.refs import Campaign, CurriculumRef, Iteration, IterationSummary, Outcome, PolicyRef, Ref, Sampled
+from tasks.refs import Campaign, CurriculumRef, Held, Iteration, Judged, Outcome, PolicyRef, Ref, Sampled
 from tasks.runtime.side_by_side import Run
 from tasks.runtime.unattended import unattended
+from tasks.summary import IterationSummary
+
+if TYPE_CHECKING:
+    from tasks.stages.renewal.sampling import Ahead
 
 RecipeName = Literal[*sorted(RECIPES)]
 
@@ -82,7 +86,7 @@ def run_campaign(config: CampaignConfig, run: Run, pretraining: bool = False) ->
             run_iteration(campaign, number, loop)
         except AlarmError as alarm:
             loop.stopped.append(str(alarm))
-            loop.policy = loop.champion
+            loop.go_back()
             remedied = stages.recover(campaign, loop.config, number, alarm, len(loop.stopped))
             if remedied is None:
                 break
@@ -113,29 +117,61 @@ class Loop:
     run: Run
     """Does what needs a model, here or in runners (execution.placement)."""
     curriculum: CurriculumRef | None = None
+    held: Held | None = None
+    """The completions that the last iteration learned from (rollout.refresh)."""
+    ahead: "Ahead | None" = None
+    """Those that the next one will learn from (execution.overlap)."""
     monitors: list[dict[str, float]] = field(default_factory=list)
     summaries: list[IterationSummary] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     """Alarms that stopped iterations, in words."""
 
+    def go_back(self) -> None:
+        """An alarm stopped an iteration: the next one starts from the champion, with completions of its own."""
+        self.policy = self.champion
+        if self.ahead:
+            self.ahead.drop()
+        self.ahead = None
+        if self.config.rollout.refresh != "initial":
+            self.held = None
+
+    def length(self) -> int | None:
+        """The longest completion that the curriculum allows next."""
+        return self.curriculum.max_completion_length if self.curriculum else None
+
 
 def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     """One turn of the loop. AlarmError when a monitor passes its limit; what was made until then is kept."""
     started = time.perf_counter()
-    length = loop.curriculum.max_completion_length if loop.curriculum else None
-    in_force = config_at(loop.config, number, length)
+    in_force = config_at(loop.config, number, loop.length())
     iteration = stages.open_iteration(campaign, number, in_force, (loop.policy, loop.champion), loop.curriculum)
-    prompts = stages.choose_prompts(iteration)
-    iteration = stages.meet_peers(iteration, prompts, loop.run)
-    shards = loop.run(stages.rollout, [(iteration, prompts, shard) for shard in range(prompts.num_shards)])
-    graded = stages.grade(iteration, prompts, shards)
-    loop.curriculum = stages.advance_curriculum(iteration, shards, graded)
-    outcome = learn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded), loop.monitors, loop.run)
+    iteration, held, judged = roll_out(iteration, loop)
+    graded = stages.grade(iteration, held.prompts, held.shards)
+    loop.curriculum = stages.advance_curriculum(iteration, held.shards, graded)
+    if in_force.execution.overlap and number + 1 < campaign.config.iterations:
+        following = config_at(loop.config, number + 1, loop.length())
+        loop.ahead = stages.begin_ahead(iteration, following, loop.curriculum, loop.run)
+    sampled = Sampled(prompts=held.prompts, shards=held.shards, graded=graded, judged=judged)
+    outcome = learn(iteration, sampled, loop.monitors, loop.run)
     summary = stages.report_iteration(iteration, outcome, stages.write_answers(iteration, outcome))
     loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
     verdict = outcome.verdict
     refused_back = not verdict.promote and in_force.promotion.continue_from == "champion"
     loop.policy, loop.champion = (verdict.champion if refused_back else outcome.candidate), verdict.champion
+
+
+def roll_out(iteration: Iteration, loop: Loop) -> tuple[Iteration, Held, Judged]:
+    """The completions to learn from: sampled ahead, kept while they are good enough, else sampled now."""
+    judged = stages.judge(iteration, loop.held, loop.run)
+    held = None
+    if loop.ahead:
+        held, loop.ahead = loop.ahead.arrived(), None
+    elif judged.keep:
+        iteration, held = stages.keep(iteration, loop.held)
+    prompts = held.prompts if held else stages.choose_prompts(iteration)
+    iteration = stages.meet_peers(iteration, prompts, loop.run)
+    loop.held = held or stages.sample(iteration, prompts, loop.run)
+    return iteration, loop.held, judged
 
 
 def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float]] | None, run: Run) -> Outcome:

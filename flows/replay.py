@@ -16,7 +16,7 @@ from flows.parameters import flow
 from flows.promote import Name
 from opsd_core.config import CampaignConfig, config_at
 from tasks.exclusive import one_campaign
-from tasks.refs import Campaign, IterationSummary, PolicyRef, Sampled
+from tasks.refs import Campaign, PolicyRef, Sampled
 from tasks.runtime.side_by_side import Run
 from tasks.stages.replay import (
     SECTIONS,
@@ -27,6 +27,7 @@ from tasks.stages.replay import (
     replay_config,
     stored_shards,
 )
+from tasks.summary import IterationSummary
 
 
 @flow

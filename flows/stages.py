@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
     from tasks.stages.prompts import advance_curriculum, choose_prompts
     from tasks.stages.rehearse import rehearse
-    from tasks.stages.report import close_campaign, open_iteration, report_iteration
-    from tasks.stages.rollout import rollout
+    from tasks.stages.renewal.judge import judge
+    from tasks.stages.renewal.sampling import begin_ahead, keep, sample
+    from tasks.stages.report import open_iteration, report_iteration
+    from tasks.stages.reports.closing import close_campaign
     from tasks.stages.score import score_shard
     from tasks.stages.watch import recover, watch
     from tasks.stages.weights import warm_start

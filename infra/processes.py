@@ -14,11 +14,14 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 
 from tasks.runtime.secrets import redact
 
+Processes = dict[UUID, list[psutil.Process]]
+"""Of flow runs."""
 _LOG_LIMIT = 20 * 2**20
 _START_TOLERANCE_S = 0.05
 
@@ -141,3 +144,22 @@ def _num_threads(pid: int) -> int:
         return len(os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
     except OSError:
         return 0
+
+
+def processes_by_run() -> Processes:
+    """The live processes of this machine that carry a flow run's id in their environment."""
+    found: Processes = {}
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            number = run_number(process.environ().get("PREFECT__FLOW_RUN_ID", ""))
+            if number is not None and process.status() != psutil.STATUS_ZOMBIE:
+                found.setdefault(number, []).append(process)
+    return found
+
+
+def run_number(text: str) -> UUID | None:
+    """The id of a flow run; None for anything else."""
+    try:
+        return UUID(text)
+    except ValueError:
+        return None

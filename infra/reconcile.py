@@ -9,7 +9,7 @@ command. Several at once do no harm: one acts at a time (lease `leases/reconcile
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -33,6 +33,8 @@ from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 from pydantic import ValidationError
 
+from infra.lossy import Lossy
+from infra.processes import Processes, processes_by_run, run_number
 from infra.recovery import ENDED_AS, FOR_GOOD, WATCHED, Action, Life, Seen, confirm_s, decide, life
 from infra.telling import close_unanswered, name_waiting, tell_crashed
 from opsd_core.errors import BusyError, OpsdError
@@ -49,7 +51,8 @@ _RECENT = timedelta(days=7)
 _PAGE = 200
 _STORE_TIMEOUT_S = 5.0
 _LEASE_S = 60.0
-Processes = dict[UUID, list[psutil.Process]]
+Ended = Mapping[UUID, float]
+"""When the starts of runs ended that the asking worker made, in seconds since 1970."""
 _OUTAGES = (httpx.HTTPError, PrefectException, OpsdError, OSError, ValidationError)
 
 
@@ -66,8 +69,9 @@ class Case:
 class Reconciler:
     """Passes over the runs of one Prefect server; between them it only remembers since when a process is seen gone."""
 
-    def __init__(self, settings: Settings, flow: str = FLOW) -> None:
+    def __init__(self, settings: Settings, flow: str = FLOW, ended: Ended | None = None) -> None:
         self.settings, self.flow = settings, flow
+        self.ended: Ended = {} if ended is None else ended
         self.store: Store = open_store(settings.store, settings.model_copy(update={"s3_timeout_s": _STORE_TIMEOUT_S}))
         self._gone_since: dict[UUID, float] = {}
         self._settled: dict[UUID, UUID | None] = {}
@@ -130,6 +134,7 @@ class Reconciler:
             record=read_record(self.store, str(run.id)),
             runs_here=run.id in here,
             starts_processes=pool is None or pool.type == "process",
+            ended_here=self.ended.get(run.id, 0.0) > run.state.timestamp.timestamp(),
         )
         alive = life(seen, now)
         if alive == Life.GONE:
@@ -160,7 +165,7 @@ class Reconciler:
                         self._gone_since.pop(case.run.id, None)
                         done.append(f"{case.run.name} ({case.run.id}), {case.run.state.name}: {case.action.value}")
         except BusyError:
-            return done  # another one acts
+            pass  # another one acts
         return done
 
     def _carry_out(self, client: SyncPrefectClient, case: Case) -> None:
@@ -183,7 +188,7 @@ class Reconciler:
     def _forget_ended(self, client: SyncPrefectClient, candidates: set[UUID], here: Processes) -> None:
         """Remove the records of runs that ended, or were deleted, and whose process is gone."""
         for number in recorded_runs(self.store):
-            known = _uuid(number)
+            known = run_number(number)
             if known is None or known in candidates or known in here:
                 continue
             record = read_record(self.store, number)
@@ -203,7 +208,7 @@ class Reconciler:
             try:
                 mlflow = OpenRuns(self.settings, patience_s=0.0)
                 for opener, runs in mlflow.by_flow_run().items():
-                    if run := ended.get(_uuid(opener)):
+                    if run := ended.get(run_number(opener)):
                         status = ENDED_AS[run.state.type]
                         mlflow.end(runs, status)
                         done.append(f"{run.name} ({run.id}), {run.state.name}: {len(runs)} MLflow runs {status}")
@@ -217,23 +222,12 @@ class Reconciler:
         return run.state.type != StateType.CRASHED or self._settled.get(run.id) == run.state_id
 
 
-def processes_by_run() -> Processes:
-    """The live processes of this machine that carry a flow run's id in their environment."""
-    found: Processes = {}
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            number = _uuid(process.environ().get("PREFECT__FLOW_RUN_ID", ""))
-            if number is not None and process.status() != psutil.STATUS_ZOMBIE:
-                found.setdefault(number, []).append(process)
-    return found
-
-
-def reconcile_forever(every_s: float = EVERY_S, say: Callable[[str], None] = print) -> None:
+def reconcile_forever(every_s: float = EVERY_S, say: Callable[[str], None] = print, ended: Ended | None = None) -> None:
     """A pass every `every_s` seconds, sooner when something waits to be confirmed; outages are waited out and said once."""
     reconciler, silent = None, ""
     while True:
         try:
-            reconciler = reconciler or Reconciler(load_settings())
+            reconciler = reconciler or Reconciler(load_settings(), ended=ended)
             for line in reconciler.reconcile():
                 say(f"opsd: {line}")
             silent = ""
@@ -265,6 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         if given.every is not None:
+            sys.stdout = Lossy(sys.stdout)
             reconcile_forever(given.every, lambda line: print(line, flush=True))
         for line in reconcile_once():
             print(line)
@@ -287,13 +282,6 @@ def _goes_on(client: SyncPrefectClient, number: UUID) -> bool:
     except ObjectNotFound:
         return False
     return state is not None and not (state.is_final() or state.is_paused())
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
-        return None
 
 
 if __name__ == "__main__":

@@ -71,6 +71,8 @@ class Seen:
     """Whether a process of this machine carries the run's id."""
     starts_processes: bool = True
     """Whether its work pool starts processes at once, as this project's does."""
+    ended_here: bool = False
+    """Whether the worker that asks started it in this state and has seen that start end."""
 
 
 def life(seen: Seen, now: float) -> Life:
@@ -78,6 +80,8 @@ def life(seen: Seen, now: float) -> Life:
     if seen.runs_here:
         return Life.ALIVE
     known = seen.record is not None and not seen.record.is_vacant
+    if seen.ended_here and seen.state == StateType.PENDING and (not known or (seen.record.launching and seen.record.is_local)):
+        return Life.GONE  # nobody could record the process that this start had
     reported = seen.state == StateType.CRASHED
     if known and not seen.record.is_over(now) and not (reported and seen.record.launching):
         return Life.ALIVE

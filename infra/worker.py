@@ -1,19 +1,22 @@
 """This project's process worker: `python -m infra.worker --pool opsd`, options as `prefect worker start`.
 
-It is Prefect's own with four differences. It writes down which process works on a run, before it takes the run and when the
+It is Prefect's own with five differences. It writes down which process works on a run, before it takes the run and when the
 process has started (`tasks.storage.presence`). It reconciles what Prefect believes with the processes there are, all the time
 (`infra.reconcile`). And it reports a killed run once: Prefect's reports a process that died twice, at once and when the run's
 crash hooks have ended. By then the run may be scheduled again, so the second report would set its next start to Crashed
-while it runs, and a third would begin alongside it. And with --limit it outlives a run that is scheduled again at once.
+while it runs, and a third would begin alongside it. With --limit it outlives a run that is scheduled again at once. And it
+remembers which starts of its own have ended, for runs whose process nobody could record.
 """
 
 import asyncio
 import os
 import sys
 import threading
+import time
 import warnings
 from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
 from prefect.cli import app
 from prefect.client.schemas.objects import FlowRun
@@ -21,6 +24,7 @@ from prefect.workers.process import ProcessJobConfiguration, ProcessWorker, Proc
 
 from infra.access.child_environment import child_environment
 from infra.access.job_template import ChildConfiguration
+from infra.lossy import Lossy
 from infra.reconcile import reconcile_forever
 from opsd_core.errors import OpsdError
 from tasks.runtime.secrets import redact_logs
@@ -33,6 +37,10 @@ warnings.filterwarnings("ignore", message="Type 'Worker' .* matches existing reg
 
 _PATIENCE_S = 5.0
 """How long a run waits for the store to take its record; without one the run starts all the same."""
+
+
+ENDED: dict[UUID, float] = {}
+"""When the starts that this worker made ended, in seconds since 1970: all that is known of one that no store would record."""
 
 
 class Worker(ProcessWorker):
@@ -51,6 +59,14 @@ class Worker(ProcessWorker):
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(self._announce, flow_run), _PATIENCE_S)
         await super()._submit_run(flow_run)
+
+    async def _submit_run_and_capture_errors(self, flow_run: FlowRun, task_status: Any = None) -> Any:
+        """Start it, and remember when that start ended, whatever came of it."""
+        ENDED.pop(flow_run.id, None)
+        try:
+            return await super()._submit_run_and_capture_errors(flow_run, task_status)
+        finally:
+            ENDED[flow_run.id] = time.time()
 
     async def _submit_scheduled_flow_runs(self, flow_run_response: list[Any]) -> list[FlowRun]:
         """Leave for the next look a run whose last start still holds its place under --limit; taking it twice ends the worker."""
@@ -96,10 +112,11 @@ def main() -> None:
     kept = child_environment(os.environ)
     if any(kept.get(name) != value for name, value in os.environ.items() if not name.startswith("_")):
         os.execve(sys.executable, [sys.executable, "-m", "infra.worker", *sys.argv[1:]], kept)
+    sys.stdout, sys.stderr = Lossy(sys.stdout), Lossy(sys.stderr)
     redact_logs()
     if not {"--help", "-h"} & set(sys.argv):
         say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
-        threading.Thread(target=reconcile_forever, kwargs={"say": say}, name="reconcile", daemon=True).start()
+        threading.Thread(target=reconcile_forever, kwargs={"say": say, "ended": ENDED}, name="reconcile", daemon=True).start()
     sys.argv[1:] = ["worker", "start", "--type", "process", *sys.argv[1:]]
     app()
 

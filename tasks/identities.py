@@ -2,13 +2,12 @@
 
 Two artifacts of one identity are the same work; a stage whose identity exists is not run again. So whatever can change the
 outcome has to stand in it, as a setting, as the digest of what it was made of, or as the state of what lies elsewhere
-(`tasks.states`). What only decides how fast work is done (the device; of execution
-all but the engine) stands in none.
+(`tasks.states`). What only decides how fast work is done (the device, most of execution) stands in none.
 """
 
 from collections.abc import Mapping
 
-_SETTINGS = "all settings, of execution only the engine that samples rollouts, where it is not opsd's own"
+_SETTINGS = "all settings, of execution only engine and checked_share, where it is not opsd's own sampler"
 _DTYPE = "model.dtype; for auto, what the campaign's start settled"
 _TEMPLATE = "both sides' templates, system message and chat template, with the date where one asks for it"
 _SOLVED = "what other models answered, where that is shown or decides who teaches"
@@ -52,6 +51,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     },
     "campaigns": {
         "config": _SETTINGS,
+        "overlap": "true with execution.overlap=true, which changes whose completions are learned from",
         "initial": "digest of the starting weights",
         "data": "identity of the data set",
         "teachers": "digests of other models that teach, where they are fixed",
@@ -66,7 +66,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "template": _TEMPLATE,
         "prompts": "budget and overflow",
         "tokenizer": "digest",
-        "sampling": "section rollout without num_prompts, group_size, on_policy_fraction",
+        "sampling": "section rollout without what is asked and when, group_size, on_policy_fraction",
         "seed": "seed",
         "engine": "what samples, by name, and dtype",
     },
@@ -98,11 +98,19 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "shard": "number",
         "student_template": _TEMPLATE,
         "tokenizer": "digest",
-        "sampling": "section rollout without num_prompts",
+        "sampling": "section rollout without what is asked and when: num_prompts, refresh and its limits",
         "seed": "seed",
         "iteration": "number",
         "engine": "what samples, by name, and dtype",
         "references": "template of reference completions, where some are used",
+    },
+    "renewals": {
+        "rollouts": "digests of the completions that may be kept",
+        "policy": "digest of the weights that would learn from them",
+        "age": "iterations since they were sampled",
+        "sampling": "settings that they were sampled with, and those in force",
+        "limits": "rollout.refresh, min_overlap, min_effective_sample_size; importance_clip and max_staleness of token_weights",
+        "dtype": _DTYPE,
     },
     "grades": {
         "rollouts": "digests of the shards",
@@ -195,11 +203,13 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     "studies": {
         "study": "all settings of the study",
         "base": f"of its campaign {_SETTINGS}",
+        "overlap": "true with execution.overlap=true",
         "initial": "digest of the base model",
         "data": "identity of the data set",
     },
     "study-arms": {
         "config": f"{_SETTINGS}, without name and promotion",
+        "overlap": "true with execution.overlap=true",
         "initial": "digest of the base model",
         "data": "identity of the arm's data set",
         "arm": "name",

@@ -6,9 +6,11 @@ Every record is a frozen pydantic model, so that Prefect can show it and a resul
     Campaign     what stays the same during a campaign
     Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
     Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
-    Outcome      the result of an iteration: candidate, both evaluations, verdict; and its summary in numbers
+    Outcome      the result of an iteration: candidate, both evaluations, verdict
     AnswersRef   the page that shows what was answered before and after
 """
+
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -111,7 +113,7 @@ class Iteration(Record):
     run_id: str
     """MLflow run, a child of the campaign's."""
     policy: PolicyRef
-    """Samples the completions and is trained."""
+    """Is trained, and samples the completions unless they were at hand (rollout.refresh, execution.overlap)."""
     champion: PolicyRef
     """The candidate is compared with it."""
     teachers: list[PolicyRef] = []
@@ -137,6 +139,7 @@ class ShardRef(Ref):
     """One shard of rollouts."""
 
     iteration: int
+    """The one that began with the policy that sampled."""
     shard: int
     digest: str
     num_rollouts: int
@@ -173,12 +176,34 @@ class TargetsRef(Ref):
     seconds: float
 
 
+class Judged(Record):
+    """Whether an earlier iteration's completions are learned from once more, and why."""
+
+    keep: bool = False
+    reason: str = ""
+    metrics: dict[str, float] = {}
+    seconds: float = 0.0
+    uri: str = ""
+    """Of the stored judgement; empty where there was nothing to judge."""
+
+
+class Held(Record):
+    """Completions that an iteration learns from, and later ones may learn from again."""
+
+    prompts: PromptSet
+    shards: list[ShardRef]
+    curriculum: CurriculumRef | None = None
+    """With which their prompts were drawn and they are graded."""
+    sampling: dict[str, Any]
+
+
 class Sampled(Record):
     """The first half of an iteration: rollouts, sampled just now or stored (`flows.replay`), with grades and targets."""
 
     prompts: PromptSet
     shards: list[ShardRef]
     graded: GradedRef
+    judged: Judged = Judged()
     targets: list[TargetsRef] = []
     """Empty where the teacher answers during training."""
 
@@ -274,27 +299,3 @@ class AnswersRef(Ref):
     """Where MLflow shows it."""
     taught: list[str] = []
     """Signs that the teacher taught nothing, a sentence each."""
-
-
-class IterationSummary(Record):
-    """The numbers of one iteration that the campaign's summary needs."""
-
-    iteration: int
-    version: int
-    promoted: bool
-    accuracy_before: float | None
-    accuracy_after: float | None
-    outcome: str
-    """promoted, refused, or waits for a person."""
-    items: int
-    answers: str
-    guards: str
-    """Which guard rails failed, or that all hold, and what the guards found."""
-    loss_first: float
-    loss_last: float
-    wall_seconds: float
-    compute_seconds: float = Field(description="Sampling, grading, scoring, training and evaluation.")
-
-    @property
-    def overhead_seconds(self) -> float:
-        return max(0.0, self.wall_seconds - self.compute_seconds)

@@ -40,8 +40,9 @@ def test_functions_are_short(path):
 _MANY = {
     "a form: one parameter per field": {"iterate", "pretrain", "study", "promote", "replay", "schedule"},
     "a formula: one parameter per symbol": {
-        "dense_strip", "bucketed_strip", "likelihood_strip", "_tail_gradients", "fused_loss", "initial_divergence",
+        "dense_strip", "bucketed_strip", "likelihood_strip", "fused_loss", "initial_divergence",
     },
+    "a kernel: one parameter per pointer, stride and constant": {"_dense_values", "_dense_gradients", "_tail_gradients"},
     "what a loop joins: both sides, the data, the settings, and callbacks by keyword": {
         "distil", "train_step", "_gradients", "training_items", "score_targets", "_decode", "publish", "decide",
         "simulated_campaigns",

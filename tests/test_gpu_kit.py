@@ -16,7 +16,7 @@ from benchmarks.gpu.sizes import CPU
 
 ROOT = Path(__file__).resolve().parent.parent
 THERE = {"accelerate", "jinja2", "numpy", "peft", "pyarrow", "pytest", "safetensors", "scipy", "tokenizers", "torch", "tqdm"}
-THERE |= {"transformers", "huggingface_hub", "sentencepiece", "yaml", "regex", "sympy"}
+THERE |= {"triton", "huggingface_hub", "sentencepiece", "yaml", "regex", "sympy"}
 """What a machine for deep learning has; anything else must travel."""
 MEASURED = """
 import ast, json, sys
@@ -57,9 +57,10 @@ def test_what_is_imported_is_on_the_machine_or_travels(measured):
 
 def test_every_part_has_figures(results):
     arms = {(row["objective"], row["arm"]) for row in results["objective"]}
-    assert {arm for _, arm in arms} == {"products", "fused", "whole", "liger"}
-    assert all(row["ms"] == "not installed" for row in results["objective"] if row["arm"] == "liger")
-    numbers = [row["ms"] for row in results["objective"] if row["arm"] != "liger"]
+    assert {arm for _, arm in arms} == {"products", "fused", "whole", "liger", "trl"}
+    peers = ("liger", "trl")
+    assert all(row["ms"] == "not installed" for row in results["objective"] if row["arm"] in peers)
+    numbers = [row["ms"] for row in results["objective"] if row["arm"] not in peers]
     numbers += [row["trained tokens/s"] for row in results["step"]] + [row["tokens/s"] for row in results["rollouts"]]
     assert len(numbers) == 11 and all(math.isfinite(number) and number > 0 for number in numbers)
 

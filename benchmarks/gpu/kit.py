@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("opsd_core", "benchmarks", "tests/core", "pyproject.toml")
 PACKAGES = (
-    "annotated-types", "antlr4-python3-runtime", "gguf", "latex2sympy2-extended", "math-verify", "nvidia-ml-py", "psutil",
-    "pydantic", "pydantic-core", "pytest-timeout", "typing-inspection",
+    "annotated-types", "antlr4-python3-runtime", "datasets", "dill", "gguf", "latex2sympy2-extended", "math-verify",
+    "multiprocess", "nvidia-ml-py", "psutil", "pydantic", "pydantic-core", "pytest-timeout", "transformers", "typing-inspection",
 )  # fmt: skip
-"""What opsd_core imports and such a machine lacks, or may lack."""
-EXTRA = ("liger-kernel==0.6.4",)
+"""What opsd_core imports and such a machine lacks, or has in a version that may be too old."""
+EXTRA = ("liger-kernel==0.6.4", "trl==1.16.0")
 """What the objective is measured against."""
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 MOST_BYTES = 50 << 20

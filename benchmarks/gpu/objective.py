@@ -7,10 +7,11 @@ from benchmarks.gpu.sizes import Size, best_of
 from benchmarks.objective import make_inputs, make_step
 
 CASES = {
-    "jsd(0.5) full": ("products", "fused", "whole", "liger"),
-    "forward_kl full": ("fused", "whole"),
+    "jsd(0.5) full": ("products", "fused", "whole", "liger", "trl"),
+    "forward_kl full": ("fused", "whole", "trl"),
     "forward_kl recorded K=32": ("fused", "whole"),
 }
+_PEERS = {"liger": "liger_kernel", "trl": "trl"}
 
 
 def rows(size: Size) -> Rows:
@@ -24,7 +25,7 @@ def rows(size: Size) -> Rows:
 
 
 def _measured(size: Size, tokens: int, case: str, arm: str) -> dict[str, float | str]:
-    if arm == "liger" and (size.device != "cuda" or not importlib.util.find_spec("liger_kernel")):
+    if arm in _PEERS and (size.device != "cuda" or not importlib.util.find_spec(_PEERS[arm])):
         return {"ms": "not installed", "GiB": ""}
     inputs = make_inputs(case, tokens, size.vocabulary, size.hidden, size.device, size.dtype)
     best = best_of(size, make_step(arm, case, inputs))

@@ -41,5 +41,6 @@ def rows(size: Size) -> Rows:
 def _timed(size: Size, name: str, run: Callable[[], int]) -> dict[str, float | str]:
     best = best_of(size, run)
     if best is None:
-        return {"loop": name, "tokens/s": "out of memory", "peak GiB": ""}
-    return {"loop": name, "tokens/s": round(best.result / best.seconds), "peak GiB": round(best.peak / 2**30, 2)}
+        return {"loop": name, "tokens/s": "out of memory", "peak GiB": "", "busy": ""}
+    speed, busy = round(best.result / best.seconds), "" if best.busy is None else f"{best.busy:.0%}"
+    return {"loop": name, "tokens/s": speed, "peak GiB": round(best.peak / 2**30, 2), "busy": busy}

@@ -1,7 +1,10 @@
 """The two sizes of every measurement: one for a GPU, one that proves the same code on a CPU in seconds."""
 
+import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -42,6 +45,8 @@ class Best(NamedTuple):
     """Most bytes of the device's memory; 0 on a CPU."""
     held: int
     """Of these, bytes that were taken before."""
+    busy: float | None
+    """Mean share of the time in which the device computed something, of its driver's samples; None on a CPU."""
 
 
 def best_of(size: Size, call: Callable[[], Any]) -> Best | None:
@@ -54,13 +59,35 @@ def best_of(size: Size, call: Callable[[], Any]) -> Best | None:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
         held, found = torch.cuda.memory_allocated() if on_device else 0, []
-        for _ in range(size.repeats):
-            began = time.perf_counter()
-            result = call()
-            if on_device:
-                torch.cuda.synchronize()
-            found.append((time.perf_counter() - began, result))
+        with _watched(on_device) as busy:
+            for _ in range(size.repeats):
+                began = time.perf_counter()
+                result = call()
+                if on_device:
+                    torch.cuda.synchronize()
+                found.append((time.perf_counter() - began, result))
     except torch.cuda.OutOfMemoryError:
         return None
     seconds, result = min(found, key=lambda one: one[0])
-    return Best(seconds, result, torch.cuda.max_memory_allocated() if on_device else 0, held)
+    share = statistics.mean(busy) / 100 if busy else None
+    return Best(seconds, result, torch.cuda.max_memory_allocated() if on_device else 0, held, share)
+
+
+@contextmanager
+def _watched(on_device: bool) -> Iterator[list[int]]:
+    """The driver's utilisation in percent, every tenth of a second until the block ends."""
+    busy, ended = [], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.1):
+            busy.append(torch.cuda.utilization())
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    if on_device:
+        watcher.start()
+    try:
+        yield busy
+    finally:
+        ended.set()
+        if on_device:
+            watcher.join()

@@ -64,10 +64,11 @@ def _apply(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 def _timed(size: Size, name: str, step: Callable[[], None]) -> dict[str, float | str]:
     best, tokens = best_of(size, step), size.batch * size.length
     if best is None:
-        return {"step": name, "trained tokens/s": "out of memory", "ms": "", "peak GiB": ""}
+        return {"step": name, "trained tokens/s": "out of memory", "ms": "", "peak GiB": "", "busy": ""}
     return {
         "step": name,
         "trained tokens/s": round(tokens / best.seconds),
         "ms": round(1e3 * best.seconds, 1),
         "peak GiB": round(best.peak / 2**30, 2),
+        "busy": "" if best.busy is None else f"{best.busy:.0%}",
     }

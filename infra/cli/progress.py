@@ -21,6 +21,7 @@ from opsd_core.config import CampaignConfig
 
 WORDS = {
     "rollout": "sampling",
+    "judge-rollouts": "looking whether completions can be kept",
     "grade": "grading",
     "score-targets": "asking the teacher",
     "distil": "training",
@@ -49,6 +50,8 @@ WORDS = {
 """Tasks of the flow, as people say it; others keep their names."""
 _SHARES = {"rollout": 0.35, "score-targets": 0.1, "distil": 0.3, "evaluate": 0.2, "report": 0.05}
 """Of an iteration's time, on two cores. The time that is left is measured, not taken from here."""
+_SAMPLED_AHEAD = ("choose-prompts", "rollout")
+"""With execution.overlap these are done in the iteration before the one that they are of."""
 _NAMED = re.compile(r"(?P<stage>[a-z-]+?)(-it(?P<iteration>\d+)\b.*)?")
 _PROGRESS = re.compile(rf"-(?P<stage>{'|'.join(_SHARES)})-it(?P<iteration>\d+)$")
 _REPORT = re.compile(r"Version (?P<version>\d+) (?P<outcome>.+); accuracy (?P<before>\S+) → (?P<after>\S+)")
@@ -89,6 +92,8 @@ class Progress:
     """Calls of each stage per iteration."""
     mode: str = ""
     """promotion.mode; empty where the settings are not known here."""
+    ahead: bool = False
+    """execution.overlap."""
     stage: str = ""
     iteration: int | None = None
     """None before the first one."""
@@ -107,7 +112,7 @@ class Progress:
         shards = min(config.execution.num_shards, config.rollout.num_prompts)
         targets = shards if config.distillation.records_targets else 0
         expected = {"rollout": shards, "score-targets": targets, "distil": 1, "evaluate": 2, "report": 1}
-        return cls(config.iterations, expected, config.promotion.mode)
+        return cls(config.iterations, expected, config.promotion.mode, config.execution.overlap)
 
     def read(self, client: SyncPrefectClient, run: FlowRun) -> None:
         """Ask the server."""
@@ -130,10 +135,14 @@ class Progress:
         for task in tasks:
             if task.state is not None and task.state.is_completed():
                 ended.add(task.name)  # a run that resumes calls its finished tasks again
-            if (iteration := stage_of(task.name)[1]) is not None:
+            stage, iteration = stage_of(task.name)
+            if iteration is not None and not (self.ahead and iteration and stage in _SAMPLED_AHEAD):
                 self.iteration = max(self.iteration or 0, iteration)
         for name in ended:
             completed[stage_of(name)] += 1.0
+        for stage, number in list(completed):
+            if stage == "grade":  # what is graded is there, whether it was sampled in this iteration or not
+                completed["rollout", number] = max(completed["rollout", number], self.expected.get("rollout", 1))
         for stage, percent in percents.items():
             completed[stage] = max(completed[stage], percent / 100 * self.expected.get(stage[0], 1))
         if running:

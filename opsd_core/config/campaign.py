@@ -41,7 +41,7 @@ class CampaignSettings(Section):
     alarms: AlarmConfig = Field(AlarmConfig(), description="When training stops, and what is done then.")
     promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
     execution: ExecutionConfig = Field(
-        ExecutionConfig(), description="How the work is computed; what samples is part of identities."
+        ExecutionConfig(), description="How the work is computed; in identities are only overlap and what samples."
     )
     control: bool = Field(
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."

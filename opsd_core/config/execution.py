@@ -11,7 +11,7 @@ PoolName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class ExecutionConfig(Section):
-    """How the work is computed. Only `engine` and `checked_share` are part of identities: another change continues the same work.
+    """How the work is computed. Only overlap, engine and checked_share are in identities; with others changed the work continues.
 
     A kernel may round differently at another batch size, in the last bits. What was used stands in each artifact's summary.
     """
@@ -79,6 +79,11 @@ class ExecutionConfig(Section):
         "auto",
         description="How the processes of execution.ranks share the work. ddp = each has all weights; fsdp = each has a part of "
         "weights, gradients, moments and teachers (FSDP2); auto = ddp where the estimate says that it fits, else fsdp.",
+    )
+    overlap: bool = Field(
+        False,
+        description="Sample the next iteration's completions while this one trains, with the policy it began with: they are one "
+        "iteration old when they are learned from. It changes what is learned, so it is part of a campaign's identity.",
     )
     checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")
 

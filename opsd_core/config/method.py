@@ -1,17 +1,20 @@
 """Rollouts, filter, divergence, optimiser: the method's settings."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from opsd_core.config.base import Section
-from opsd_core.config.kinds.choices import BOUNDS, described
+from opsd_core.config.kinds.choices import BOUNDS, REFRESHES, described
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
 from opsd_core.config.kinds.places import TemplateText
 
+_WHEN_SAMPLED = {"num_prompts", "refresh", "min_overlap", "min_effective_sample_size"}
+"""Settings of `rollout` that decide when and of what completions are sampled, not how."""
+
 
 class RolloutConfig(Section):
-    """How completions are sampled."""
+    """How completions are sampled, and when."""
 
     num_prompts: int = Field(64, ge=1, le=1_000_000, description="Training prompts per iteration.")
     group_size: int = Field(1, ge=1, le=256, description="Completions per prompt.")
@@ -31,6 +34,28 @@ class RolloutConfig(Section):
         description="Jinja template of a reference completion (question, answer, solution); empty = the solution where "
         "data.columns.solution names one, else the answer. End-of-sequence is added.",
     )
+    refresh: Literal[*REFRESHES] = Field(
+        "every_iteration", description=f"When prompts are drawn and answered anew: {described(REFRESHES)}."
+    )
+    min_overlap: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="refresh=overlap only: completions are kept while at least this share of the recorded record_top_k tokens "
+        "are the present policy's too, on average over positions.",
+    )
+    min_effective_sample_size: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="refresh=overlap only: completions are kept while the importance ratios, clipped at "
+        "token_weights.importance_clip, leave at least this effective share of their tokens.",
+    )
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What decides how a prompt is answered."""
+        return self.model_dump(exclude=_WHEN_SAMPLED)
 
 
 def _meanings(teacher_free: bool) -> str:

@@ -1,6 +1,6 @@
 """The distillation objective: from hidden states and an output head to a loss and what to log.
 
-Reading order: types, divergences, bounds, supports, stops, merging, plain, likelihood, fused.
+Reading order: types, divergences, bounds, supports, stops, merging, products, plain, rows, likelihood, strips, fused, kernels.
 docs/objective.md has the equations.
 
 N = flattened completion tokens, V = vocabulary, H = hidden size, K = kept entries
@@ -16,7 +16,8 @@ from opsd_core.config.method import DistillationConfig
 from opsd_core.errors import DataError
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.likelihood import plain_likelihood
-from opsd_core.objective.plain import plain_loss, working_dtype
+from opsd_core.objective.plain import plain_loss
+from opsd_core.objective.products import working_dtype
 from opsd_core.objective.stops import Stops
 from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, SampledTokens, TopKTargets
 
@@ -58,7 +59,7 @@ def distillation_loss(
     Divide by the global sum of `weights_N` over all microbatches and ranks: the bound's factor is not part of that
     sum, or a batch in which every token is bounded would be scaled back up. Rows of weight 0 are never read, so
     they may hold anything, and contribute exactly 0. Arithmetic is float32 (float64 for float64 input), also inside
-    an autocast region.
+    an autocast region; on a GPU its dtype is that of the matrix products' operands (`opsd_core.objective.products`).
 
     Raises DataError when shapes disagree, or when sampled_token gets recorded targets without sampled_logprob_N.
     """
@@ -73,8 +74,7 @@ def distillation_loss(
     if not everything:
         targets = _select(targets, rows_R)
         rows = (student_hidden_NH[rows_R], head, targets, token_ids_N[rows_R], weights_N[rows_R])
-    with torch.autocast(student_hidden_NH.device.type, enabled=False):
-        result = loss(*rows, config)
+    result = loss(*rows, config)
     return result if everything else _expand(result, rows_R, len(weights_N))
 
 

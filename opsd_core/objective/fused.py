@@ -22,8 +22,15 @@ from torch.autograd.function import once_differentiable
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.likelihood import likelihood_strip
 from opsd_core.objective.merging import StudentEnds, merge_logits
-from opsd_core.objective.plain import working_dtype
-from opsd_core.objective.strips import StripResult, Tiles, bucketed_strip, dense_strip
+from opsd_core.objective.products import (
+    accumulate,
+    autocast_dtype,
+    multiply,
+    operand_dtype,
+    working_dtype,
+)
+from opsd_core.objective.rows import Tiles
+from opsd_core.objective.strips import StripResult, bucketed_strip, dense_strip
 from opsd_core.objective.types import FullTargets, Head, HiddenTargets, ObjectiveResult, SampledTokens, TopKTargets
 
 _STRIP_BYTES = {"cpu": 48 * 2**20, "cuda": 512 * 2**20}
@@ -55,7 +62,9 @@ class _Wanted(NamedTuple):
 class _Call:
     """What one evaluation needs besides the differentiable tensors."""
 
-    softcap: float | None
+    student: Head
+    """Its weights in the dtype of the products' operands; the gradient is that of the weights as they were given."""
+    operands: torch.dtype
     targets: Targets
     token_ids_N: Tensor
     weights_N: Tensor
@@ -79,15 +88,27 @@ def fused_loss(
     Raises RuntimeError when differentiated twice: the first backward gives its gradient buffers away.
     """
     tiles = tiles or default_tiles(len(head.weight_VH), student_hidden_NH.device)
-    student_hidden_NH, head = head.unscaled(student_hidden_NH)
-    if isinstance(targets, HiddenTargets):
-        hidden_NH, teacher_head = targets.head.unscaled(targets.hidden_NH)
-        targets = replace(targets, hidden_NH=hidden_NH, head=teacher_head)
-    leaves = (student_hidden_NH, head.weight_VH, head.bias_V)
-    wanted = _Wanted(*(torch.is_grad_enabled() and leaf is not None and leaf.requires_grad for leaf in leaves))
-    call = _Call(head.softcap, targets, token_ids_N, weights_N, config, tiles, wanted)
-    loss_sum, *columns = _FusedLoss.apply(*leaves, call)
+    autocast = autocast_dtype(student_hidden_NH.device)
+    with torch.autocast(student_hidden_NH.device.type, enabled=False):
+        student_hidden_NH, head = head.unscaled(student_hidden_NH)
+        operands = operand_dtype(student_hidden_NH, head.weight_VH, autocast)
+        student = _in_operands(head, operands)
+        if isinstance(targets, HiddenTargets):
+            hidden_NH, teacher = targets.head.unscaled(targets.hidden_NH)
+            shared = _same_tensor(head.weight_VH, teacher.weight_VH)
+            teacher = teacher._replace(weight_VH=student.weight_VH) if shared else _in_operands(teacher, operands)
+            targets = replace(targets, hidden_NH=hidden_NH, head=teacher)
+        leaves = (student_hidden_NH, head.weight_VH, head.bias_V)
+        wanted = _Wanted(*(torch.is_grad_enabled() and leaf is not None and leaf.requires_grad for leaf in leaves))
+        call = _Call(student, operands, targets, token_ids_N, weights_N, config, tiles, wanted)
+        loss_sum, *columns = _FusedLoss.apply(*leaves, call)
     return ObjectiveResult(loss_sum, *columns)
+
+
+def _in_operands(head: Head, operands: torch.dtype) -> Head:
+    """The head without its history, its weights copied once where the operands are narrower than they are."""
+    weight_VH = head.weight_VH.detach()
+    return head._replace(weight_VH=weight_VH.to(operands) if operands == torch.bfloat16 else weight_VH)
 
 
 class _FusedLoss(torch.autograd.Function):
@@ -99,21 +120,20 @@ class _FusedLoss(torch.autograd.Function):
             leaf.new_zeros(leaf.shape, dtype=dtype) if wants else None
             for leaf, wants in zip((hidden_NH, weight_VH, bias_V), wanted, strict=True)
         ]
-        student = Head(weight_VH, bias_V, call.softcap)
-        buffer_SRV = _strip_buffer(hidden_NH, student, call, dtype)
+        buffer_SRV = _strip_buffer(hidden_NH, call, dtype)
         columns = [hidden_NH.new_zeros(size, dtype=dtype) for _ in StripResult._fields]
         absent: set[int] = set()
         for start in range(0, size, call.tiles.rows):
             rows = slice(start, min(start + call.tiles.rows, size))
-            hidden_RH = hidden_NH[rows].to(dtype)
-            strips = _project_strip(hidden_RH, student, call, rows, buffer_SRV)
+            hidden_RH = hidden_NH[rows].to(call.operands)
+            strips = _project_strip(hidden_RH, call, rows, buffer_SRV)
             for index, column_R in enumerate(_strip(strips, call, rows, any(wanted))):
                 if column_R is None:
                     absent.add(index)
                 else:
                     columns[index][rows] = column_R
             if any(wanted):
-                _accumulate(gradients, strips[0], hidden_RH, weight_VH, rows, call.tiles)
+                _accumulate(gradients, strips[0], hidden_RH, call, rows)
         columns = [None if index in absent else column for index, column in enumerate(columns)]
         loss_sum = (call.weights_N.to(dtype) * columns[1]).sum()
         ctx.gradients = gradients
@@ -134,10 +154,10 @@ class _FusedLoss(torch.autograd.Function):
         return *(None if gradient is None else gradient.mul_(grad_loss).to(dtype) for gradient, dtype in pairs), None
 
 
-def _strip_buffer(hidden_NH: Tensor, student: Head, call: _Call, dtype: torch.dtype) -> Tensor:
+def _strip_buffer(hidden_NH: Tensor, call: _Call, dtype: torch.dtype) -> Tensor:
     sides = _sides(call)
     rows = min(call.tiles.rows, len(hidden_NH))
-    return hidden_NH.new_empty((sides * rows, len(student.weight_VH)), dtype=dtype)
+    return hidden_NH.new_empty((sides * rows, len(call.student.weight_VH)), dtype=dtype)
 
 
 def _sides(call: _Call) -> int:
@@ -150,7 +170,7 @@ def _same_tensor(a: Tensor, b: Tensor) -> bool:
 
 
 def _weight_tiles(weight_VH: Tensor, dtype: torch.dtype, tiles: Tiles) -> Iterator[tuple[slice, Tensor]]:
-    """The head in the working dtype: itself when it has that dtype, else one converted tile after another."""
+    """The head in the operands' dtype: itself when it has that dtype, else one converted tile after another."""
     if weight_VH.dtype == dtype:
         yield slice(0, len(weight_VH)), weight_VH
         return
@@ -158,24 +178,24 @@ def _weight_tiles(weight_VH: Tensor, dtype: torch.dtype, tiles: Tiles) -> Iterat
         yield columns, weight_VH[columns].to(dtype)
 
 
-def _project_strip(hidden_RH: Tensor, student: Head, call: _Call, rows: slice, buffer_SRV: Tensor) -> list[Tensor]:
+def _project_strip(hidden_RH: Tensor, call: _Call, rows: slice, buffer_SRV: Tensor) -> list[Tensor]:
     """Logits of a strip divided by their temperatures: [student], or [student, teacher]; FullTargets are copied in."""
-    size, dtype, temperature = len(hidden_RH), hidden_RH.dtype, call.config.temperature
+    size, student, temperature = len(hidden_RH), call.student, call.config.temperature
     sides = [(hidden_RH, student, temperature)]
     if isinstance(call.targets, HiddenTargets):
         teacher = call.targets
-        sides.append((teacher.hidden_NH[rows].to(dtype), teacher.head, temperature * teacher.temperature))
+        sides.append((teacher.hidden_NH[rows].to(call.operands), teacher.head, temperature * teacher.temperature))
     strips = list(buffer_SRV[: _sides(call) * size].split(size))
     if isinstance(call.targets, FullTargets):
         strips[1].copy_(call.targets.logprobs_NV[rows])
     if len(sides) == 2 and _same_tensor(student.weight_VH, sides[1][1].weight_VH):
         stacked_SH = torch.cat([hidden_RH, sides[1][0]])
-        for columns, weight_WH in _weight_tiles(student.weight_VH, dtype, call.tiles):
-            torch.mm(stacked_SH, weight_WH.T, out=buffer_SRV[: 2 * size, columns])
+        for columns, weight_WH in _weight_tiles(student.weight_VH, call.operands, call.tiles):
+            multiply(stacked_SH, weight_WH.T, buffer_SRV[: 2 * size, columns])
     else:
         for strip_RV, (side_RH, head, _) in zip(strips, sides, strict=False):
-            for columns, weight_WH in _weight_tiles(head.weight_VH, dtype, call.tiles):
-                torch.mm(side_RH, weight_WH.T, out=strip_RV[:, columns])
+            for columns, weight_WH in _weight_tiles(head.weight_VH, call.operands, call.tiles):
+                multiply(side_RH, weight_WH.T, strip_RV[:, columns])
     for strip_RV, (_, head, divisor) in zip(strips, sides, strict=False):
         _cap(strip_RV, head, divisor, call.tiles)
     return strips
@@ -223,7 +243,7 @@ def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> S
         token_ids_R,
         call.weights_N[rows].to(strips[0].dtype),
         call.config,
-        call.softcap,
+        call.student.softcap,
         call.tiles,
         gradients,
         **ends,
@@ -231,20 +251,16 @@ def _strip(strips: list[Tensor], call: _Call, rows: slice, gradients: bool) -> S
 
 
 def _accumulate(
-    gradients: list[Tensor | None],
-    grad_logits_RV: Tensor,
-    hidden_RH: Tensor,
-    weight_VH: Tensor,
-    rows: slice,
-    tiles: Tiles,
+    gradients: list[Tensor | None], grad_logits_RV: Tensor, hidden_RH: Tensor, call: _Call, rows: slice
 ) -> None:
-    """Push a strip's logit gradients through the head, in the working dtype."""
+    """Push a strip's logit gradients through the head: operands in their dtype, sums in the working dtype."""
     grad_hidden_NH, grad_weight_VH, grad_bias_V = gradients
-    if grad_hidden_NH is not None:
-        grad_hidden_RH = grad_hidden_NH[rows]
-        for columns, weight_WH in _weight_tiles(weight_VH, hidden_RH.dtype, tiles):
-            grad_hidden_RH.addmm_(grad_logits_RV[:, columns], weight_WH)
-    if grad_weight_VH is not None:
-        grad_weight_VH.addmm_(grad_logits_RV.T, hidden_RH)
     if grad_bias_V is not None:
         grad_bias_V += grad_logits_RV.sum(dim=0)
+    if grad_hidden_NH is not None or grad_weight_VH is not None:
+        grad_logits_RV = grad_logits_RV.to(call.operands)
+    if grad_hidden_NH is not None:
+        for columns, weight_WH in _weight_tiles(call.student.weight_VH, call.operands, call.tiles):
+            accumulate(grad_hidden_NH[rows], grad_logits_RV[:, columns], weight_WH)
+    if grad_weight_VH is not None:
+        accumulate(grad_weight_VH, grad_logits_RV.T, hidden_RH)

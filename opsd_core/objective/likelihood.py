@@ -13,7 +13,8 @@ from torch import Tensor
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.plain import entropy, project
-from opsd_core.objective.strips import StripResult, Tiles, cap_derivative, normalise
+from opsd_core.objective.rows import Tiles, cap_of, normalise
+from opsd_core.objective.strips import StripResult
 from opsd_core.objective.types import Head, ObjectiveResult, SampledTokens
 
 
@@ -56,10 +57,10 @@ def likelihood_strip(
     advantages_R = _advantages(targets, logprobs_R)
     if gradients:
         factor_R = weights_R * advantages_R * (_scale(config) / config.temperature)
-        ones_R = torch.ones_like(factor_R)
+        ones_R, cap = torch.ones_like(factor_R), cap_of(config, softcap)
         for columns in tiles.of(student_RV.shape[1]):
             tile_RW = student_RV[:, columns]
-            cap_RW = cap_derivative(tile_RW + normaliser_R[:, None], config, softcap) if softcap else None
+            cap_RW = cap(tile_RW + normaliser_R[:, None]) if cap else None
             tile_RW.exp_()
             inside_R = (token_ids_R >= columns.start) & (token_ids_R < columns.stop)
             local_R1 = (token_ids_R - columns.start).clamp(0, tile_RW.shape[1] - 1)[:, None]

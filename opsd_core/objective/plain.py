@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
 from opsd_core.objective.merging import merged
+from opsd_core.objective.products import autocast_dtype, linear
 from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
 from opsd_core.objective.types import LOG_ZERO, FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
@@ -26,20 +26,17 @@ class Compared(NamedTuple):
     teacher_logprobs_N: Tensor | None
 
 
-def working_dtype(hidden_NH: Tensor) -> torch.dtype:
-    """float32 whatever the input, or float64 when the input is."""
-    return torch.float64 if hidden_NH.dtype == torch.float64 else torch.float32
-
-
 def project(hidden_NH: Tensor, head: Head, temperature: float) -> Tensor:
-    """Full-vocabulary log-probabilities of hidden states, in the working dtype; -inf becomes LOG_ZERO."""
-    hidden_NH, head = head.unscaled(hidden_NH)
-    dtype = working_dtype(hidden_NH)
-    bias_V = None if head.bias_V is None else head.bias_V.to(dtype)
-    logits_NV = functional.linear(hidden_NH.to(dtype), head.weight_VH.to(dtype), bias_V)
-    if head.softcap is not None:
-        logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
-    return torch.log_softmax(logits_NV / temperature, dim=-1).clamp(min=LOG_ZERO)
+    """Full-vocabulary log-probabilities (N, V) of hidden states, in the working dtype; -inf becomes LOG_ZERO."""
+    autocast = autocast_dtype(hidden_NH.device)
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        hidden_NH, head = head.unscaled(hidden_NH)
+        logits_NV = linear(hidden_NH, head.weight_VH, autocast)
+        if head.bias_V is not None:
+            logits_NV = logits_NV + head.bias_V.to(logits_NV.dtype)
+        if head.softcap is not None:
+            logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
+        return torch.log_softmax(logits_NV / temperature, dim=-1).clamp(min=LOG_ZERO)
 
 
 def entropy(logprobs_NE: Tensor) -> Tensor:

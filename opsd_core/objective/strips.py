@@ -12,8 +12,6 @@ then times weight, bound factor, 1 / temperature and the derivative of the soft 
 R = tokens of the strip, V = vocabulary, W = width of a tile, K = kept entries, E = compared entries
 """
 
-from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -24,19 +22,18 @@ from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
 from opsd_core.objective.merging import StudentEnds, floor_leftover
 from opsd_core.objective.plain import entropy
+from opsd_core.objective.rows import (
+    Slopes,
+    Tiles,
+    cap_of,
+    dense_gradients,
+    dense_values,
+    logsumexp,
+    normalise,
+    tail_gradients,
+)
 from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries
 from opsd_core.objective.types import LOG_ZERO, TAIL_FLOOR, TopKTargets
-
-
-class Tiles(NamedTuple):
-    """Rows of a strip and columns of a tile."""
-
-    rows: int
-    width: int
-
-    def of(self, vocabulary: int) -> Iterator[slice]:
-        """The tiles of a strip, left to right; the last may be narrower."""
-        return (slice(start, min(start + self.width, vocabulary)) for start in range(0, vocabulary, self.width))
 
 
 class StripResult(NamedTuple):
@@ -67,40 +64,24 @@ def dense_strip(
     `ends`: the student's end tokens, which are merged in both sides' logits already, as in `token_ids_R`.
     """
     event_logits_R = student_RV.gather(1, token_ids_R[:, None])[:, 0] if ends else None
+    cap = cap_of(config, softcap)
     student_normaliser_R, student_entropy_R = normalise(student_RV, tiles)
     _, teacher_entropy_R = normalise(teacher_RV, tiles)
     floored_R = floor_leftover(student_RV, ends.stops) if ends else None
     if ends:
         floor_leftover(teacher_RV, ends.stops)
     logprobs_R, teacher_logprobs_R = (side.gather(1, token_ids_R[:, None])[:, 0] for side in (student_RV, teacher_RV))
-    divergence = configured(config, teacher_entropy_R)
-    total_R, bounded_R, slope_sum_R = (torch.zeros_like(weights_R) for _ in range(3))
-    for columns in tiles.of(student_RV.shape[1]):
-        teacher_RW = teacher_RV[:, columns]
-        terms_RW, entries = bounded_entries(
-            divergence, student_RV[:, columns], teacher_RW, config.bound, config.bound_threshold
-        )
-        tile_total_R = terms_RW.sum(dim=1)
-        total_R += tile_total_R
-        bounded_R += tile_total_R if entries.terms_NE is terms_RW else entries.terms_NE.sum(dim=1)
-        if gradients:
-            if floored_R is not None and columns.start <= ends.stops.leftover < columns.stop:
-                entries.slopes_NE[:, ends.stops.leftover - columns.start].masked_fill_(floored_R, 0.0)
-            slope_sum_R += entries.slopes_NE.sum(dim=1)
-            teacher_RW.copy_(entries.slopes_NE)
+    floored = (ends.stops.leftover, floored_R) if floored_R is not None else None
+    total_R, bounded_R, slope_sum_R = dense_values(student_RV, teacher_RV, teacher_entropy_R, config, tiles, floored)
     value_R, factor_R = _bound_tokens(bounded_R, weights_R, config)
     if gradients:
         events_RE = None
         if ends:
             events_RE = teacher_RV[:, ends.stops.events] - student_RV[:, ends.stops.events].exp() * slope_sum_R[:, None]
-        for columns in tiles.of(student_RV.shape[1]):
-            student_RW = student_RV[:, columns]
-            cap_RW = cap_derivative(student_RW + student_normaliser_R[:, None], config, softcap) if softcap else None
-            student_RW.exp_().mul_((-slope_sum_R * factor_R)[:, None]).addcmul_(teacher_RV[:, columns], factor_R[:, None])
-            if cap_RW is not None:
-                student_RW *= cap_RW
+        slopes = Slopes(teacher_RV, slope_sum_R, factor_R)
+        dense_gradients(student_RV, slopes, student_normaliser_R, tiles, cap)
         if ends:
-            ends.spread(student_RV, events_RE * factor_R[:, None], _cap_of(config, softcap))
+            ends.spread(student_RV, events_RE * factor_R[:, None], cap)
     result = StripResult(total_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
     return _of_tokens(result, ends, event_logits_R)
 
@@ -117,7 +98,7 @@ def bucketed_strip(
     ends: StudentEnds | None = None,
 ) -> StripResult:
     """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone; `ends` as above."""
-    sampled = config.kind.sampled_only
+    sampled, cap = config.kind.sampled_only, cap_of(config, softcap)
     kept, teacher_RE, teacher_entropy_R, teacher_logprobs_R = (
         _recorded(teacher, student_RV.dtype, token_ids_R, sampled)
         if isinstance(teacher, TopKTargets)
@@ -129,7 +110,7 @@ def bucketed_strip(
     if kept.repeated_NK is not None:
         kept_logits_RK = kept_logits_RK.masked_fill(kept.repeated_NK, LOG_ZERO)
     student_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
-    tail_R = _logsumexp(student_RV, tiles).clamp(min=EMPTY_TAIL)
+    tail_R = logsumexp(student_RV, tiles).clamp(min=EMPTY_TAIL)
     normaliser_R = torch.logaddexp(tail_R, torch.logsumexp(kept_logits_RK, dim=1))
     kept_logprobs_RK = (kept_logits_RK - normaliser_R[:, None]).clamp(min=LOG_ZERO)
     floored_RK = None if ends is None else _floored(kept, kept_logprobs_RK, ends)
@@ -148,16 +129,16 @@ def bucketed_strip(
     tail_slope_R = torch.zeros_like(factor_R) if sampled else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
     slope_sum_R = kept_slopes_RK.sum(dim=1) + tail_slope_R
     outside_R = (tail_slope_R - tail_logprob_R.exp() * slope_sum_R) * factor_R
-    mean_log_q_R = _tail_gradients(student_RV, tail_R, outside_R, config, softcap, tiles, gradients)
+    mean_log_q_R = tail_gradients(student_RV, tail_R, outside_R if gradients else None, tiles, cap)
     if gradients:
         kept_RK = (kept_slopes_RK - kept_logprobs_RK.exp() * slope_sum_R[:, None]) * factor_R[:, None]
         if ends:
             events_RE = _event_gradients(kept, kept_RK, (events_RE - tail_R[:, None]).exp() * outside_R[:, None], ends)
-        if softcap:
-            kept_RK *= cap_derivative(kept_logits_RK, config, softcap)
+        if cap:
+            kept_RK *= cap(kept_logits_RK)
         student_RV.scatter_add_(1, kept.ids_NK, kept_RK)
         if ends:
-            ends.spread(student_RV, events_RE, _cap_of(config, softcap))
+            ends.spread(student_RV, events_RE, cap)
     student_entropy_R = entropy(kept_logprobs_RK) - tail_logprob_R.exp() * (mean_log_q_R + tail_logprob_R)
     logprobs_R = token_logits_R - normaliser_R
     divergence_R = terms_RE.sum(dim=1)
@@ -221,32 +202,8 @@ def _online(
     kept = choose_entries(student_RV, teacher_RV, config.top_k, config.top_k_of, always)
     logprobs_RK = teacher_RV.gather(1, kept.ids_NK)
     teacher_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
-    tail_R = _logsumexp(teacher_RV, tiles).clamp(min=EMPTY_TAIL)
+    tail_R = logsumexp(teacher_RV, tiles).clamp(min=EMPTY_TAIL)
     return kept, bucket(logprobs_RK, tail_R, kept.repeated_NK), entropy_R, sampled_R1[:, 0]
-
-
-def _tail_gradients(
-    masked_RV: Tensor,
-    tail_R: Tensor,
-    outside_R: Tensor,
-    config: DistillationConfig,
-    softcap: float | None,
-    tiles: Tiles,
-    gradients: bool,
-) -> Tensor:
-    """Overwrite masked logits with Q_v * outside (0 at kept entries); return sum_v Q_v log Q_v."""
-    mean_log_q_R = torch.zeros_like(tail_R)
-    for columns in tiles.of(masked_RV.shape[1]):
-        tile_RW = masked_RV[:, columns]
-        log_q_RW = (tile_RW - tail_R[:, None]).clamp_(min=LOG_ZERO)
-        q_RW = log_q_RW.exp()
-        mean_log_q_R += torch.linalg.vecdot(q_RW, log_q_RW)
-        if gradients:
-            q_RW *= outside_R[:, None]
-            if softcap:
-                q_RW *= cap_derivative(tile_RW, config, softcap)
-            tile_RW.copy_(q_RW)
-    return mean_log_q_R
 
 
 def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConfig) -> tuple[Tensor, Tensor]:
@@ -254,30 +211,3 @@ def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConf
     token = BOUNDS[config.bound].of_token(bounded_R, config.bound_threshold)
     scale = config.temperature**2 if config.scale_by_temperature_squared else 1.0
     return token.value_N * scale, weights_R * token.gradient_factor_N * (scale / config.temperature)
-
-
-def cap_derivative(scaled_logits: Tensor, config: DistillationConfig, softcap: float) -> Tensor:
-    """1 - (logits / softcap)^2, the derivative of softcap * tanh(x / softcap); masked logits count as fully capped."""
-    return 1.0 - (scaled_logits * (config.temperature / softcap)).clamp(min=-1.0).square()
-
-
-def _cap_of(config: DistillationConfig, softcap: float | None) -> Callable[[Tensor], Tensor] | None:
-    return partial(cap_derivative, config=config, softcap=softcap) if softcap else None
-
-
-def _logsumexp(logits_RV: Tensor, tiles: Tiles) -> Tensor:
-    """Online over tiles, combined in float64: one rounding, however many tiles."""
-    total_R = logits_RV.new_full((len(logits_RV),), -torch.inf, dtype=torch.float64)
-    for columns in tiles.of(logits_RV.shape[1]):
-        total_R = torch.logaddexp(total_R, torch.logsumexp(logits_RV[:, columns], dim=1).double())
-    return total_R.to(logits_RV.dtype)
-
-
-def normalise(logits_RV: Tensor, tiles: Tiles) -> tuple[Tensor, Tensor]:
-    """Logits to log-probabilities in place (-inf becomes LOG_ZERO); returns the normaliser and the entropy."""
-    normaliser_R = _logsumexp(logits_RV, tiles)
-    entropy_R = torch.zeros_like(normaliser_R)
-    for columns in tiles.of(logits_RV.shape[1]):
-        logprobs_RW = logits_RV[:, columns].sub_(normaliser_R[:, None]).clamp_(min=LOG_ZERO)
-        entropy_R -= torch.linalg.vecdot(logprobs_RW.exp(), logprobs_RW)
-    return normaliser_R, entropy_R

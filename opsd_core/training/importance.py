@@ -20,10 +20,11 @@ from torch import Tensor
 from opsd_core.config import RolloutConfig
 from opsd_core.errors import TrainingError
 from opsd_core.objective import Head
+from opsd_core.objective.plain import project
 from opsd_core.records.rollouts import Rollout
 
 _MAX_LOG_RATIO = 20.0
-_ROWS_PER_TILE = 1024
+ROWS_PER_TILE = 1024
 """Positions projected to the vocabulary at a time."""
 
 
@@ -43,17 +44,10 @@ def old_logprobs(rollout: Rollout, config: RolloutConfig) -> np.ndarray:
 @torch.no_grad()
 def sampled_logprobs(hidden_NH: Tensor, head: Head, tokens_N: Tensor, temperature: float) -> Tensor:
     """log pi (N,) of the sampled tokens, float32, a tile of positions at a time."""
-    hidden_NH, head = head.unscaled(hidden_NH)
-    head = head._replace(weight_VH=head.weight_VH.to(hidden_NH.dtype)) if head.weight_VH.dtype != hidden_NH.dtype else head
     parts = []
-    for start in range(0, len(hidden_NH), _ROWS_PER_TILE):
-        logits_NV = torch.nn.functional.linear(hidden_NH[start : start + _ROWS_PER_TILE], head.weight_VH, head.bias_V)
-        logits_NV = logits_NV.float()
-        if head.softcap is not None:
-            logits_NV = head.softcap * torch.tanh(logits_NV / head.softcap)
-        logits_NV = logits_NV / temperature
-        chosen_N = logits_NV.gather(1, tokens_N[start : start + _ROWS_PER_TILE, None]).squeeze(1)
-        parts.append(chosen_N - logits_NV.logsumexp(dim=-1))
+    for start in range(0, len(hidden_NH), ROWS_PER_TILE):
+        rows = slice(start, start + ROWS_PER_TILE)
+        parts.append(project(hidden_NH[rows], head, temperature).gather(1, tokens_N[rows, None]).squeeze(1))
     return torch.cat(parts)
 
 

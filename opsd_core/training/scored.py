@@ -64,12 +64,14 @@ def score(
             loss_sum = initial_divergence(student, anchors.initial, hidden_NH, batch, tokens_N, weights_N, config)
     temperature, logprobs_N = old_temperature(config.rollout), None
     if config.token_weights.importance_correction:
-        logprobs_N = sampled_logprobs(hidden_NH.detach(), student.head, tokens_N, temperature)
+        with _autocast(student.device, config):
+            logprobs_N = sampled_logprobs(hidden_NH.detach(), student.head, tokens_N, temperature)
         old_logprobs_N = _column(batch, "rollout_logprobs_T").to(student.device)
         weights_N = weights_N * importance_ratio(logprobs_N, old_logprobs_N, config.token_weights.importance_clip)
     stops = stops_of(student, teacher, config.distillation)
     targets = _targets(teacher, batch, config, student.device, stops)
-    result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
+    with _autocast(student.device, config):
+        result = distillation_loss(hidden_NH, student.head, targets, tokens_N, weights_N, config.distillation)
     if logprobs_N is None and temperature == config.distillation.temperature:
         logprobs_N = result.logprobs_N
     stopped_N = torch.isin(tokens_N, torch.tensor(ends_of(student), device=student.device))

@@ -15,6 +15,31 @@ from prefect import Task
 from prefect.task_runners import ProcessPoolTaskRunner
 
 
+class Begun(ABC):
+    """Calls whose results are asked for later."""
+
+    @abstractmethod
+    def results(self) -> list[Any]:
+        """In the order of the calls, once all are there; the first error is raised."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """The results are not wanted any more."""
+
+
+class Done(Begun):
+    """Calls that were done when they were begun."""
+
+    def __init__(self, results: list[Any]) -> None:
+        self._results = results
+
+    def results(self) -> list[Any]:
+        return self._results
+
+    def drop(self) -> None:
+        """There is nothing left to stop."""
+
+
 class Run(ABC):
     """Does the calls of a task somewhere."""
 
@@ -26,6 +51,10 @@ class Run(ABC):
         """The result of a single call."""
         return self(task, [call])[0]
 
+    def begin(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> Begun:
+        """Calls that others may overtake: beside them where there is more than one place to work, else done now."""
+        return Done(self(task, calls))
+
 
 class Here(Run):
     """In this process, one call after the other."""
@@ -34,7 +63,14 @@ class Here(Run):
         return [task(*call) for call in calls]
 
 
-HERE = Here()
+class Plain(Run):
+    """As `Here`, as plain functions: inside another task, without a task run of their own."""
+
+    def __call__(self, task: Task, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        return [task.fn(*call) for call in calls]
+
+
+HERE, PLAIN = Here(), Plain()
 
 
 @contextmanager

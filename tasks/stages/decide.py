@@ -99,6 +99,7 @@ def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef) -> dict[
         "teacher_weights": config.teacher.weights,
         "prompts": sampled.prompts.uri,
         "rollouts": [shard.uri for shard in sampled.shards],
+        "sampled_in": [shard.iteration for shard in sampled.shards],
         "rollout_digests": [shard.digest[:16] for shard in sampled.shards],
         "grades": sampled.graded.uri,
         "targets": [target.uri for target in sampled.targets],
@@ -115,6 +116,8 @@ def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef) -> dict[
     if iteration.teachers:
         named = zip(config.teacher.sources, iteration.teachers, strict=True)
         known["teachers"] = [[source, peer.uri, peer.digest[:16]] for source, peer in named]
+    if sampled.judged.uri:
+        known["renewal"] = sampled.judged.uri
     if campaign.rehearsal:
         known["rehearsal"] = campaign.rehearsal.uri
     return known

@@ -250,6 +250,7 @@ def campaign_identity(
         "initial": initial.digest,
         "data": data.identity,
     }
+    identity |= overlap_identity(config)
     if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if guards:
@@ -257,6 +258,11 @@ def campaign_identity(
     if sources := rehearsal_sources(config):
         identity["rehearsal"] = sources
     return identity
+
+
+def overlap_identity(config: CampaignConfig) -> dict[str, bool]:
+    """The one setting of execution that changes what is learned; nothing where it does not."""
+    return {"overlap": True} if config.execution.overlap else {}
 
 
 def _log_data(run_id: str, data: Ref) -> None:

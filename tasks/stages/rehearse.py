@@ -26,6 +26,8 @@ from tasks.sources import data_sources, download_file, named
 from tasks.stages.rollout import engine
 from tasks.states import data_state, in_words, rehearsal_sources, unchanged_data
 
+_OF_THE_TASK = ("group_size", "on_policy_fraction")
+
 
 @task(name="rehearse", **STAGE)
 def rehearse(campaign: Campaign) -> Campaign:
@@ -43,9 +45,7 @@ def rehearse(campaign: Campaign) -> Campaign:
         "template": builder.student_digest,
         "prompts": rehearsal.prompts.model_dump(include={"max_prompt_length", "overflow"}),
         "tokenizer": tokenizer_digest(policy.tokenizer),
-        "sampling": config.rollout.model_dump(
-            exclude={"num_prompts", "group_size", "on_policy_fraction"}
-        ),
+        "sampling": {name: value for name, value in config.rollout.sampling.items() if name not in _OF_THE_TASK},
         "seed": config.seed,
         "engine": engine(config),
     }

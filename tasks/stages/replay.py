@@ -26,6 +26,8 @@ class StoredIteration(Record):
     iteration: int
     version: int
     rollouts: list[str]
+    ages: list[int]
+    """Iterations between the policy that sampled a shard and the one that learned from it."""
     prompts: PromptSet
 
 
@@ -73,14 +75,16 @@ def find_rollouts(name: str, iterations: list[int] | None, campaign: str | None)
 
 
 def _stored(iteration: int, version: int, tags: dict[str, str]) -> StoredIteration:
-    uris = lineage(tags)["rollouts"]
+    known = lineage(tags)
+    uris = known["rollouts"]
+    ages = [iteration - sampled_in for sampled_in in known.get("sampled_in", [iteration] * len(uris))]
     files = describe(store(), uris[0]).identity["prompts"]
     keys = [info.key for info in store().list("prompts/") if f"/{files}/" in info.key]
     if not keys:
         raise IntegrityError(f"the prompts of {uris[0]} are not in the store any more; that iteration cannot be replayed.")
     prompts = describe(store(), store().uri("/".join(keys[0].split("/")[:3])))
     prompt_set = PromptSet(uri=prompts.uri, **prompts.summary["counts"])
-    return StoredIteration(iteration=iteration, version=version, rollouts=uris, prompts=prompt_set)
+    return StoredIteration(iteration=iteration, version=version, rollouts=uris, ages=ages, prompts=prompt_set)
 
 
 def replay_config(source: ReplaySource, overrides: dict[str, Any]) -> CampaignConfig:
@@ -127,10 +131,10 @@ def check_start(source: ReplaySource, initial: PolicyRef) -> None:
 def stored_shards(stored: StoredIteration, position: int) -> list[ShardRef]:
     """The rollouts as shards of iteration `position` of the replay. IntegrityError when one is no longer whole."""
     shards = []
-    for index, uri in enumerate(stored.rollouts):
+    for index, (uri, age) in enumerate(zip(stored.rollouts, stored.ages, strict=True)):
         artifact = describe(store(), uri)
         counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_tokens")}
         shards.append(
-            ShardRef(iteration=position, shard=index, uri=artifact.uri, digest=artifact.digest, seconds=0.0, **counts)
+            ShardRef(iteration=position - age, shard=index, uri=artifact.uri, digest=artifact.digest, seconds=0.0, **counts)
         )
     return shards

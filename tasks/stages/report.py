@@ -1,15 +1,14 @@
 """What a person looks at: Prefect artifacts, MLflow plots, one summary per iteration and per campaign."""
 
 import json
-from collections.abc import Sequence
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 
 from opsd_core.answers.slices import slice_table
-from opsd_core.answers.words import accuracy_interval, guards_in_words, headline, report_head, shown_accuracy
+from opsd_core.answers.words import guards_in_words, report_head, shown_accuracy
 from opsd_core.config import CampaignConfig
 from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, disagreement_in_words
-from opsd_core.plots import plot_accuracy, plot_completions, plot_steps
+from opsd_core.plots import plot_completions, plot_steps
 from opsd_core.records.sums import histogram
 from opsd_core.training.monitors import token_means
 from tasks.context import local, scratch, store, stored_verdict, tidy_cache, tracker
@@ -21,7 +20,6 @@ from tasks.refs import (
     EvaluationRef,
     GradedRef,
     Iteration,
-    IterationSummary,
     Outcome,
     PolicyRef,
     ShardRef,
@@ -30,9 +28,11 @@ from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.journal import read_steps
+from tasks.stages.renewal.saved import freshness, saved_by, where_from
 from tasks.stages.weights import state_of_model
 from tasks.states import in_words
 from tasks.storage.artifacts import describe
+from tasks.summary import IterationSummary
 
 Peaks = dict[str, tuple[int, int]]
 """Stage -> (most bytes that its process held, bytes expected)."""
@@ -91,6 +91,7 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         loss_last=outcome.distilled.metrics["distillation/loss"],
         wall_seconds=0.0,  # the flow sets it: this task is part of it
         compute_seconds=sum(stages.values()),
+        **saved_by(outcome.sampled),
     )
     decoding = disagreement_in_words(before, after)
     worries = [*(f"alarm: {text}" for text in outcome.alarms), *answers.taught, *verdict.warnings, *decoding]
@@ -100,7 +101,7 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
         + _by_slice(iteration, answers),
         key=f"opsd-{artifact_key(iteration.name)}-it{iteration.number}",
         description=f"Version {summary.version} {summary.outcome}; "
-        f"accuracy {_shown(summary.accuracy_before)} → {_shown(summary.accuracy_after)}",
+        f"accuracy {shown_share(summary.accuracy_before)} → {shown_share(summary.accuracy_after)}",
     )
     return summary
 
@@ -108,7 +109,8 @@ def report_iteration(iteration: Iteration, outcome: Outcome, answers: AnswersRef
 def _seconds(outcome: Outcome) -> dict[str, float]:
     """Model compute of each stage."""
     guards = {"guards": sum(ref.seconds for ref in _guard_answers(outcome))} if outcome.guards else {}
-    return guards | {
+    judged = {"judge": outcome.sampled.judged.seconds} if outcome.sampled.judged.uri else {}
+    return guards | judged | {
         "rollout": sum(shard.seconds for shard in outcome.sampled.shards),
         "grade": outcome.sampled.graded.seconds,
         "targets": sum(target.seconds for target in outcome.sampled.targets),
@@ -127,6 +129,7 @@ def _peaks(outcome: Outcome) -> Peaks:
         "distil": [state],
         "evaluate": [outcome.before, outcome.after],
     } | ({"guards": _guard_answers(outcome)} if outcome.guards else {})
+    made |= {"judge": [sampled.judged]} if sampled.judged.uri else {}
     peaks = {}
     for stage, refs in made.items():
         found = [describe(store(), ref.uri).summary for ref in refs]
@@ -147,6 +150,7 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         **{f"champion/{name}": value for name, value in outcome.before.metrics.items()},
         **outcome.distilled.probes,
         **graded.metrics,
+        **freshness(iteration, outcome.sampled),
         **token_means([(target.num_tokens, target.metrics) for target in targets]),
         "rollout/kept": float(graded.num_kept),
         "rollout/references": float(graded.num_references),
@@ -183,7 +187,7 @@ def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary,
     )
     dropped = ", ".join(f"{count} {reason}" for reason, count in graded.reasons.items() if reason != "kept") or "none"
     sides, names = (before.metrics, after.metrics), ("eval/constant_accuracy", "eval/answer_diversity")
-    constant, different = (" | ".join(_shown(metrics.get(name), 3) for metrics in sides) for name in names)
+    constant, different = (" | ".join(shown_share(metrics.get(name), 3) for metrics in sides) for name in names)
     return f"""{verdict.summary}
 
 | | before (champion) | after (candidate) |
@@ -196,7 +200,7 @@ def _markdown(iteration: Iteration, outcome: Outcome, summary: IterationSummary,
 {decoding_rows(before.metrics, after.metrics)}
 
 Loss {summary.loss_first:.4f} → {summary.loss_last:.4f} nats per token;
-{sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)};
+{sampled.prompts.num_prompts} prompts, {_sampled(sampled.shards, graded)}{where_from(iteration, sampled)};
 trained on {graded.num_kept} completions, {graded.num_references} of them references{_references(graded)}; dropped: {dropped}.
 Data: {_data(iteration)}.
 Model: {iteration.campaign.config.model.source}: {state_of_model(describe(store(), iteration.campaign.initial.uri))}.
@@ -238,63 +242,6 @@ def _references(graded: GradedRef) -> str:
     return "" if share is None else f" (the grader accepts {share:.3f} of these)"
 
 
-def _shown(share: float | None, digits: int = 4) -> str:
+def shown_share(share: float | None, digits: int = 4) -> str:
+    """A share to some digits, or that it is unknown."""
     return "unknown" if share is None else f"{share:.{digits}f}"
-
-
-@task(name="close-campaign", **STAGE)
-def close_campaign(campaign: Campaign, summaries: list[IterationSummary], stopped: Sequence[str] = ()) -> str:
-    """Accuracy per iteration as a plot and a table; the campaign's MLflow run is finished. `stopped`: alarms, in words."""
-    rows = [
-        {
-            "iteration": s.iteration,
-            "version": s.version,
-            "outcome": s.outcome,
-            "accuracy before": _shown(s.accuracy_before),
-            "accuracy after": _shown(s.accuracy_after),
-            "guards": s.guards,
-            "loss": f"{s.loss_first:.4f} → {s.loss_last:.4f}",
-            "seconds": round(s.wall_seconds, 1),
-            "model compute": round(s.compute_seconds, 1),
-            "everything else": round(s.overhead_seconds, 1),
-        }
-        for s in summaries
-    ]
-    told = _headline(campaign, summaries)
-    create_table_artifact(rows, key=f"opsd-{artifact_key(campaign.name)}-campaign", description=told)
-    measured = [s for s in summaries if s.accuracy_before is not None]
-    points = [("start", s.accuracy_before, accuracy_interval(s.accuracy_before, s.items), True) for s in measured[:1]]
-    points += [
-        (f"it{s.iteration} (v{s.version})", s.accuracy_after, accuracy_interval(s.accuracy_after, s.items), s.promoted)
-        for s in measured
-    ]
-    if points:
-        with scratch() as folder:
-            plot_accuracy(points, folder / "accuracy.png")
-            tracker().log_figure(campaign.run_id, folder / "accuracy.png", "plots/accuracy.png")
-    tracker().end_run(campaign.run_id, "FINISHED")
-    tracker().flush()
-    wall, compute = sum(s.wall_seconds for s in summaries), sum(s.compute_seconds for s in summaries)
-    lines = [
-        f"iteration {s.iteration}: version {s.version} {s.outcome}, "
-        f"accuracy {_shown(s.accuracy_before)} -> {_shown(s.accuracy_after)}; {s.guards}"
-        for s in summaries
-    ]
-    lines += [*stopped, *(f"what it answers, before and after: {s.answers}" for s in summaries[-1:])]
-    if summaries:
-        rest = wall - compute
-        lines.append(f"model compute {compute:.0f} s, everything else {rest:.1f} s ({100 * rest / wall:.0f} %)")
-    text = "\n".join(lines)
-    create_markdown_artifact(
-        f"# {told}\n\nCampaign {campaign.id}.\n\n```\n{text}\n```\n",
-        key=f"opsd-{artifact_key(campaign.name)}-summary",
-        description=told,
-    )
-    return text
-
-
-def _headline(campaign: Campaign, summaries: Sequence[IterationSummary]) -> str:
-    """What the campaign changed: from its start to the last promoted version, or to the last one."""
-    last = [s for s in summaries if s.promoted][-1:] or summaries[-1:]
-    ends = (summaries[0].accuracy_before, last[0].accuracy_after) if summaries else (None, None)
-    return headline(campaign.name, ends, [(s.version, s.outcome) for s in summaries], last[0].guards if last else "")

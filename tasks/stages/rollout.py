@@ -51,7 +51,7 @@ def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> di
         "shard": shard,
         "student_template": builder.student_digest,
         "tokenizer": tokenizer_digest(builder.tokenizer),
-        "sampling": config.rollout.model_dump(exclude={"num_prompts"}),
+        "sampling": config.rollout.sampling,
         "seed": config.seed,
         "iteration": iteration.number,
         "engine": engine(config),

@@ -162,6 +162,7 @@ def _made_for_this(record: Record) -> bool:
 
 def _end_process(run_id: str) -> NoReturn:
     """End at once, with the status that nobody reports: the run has a later start, whose state must not be touched."""
-    print(f"opsd: flow run {run_id} was given up for dead and started again elsewhere; this process ends.", file=sys.stderr)
-    sys.stderr.flush()
+    with suppress(OSError):  # a full disk must not keep it alive
+        print(f"opsd: flow run {run_id} was given up for dead and started again elsewhere; this process ends.", file=sys.stderr)
+        sys.stderr.flush()
     os._exit(0)

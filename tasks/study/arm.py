@@ -6,6 +6,7 @@ arm resumes where it stopped, and hundreds of task runs of a second each would c
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,21 @@ from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.study import find_arm
 from tasks.context import local, produce, store, tidy_cache, tracker
 from tasks.loaded import rollouts_of
-from tasks.refs import Campaign, CurriculumRef, Iteration, Ref, Sampled
+from tasks.refs import Campaign, CurriculumRef, Held, Iteration, PolicyRef, Ref, Sampled
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.retries import STAGE
+from tasks.runtime.side_by_side import PLAIN
 from tasks.runtime.stage import task
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade, probe_teacher
 from tasks.stages.peers import meet_peers
-from tasks.stages.prepare import prepare_teachers
+from tasks.stages.prepare import overlap_identity, prepare_teachers
 from tasks.stages.prompts import advance_curriculum, choose_prompts
 from tasks.stages.rehearse import rehearse
-from tasks.stages.rollout import rollout
+from tasks.stages.renewal.judge import judge
+from tasks.stages.renewal.sampling import Ahead, begin_ahead, keep, sample
+from tasks.stages.renewal.saved import freshness
 from tasks.stages.score import score_shard
 from tasks.states import rehearsal_sources
 from tasks.storage.artifacts import describe
@@ -54,7 +58,7 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
         "initial": study.initial.digest,
         "data": data.identity,
         "arm": arm,
-    }
+    } | overlap_identity(config)
     if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if config.rehearsal.share:
@@ -89,42 +93,70 @@ def _iterations(study: Study, campaign: Campaign) -> Iterator[Checkpoint]:
     if config.rehearsal.share:
         campaign = rehearse.fn(campaign)
     measuring = study.measuring(num_samples=0)
-    policy, curriculum = campaign.initial, None
+    loop = _Loop(campaign.initial)
     for number in range(config.iterations):
-        length = curriculum.max_completion_length if curriculum else None
         iteration = Iteration(
             campaign=campaign,
             number=number,
-            config=config_at(config, number, length),
+            config=config_at(config, number, loop.length()),
             run_id=campaign.run_id,
-            policy=policy,
-            champion=policy,
+            policy=loop.policy,
+            champion=loop.policy,
             teachers=campaign.teachers,
-            curriculum=curriculum,
+            curriculum=loop.curriculum,
         )
-        checkpoint, curriculum = _iteration(iteration, study.data, measuring)
-        policy = checkpoint.policy
+        checkpoint = _iteration(iteration, loop, study.data, measuring)
+        loop.policy = checkpoint.policy
         yield checkpoint
         tidy_cache()
 
 
-def _iteration(
-    iteration: Iteration, data: Ref, measuring: CampaignConfig
-) -> tuple[Checkpoint, CurriculumRef | None]:
-    prompts = choose_prompts.fn(iteration)
+@dataclass
+class _Loop:
+    """What one iteration hands to the next, as `flows.iterate.Loop`."""
+
+    policy: PolicyRef
+    curriculum: CurriculumRef | None = None
+    held: Held | None = None
+    ahead: Ahead | None = None
+
+    def length(self) -> int | None:
+        return self.curriculum.max_completion_length if self.curriculum else None
+
+
+def _rolled_out(iteration: Iteration, loop: _Loop) -> tuple[Iteration, Sampled]:
+    """The completions to learn from, graded: sampled ahead, kept, or sampled now."""
+    config, judged = iteration.campaign.config, judge(iteration, loop.held, PLAIN)
+    if loop.ahead:
+        held = loop.ahead.arrived()
+    elif judged.keep:
+        iteration, held = keep(iteration, loop.held)
+    else:
+        held = None
+    prompts = held.prompts if held else choose_prompts.fn(iteration)
     iteration = meet_peers(iteration, prompts)
-    shards = [rollout.fn(iteration, prompts, shard) for shard in range(prompts.num_shards)]
-    graded = grade.fn(iteration, prompts, shards)
-    curriculum = advance_curriculum(iteration, shards, graded)
-    graded = probe_teacher(iteration, shards, graded)
+    loop.held = held = held or sample(iteration, prompts, PLAIN)
+    graded = grade.fn(iteration, prompts, held.shards)
+    loop.curriculum = advance_curriculum(iteration, held.shards, graded)
+    if config.execution.overlap and iteration.number + 1 < config.iterations:
+        following = config_at(config, iteration.number + 1, loop.length())
+        loop.ahead = begin_ahead(iteration, following, loop.curriculum, PLAIN)
+    return iteration, Sampled(prompts=prompts, shards=held.shards, graded=graded, judged=judged)
+
+
+def _iteration(iteration: Iteration, loop: _Loop, data: Ref, measuring: CampaignConfig) -> Checkpoint:
+    iteration, sampled = _rolled_out(iteration, loop)
+    shards, graded = sampled.shards, probe_teacher(iteration, sampled.shards, sampled.graded)
     recorded = iteration.config.distillation.records_targets
     targets = [score_shard.fn(iteration, shard, graded) for shard in shards] if recorded else []
-    distilled = distil_candidate.fn(iteration, Sampled(prompts=prompts, shards=shards, graded=graded, targets=targets))
+    sampled = sampled.model_copy(update={"graded": graded, "targets": targets})
+    distilled = distil_candidate.fn(iteration, sampled)
     validation = evaluate.fn(measuring, data, distilled.policy, f"it{iteration.number}-candidate")
     training = {
         **distilled.metrics,
         **distilled.probes,
         **graded.metrics,
+        **freshness(iteration, sampled),
         "rollout/kept": float(graded.num_kept),
     }
     point = Checkpoint(
@@ -139,7 +171,7 @@ def _iteration(
     logged = validation.metrics | {name: value for name, value in training.items() if name.startswith("rollout/")}
     start = evaluate.fn(measuring, data, iteration.campaign.initial, "base").metrics if iteration.number == 0 else {}
     tracker().log_metrics(iteration.run_id, [(iteration.number, start), (iteration.number + 1, logged)])
-    return point, curriculum
+    return point
 
 
 def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]:

@@ -31,6 +31,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "targets": ("rollouts", "teacher", "data", "grades", "solved"),
     "checkpoints": (),
     "stopped": (),
+    "renewals": (),
     "states": ("initial", "teacher", "rollouts", "grades", "targets", "rehearsal"),
     "models": ("state",),
     "engines": (),
@@ -46,7 +47,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "study-reports": (),
 }
 """Kind -> entries of its identity that name what it needs. Objects of other kinds are never touched."""
-ALWAYS_KEPT = ("campaigns", "engines", "peers", "stopped", "verdicts")
+ALWAYS_KEPT = ("campaigns", "engines", "peers", "renewals", "stopped", "verdicts")
 """Small records; what they name may go."""
 STUDIES = ("studies", "study-arms", "study-sets", "study-reports")
 """Results for good: they stay, with the weights, states, rollouts and targets of every arm."""

@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from opsd_core.config import deep_merge
 from tests.faults.kills import Arm
 from tests.faults.outcome import differences, outcome
 
@@ -94,10 +95,22 @@ def after(arm, stage, seconds):
     return is_time
 
 
+OLDER = {
+    "fresh": {},
+    "kept": {"rollout": {"refresh": "overlap", "min_overlap": 0.0, "min_effective_sample_size": 0.0}},
+    "ahead": {"execution": {"overlap": True}},
+}
+"""Whose completions the second iteration learns from."""
+
+
 @pytest.mark.slow
-def test_killed_at_the_end_of_every_stage(stack, tiny_model, tmp_path_factory, capsys):
+@pytest.mark.parametrize("older", OLDER)
+def test_killed_at_the_end_of_every_stage(stack, tiny_model, tmp_path_factory, capsys, older):
     """Two iterations: what goes on after a kill is also what the next iteration starts from."""
-    calm, killed = (Arm(name, tmp_path_factory.mktemp(name), small(tiny_model, 2)) for name in ("calm", "every-stage"))
+    parameters = small(tiny_model, 2)
+    parameters["overrides"] = deep_merge(parameters["overrides"], OLDER[older])
+    names = (f"calm-{older}", f"every-stage-{older}")
+    calm, killed = (Arm(name, tmp_path_factory.mktemp(name), parameters) for name in names)
     stages = calm.finish().stages()
     for stage in stages:
         assert killed.attempt(lambda stage=stage: stage in killed.stages()) == -9

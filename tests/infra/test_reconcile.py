@@ -18,7 +18,8 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import run_deployment
 from prefect.states import Cancelled, Cancelling, Crashed, Failed, Paused, Pending, Running
 
-from infra.reconcile import Reconciler, processes_by_run
+from infra.processes import processes_by_run
+from infra.reconcile import Reconciler
 from infra.recovery import CONTINUED, MAX_STARTS
 from infra.state import MODEL_QUEUE, POOL
 from tasks.context import store

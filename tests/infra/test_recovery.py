@@ -4,12 +4,15 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import product
+from pathlib import Path
 
 import pytest
 from prefect.client.schemas.objects import StateType
 
 from infra import reconcile
+from infra.lossy import Lossy
 from infra.recovery import (
     CANCEL_PATIENCE_S,
     CONTINUED,
@@ -53,6 +56,19 @@ def test_a_run_whose_process_lives_is_never_started_again_nor_set_to_another_sta
 def test_what_ended_waits_or_is_suspended_is_left_alone_whatever_became_of_its_process():
     for state, alive, deployment in product(set(StateType) - WORKING, Life, WATCHED):
         assert decide(seen(state, 1e6, deployment), alive) == Action.LEAVE
+
+
+def test_a_start_that_its_own_worker_saw_end_is_gone_at_once_though_nobody_recorded_it(dead):
+    """A full disk: no record, or only that of the launch. A start that another one made is nothing that this worker saw."""
+    launching = Record(dead, NOW + TTL_S, launching=True)
+    for record in (None, launching):
+        pending = {"state": StateType.PENDING, "age_s": 2.0, "record": record}
+        assert life(seen(**pending, ended_here=True), NOW) == Life.GONE
+        assert life(seen(**pending, ended_here=True, runs_here=True), NOW) == Life.ALIVE
+    assert life(seen(StateType.PENDING, 2.0), NOW) == Life.UNKNOWN
+    elsewhere = Record(ELSEWHERE, NOW + TTL_S, launching=True)
+    assert life(seen(StateType.PENDING, 2.0, record=elsewhere, ended_here=True), NOW) == Life.ALIVE
+    assert life(seen(StateType.RUNNING, 2.0, ended_here=True), NOW) == Life.UNKNOWN
 
 
 def test_a_run_without_a_process_goes_on_when_its_work_can_be_found_again():
@@ -122,3 +138,13 @@ def test_the_command_refuses_a_wrong_interval_and_says_what_does_not_answer(tmp_
     command = [sys.executable, "-m", "infra.reconcile"]
     done = subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1 and "cannot be asked: ConnectError" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_costs_lines_and_raises_nothing():
+    """/dev/full refuses every byte, as a full disk does."""
+    with Path("/dev/full").open("w") as full:
+        stream = Lossy(full)
+        print("a line\n" * 10_000, file=stream, flush=True)
+        assert stream.write("abc") == 3 and stream.fileno() == full.fileno()
+        with suppress(OSError):
+            full.close()

@@ -6,7 +6,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.deployments import run_deployment
 from prefect.states import Cancelling
 
-from infra.reconcile import processes_by_run
+from infra.processes import processes_by_run
 from tests.scale.campaigns import eventually, sessions, store_at, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

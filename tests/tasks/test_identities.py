@@ -30,11 +30,12 @@ from opsd_core.training.trainer import Schedule, distil
 from tasks import context
 from tasks.context import store
 from tasks.identities import IDENTITIES
-from tasks.refs import Campaign, CurriculumRef, GradedRef, Iteration, PolicyRef, PromptSet, Ref, Sampled, ShardRef
+from tasks.refs import Campaign, CurriculumRef, GradedRef, Held, Iteration, PolicyRef, PromptSet, Ref, Sampled, ShardRef
 from tasks.stages.distil import distil_identity
 from tasks.stages.evaluate import evaluation_identity
 from tasks.stages.grade import grade_identity, probe_identity
 from tasks.stages.prepare import campaign_identity, data_identity
+from tasks.stages.renewal.judge import renewal_identity
 from tasks.stages.rollout import rollout_identity
 from tasks.stages.score import score_identity
 from tasks.storage.artifacts import artifact_key, publish
@@ -332,6 +333,48 @@ def test_what_a_campaign_rehearses_is_in_its_identity_by_its_present_state(tmp_p
         seen.append(campaign_identity(resolve("tiny", {"rehearsal": rehearsal}), initial, data, [], []))
         assert seen[-1].keys() <= IDENTITIES["campaigns"].keys()
     assert seen[0] == seen[2] != seen[1]
+
+
+def test_sampling_ahead_is_in_a_campaigns_identity_and_all_else_of_execution_is_not():
+    def identity(**execution):
+        initial, data = PolicyRef(uri="a/b/c", digest="d"), Ref(uri="a/b/c")
+        return campaign_identity(resolve("tiny", {"execution": execution}), initial, data, [], [])
+
+    assert identity(overlap=True) != identity() == identity(overlap=False) == identity(num_shards=7, ranks=2)
+    assert identity(overlap=True).keys() <= IDENTITIES["campaigns"].keys()
+
+
+LIMITS = [
+    "rollout.refresh", "rollout.min_overlap", "rollout.min_effective_sample_size", "token_weights.importance_clip",
+    "token_weights.max_staleness",
+]  # fmt: skip
+"""Settings that decide when completions are kept."""
+
+
+def test_when_completions_are_kept_is_no_part_of_what_they_are(work):
+    before = work.identities(work.config)
+    for path in LIMITS[1:3]:
+        assert work.identities(changed(work.config, path)) == before
+
+
+def test_all_that_decides_whether_completions_are_kept_is_in_the_decisions_identity():
+    kept = {"rollout": {"refresh": "overlap"}, "token_weights": {"importance_correction": True, "max_staleness": 9}}
+    config = resolve("tiny", kept)
+    changes = [{"config": changed(config, path)} for path in (*LIMITS, "rollout.temperature", "rollout.record_top_k")]
+    changes += [{"number": 2}, {"shard": 2}, {"policy": 2}]
+    identities = [renewal_identity(*judging(**({"config": config} | change))) for change in ({}, *changes)]
+    assert all(identity.keys() == IDENTITIES["renewals"].keys() for identity in identities)
+    assert len({artifact_key("renewals", identity) for identity in identities}) == len(changes) + 1
+
+
+def judging(config, number=1, shard=0, policy=0):
+    """An iteration, and completions of the first one that it could keep."""
+    nowhere, initial = Ref(uri="x/y/z"), PolicyRef(uri="a/b/c", digest=f"{policy}")
+    campaign = Campaign(id="c", config=config, record=nowhere, data=nowhere, initial=initial, champion=initial, run_id="")
+    made = ShardRef(uri="x/rollouts/a/b", iteration=0, shard=0, digest=f"{shard}", num_rollouts=1, num_tokens=1, seconds=0)
+    prompts = PromptSet(uri="x/prompts/0/0", num_prompts=1, num_shards=1)
+    begun = Iteration(campaign=campaign, number=number, config=config, run_id="", champion=initial, policy=initial)
+    return begun, Held(prompts=prompts, shards=[made], sampling=resolve("tiny").rollout.sampling)
 
 
 def test_every_kind_that_is_stored_stands_in_the_table():

@@ -5,6 +5,8 @@
     MIXTURE_WEIGHTS    opsd_core.teacher.mixtures.WEIGHTINGS
     POSITIONS          opsd_core.selection.token_weights.POSITIONS
     ENTROPIES          opsd_core.selection.token_weights.ENTROPIES
+
+    REFRESHES          read where completions are judged, opsd_core.training.wear
 """
 
 from collections.abc import Mapping
@@ -36,6 +38,12 @@ ENTROPIES: dict[str, str] = {
     "down": "exp(-beta H)",
     "up": "1 - exp(-beta H)",
     "top": "the entropy_fraction of a completion's tokens with the largest H",
+}
+REFRESHES: dict[str, str] = {
+    "every_iteration": "in every iteration",
+    "initial": "in the first one alone, by the campaign's first policy",
+    "overlap": "when they are worn out: the policy has moved away from the one that sampled them by more than min_overlap and "
+    "min_effective_sample_size allow, or they are older than token_weights.max_staleness",
 }
 
 

@@ -17,6 +17,9 @@ class DivergenceKind(NamedTuple):
     """Teacher-free: each token's factor comes from the policy's own samples and pushes unlikely tokens down (OPSA)."""
     sampled_only: bool = False
     """Compares the sampled token alone: there are no entries to choose or to clip."""
+    student_weighted: bool = False
+    """Is a mean over the student's own distribution or samples: on an older policy's completions another objective, unless
+    token_weights.importance_correction weighs them."""
     infinite_at_zero: bool = False
     """Infinite where the student has mass and the target has none."""
     least_top_k: int = 1
@@ -32,11 +35,13 @@ class DivergenceKind(NamedTuple):
 DIVERGENCE_KINDS: dict[str, DivergenceKind] = {
     "forward_kl": DivergenceKind("objective.divergences.forward_kl", "KL(teacher||student)"),
     "reverse_kl": DivergenceKind(
-        "objective.divergences.reverse_kl", "KL(student||teacher)", infinite_at_zero=True, least_top_k=8
+        "objective.divergences.reverse_kl", "KL(student||teacher)", student_weighted=True, infinite_at_zero=True,
+        least_top_k=8,
     ),
     "jsd": DivergenceKind(
         "objective.divergences.JSD",
         "generalised Jensen-Shannon",
+        student_weighted=True,
         weak_near_limits=True,
         reads=("beta", "normalise_beta"),
         at_beta={0.0: "forward_kl", 1.0: "reverse_kl"},
@@ -45,6 +50,7 @@ DIVERGENCE_KINDS: dict[str, DivergenceKind] = {
     "entropy_mix": DivergenceKind(
         "objective.divergences.ENTROPY_MIX",
         "forward KL where the teacher hesitates, reverse KL where it is sure",
+        student_weighted=True,
         infinite_at_zero=True,
         reads=("entropy_threshold", "entropy_width"),
     ),
@@ -52,6 +58,7 @@ DIVERGENCE_KINDS: dict[str, DivergenceKind] = {
         "objective.divergences.sampled_token",
         "policy gradient on the sampled token",
         sampled_only=True,
+        student_weighted=True,
         infinite_at_zero=True,
     ),
     "cross_entropy": DivergenceKind("", "-log p(completion)", teacher_free=True),
@@ -60,6 +67,7 @@ DIVERGENCE_KINDS: dict[str, DivergenceKind] = {
         "unlikelihood of the least likely sampled tokens",
         teacher_free=True,
         advantages=True,
+        student_weighted=True,
         reads=("opsa_fraction",),
     ),
 }

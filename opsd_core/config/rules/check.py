@@ -6,6 +6,7 @@ from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.choices import ENTRY_BOUNDS
 from opsd_core.config.rules.addresses import ADDRESS_RULES
 from opsd_core.config.rules.engines import ENGINE_RULES
+from opsd_core.config.rules.freshness import FRESHNESS_RULES
 from opsd_core.config.rules.objective import OBJECTIVE_RULES
 from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration
@@ -97,6 +98,7 @@ RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     _sampled_token_has_no_entries,
     *ENGINE_RULES,
     *OBJECTIVE_RULES,
+    *FRESHNESS_RULES,
     *SELECTION_RULES,
 )
 

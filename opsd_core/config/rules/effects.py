@@ -84,6 +84,7 @@ _CONTEXT = _all(_TEACHER, _other_than("teacher.context", "none"))
 _REFERENCES = Condition(
     "rollout.on_policy_fraction below 1, or distillation.gold_share above 0", lambda config: config.uses_references
 )
+_SAMPLES_AGAIN = _all(_above("iterations", 1), _above("rollout.on_policy_fraction", 0))
 _REHEARSAL = _above("rehearsal.share", 0)
 _SAMPLED = _above("evaluation.num_samples", 0)
 _RECOVERS = Condition(
@@ -101,7 +102,11 @@ READ_WHEN: dict[str, Condition] = {
     "data.encoding": _source("encoding"),
     "data.options": _source("options"),
     "execution.pools": _one_of("execution.placement", "workers"),
+    "execution.overlap": _SAMPLES_AGAIN,
     "rollout.reference_completion": _REFERENCES,
+    "rollout.refresh": _SAMPLES_AGAIN,
+    "rollout.min_overlap": _all(_SAMPLES_AGAIN, _one_of("rollout.refresh", "overlap")),
+    "rollout.min_effective_sample_size": _all(_SAMPLES_AGAIN, _one_of("rollout.refresh", "overlap")),
     "filter.min_gain": _one_of("filter.teacher_probe", "gain"),
     "token_weights.position_floor": _other_than("token_weights.position", "uniform"),
     "token_weights.position_centre": _other_than("token_weights.position", "uniform"),

@@ -30,6 +30,7 @@ from tasks.runtime.deployments import registered
 from tasks.runtime.retries import STAGE
 from tasks.runtime.run_names import run_name
 from tasks.runtime.side_by_side import HERE, Run
+from tasks.stages.placement.ahead import Ahead
 from tasks.stages.placement.calls import SESSIONS, TTL_S, Call, Desk, result_of
 from tasks.stages.placement.pools import check_pools
 
@@ -77,6 +78,7 @@ class Runners(Run):
         self.name, self.pools = name, pools
         self.session = f"{name}/{uuid4().hex[:16]}"
         self.desk = Desk(store(), self.session)
+        self._ahead: list[Ahead] = []
 
     def start(self) -> None:
         """Schedule a runner for every slot. ConfigError by field when a pool cannot hold them, ServiceError without Prefect."""
@@ -134,6 +136,20 @@ class Runners(Run):
                 break
         return found
 
+    def begin(self, task: Task, calls: Sequence[Call]) -> Ahead:
+        """Calls that are done beside others, one runner being left to these; they proceed while results are waited for."""
+        width = max(1, sum(self.pools.values()) - 1)
+        self._ahead = [begun for begun in self._ahead if not begun.done]
+        begun = Ahead(self.desk, task, calls, width, partial(self._looks, "results", set()))
+        self._ahead.append(begun)
+        self._feed()
+        return begun
+
+    def _feed(self) -> None:
+        for begun in self._ahead:
+            with suppress(ServiceError):  # an outage of the store: again at the next look
+                begun.feed()
+
     def __call__(self, task: Task, calls: Sequence[Call]) -> list[Any]:
         keys = [_patiently(partial(self.desk.post, task, call)) for call in calls]
         results, by, began = {}, Counter(), time.monotonic()
@@ -159,6 +175,7 @@ class Runners(Run):
         pause_s, looked = FIRST_PAUSE_S, time.monotonic()
         while True:
             records: dict[str, Any] = {}
+            self._feed()
             with suppress(ServiceError):
                 for key in set(self.desk.keys(part)) - known:
                     if (wanted is None or key in wanted) and (record := self.desk.read(part, key)) is not None:

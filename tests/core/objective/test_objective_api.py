@@ -12,7 +12,7 @@ from opsd_core.objective import Head, HiddenTargets, TopKTargets, distillation_l
 from opsd_core.objective.divergences import DIVERGENCES
 from opsd_core.objective.fused import default_tiles, fused_loss
 from opsd_core.objective.plain import plain_loss, project
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.rows import Tiles
 from opsd_core.objective.supports import top_k_targets
 from tests.core.objective_oracle import columns, evaluate, problem, recorded
 

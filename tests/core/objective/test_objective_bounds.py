@@ -12,7 +12,7 @@ from opsd_core.objective import Head, HiddenTargets, distillation_loss
 from opsd_core.objective.bounds import token_clip, token_reweight
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.rows import Tiles
 from tests.core.objective_oracle import evaluate, problem
 
 PATHS = (plain_loss, fused_loss)

@@ -10,7 +10,7 @@ from opsd_core.objective import Head, HiddenTargets, distillation_loss
 from opsd_core.objective.divergences import DIVERGENCES
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.rows import Tiles
 from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
 
 SMALL = Tiles(rows=4, width=16)

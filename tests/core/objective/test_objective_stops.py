@@ -10,7 +10,7 @@ from opsd_core.objective import FullTargets, Head, HiddenTargets, Stops, distill
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.merging import merged
 from opsd_core.objective.plain import plain_loss, project
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.rows import Tiles
 from tests.core.objective.test_objective_oracle import CHOICES, SUPPORTS, config_for
 from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
 

@@ -9,7 +9,7 @@ from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import FullTargets, Head, TopKTargets, distillation_loss
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.plain import plain_loss, project
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.rows import Tiles
 from opsd_core.objective.supports import choose_entries, top_k_targets
 from tests.core.objective_oracle import evaluate, problem, recorded
 

@@ -12,7 +12,7 @@ from opsd_core.errors import DataError
 from opsd_core.objective import Head, SampledTokens, distillation_loss
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.likelihood import plain_likelihood
-from opsd_core.objective.strips import Tiles
+from opsd_core.objective.rows import Tiles
 from opsd_core.teacher.teachers import NoTeacher
 from opsd_core.training.opsa import with_advantages
 from opsd_core.training.optim import build_optimizer

@@ -10,7 +10,6 @@ import sys
 import time
 from contextlib import redirect_stdout
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from prefect.client.schemas.actions import LogCreate
@@ -23,6 +22,7 @@ from infra.cli import settling
 from infra.cli.app import run
 from infra.cli.server import find_run, prefect
 from opsd_core.digest import file_digest
+from opsd_core.models.tiny import build_tiny
 
 pytestmark = pytest.mark.timeout(600)
 SETTINGS = """
@@ -296,16 +296,26 @@ def test_the_champion_is_rolled_back_and_a_refusal_is_in_words(learned, capsys):
 def test_unneeded_artifacts_are_counted_and_a_failure_on_the_worker_is_in_words(learned, tmp_path, capsys):
     assert run(["gc"]) == 0
     assert "to delete" in capsys.readouterr().out
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"q": 1}\n' * 20)
-    assert run(["run", "tiny", "name=fails", f"data.source={rows}"]) == 1
+    build_tiny(tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])  # nobody reads weights before the worker
+    assert run(["run", "tiny", "name=fails", f"model.source={tmp_path / 'model'}"]) == 1
     said = capsys.readouterr()
-    assert said.err.startswith("opsd: ") and "Traceback" not in said.err and "question" in said.err
+    assert said.err.startswith("opsd: ") and "Traceback" not in said.err and "is cut off" in said.err
     assert run(["logs", "fails"]) == 0
-    assert "DataError" in (shown := capsys.readouterr().out) and "Traceback" not in shown
+    assert "ModelError" in (shown := capsys.readouterr().out) and "Traceback" not in shown
     assert run(["logs", "fails", "--all"]) == 0
     assert "Traceback" in capsys.readouterr().out
-    assert Path(rows).exists()
+
+
+@pytest.mark.slow
+def test_rows_without_the_columns_are_refused_before_there_is_a_run(learned, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"q": 1}\n' * 20)
+    assert run(["run", "tiny", "name=never", f"data.source={rows}"]) == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("opsd: ") and "Traceback" not in said.err and "question" in said.err
+    assert run(["logs", "never"]) == 1
 
 
 def test_a_doctor_names_the_remedy_of_what_is_missing(tmp_path, monkeypatch, capsys):

@@ -55,6 +55,25 @@ def test_what_is_done_grows_with_the_stages_and_never_shrinks():
     assert progress.done == pytest.approx(1.0)
 
 
+def test_completions_that_are_kept_or_sampled_ahead_count_where_they_are_learned_from():
+    settings = {"iterations": 2, "execution": {"num_shards": 2}}
+    kept, fresh = (Progress.of(resolve("tiny", settings)) for _ in range(2))
+    sampled = [_task(f"rollout-it1-shard{shard}", Completed()) for shard in (0, 1)]
+    graded = [_task("distil-it1", Running()), _task("grade-it1", Completed())]
+    kept._place([*graded, _task("judge-rollouts-it1", Completed())], {})
+    fresh._place([*graded, *sampled], {})
+    assert kept.done == fresh.done > 0.5 and kept.line() == fresh.line() == "iteration 2 of 2: training"
+
+    ahead = Progress.of(resolve("tiny", settings | {"execution": {"num_shards": 2, "overlap": True}}))
+    before = [_task("grade-it0", Completed()), *[_task(f"rollout-it0-shard{shard}", Completed()) for shard in (0, 1)]]
+    ahead._place([_task("rollout-it0-shard0", Running())], {})
+    assert ahead.iteration == 0
+    ahead._place([_task("rollout-it1-shard1", Running()), sampled[0], _task("choose-prompts-it1", Completed()), *before], {})
+    assert ahead.done < 0.5 and ahead.iteration == 0 and ahead.line().startswith("iteration 1 of 2: sampling")
+    ahead._place([_task("distil-it1", Running()), _task("grade-it1", Completed()), *sampled], {})
+    assert ahead.done == kept.done and ahead.line() == "iteration 2 of 2: training"
+
+
 @pytest.mark.parametrize("shards", [1, 2, 3, 8])
 def test_the_percentage_of_a_stage_is_of_all_its_shards_and_never_falls(shards):
     """As the server tells it: shard after shard, each from nothing to 100 %; then a crash, and finished shards called again."""

@@ -1,0 +1,57 @@
+"""Where an iteration's completions come from: sampled now, kept from an earlier one, or sampled ahead with the policy before."""
+
+from dataclasses import dataclass
+
+from opsd_core.config import CampaignConfig
+from tasks.refs import CurriculumRef, Held, Iteration, PromptSet
+from tasks.runtime.side_by_side import HERE, Begun, Run
+from tasks.stages.prompts import choose_prompts
+from tasks.stages.rollout import rollout
+
+
+def sample(iteration: Iteration, prompts: PromptSet, run: Run = HERE) -> Held:
+    """The prompts answered by the iteration's policy; `run` does the shards."""
+    shards = run(rollout, [(iteration, prompts, shard) for shard in range(prompts.num_shards)])
+    sampling = iteration.config.rollout.sampling
+    return Held(prompts=prompts, shards=shards, curriculum=iteration.curriculum, sampling=sampling)
+
+
+def keep(iteration: Iteration, held: Held) -> tuple[Iteration, Held]:
+    """`held` once more: prompts were drawn and completions are graded with what was known then, and cost nothing now."""
+    shards = [shard.model_copy(update={"seconds": 0.0}) for shard in held.shards]
+    return iteration.model_copy(update={"curriculum": held.curriculum}), held.model_copy(update={"shards": shards})
+
+
+@dataclass
+class Ahead:
+    """The next iteration's completions, while this one trains."""
+
+    iteration: Iteration
+    """The next one as far as it is known: this one's policy samples with the next one's prompts and seeds."""
+    sampled_in: int
+    prompts: PromptSet
+    begun: Begun
+
+    def arrived(self) -> Held:
+        """Once all are sampled."""
+        shards = [shard.model_copy(update={"iteration": self.sampled_in}) for shard in self.begun.results()]
+        sampling = self.iteration.config.rollout.sampling
+        return Held(prompts=self.prompts, shards=shards, curriculum=self.iteration.curriculum, sampling=sampling)
+
+    def drop(self) -> None:
+        """They are not wanted: the iteration that they were for starts from another policy than was expected."""
+        self.begun.drop()
+
+
+def begin_ahead(
+    iteration: Iteration, following: CampaignConfig, curriculum: CurriculumRef | None, run: Run = HERE
+) -> Ahead:
+    """Begin what execution.overlap samples ahead; `following` is in force in the next iteration, `curriculum` known before it.
+
+    What comes out does not depend on when it is done: prompts, seeds and policy are settled here.
+    """
+    number = iteration.number + 1
+    begins = iteration.model_copy(update={"number": number, "config": following, "curriculum": curriculum, "solved": None})
+    prompts = choose_prompts(begins)
+    calls = [(begins, prompts, shard) for shard in range(prompts.num_shards)]
+    return Ahead(begins, iteration.number, prompts, run.begin(rollout, calls))
