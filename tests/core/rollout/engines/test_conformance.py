@@ -115,7 +115,10 @@ def test_log_probabilities_top_k_tail_and_entropy_are_the_models_own(engine, sam
 def test_a_completion_ends_at_its_first_end_token_whichever_it_is(engine, sampled):
     ends, seen = engine.weights.policy.eos_ids, set()
     assert len(ends) == 2
-    for rollout in sampled[0] + answered(engine, config(rollout={"max_completion_length": 60}), 40):
+    rollouts = sampled[0] + answered(engine, config(rollout={"max_completion_length": 60}), 40)
+    drawn = {token for rollout in rollouts for token in rollout.completion_ids}
+    assert max(drawn) >= len(engine.weights.policy.tokenizer), "rows without a name are drawn too"
+    for rollout in rollouts:
         assert not set(rollout.completion_ids[:-1]) & set(ends)
         assert (rollout.finish_reason == "eos") == (rollout.completion_ids[-1] in ends)
         seen.add(rollout.completion_ids[-1] if rollout.finish_reason == "eos" else None)
