@@ -122,6 +122,8 @@ class Server:
 
     def ask(self, path: str, request: Mapping[str, Any]) -> Any:
         """The JSON that it answers. ServiceError when it has ended or refuses."""
+        if self.client.is_closed:
+            raise ServiceError(f"{self.name}: its process was ended, and nobody can ask it.")
         try:
             response = self.client.post(path, json=request)
             if response.status_code == 200:

@@ -158,7 +158,7 @@ def check_settings(config: CampaignConfig, environment: Environment) -> None:
 
 
 def _command(weights: Weights, config: CampaignConfig, python: Path, port: int) -> list[str]:
-    """Token ids in, nothing split, nothing compiled on a CPU, no sampling defaults of the model's."""
+    """Token ids in; on a CPU no prompt split and nothing compiled; no sampling defaults of the model's."""
     if weights.folder is None:
         raise ConfigError(f"{_FIELD} samples with stored weights; these are in memory alone. Set execution.engine=transformers.")
     longest = _longest(weights.policy, config)
@@ -175,9 +175,9 @@ def _command(weights: Weights, config: CampaignConfig, python: Path, port: int) 
         "generation-config": "vllm",
         "logprobs-mode": "raw_logprobs",
     }
-    flags = ["--no-enable-chunked-prefill"]  # a seeded prompt in parts kills the engine
+    flags = []
     if resolve_device(config.model).type == "cpu":
-        flags.append("--enforce-eager")
+        flags += ["--enforce-eager", "--no-enable-chunked-prefill"]  # a seeded prompt in parts kills it there
     else:
         options["gpu-memory-utilization"] = str(config.execution.engine_memory)
     if config.model.trust_remote_code:

@@ -74,6 +74,8 @@ def test_closing_ends_everything_that_it_started(mode):
     assert gone(members, 1.0) and not folder.exists() and not server.alive
     assert mode == "stubborn" or time.monotonic() - began < 10
     server.close()
+    with pytest.raises(ServiceError, match=r"execution\.engine=test: its process was ended"):
+        server.ask("/v1/completions", {})
 
 
 def test_its_environment_holds_no_secret_of_this_process_and_its_port_asks_for_the_key(monkeypatch):
