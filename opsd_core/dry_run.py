@@ -18,6 +18,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Key, Rollout, write_rollouts
 from opsd_core.records.targets import Target, write_targets
 from opsd_core.records.views import longest, views_in_words
+from opsd_core.rollout.engines.interface import Engine
 from opsd_core.rollout.sample import sample_rollouts
 from opsd_core.selection.choice import choose_prompts
 from opsd_core.selection.grading import Graded, grade_rollouts
@@ -64,17 +65,17 @@ class DryRun:
     problems: list[str] = field(default_factory=list)
 
 
-def dry_run(policy: Policy, student: Policy, parts: Parts, train: Sequence[Example], config: CampaignConfig) -> DryRun:
+def dry_run(engine: Engine, student: Policy, parts: Parts, train: Sequence[Example], config: CampaignConfig) -> DryRun:
     """Sample, grade, score and train on a few prompts; `student` is a trainable copy in float32 and is thrown away after.
 
-    `train` are the training items. `policy` samples; `parts` make the teacher, `parts.student` is `student`. Nothing is stored.
+    `train` are the training items. `engine` samples; `parts` make the teacher, `parts.student` is `student`. Nothing is stored.
     """
-    found, clock = DryRun(), _Clock()
+    found, clock, policy = DryRun(), _Clock(), engine.weights.policy
     few = config.model_copy(update={"rollout": config.rollout.model_copy(update={"num_prompts": SAMPLED})})
     examples = {example.id: example for example in train}
     _check_references(found, train, config)
     with clock("rollout"):
-        rollouts = sample_rollouts(policy, choose_prompts(train, 0, few), 0, config)
+        rollouts, _ = engine.checked(sample_rollouts(policy, choose_prompts(train, 0, few), 0, config, engine=engine), config)
     graded = grade_rollouts(rollouts, examples, config)
     found.signal |= graded.metrics
     if not graded.num_kept:

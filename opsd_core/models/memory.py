@@ -24,6 +24,7 @@ import torch
 from transformers import PretrainedConfig
 
 from opsd_core.config import CampaignConfig, TeacherConfig
+from opsd_core.config.kinds.engines import ENGINE_KINDS
 from opsd_core.models.policy import Policy, resolve_device, resolve_dtype, training_dtype
 
 _OVERHEAD = 600_000_000
@@ -180,7 +181,7 @@ def memory_estimate(
         policy, config, tokens=tokens, checkpointing=checkpointing, parallel=_parallel(config)
     )
     return {
-        "rollout": _OVERHEAD + weights + sampled,
+        "rollout": _OVERHEAD + weights * (2 if ENGINE_KINDS[config.execution.engine].made_by else 1) + sampled,
         "targets": _OVERHEAD + weights + tokens * shape.kept * width,
         "distil": training.peak,
         "evaluate": _OVERHEAD + weights + asked * shape.cache * width,

@@ -55,7 +55,7 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
     data = labelled_part(study, find_arm(arm).num_labels)
     teachers = prepare_teachers.fn(config, study.initial)
     identity = {
-        "config": config.model_dump(mode="json", exclude={"name", "promotion", "execution"}),
+        "config": config.deciding("name", "promotion"),
         "initial": study.initial.digest,
         "data": data.identity,
         "arm": arm,

@@ -323,7 +323,7 @@ def test_end_tokens_are_in_the_identity_of_targets_where_they_are_merged(work, m
 
 def test_how_fast_work_is_done_is_in_no_identity(work):
     before, config = work.identities(work.config), work.config
-    for field in type(config.execution).model_fields:
+    for field in type(config.execution).model_fields.keys() - {"engine"}:
         assert work.identities(changed(config, f"execution.{field}")) == before
     assert work.identities(config.model_copy(update={"name": "other"})) == before
 

@@ -7,6 +7,7 @@ from opsd_core.config.base import Section
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.engines import ENGINE_KINDS
 from opsd_core.config.kinds.sources import SOURCE_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.schedules import stages
@@ -107,6 +108,7 @@ READ_WHEN: dict[str, Condition] = {
     "model.lora.target_modules": _above("model.lora.rank", 0),
     "model.lora.base_dtype": _above("model.lora.rank", 0),
     "execution.parallel": _above("execution.ranks", 1),
+    **_reading("execution.engine", ENGINE_KINDS),
     "data.subset": _source("subset"),
     "data.split": _source("split"),
     "data.encoding": _source("encoding"),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from opsd_core.config.campaign import CampaignSettings
+from opsd_core.config.kinds.engines import ENGINE_KINDS
 
 Risk = Callable[[CampaignSettings], str | None]
 
@@ -35,7 +36,22 @@ def _sampled_tail_of_another_distribution(config: CampaignSettings) -> str | Non
     )
 
 
-RISKS: tuple[Risk, ...] = (_sampled_token_without_a_length_guard, _sampled_tail_of_another_distribution)
+def _another_engine_without_correction(config: CampaignSettings) -> str | None:
+    engine = config.execution.engine
+    if not ENGINE_KINDS[engine].made_by or config.token_weights.importance_correction:
+        return None
+    return (
+        f"execution.engine={engine} samples with other kernels than the ones that train, and token_weights.importance_correction="
+        "false leaves the difference in the gradient. It is measured and bounded (execution.max_mismatch); set "
+        "token_weights.importance_correction=true to correct it."
+    )
+
+
+RISKS: tuple[Risk, ...] = (
+    _sampled_token_without_a_length_guard,
+    _sampled_tail_of_another_distribution,
+    _another_engine_without_correction,
+)
 
 
 def risks(config: CampaignSettings) -> Iterator[str]:
