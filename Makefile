@@ -11,7 +11,7 @@ export OPSD_HOME := $(CURDIR)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-gpu gpu-kit test-scale test-faults lint docs up down status login venv constraints clean
+.PHONY: help demo study test test-slow test-gpu gpu-kit test-engines test-scale test-faults lint docs up down status login venv engine-vllm constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -23,7 +23,7 @@ study: up ## a study: arms times seeds, one report with intervals; RECIPE=tiny o
 	@$(BIN)/opsd study $(or $(RECIPE),tiny)
 
 test: lint ## every check that needs neither a GPU nor a container engine nor many minutes
-	$(BIN)/python -m pytest -m "not slow and not gpu and not compose" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow and not gpu and not compose and not vllm" $(PARALLEL)
 
 test-slow: venv ## the checks that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -33,6 +33,10 @@ test-gpu: venv ## the checks that need a CUDA device; their CPU twins are in mak
 
 gpu-kit: venv ## a folder for a CUDA machine without a network: sh gpu-kit/run.sh there measures it
 	$(BIN)/python -m benchmarks.gpu.kit gpu-kit
+
+test-engines: engine-vllm ## every rollout engine makes the same record; installs vLLM in an environment of its own
+	$(BIN)/python -m pytest -m "vllm or not vllm" tests/core/rollout/engines tests/tasks/placement/test_rollout_engines.py tests/flows/engines
+	$(BIN)/python -m pytest -m vllm tests/core/models/test_serving.py
 
 test-scale: venv ## runners on PostgreSQL and four workers: killed, stopped, cancelled; what is made stays the same
 	$(BIN)/python -m pytest -m "slow or not slow" tests/scale tests/tasks/placement -s
@@ -64,6 +68,9 @@ venv: $(STAMP) ## the virtual environment, renewed when pyproject.toml or constr
 $(STAMP): pyproject.toml constraints.txt infra/setup.sh
 	@sh infra/setup.sh $(VENV)
 	@touch $@
+
+engine-vllm: venv ## vLLM for execution.engine=vllm, in an environment of its own (.venv-vllm, or OPSD_VLLM_ENV)
+	@$(BIN)/python -m infra.engines
 
 constraints: venv ## resolve constraints.txt again, keeping the versions that still fit
 	$(BIN)/uv pip compile pyproject.toml --extra stack --extra dev --universal --no-annotate --quiet \

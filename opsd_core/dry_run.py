@@ -17,6 +17,8 @@ from opsd_core.prompts.teacher import teacher_prompts
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Key, Rollout, write_rollouts
 from opsd_core.records.targets import Target, write_targets
+from opsd_core.records.views import longest, views_in_words
+from opsd_core.rollout.engines.interface import Engine
 from opsd_core.rollout.sample import sample_rollouts
 from opsd_core.selection.choice import choose_prompts
 from opsd_core.selection.grading import Graded, grade_rollouts
@@ -63,17 +65,17 @@ class DryRun:
     problems: list[str] = field(default_factory=list)
 
 
-def dry_run(policy: Policy, student: Policy, parts: Parts, train: Sequence[Example], config: CampaignConfig) -> DryRun:
+def dry_run(engine: Engine, student: Policy, parts: Parts, train: Sequence[Example], config: CampaignConfig) -> DryRun:
     """Sample, grade, score and train on a few prompts; `student` is a trainable copy in float32 and is thrown away after.
 
-    `train` are the training items. `policy` samples; `parts` make the teacher, `parts.student` is `student`. Nothing is stored.
+    `train` are the training items. `engine` samples; `parts` make the teacher, `parts.student` is `student`. Nothing is stored.
     """
-    found, clock = DryRun(), _Clock()
+    found, clock, policy = DryRun(), _Clock(), engine.weights.policy
     few = config.model_copy(update={"rollout": config.rollout.model_copy(update={"num_prompts": SAMPLED})})
     examples = {example.id: example for example in train}
     _check_references(found, train, config)
     with clock("rollout"):
-        rollouts = sample_rollouts(policy, choose_prompts(train, 0, few), 0, config)
+        rollouts, _ = engine.checked(sample_rollouts(policy, choose_prompts(train, 0, few), 0, config, engine=engine), config)
     graded = grade_rollouts(rollouts, examples, config)
     found.signal |= graded.metrics
     if not graded.num_kept:
@@ -148,10 +150,11 @@ def _show(
 ) -> None:
     decode = policy.tokenizer.decode
     for rollout in [r for r in rollouts if r.key in seen][:SHOWN]:
-        found.prompts.append((decode(rollout.prompt_ids), decode(seen[rollout.key]), decode(rollout.completion_ids)))
+        shown = views_in_words(seen[rollout.key], decode)
+        found.prompts.append((decode(rollout.prompt_ids), shown, decode(rollout.completion_ids)))
     limits = {
         "student's prompt": ([len(r.prompt_ids) for r in rollouts], config.prompts.max_prompt_length),
-        "teacher's prompt": ([len(ids) for ids in seen.values()], config.prompts.max_teacher_prompt_length),
+        "teacher's prompt": ([longest(ids) for ids in seen.values()], config.prompts.max_teacher_prompt_length),
         "completion": ([len(r.completion_ids) for r in rollouts], config.rollout.max_completion_length),
     }
     found.lengths = {

@@ -2,11 +2,12 @@
 
 Two artifacts of one identity are the same work; a stage whose identity exists is not run again. So whatever can change the
 outcome has to stand in it, as a setting, as the digest of what it was made of, or as the state of what lies elsewhere
-(`tasks.states`). What only decides how fast work is done (execution.*, the device) stands in none.
+(`tasks.states`). What only decides how fast work is done (the device, most of execution) stands in none.
 """
 
 from collections.abc import Mapping
 
+_SETTINGS = "all settings, of execution only engine and checked_share, where it is not opsd's own sampler"
 _DTYPE = "model.dtype; for auto, what the campaign's start settled"
 _TEMPLATE = "both sides' templates, system message and chat template, with the date where one asks for it"
 _SOLVED = "what other models answered, where that is shown or decides who teaches"
@@ -37,7 +38,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "of": "of a study's arm with fewer labels instead: the whole data set",
         "train": "and how many of its training items",
     },
-    "engines": {"config": "all settings but execution, as they were asked for: what auto of device and dtype stands for"},
+    "engines": {"config": f"{_SETTINGS}, as they were asked for: what auto of device and dtype stands for"},
     "guards": {
         "data": "of the guard, section data without grader and shares of splits",
         "content": "what lies at its source",
@@ -49,7 +50,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "tokenizer": "digest of the policy's tokenizer",
     },
     "campaigns": {
-        "config": "all settings but execution",
+        "config": _SETTINGS,
         "overlap": "true with execution.overlap=true, which changes whose completions are learned from",
         "initial": "digest of the starting weights",
         "data": "identity of the data set",
@@ -67,7 +68,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "tokenizer": "digest",
         "sampling": "section rollout without what is asked and when, group_size, on_policy_fraction",
         "seed": "seed",
-        "engine": "sampler and dtype",
+        "engine": "what samples, by name, and dtype",
     },
     "prompts": {
         "data": "identity of the data set",
@@ -100,7 +101,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "sampling": "section rollout without what is asked and when: num_prompts, refresh and its limits",
         "seed": "seed",
         "iteration": "number",
-        "engine": "sampler and dtype",
+        "engine": "what samples, by name, and dtype",
         "references": "template of reference completions, where some are used",
     },
     "renewals": {
@@ -201,13 +202,13 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     },
     "studies": {
         "study": "all settings of the study",
-        "base": "all settings of its campaign but execution",
+        "base": f"of its campaign {_SETTINGS}",
         "overlap": "true with execution.overlap=true",
         "initial": "digest of the base model",
         "data": "identity of the data set",
     },
     "study-arms": {
-        "config": "all settings of the arm but name, promotion, execution",
+        "config": f"{_SETTINGS}, without name and promotion",
         "overlap": "true with execution.overlap=true",
         "initial": "digest of the base model",
         "data": "identity of the arm's data set",

@@ -17,6 +17,7 @@ from opsd_core.records.examples import StoredExamples
 from opsd_core.records.grades import Grades
 from opsd_core.records.rollouts import StoredRollouts
 from opsd_core.records.targets import StoredTargets
+from opsd_core.rollout.engines.server import stop_servers
 from tasks.context import local, settings
 from tasks.refs import PolicyRef, Ref
 
@@ -42,7 +43,8 @@ def _shared(uri: str, config_json: str, acceptance: str) -> Policy:
 
 
 def release() -> None:
-    """Let go of every policy that is kept, in the device's memory too; who still uses one keeps it alive."""
+    """Let go of every policy that is kept, in the device's memory too, and of engines; who still uses a policy keeps it alive."""
+    stop_servers()
     _shared.cache_clear()
     gc.collect()
     if torch.cuda.is_available():

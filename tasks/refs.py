@@ -147,6 +147,7 @@ class ShardRef(Ref):
     """Of the rollouts, those that are reference texts."""
     num_tokens: int
     seconds: float = Field(description="Model compute; 0 when an existing shard was reused.")
+    mismatch: dict[str, float] = Field({}, description="Sums of `Mismatch`; empty where transformers sampled.")
 
 
 class GradedRef(Ref):

@@ -18,6 +18,8 @@ from infra.state import State, open_state
 
 # Taken out of the environment first: a test session uses its own servers only.
 _FOREIGN = ("PREFECT_", "MLFLOW_", "AWS_ACCESS", "AWS_SECRET", "AWS_SESSION", "AWS_ENDPOINT", "AWS_PROFILE", "OPSD_")
+_OWN = {"OPSD_VLLM_ENV"}
+"""A folder of programs, of this machine."""
 _PREFIX = "opsd-tests-"
 
 
@@ -45,7 +47,7 @@ def make_stack() -> Stack:
     """Choose a folder, ports and credentials; nothing is started."""
     remove_leftovers()
     state = open_state(Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")))
-    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+    for name in [name for name in os.environ if name.startswith(_FOREIGN) and name not in _OWN]:
         del os.environ[name]
     return Stack(state, state.write_env(os.environ))
 

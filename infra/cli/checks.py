@@ -14,7 +14,9 @@ from packaging.requirements import Requirement
 
 from infra.lifecycle import status
 from infra.state import POOL, State, open_state, port_is_free, state_root
+from opsd_core.config.kinds.engines import ENGINE_KINDS
 from opsd_core.errors import OpsdError
+from opsd_core.rollout.engines.environment import Environment
 from tasks.runtime.settings import load_settings
 
 _DISK_GB, _MEMORY_GB = 5.0, 4.0
@@ -38,6 +40,7 @@ def all_checks(environ: MutableMapping[str, str]) -> Iterator[Check]:
     yield _cores()
     yield _memory()
     yield _gpu()
+    yield from _engines()
     try:
         state = open_state(state_root())
     except OpsdError as error:
@@ -98,6 +101,13 @@ def _gpu() -> Check:
             "gpu", None, "a driver, but torch cannot use it", "Install the matching build: UV_TORCH_BACKEND=auto make venv"
         )
     return Check("gpu", None, "none; everything runs on the CPU", "")
+
+
+def _engines() -> Iterator[Check]:
+    for name, kind in ENGINE_KINDS.items():
+        if kind.made_by:
+            found = Environment.of(name, load_settings().home).version
+            yield Check(f"engine {name}", True if found else None, found or f"not installed; `{kind.made_by}` installs it")
 
 
 def _disk(name: str, folder: Path) -> Check:

@@ -1,5 +1,7 @@
 """All settings of a campaign, section by section."""
 
+from typing import Any
+
 from pydantic import Field
 
 from opsd_core.config.alarms import AlarmConfig
@@ -38,10 +40,20 @@ class CampaignSettings(Section):
     curriculum: CurriculumConfig = Field(CurriculumConfig(), description="What changes from iteration to iteration.")
     alarms: AlarmConfig = Field(AlarmConfig(), description="When training stops, and what is done then.")
     promotion: PromotionConfig = Field(PromotionConfig(), description="Gate and aliases.")
-    execution: ExecutionConfig = Field(ExecutionConfig(), description="How the work is computed; all but overlap in no identity.")
+    execution: ExecutionConfig = Field(
+        ExecutionConfig(), description="How the work is computed; in identities are only overlap and what samples."
+    )
     control: bool = Field(
         False, description="Declares a control arm: allows configurations that cannot learn (null, shuffled reference)."
     )
+
+    def deciding(self, *besides: str) -> dict[str, Any]:
+        """The settings that decide results, as JSON, without the sections `besides`.
+
+        Of `execution` these are the engine and what of its record is checked, where they are not the defaults.
+        """
+        found = self.model_dump(mode="json", exclude={"execution", *besides})
+        return found | {"execution": self.execution.sampling} if self.execution.sampling else found
 
     @property
     def uses_references(self) -> bool:

@@ -1,16 +1,17 @@
 """How the work is done, as opposed to what decides its result."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
 from opsd_core.config.base import Section
+from opsd_core.config.kinds.engines import ENGINE_KINDS
 
 PoolName = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 
 
 class ExecutionConfig(Section):
-    """How the work is computed. No setting but overlap is part of any identity: a changed one continues the same work.
+    """How the work is computed. Only overlap, engine and checked_share are in identities; with others changed the work continues.
 
     A kernel may round differently at another batch size, in the last bits. What was used stands in each artifact's summary.
     """
@@ -24,6 +25,35 @@ class ExecutionConfig(Section):
         {},
         description="Prefect work pool -> how many runners it holds for the whole campaign, such as {gpu: 4}: one for each GPU. "
         "Read only with execution.placement=workers.",
+    )
+    engine: Literal[*ENGINE_KINDS] = Field(
+        "transformers",
+        description="What samples rollouts: "
+        + "; ".join(f"{name} = {kind.meaning}" for name, kind in ENGINE_KINDS.items())
+        + " (`make engine-vllm`). Another engine's rollouts are others, so it is part of what a campaign is. Targets, training "
+        "and evaluations are computed with transformers all the same.",
+    )
+    engine_memory: float = Field(
+        0.5,
+        gt=0.05,
+        le=0.95,
+        description="Share of a CUDA device's memory that an engine of its own takes while it samples; the policy stands in the "
+        "rest, to compute the sampled tokens again.",
+    )
+    checked_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of a shard's completions, drawn by their keys, that transformers computes again to measure an engine "
+        "of its own. Below 1 entropies are those of the recorded entries with the tail as one event, so less than they are.",
+    )
+    max_mismatch: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="Mean difference in nats per token between the log-probabilities that an engine of its own recorded and "
+        "those that transformers gives the same tokens, beyond which a shard is refused; null = what rounding explains: .005 in "
+        "float32, .15 in bfloat16.",
     )
     num_shards: int = Field(
         2, ge=1, le=1000, description="Rollout tasks per iteration; one stored object each. Prompts that are drawn stay cut."
@@ -56,6 +86,12 @@ class ExecutionConfig(Section):
         "iteration old when they are learned from. It changes what is learned, so it is part of a campaign's identity.",
     )
     checkpoint_every: int = Field(20, ge=1, description="Optimiser steps between durable trainer checkpoints.")
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The settings that decide the record of a rollout, where they are not the defaults."""
+        read = {"engine", *{"checked_share"} & {*ENGINE_KINDS[self.engine].reads}}
+        return self.model_dump(include=read, exclude_defaults=True)
 
     @model_validator(mode="after")
     def _runners_have_a_pool(self) -> "ExecutionConfig":

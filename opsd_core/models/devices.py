@@ -22,6 +22,8 @@ class Offer:
     cuda: bool
     bfloat16: tuple[str, ...] = ()
     """Of "cpu" and "cuda" those that multiply it natively."""
+    engines: tuple[str, ...] = ("transformers",)
+    """What can sample rollouts (execution.engine)."""
 
 
 def offer_here() -> Offer:

@@ -7,17 +7,20 @@ from itertools import groupby
 
 import numpy as np
 
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.errors import DataError
 from opsd_core.graders import get_grader
 from opsd_core.graders.agreement import final_answer
 from opsd_core.prompts.builder import PromptBuilder, PromptTooLongError
 from opsd_core.prompts.context_inputs import Attempt, ContextInputs, Variables
 from opsd_core.prompts.contexts import build_context
+from opsd_core.prompts.known import KnownPrompts
 from opsd_core.records.examples import Example, by_id
 from opsd_core.records.keys import ByKey, Keys
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.spool import IDS, room_like
 from opsd_core.records.tables import ROWS_PER_GROUP, parts_of
+from opsd_core.records.views import joined
 
 NO_CONTEXT = "no_context"
 TOO_LONG = "teacher_prompt_too_long"
@@ -44,18 +47,22 @@ def teacher_prompts(
 ) -> TeacherPrompts:
     """The teacher's prompt of each completion; `pool` is the training split, `correct` the grades (may be empty).
 
+    Of a teacher whose members see several contexts the prompts are `joined`, and a completion without one of them has none.
+
     `rollouts` must hold all completions of a prompt when the context is made from rollouts; where they lie on disk
     (`folder`), the prompts do. `peers` holds other models' answers by example id, for contexts that show them. `known` holds
     prompts by example id that the same builder made for a context that is the same for all completions, and gets those of this
     call. DataError when prompts do not fit and prompts.overflow=error, with their number.
     """
-    maker = _Maker(builder, correct, pool, peers or {}, {} if known is None else known)
+    views = builder.views
+    caches = [{} if known is None else known] if len(views) == 1 else [KnownPrompts() for _ in views]
+    makers = [_Maker(view, correct, pool, peers or {}, cache) for view, cache in zip(views, caches, strict=True)]
     found, reasons, first_error = room_like(rollouts, IDS), np.zeros(len(rollouts), np.uint8), ""
     keys = Keys.of(rollout.key for rollout in rollouts)
     parts = _whole_prompts(rollouts, keys) if builder.teacher.kind.rollouts else parts_of(rollouts)
     number = 0
     for part in parts:
-        for ids in maker.prompts(part):
+        for ids in map(_together, *(maker.prompts(part) for maker in makers)):
             if isinstance(ids, PromptTooLongError):
                 reasons[number], first_error = _REASONS.index(TOO_LONG), first_error or str(ids)
             elif ids is None:
@@ -70,6 +77,12 @@ def teacher_prompts(
         )
     withheld = ByKey(keys, lambda number: _REASONS[reasons[number]], reasons > 0)
     return TeacherPrompts(ByKey(keys, found.__getitem__, reasons == 0), withheld)
+
+
+def _together(*views: Prompt) -> Prompt:
+    """One prompt of all views, or why one of them is missing."""
+    missing = [ids for ids in views if not isinstance(ids, list)]
+    return next((error for error in missing if error is not None), None) if missing else joined(views)
 
 
 def student_prompts(rollouts: Sequence[Rollout]) -> TeacherPrompts:
@@ -139,10 +152,10 @@ class _Maker:
 
     def _report(self, rollout: Rollout) -> str:
         """What the grader says of a completion; "" where it has no words of its own, or no context shows them."""
-        shown = self.builder.grader and "attempt" in self.builder.teacher.kind.variables
-        if not shown or self.correct.get(rollout.key) is None:
+        grader = self.builder.grader
+        if not grader or not GRADER_KINDS[grader].reports or self.correct.get(rollout.key) is None:
             return ""
-        grade = get_grader(self.builder.grader)
+        grade = get_grader(grader)
         return grade(self._examples[rollout.example_id], rollout.completion_text).extracted or ""
 
 

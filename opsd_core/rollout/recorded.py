@@ -18,6 +18,11 @@ _LARGEST = {torch.float32: 5e-3, torch.bfloat16: 0.15, torch.float16: 0.05}
 """Nats: mean error of a token's log-probability that rounding explains, by dtype."""
 
 
+def rounding_of(dtype: torch.dtype) -> float:
+    """Nats per token by which rounding alone may move a log-probability on average."""
+    return _LARGEST.get(dtype, _LARGEST[torch.bfloat16])
+
+
 @torch.inference_mode()
 def recorded_error(policy: Policy, rollouts: Sequence[Rollout]) -> float:
     """Mean |recorded - recomputed| log-probability of the sampled tokens, in nats, over a few rollouts of all lengths.
@@ -31,7 +36,7 @@ def recorded_error(policy: Policy, rollouts: Sequence[Rollout]) -> float:
     chosen = {round(place * (len(sampled) - 1) / max(CHECKED - 1, 1)) for place in range(CHECKED)}
     errors = [np.abs(_recomputed(policy, sampled[row]) - sampled[row].logprobs_T) for row in sorted(chosen)]
     error, dtype = float(np.concatenate(errors).mean()), policy.causal_lm.dtype
-    if not error <= _LARGEST.get(dtype, _LARGEST[torch.bfloat16]):
+    if not error <= rounding_of(dtype):
         raise ModelError(
             f"rollouts were recorded with log-probabilities that are off by {error:.3g} nats per token from what the model gives "
             f"the same tokens alone ({dtype}): {type(policy.causal_lm).__name__} is sampled on a path that does not fit it. Set "

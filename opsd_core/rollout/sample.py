@@ -1,6 +1,6 @@
 """An iteration's rollouts: who answers each prompt, how often and with which seed, sampled and packed as records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
@@ -8,18 +8,23 @@ from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
-from opsd_core.rollout.generation import generate
+from opsd_core.rollout.engines.interface import Engine, Progress, Weights
+from opsd_core.rollout.engines.own import OwnEngine
 from opsd_core.rollout.references import off_policy, reference_rollouts
 from opsd_core.rollout.sampling import Sampling, rollout_of
 
-Progress = Callable[[int, int], None]
-
 
 def sample_rollouts(
-    policy: Policy, examples: Sequence[Example], iteration: int, config: CampaignConfig, on_progress: Progress | None = None
+    policy: Policy,
+    examples: Sequence[Example],
+    iteration: int,
+    config: CampaignConfig,
+    on_progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> list[Rollout]:
     """rollout.group_size completions of every prompt that the policy answers itself, then one reference for each other.
 
+    `engine` samples with the policy's weights, and its record needs `engine.checked`; None = opsd's own, whose record is whole.
     Each completion's seed follows from (seed, iteration, example, sample) alone, so any split into shards gives the same.
     """
     builder = PromptBuilder.of(policy.tokenizer, config)
@@ -28,12 +33,13 @@ def sample_rollouts(
     ids = dict(zip([example.id for example in examples], builder.all_student_ids(examples), strict=True))
     keys = [(example.id, sample) for example in asked for sample in range(config.rollout.group_size)]
     seeds = [derive_seed("rollout", config.seed, iteration, *key) for key in keys]
-    rollouts = complete(policy, keys, [ids[example_id] for example_id, _ in keys], seeds, config, on_progress)
+    engine = engine or OwnEngine(Weights(policy), config.execution.rollout_batch_size)
+    rollouts = complete(engine, keys, [ids[example_id] for example_id, _ in keys], seeds, config, on_progress)
     return rollouts + reference_rollouts(policy, given, [ids[example.id] for example in given], config)
 
 
 def complete(
-    policy: Policy,
+    engine: Engine,
     keys: Sequence[tuple[str, int]],
     prompts: Sequence[list[int]],
     seeds: Sequence[int],
@@ -41,7 +47,7 @@ def complete(
     on_progress: Progress | None = None,
 ) -> list[Rollout]:
     """One completion per (example id, sample index), prompt and seed, as `config.rollout` samples, with its distributions."""
-    settings = config.rollout
+    settings, tokenizer = config.rollout, engine.weights.policy.tokenizer
     sampling = Sampling(
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -49,8 +55,8 @@ def complete(
         max_completion_length=settings.max_completion_length,
         record_top_k=settings.record_top_k,
     )
-    completions = generate(policy, prompts, seeds, sampling, config.execution.rollout_batch_size, on_progress)
-    texts = [policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True) for completion in completions]
+    completions = engine.generate(prompts, seeds, sampling, on_progress)
+    texts = [tokenizer.decode(completion.ids_T, skip_special_tokens=True) for completion in completions]
     return [
         rollout_of(key, seed, prompt, completion, text)
         for key, seed, prompt, completion, text in zip(keys, seeds, prompts, completions, texts, strict=True)

@@ -62,7 +62,7 @@ def sample_and_record(
         tempered_BV = logprobs_BV
         if sampling.temperature != 1.0:
             tempered_BV = torch.log_softmax(logits_BV / sampling.temperature, dim=-1)
-        filtered_BV = _filtered(tempered_BV, sampling)
+        filtered_BV = filtered(tempered_BV, sampling)
         tokens_B = _inverse_cdf(filtered_BV, draws_B)
         sampling_B = filtered_BV.gather(1, tokens_B[:, None]).squeeze(1)
     chosen_B = logprobs_BV.gather(1, tokens_B[:, None]).squeeze(1)
@@ -92,7 +92,7 @@ def sample_and_record(
     return tokens_B
 
 
-def _filtered(logprobs_BV: Tensor, sampling: Sampling) -> Tensor:
+def filtered(logprobs_BV: Tensor, sampling: Sampling) -> Tensor:
     """Log-probabilities drawn from, after the temperature: top-k, then top-p on what is left, renormalised."""
     if 0 < sampling.top_k < logprobs_BV.shape[-1]:
         smallest_B1 = logprobs_BV.topk(sampling.top_k, dim=-1).values[:, -1:]

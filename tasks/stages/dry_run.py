@@ -9,6 +9,7 @@ from opsd_core.judgement.power import GatePower, gate_power
 from opsd_core.models.policy import add_lora
 from opsd_core.teacher.parts import Models, Parts
 from tasks.champion.ledger import upcoming
+from tasks.engines import engine_for, stop_engine
 from tasks.loaded import load, shared_policy, stored_examples
 from tasks.refs import PolicyRef, Ref
 from tasks.runtime.peak_memory import measured_peak
@@ -31,7 +32,9 @@ def try_campaign(config: CampaignConfig, initial: PolicyRef, data: Ref, teachers
             load_copy=lambda ref: load(ref, config.model, torch.float32),
             student=student,
         )
-        found = dry_run(shared_policy(initial, config.model), student, parts, stored_examples(data, "train"), config)
+        with engine_for(initial, config) as sampler:
+            found = dry_run(sampler, student, parts, stored_examples(data, "train"), config)
+        stop_engine()
     text = in_words(found, config, _gate(config, data)) + f"\nPeak memory of this process: {peak.bytes / 1e9:.1f} GB.\n"
     description = f"{len(found.problems)} problems; about {sum(found.minutes.values()):.0f} minutes per iteration"
     create_markdown_artifact(text, key=f"opsd-{artifact_key(config.name)}-dry-run", description=description)

@@ -11,6 +11,7 @@ from opsd_core.prompts.contexts import context_identity
 from opsd_core.records.examples import Answers, StoredExamples
 from opsd_core.records.grades import write_grades
 from opsd_core.records.rollouts import Key, StoredRollouts
+from opsd_core.rollout.engines.mismatch import Mismatch
 from opsd_core.selection.grading import Graded, grade_rollouts
 from opsd_core.selection.teacher_probe import probe_grades
 from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
@@ -62,7 +63,14 @@ def _grade(iteration: Iteration, prompts: PromptSet, shards: Sequence[ShardRef],
         unsolved={example_id for example_id, members in (solved or {}).items() if not members},
     )
     write_grades(folder / "grades.parquet", graded.rows)
+    graded.metrics |= mismatch_metrics(shards)
     return {"counts": counts_of(graded) | {"num_references": len(rollouts.of("reference"))}}
+
+
+def mismatch_metrics(shards: Sequence[ShardRef]) -> dict[str, float]:
+    """How far the engine that sampled is from transformers, over all shards; nothing where transformers sampled."""
+    parts = [Mismatch(**shard.mismatch) for shard in shards if shard.mismatch]
+    return Mismatch.together(parts).metrics() if parts else {}
 
 
 def _withheld(iteration: Iteration, rollouts: StoredRollouts, correct: Mapping[Key, bool | None]) -> Mapping[Key, str]:

@@ -24,19 +24,19 @@ from opsd_core.errors import ServiceError
 from opsd_core.graders import check_gradable, grader_name
 from opsd_core.graders.readable import check_readable
 from opsd_core.judgement.power import gate_in_words, gate_power
-from opsd_core.models.policy import (
-    resolve_device,
-    tokenizer_digest,
-)
+from opsd_core.models.policy import resolve_device, tokenizer_digest
+from opsd_core.models.storage.skeleton import stored_config
 from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.prompts.limits import check_context, check_items
 from opsd_core.records.examples import write_examples
+from opsd_core.rollout.engines.kinds import check_architecture, check_offered
 from opsd_core.teacher.ends import ends_in_words
 from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.champion.ledger import ITEMS_FROM, items_from, upcoming
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
 from tasks.context import local, produce, scratch, settings, store, tracker
+from tasks.engines import offer
 from tasks.loaded import shared_policy, shared_tokenizer, stored_examples
 from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
@@ -62,6 +62,7 @@ def preflight(config: CampaignConfig, data: bool = True) -> None:
     """
     if config.execution.placement == "inline":
         resolve_device(config.model)
+        check_offered(config.execution.engine, {"here": offer()})
     check_library_folders()
     store().ensure_bucket()
     store().probe()
@@ -86,6 +87,7 @@ def prepare_model(config: CampaignConfig) -> PolicyRef:
     """The starting weights as a safetensors folder in the store. ConfigError when context or adapters do not suit them."""
     initial = stored_weights(config, lora=config.model.lora)
     check_context(config, stored_context(initial, config.model))
+    check_architecture(config, stored_config(local(initial), config.model).architectures or (), settings().home)
     return initial
 
 
@@ -244,7 +246,7 @@ def campaign_identity(
 ) -> dict[str, Any]:
     """What decides a campaign's id: its settings, and the present state of everything that they name."""
     identity = {
-        "config": config.model_dump(mode="json", exclude={"execution"}),
+        "config": config.deciding(),
         "initial": initial.digest,
         "data": data.identity,
     }

@@ -16,6 +16,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import write_rollouts
 from opsd_core.rollout.sample import complete
 from tasks.context import produce, scratch
+from tasks.engines import engine_for, stop_engine
 from tasks.loaded import shared_policy
 from tasks.refs import Campaign, Ref
 from tasks.runtime.progress import progress
@@ -50,19 +51,23 @@ def rehearse(campaign: Campaign) -> Campaign:
     }
     for (field, data), (_, state) in zip(data_sources(config)[1:], identity["sources"], strict=True):
         get_run_logger().info("%s=%s: %s", field, data.source, in_words(state))
-    artifact, _ = produce("rehearsals", identity, partial(_answer, config, policy, builder))
+    artifact, _ = produce("rehearsals", identity, partial(_answer, campaign, builder))
+    stop_engine()
     return campaign.model_copy(update={"rehearsal": Ref(uri=artifact.uri)})
 
 
-def _answer(config: CampaignConfig, policy: Any, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
+def _answer(campaign: Campaign, builder: PromptBuilder, folder: Path) -> dict[str, Any]:
+    config = campaign.config
     examples, too_long = rehearsal_examples(config, builder)
     prompts = builder.all_student_ids(examples)
     seeds = [derive_seed("rehearse", config.seed, example.id) for example in examples]
-    with progress(config.name, "rehearse", "completions") as report:
-        rollouts = complete(policy, [(e.id, 0) for e in examples], prompts, seeds, config, report)
+    with engine_for(campaign.initial, config) as sampler:
+        with progress(config.name, "rehearse", "completions") as report:
+            rollouts = complete(sampler, [(e.id, 0) for e in examples], prompts, seeds, config, report)
+        rollouts, held = sampler.checked(rollouts, config)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     num_tokens = sum(len(r.completion_ids) for r in rollouts)
-    return {"num_rollouts": len(rollouts), "num_tokens": num_tokens, "prompts_too_long": too_long}
+    return {"num_rollouts": len(rollouts), "num_tokens": num_tokens, "prompts_too_long": too_long, **held}
 
 
 def rehearsal_examples(config: CampaignConfig, builder: PromptBuilder) -> tuple[list[Example], int]:

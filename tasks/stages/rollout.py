@@ -12,9 +12,9 @@ from opsd_core.models.policy import resolve_device, resolve_dtype, tokenizer_dig
 from opsd_core.prompts.references import reference_template
 from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import write_rollouts
-from opsd_core.rollout.recorded import recorded_error
 from opsd_core.rollout.sample import sample_rollouts
 from tasks.context import local, produce
+from tasks.engines import engine_for, stop_engine
 from tasks.loaded import prompt_builder, shared_policy
 from tasks.refs import Iteration, PromptSet, ShardRef
 from tasks.runtime.progress import progress
@@ -27,9 +27,18 @@ def rollout(iteration: Iteration, prompts: PromptSet, shard: int) -> ShardRef:
     """Sample the shard's completions from the policy and store them with the distribution at every position."""
     identity = rollout_identity(iteration, prompts, shard)
     artifact, seconds = produce("rollouts", identity, partial(_sample, iteration, prompts, shard))
+    if iteration.config.execution.placement == "inline" and shard == prompts.num_shards - 1:
+        stop_engine()  # what follows needs the memory; runners stop theirs between stages
     counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_references", "num_tokens")}
+    mismatch = artifact.summary.get("mismatch", {})
     return ShardRef(
-        iteration=iteration.number, shard=shard, uri=artifact.uri, digest=artifact.digest, seconds=seconds, **counts
+        iteration=iteration.number,
+        shard=shard,
+        uri=artifact.uri,
+        digest=artifact.digest,
+        seconds=seconds,
+        mismatch=mismatch,
+        **counts,
     )
 
 
@@ -54,7 +63,10 @@ def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> di
 
 def engine(config: CampaignConfig) -> dict[str, Any]:
     """What decides a completion besides weights, prompt and seed."""
-    return {"name": "transformers", "dtype": str(resolve_dtype(config.model)).removeprefix("torch.")}
+    dtype = str(resolve_dtype(config.model)).removeprefix("torch.")
+    return {"name": config.execution.engine, "dtype": dtype} | {
+        name: value for name, value in config.execution.sampling.items() if name != "engine"
+    }
 
 
 def computed(config: CampaignConfig, batch: int, expected_bytes: int = 0) -> dict[str, Any]:
@@ -73,9 +85,10 @@ def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) 
     config, policy = iteration.config, shared_policy(iteration.policy, iteration.config.model)
     examples = read_examples(local(prompts) / f"shard-{shard:04d}.parquet")
     title = f"rollout-it{iteration.number}-shard{shard}"
-    with progress(config.name, title, "completions", (shard, prompts.num_shards)) as report:
-        rollouts = sample_rollouts(policy, examples, iteration.number, config, report)
-    error = recorded_error(policy, rollouts)
+    with engine_for(iteration.policy, config) as sampler:
+        with progress(config.name, title, "completions", (shard, prompts.num_shards)) as report:
+            rollouts = sample_rollouts(policy, examples, iteration.number, config, report, sampler)
+        rollouts, held = sampler.checked(rollouts, config)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     return {
         "num_rollouts": len(rollouts),
@@ -83,6 +96,7 @@ def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) 
         "num_tokens": sum(len(r.completion_ids) for r in rollouts),
         "truncated": sum(r.truncated for r in rollouts),
         "policy_version": iteration.policy.version,
-        "recorded_error": error,
+        "engine": {"name": sampler.name, "version": sampler.version},
+        **held,
         "computed": computed(config, config.execution.rollout_batch_size, memory_estimate(policy, config)["rollout"]),
     }

@@ -18,6 +18,7 @@ from opsd_core.config import CampaignConfig, config_at
 from opsd_core.config.teacher import MOVING
 from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.study import find_arm
+from opsd_core.study.bites import dropped_shares
 from tasks.context import local, produce, store, tidy_cache, tracker
 from tasks.loaded import rollouts_of
 from tasks.refs import Campaign, CurriculumRef, Held, Iteration, PolicyRef, Ref, Sampled
@@ -54,7 +55,7 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
     data = labelled_part(study, find_arm(arm).num_labels)
     teachers = prepare_teachers.fn(config, study.initial)
     identity = {
-        "config": config.model_dump(mode="json", exclude={"name", "promotion", "execution"}),
+        "config": config.deciding("name", "promotion"),
         "initial": study.initial.digest,
         "data": data.identity,
         "arm": arm,
@@ -158,6 +159,7 @@ def _iteration(iteration: Iteration, loop: _Loop, data: Ref, measuring: Campaign
         **graded.metrics,
         **freshness(iteration, sampled),
         "rollout/kept": float(graded.num_kept),
+        **dropped_shares(graded.num_kept, graded.num_dropped, graded.reasons),
     }
     point = Checkpoint(
         iteration=iteration.number,

@@ -43,7 +43,7 @@ def open_study(config: StudyConfig) -> Study:
     data = prepare_data.fn(base, initial)
     identity = {
         "study": config.model_dump(mode="json"),
-        "base": base.model_dump(mode="json", exclude={"execution"}),
+        "base": base.deciding(),
         "initial": initial.digest,
         "data": data.identity,
     } | overlap_identity(base)

@@ -28,17 +28,20 @@ def small_tokenizer() -> PreTrainedTokenizerFast:
     return fast
 
 
-def small_policy(seed: int = 0, tied: bool = True, scale: float = 3.0) -> Policy:
-    """A policy whose distributions are neither flat nor sharp."""
+def small_policy(seed: int = 0, tied: bool = True, scale: float = 3.0, **shape: int) -> Policy:
+    """A policy whose distributions are neither flat nor sharp. `shape`: other sizes, by the names of its configuration."""
     tokenizer = small_tokenizer()
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+    }
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
+        **sizes | shape,
         tie_word_embeddings=tied,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

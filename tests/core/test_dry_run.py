@@ -9,6 +9,8 @@ from opsd_core.config import resolve
 from opsd_core.data import load_examples
 from opsd_core.dry_run import dry_run, in_words
 from opsd_core.models.policy import load_policy
+from opsd_core.rollout.engines.interface import Weights
+from opsd_core.rollout.engines.own import OwnEngine
 from opsd_core.teacher.parts import Models, Parts
 
 
@@ -22,7 +24,7 @@ def tried(tiny_model):
         policy = load_policy(tiny_model, config.model)
         student = load_policy(tiny_model, config.model)
         parts = Parts(config, Models(policy, policy), load=lambda p: p, load_copy=copy.deepcopy, student=student)
-        return dry_run(policy, student, parts, spoil(load_examples(config.data)).train, config), config
+        return dry_run(OwnEngine(Weights(policy), 32), student, parts, spoil(load_examples(config.data)).train, config), config
 
     return run
 

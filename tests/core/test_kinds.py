@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from opsd_core.config import resolve
+from opsd_core.config.execution import ExecutionConfig
 from opsd_core.config.kinds import choices
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
+from opsd_core.config.kinds.engines import ENGINE_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.method import DistillationConfig
 from opsd_core.config.rules.effects import READ_WHEN
@@ -21,6 +23,7 @@ from opsd_core.objective.divergences import DIVERGENCES, configured
 from opsd_core.objective.types import LOG_ZERO
 from opsd_core.prompts.context_inputs import ContextInputs
 from opsd_core.prompts.contexts import CONTEXTS, build_context, context_identity
+from opsd_core.rollout.engines.kinds import ENGINES
 from opsd_core.selection.token_weights import ENTROPIES, POSITIONS
 from opsd_core.teacher.kinds import TEACHERS, teacher_before_training, teacher_identity, teacher_in_training
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, Transform
@@ -40,6 +43,7 @@ FUNCTIONS = {
     (TeacherConfig, "context"): (CONTEXT_KINDS, CONTEXTS),
     (TeacherConfig, "mixture"): (choices.MIXTURES, MIXTURES),
     (TeacherConfig, "mixture_weights"): (choices.MIXTURE_WEIGHTS, WEIGHTINGS),
+    (ExecutionConfig, "engine"): (ENGINE_KINDS, ENGINES),
     (DistillationConfig, "bound"): (choices.BOUNDS, BOUNDS),
     (TokenWeightConfig, "position"): (choices.POSITIONS, POSITIONS),
     (TokenWeightConfig, "entropy"): (choices.ENTROPIES, ENTROPIES | {"uniform": None}),
@@ -61,6 +65,7 @@ def test_what_a_kind_names_exists_and_a_setting_that_it_reads_has_its_condition(
         (TEACHER_KINDS, TeacherConfig, "teacher"),
         (CONTEXT_KINDS, TeacherConfig, "teacher"),
         (DIVERGENCE_KINDS, DistillationConfig, "distillation"),
+        (ENGINE_KINDS, ExecutionConfig, "execution"),
     ):
         read = {setting for kind in kinds.values() for setting in kind.reads}
         assert read <= section.model_fields.keys() and {f"{name}.{setting}" for setting in read} <= READ_WHEN.keys()

@@ -37,6 +37,14 @@ def test_a_campaign_and_its_dry_run_refuse_the_same(stack, few, dry_run):
     assert tracker().version_by_alias("early", "champion") is None
 
 
+def test_an_engine_that_is_not_installed_is_refused_before_anything_is_stored(stack, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPSD_VLLM_ENV", str(tmp_path / "nowhere"))
+    for dry_run in (True, False):
+        with pytest.raises(OpsdError, match=r"execution\.engine=vllm is not installed.*make engine-vllm"):
+            iterate(recipe="tiny", name="engineless", dry_run=dry_run, overrides=SMALL | {"execution": {"engine": "vllm"}})
+    assert tracker().version_by_alias("engineless", "champion") is None
+
+
 def test_a_dry_run_of_what_works_reports_and_registers_nothing(stack):
     text = iterate(recipe="tiny", name="tried", dry_run=True, overrides=SMALL)
     assert "No problem found" in text and "An iteration takes about" in text

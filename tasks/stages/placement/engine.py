@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from opsd_core.config import CampaignConfig, ModelConfig
 from opsd_core.errors import ConfigError
 from opsd_core.models.devices import Offer, settled
+from opsd_core.rollout.engines.kinds import check_offered
 from tasks.context import local, produce
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
@@ -20,8 +21,9 @@ from tasks.runtime.stage import task
 def settle_engine(config: CampaignConfig, offers: Mapping[str, Offer]) -> CampaignConfig:
     """`config` with the device and dtype that all its stages use: those of its first start, else what all `offers` have.
 
-    ConfigError when a machine lacks the CUDA device that was asked for, or on which the campaign began.
+    ConfigError when a machine lacks the engine or the CUDA device that was asked for, or on which the campaign began.
     """
+    check_offered(config.execution.engine, offers)
     asked = config.model
     if "auto" not in (asked.device, asked.dtype):
         return _with(config, settled(asked, offers))
@@ -44,12 +46,12 @@ def settle_engine(config: CampaignConfig, offers: Mapping[str, Offer]) -> Campai
 
 def engine_identity(config: CampaignConfig) -> dict[str, Any]:
     """What decides whose record of device and dtype counts: the settings as they were asked for."""
-    return {"config": config.model_dump(mode="json", exclude={"execution"})}
+    return {"config": config.deciding()}
 
 
 def _settle(asked: ModelConfig, offers: Mapping[str, Offer], folder: Path) -> dict[str, Any]:
     model = settled(asked, offers)
-    record = {"engine": "transformers", "device": model.device, "dtype": model.dtype}
+    record = {"device": model.device, "dtype": model.dtype}
     (folder / "engine.json").write_text(json.dumps(record, sort_keys=True))
     return record
 

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from opsd_core.digest import digest
 from opsd_core.errors import IntegrityError, OpsdError, ServiceError
-from opsd_core.models.devices import offer_here
 from tasks.context import store
+from tasks.engines import offer, stop_engine
 from tasks.loaded import release
 from tasks.refs import PolicyRef
 from tasks.stages.placement.calls import Desk, decoded, failed, returned
@@ -25,6 +25,8 @@ PATIENCE_S = 120.0
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.05, 0.5
 _LOOK_S = 3.0
 _LOOK_AT_OTHERS_S = 1.0
+_IDLE_S = 15.0
+"""Without a call for this long a runner ends the engine that it keeps for the next one."""
 _GRACE_S = 9.0
 """Between the end of a campaign and that of a call in progress; cancelled runs are ended by their worker before."""
 
@@ -32,9 +34,9 @@ _GRACE_S = 9.0
 def pull(session: str, pool: str, me: str) -> int:
     """Work on the calls of `session` as `me`, a runner in work pool `pool`; returns how many it answered."""
     desk, number, pause_s = Desk(store(), session), 0, FIRST_PAUSE_S
-    campaign, keeper = _Campaign(desk), _Keeper()
+    campaign, keeper, busy = _Campaign(desk), _Keeper(), time.monotonic()
     if campaign.goes_on():
-        desk.offer(me, f"in work pool {pool!r}", offer_here())
+        desk.offer(me, f"in work pool {pool!r}", offer())
     while campaign.goes_on():
         try:
             worked = _work(desk, campaign, keeper, me)
@@ -42,6 +44,10 @@ def pull(session: str, pool: str, me: str) -> int:
             get_run_logger().warning("the store is waited for: %s", error)
             worked = None
         number += bool(worked)
+        if worked is not None:
+            busy = time.monotonic()
+        elif time.monotonic() - busy > _IDLE_S:
+            stop_engine()
         pause_s = FIRST_PAUSE_S if worked is not None else min(2 * pause_s, LAST_PAUSE_S)
         if worked is None:
             time.sleep(pause_s)

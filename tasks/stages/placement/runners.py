@@ -23,8 +23,9 @@ from prefect.states import Cancelled, Cancelling, Scheduled
 
 from opsd_core.config.execution import ExecutionConfig
 from opsd_core.errors import OpsdError, RefusedError, ServiceError
-from opsd_core.models.devices import Offer, offer_here
+from opsd_core.models.devices import Offer
 from tasks.context import store
+from tasks.engines import offer
 from tasks.runtime.deployments import registered
 from tasks.runtime.retries import STAGE
 from tasks.runtime.run_names import run_name
@@ -67,7 +68,7 @@ def placed(name: str, execution: ExecutionConfig) -> Iterator[Run]:
 
 def offers(run: Run) -> Mapping[str, Offer]:
     """What the machines have that will do the work."""
-    return run.offers() if isinstance(run, Runners) else {"here": offer_here()}
+    return run.offers() if isinstance(run, Runners) else {"here": offer()}
 
 
 class Runners(Run):
@@ -130,7 +131,7 @@ class Runners(Run):
         """What the machines of every pool have, once one runner of each has begun."""
         found: dict[str, Offer] = {}
         for records in self._looks("offers"):
-            found |= {r["where"]: Offer(r["cuda"], tuple(r["bfloat16"])) for r in records.values()}
+            found |= {r["where"]: Offer(r["cuda"], tuple(r["bfloat16"]), tuple(r.get("engines", ()))) for r in records.values()}
             if len(found) == len(self.pools):
                 break
         return found

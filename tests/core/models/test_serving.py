@@ -20,8 +20,10 @@ from opsd_core.mlmodel import write_mlmodel
 from opsd_core.models.policy import Policy, Serving, add_lora, load_policy, save_policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.pyfunc_loader import _load_pyfunc
+from opsd_core.rollout.engines.environment import Environment
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
+from tests.core.rollout.engines.installed import ROOT, marks
 from tests.core.small import small_policy
 
 THINKS = (
@@ -44,7 +46,7 @@ def judged(request, tmp_path_factory):
     """(folder, the gate's greedy ids by question, the gate's texts, prompt ids)."""
     common = {"evaluation": {"max_completion_length": 20}, "model": {"dtype": "float32", "device": "cpu"}}
     config = resolve("tiny", common, OVERRIDES[request.param])
-    policy = small_policy(1, tied=False, scale=10.0)
+    policy = small_policy(1, tied=False, scale=10.0, head_dim=32)  # as vLLM computes on a CPU
     policy.tokenizer.chat_template = THINKS
     policy.causal_lm.generation_config.repetition_penalty = 1.7  # as some hub models ship it; the gate uses none
     letter = policy.tokenizer.convert_tokens_to_ids("3")
@@ -168,9 +170,26 @@ def test_mlflow_models_serve_gives_the_gates_answers(judged):
         server.wait(20)
 
 
-def test_vllm_gives_the_gates_answers(judged):
-    vllm = pytest.importorskip("vllm")
-    folder, made, _, prompts, _ = judged
-    engine = vllm.LLM(str(folder), dtype="float32", enforce_eager=True)
+BY_VLLM = """
+import json, sys
+import vllm
+folder, prompts = json.loads(sys.stdin.read())
+if __name__ == "__main__":
+    engine = vllm.LLM(folder, dtype="float32", enforce_eager=True, max_model_len=128)
     answers = engine.generate([{"prompt_token_ids": ids} for ids in prompts], engine.get_default_sampling_params())
-    assert [list(answer.outputs[0].token_ids) for answer in answers] == [list(ids) for ids in made]
+    print("ANSWERS", json.dumps([list(answer.outputs[0].token_ids) for answer in answers]))
+"""
+
+
+@pytest.mark.vllm
+@pytest.mark.parametrize("engine", [pytest.param("vllm", marks=marks("vllm"))])
+def test_vllm_gives_the_gates_answers(judged, engine):
+    """With the folder's own settings, in the environment that `make engine-vllm` makes."""
+    folder, made, _, prompts, _ = judged
+    environment = Environment.of(engine, ROOT)
+    own = environment.variables() | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "2"}
+    request = json.dumps([str(folder), [list(ids) for ids in prompts]])
+    command = [str(environment.python), "-c", BY_VLLM]
+    done = subprocess.run(command, input=request, env=own, capture_output=True, text=True, timeout=500)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("ANSWERS ")), done.stderr[-3000:])
+    assert json.loads(line.removeprefix("ANSWERS ")) == [list(ids) for ids in made]
