@@ -148,7 +148,7 @@ def test_after_an_alarm_the_next_iteration_learns_from_completions_of_its_own(ti
     alarms = {"alarms": {"max_kl_p99": 1e-6, "kl_steps": 1, "remedy": "lower_rate", "max_recoveries": 5}}
     asked = settings(tiny_model, f"alarmed-{seed}", **older, **alarms, token_weights={"max_staleness": 2}, seed=seed)
     text = iterate(**asked)
-    assert text.count("is stopped by an alarm") == ITERATIONS and "kept" not in text
+    assert text.count("is stopped by an alarm") == ITERATIONS and "completions kept" not in text
     found = [describe(store(), store().uri(key)).identity for key in stored_of("rollouts")]
     assert {identity["iteration"] for identity in found if identity["seed"] == seed} == sampled_in
 
