@@ -193,6 +193,7 @@ def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float
     before, after = compared.before, compared.after
     if monitors is not None:
         monitors[-1] |= after.metrics | {f"champion/{name}": value for name, value in before.metrics.items()}
+        monitors[-1] |= {**distilled.metrics, **distilled.probes}
         alarms += stages.watch(iteration, "evaluation", monitors)
     guards = run.one(stages.answer_guards, iteration, distilled.policy) if iteration.campaign.guards else []
     candidate = stages.register(iteration, sampled, distilled, before, after, guards)

@@ -22,6 +22,7 @@ from opsd_core.config import RECIPES, CampaignConfig, resolve
 from opsd_core.config.guards import GuardConfig
 from opsd_core.config.recipes_papers import PAPERS
 from opsd_core.config.rules.effects import READ_WHEN
+from opsd_core.config.teacher import TeacherMember
 from tasks import identities
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -67,6 +68,8 @@ def render() -> str:
     parts += ["", "## A guard\n", f"Each entry of `promotion.guards`: {_lowered(GuardConfig.__doc__)}", ""]
     parts += _table("", GuardConfig, nested=False)
     parts += ["", "`data` and `prompts` have the fields of these sections; `data` is required where no shipped suite is named."]
+    parts += ["", "## A member\n", f"Each entry of `teacher.members`: {_lowered(TeacherMember.__doc__)}", ""]
+    parts += _table("", TeacherMember)
     return "\n".join(parts) + "\n"
 
 

@@ -17,6 +17,7 @@ from opsd_core.prompts.teacher import teacher_prompts
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Key, Rollout, write_rollouts
 from opsd_core.records.targets import Target, write_targets
+from opsd_core.records.views import longest, views_in_words
 from opsd_core.rollout.engines.interface import Engine
 from opsd_core.rollout.sample import sample_rollouts
 from opsd_core.selection.choice import choose_prompts
@@ -149,10 +150,11 @@ def _show(
 ) -> None:
     decode = policy.tokenizer.decode
     for rollout in [r for r in rollouts if r.key in seen][:SHOWN]:
-        found.prompts.append((decode(rollout.prompt_ids), decode(seen[rollout.key]), decode(rollout.completion_ids)))
+        shown = views_in_words(seen[rollout.key], decode)
+        found.prompts.append((decode(rollout.prompt_ids), shown, decode(rollout.completion_ids)))
     limits = {
         "student's prompt": ([len(r.prompt_ids) for r in rollouts], config.prompts.max_prompt_length),
-        "teacher's prompt": ([len(ids) for ids in seen.values()], config.prompts.max_teacher_prompt_length),
+        "teacher's prompt": ([longest(ids) for ids in seen.values()], config.prompts.max_teacher_prompt_length),
         "completion": ([len(r.completion_ids) for r in rollouts], config.rollout.max_completion_length),
     }
     found.lengths = {

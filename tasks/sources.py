@@ -19,10 +19,7 @@ _FOREIGN = ("mlflow-artifacts:", "runs:", "dbfs:", "models:")
 
 def model_sources(config: CampaignConfig) -> list[tuple[str, str]]:
     """(setting, address) of every model that is used: the policy's, and those that teach or are shown."""
-    teacher = config.teacher
-    one = teacher.weights_kind.models == "source"
-    others = [("teacher.source" if one else f"teacher.peers[{i}]", source) for i, source in enumerate(teacher.sources)]
-    return [("model.source", config.model.source), *others]
+    return [("model.source", config.model.source), *config.teacher.named_sources.items()]
 
 
 def data_sources(config: CampaignConfig) -> list[tuple[str, DataConfig]]:

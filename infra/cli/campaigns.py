@@ -87,7 +87,7 @@ def plan(config: "CampaignConfig", recipe: str) -> str:
         "data": f"{config.data.source}, graded by {config.data.grader}",
         "samples": f"{sampled} completions of {config.rollout.num_prompts} prompts, at most "
         f"{config.rollout.max_completion_length} tokens, temperature {config.rollout.temperature:g}",
-        "teacher": f"{config.teacher.weights} weights that also see: {config.teacher.context}",
+        "teacher": config.teacher.in_words,
         "training": f"{config.optimizer.num_steps} steps of {config.optimizer.batch_size} completions ({trained} in all), "
         f"learning rate {config.optimizer.learning_rate:g}, {config.distillation.divergence}",
         "evaluation": f"{config.evaluation.num_items} held-out items",

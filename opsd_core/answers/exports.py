@@ -20,6 +20,7 @@ from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.records.rollouts import light_of
 from opsd_core.records.tables import parts_of
+from opsd_core.records.views import views_in_words
 
 _MESSAGE = pa.struct([("role", pa.string()), ("content", pa.string())])
 _SCHEMA = pa.schema(
@@ -71,7 +72,7 @@ def completion_rows(sampled: Sampled) -> Iterable[dict[str, Any]]:
             "source": rollout.source,
             "truncated": rollout.truncated,
             "prompt": _clean(sampled.prompt_text(rollout.prompt_ids)),
-            "privileged_prompt": None if privileged is None else _clean(sampled.prompt_text(privileged)),
+            "privileged_prompt": None if privileged is None else _clean(views_in_words(privileged, sampled.prompt_text)),
             "token_ids": [int(token) for token in rollout.completion_ids],
             "student_logprobs": _finite(rollout.logprobs_T),
             "teacher_logprobs": None if target is None else _finite(target.sampled_logprob_T),

@@ -17,6 +17,7 @@ from opsd_core.records.grades import GradedRollout
 from opsd_core.records.rollouts import Key, Rollout, entries_of, light_of
 from opsd_core.records.spool import Lazy
 from opsd_core.records.targets import Target
+from opsd_core.records.views import views_in_words
 from opsd_core.teacher.scoring import divergence_along
 
 _LIKELIEST = 4
@@ -105,7 +106,7 @@ def token_rows(sampled: Sampled, rollout: Rollout, vocabulary: dict[int, int]) -
         "reference": example.answer if example else "",
         "weight": grade.weight if grade else 1.0,
         "prompt": sampled.prompt_text(rollout.prompt_ids),
-        "privileged": None if privileged is None else sampled.prompt_text(privileged),
+        "privileged": None if privileged is None else views_in_words(privileged, sampled.prompt_text),
         "ids": [place(token) for token in rollout.completion_ids],
         "s": [hundredths(value) for value in rollout.logprobs_T],
         "t": None if target is None else [hundredths(value) for value in target.sampled_logprob_T],

@@ -31,6 +31,13 @@ class AlarmConfig(Section):
     max_accuracy_drop: float | None = Field(
         1.0, ge=0, le=100, description="Held-out accuracy below the start's champion, in its standard errors."
     )
+    slope_level: float | None = Field(
+        0.01, gt=0, lt=0.5, description="One-sided level at which a monitor's slope over iterations is outside its noise."
+    )
+    slope_window: int = Field(8, ge=4, le=1000, description="Iterations that the slope is taken over, at least four.")
+    slope_change: float = Field(
+        0.25, ge=0, le=100, description="Least change along the slope within these, as a share of its start, that is an alarm."
+    )
     leak_rises: int | None = Field(
         3, ge=1, le=1000, description="Iterations in a row in which the share of leaking completions rose."
     )

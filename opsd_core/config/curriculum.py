@@ -9,7 +9,7 @@ from opsd_core.config.base import Section
 SCHEDULED_SECTIONS = ("rollout", "filter", "token_weights", "teacher", "distillation")
 """Sections whose settings may be scheduled; the rest decides what is measured or what a state file fits."""
 
-FIXED_SETTINGS = ("teacher.weights", "rollout.num_prompts", "rollout.refresh")
+FIXED_SETTINGS = ("teacher.weights", "teacher.members", "rollout.num_prompts", "rollout.refresh")
 """Settings in these sections that other iterations rely on: a teacher's state, where the next prompts begin, whose completions
 are kept."""
 

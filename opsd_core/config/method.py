@@ -95,6 +95,11 @@ class DistillationConfig(Section):
         "Recorded targets always hold the teacher's.",
     )
     top_k: int = Field(32, ge=1, le=1024, description="Entries kept per position: of recorded targets, or of top_k_of.")
+    tail: Literal["bucket", "sampled"] = Field(
+        "bucket",
+        description="What stands for entries that are not kept: bucket = one entry with their mass; sampled = reverse KL only: "
+        "the sampled token where it is not kept, so that the mean gradient is that over the whole vocabulary.",
+    )
     temperature: float = Field(1.0, gt=0, le=10, description="Divides both sides' logits in the loss.")
     scale_by_temperature_squared: bool = Field(
         False, description="Multiply the loss by temperature squared, which partly restores the gradient's size."
@@ -134,6 +139,11 @@ class DistillationConfig(Section):
     def teacher_free(self) -> bool:
         """True when no teacher is loaded, probed or scored; bound and targets then have no effect."""
         return self.kind.teacher_free
+
+    @property
+    def samples_tail(self) -> bool:
+        """True when the sampled token stands for the entries that are not kept."""
+        return self.tail == "sampled" and bool(self.kind.sampled_tail) and (self.records_targets or self.top_k_of != "full")
 
     @property
     def records_targets(self) -> bool:

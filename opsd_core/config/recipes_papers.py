@@ -24,6 +24,12 @@ OPSD_TEACHER_TEMPLATE = (
     "reasoning that derives the same final answer to the problem below:\n\n"
     "Please reason step by step, and put your final answer within \\boxed{}."
 )
+CONTEXT_ONLY_TEMPLATE = (
+    "Here is a reference solution to a problem:\n{{ privileged_context }}\n\n\n"
+    "After understanding the reference solution and the rationale behind each step, now articulate your own step-by-step "
+    "reasoning that derives the same final answer:\n\n"
+    "Please reason step by step, and put your final answer within \\boxed{}."
+)
 
 _FULL: Values = {
     "iterations": 4,
@@ -45,6 +51,24 @@ _ON_SAMPLES: Values = {"evaluation": {"num_samples": 4}, "promotion": {"test": "
 _LORA_TINY: Values = {"model": {"lora": {"rank": 16, "alpha": 32.0}}, "optimizer": {"learning_rate": 3e-3}}
 _OPSD_SAMPLING: Values = {"temperature": 1.1, "top_p": 0.95, "top_k": 20}
 _GROUPS_TINY: Values = {"rollout": {"num_prompts": 400}}
+_SOLUTION: Values = {"teacher": {"reference": "solution", "template": OPSD_TEACHER_TEMPLATE}}
+
+
+def _members(*chosen: tuple[float, str, str]) -> Values:
+    """A log-linear teacher of (coefficient, context, template; empty = teacher.template)."""
+    return {
+        "members": [
+            {"coefficient": c, "context": context} | ({"template": template} if template else {})
+            for c, context, template in chosen
+        ]
+    }
+
+
+def _purified(context_only: str) -> Values:
+    """The student's own view, and what the reference adds to it beyond what it says without the question."""
+    return _members((1.0, "none", ""), (1.0, "reference", ""), (-1.0, "reference", context_only))
+
+
 
 PAPERS: dict[str, PaperRecipe] = {
     "opsd_paper_v2": PaperRecipe(
@@ -148,6 +172,25 @@ PAPERS: dict[str, PaperRecipe] = {
             "rollout": _FULL["rollout"] | {"num_prompts": 320},
             "optimizer": _FULL["optimizer"] | {"num_steps": 10, "batch_size": 256},
         },
+    ),
+    "beta_opsd": PaperRecipe(
+        method=_ON_SAMPLES | {"teacher": {"weights": "initial"} | _members((0.5, "none", ""), (0.5, "reference", ""))},
+        tiny={},
+        full=_FULL | _SOLUTION,
+    ),
+    "purified": PaperRecipe(
+        method=_ON_SAMPLES | {"teacher": {"weights": "initial"}},
+        tiny={"teacher": _purified("{{ privileged_context }}|")},
+        full=_FULL | {"teacher": _SOLUTION["teacher"] | _purified(CONTEXT_ONLY_TEMPLATE)},
+    ),
+    "contrastive": PaperRecipe(
+        method=_ON_SAMPLES
+        | {
+            "teacher": {"weights": "initial"}
+            | _members((1.0, "none", ""), (1.0, "reference", ""), (-1.0, "wrong_reference", ""))
+        },
+        tiny={},
+        full=_FULL | _SOLUTION,
     ),
     "null_control": PaperRecipe(
         method={"control": True, "teacher": {"context": "none"}}, tiny={}, full=_FULL | {"teacher": {}}

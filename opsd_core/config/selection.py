@@ -88,7 +88,7 @@ class TokenWeightConfig(Section):
         "teacher", description="Whose entropy H: the recorded target's, or the policy's when it sampled."
     )
     entropy_beta: float = Field(1.0, gt=0, le=100, description="Slope of the down and up entropy weights, per nat.")
-    entropy_fraction: float = Field(0.5, gt=0, le=1, description="entropy=top: share of each completion's tokens kept.")
+    entropy_fraction: float = Field(0.5, gt=0, le=1, description="entropy=top, random: share of each completion's tokens kept.")
     leak_span: int = Field(
         0,
         ge=0,

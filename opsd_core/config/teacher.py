@@ -1,15 +1,18 @@
 """The teacher's settings: weights x context x transform."""
 
-from typing import Literal
+import math
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
+from opsd_core.config.kinds import contexts, teachers
 from opsd_core.config.kinds.choices import MIXTURE_WEIGHTS, MIXTURES, described
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS, ContextKind
 from opsd_core.config.kinds.places import Address, TemplateText
-from opsd_core.config.kinds.teachers import TEACHER_KINDS, TeacherKind
+from opsd_core.config.kinds.teachers import MEMBER_WEIGHTS, TEACHER_KINDS, TeacherKind
 
 TeacherWeightsName = Literal[*TEACHER_KINDS]
 ContextName = Literal[*CONTEXT_KINDS]
@@ -17,8 +20,29 @@ MOVING = "opsd:"
 """Prefix of a source that is looked up in the registry at the beginning of every iteration."""
 
 
+class TeacherMember(Section):
+    """One member of a log-linear teacher: what it does not say is as in the section `teacher`."""
+
+    weights: Literal[*MEMBER_WEIGHTS] | None = Field(None, description="As teacher.weights; null = teacher.weights.")
+    context: ContextName | None = Field(None, description="As teacher.context; null = teacher.context.")
+    coefficient: float = Field(
+        ge=-100, le=100, description="c of c log p; below 0 the teacher is led away from this member. Their sum is above 0."
+    )
+    source: Address = Field("", description="As teacher.source; empty = teacher.source.", json_schema_extra=NO_SECRET)
+    template: TemplateText = Field("", description="As teacher.template; empty = teacher.template.")
+    system: TemplateText = Field("", description="As teacher.system; empty = teacher.system.")
+
+
+class Term(NamedTuple):
+    """c l of a teacher log T = log_softmax(sum_i c_i l_i)."""
+
+    teacher: "TeacherConfig"
+    """The member as a teacher by itself."""
+    coefficient: float = 1.0
+
+
 class TeacherConfig(Section):
-    """Teacher = weights x context x transform."""
+    """Teacher = weights x context x transform; with `members` several of them."""
 
     weights: TeacherWeightsName = Field(
         "initial",
@@ -31,6 +55,12 @@ class TeacherConfig(Section):
     )
     trust_region_lambda: float = Field(
         0.05, gt=0, lt=1, description="weights=trust_region: logits = (1 - lambda) * initial + lambda * student."
+    )
+    members: tuple[TeacherMember, ...] = Field(
+        (),
+        max_length=16,
+        description="Log-linear teacher: log T = log_softmax(sum of coefficient * log p) over members, each with weights and a "
+        "context of its own; empty = one teacher.",
     )
     source: Address = Field(
         "",
@@ -96,21 +126,118 @@ class TeacherConfig(Section):
     )
 
     @property
+    def by_itself(self) -> bool:
+        """True without members, and where the kind is no mixture of others."""
+        return not (self.members or TEACHER_KINDS[self.weights].members)
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """What is added up: of equal members one with the sum of their coefficients, none where that is 0."""
+        return (Term(self),) if self.by_itself else _merged(self._written())
+
+    @property
+    def at_rest(self) -> tuple[Term, ...]:
+        """The same before training: what stands only in training is represented by the first policy, which it begins as."""
+        resting = [
+            Term(term.teacher if TEACHER_KINDS[term.teacher.weights].recordable else term.teacher.of("initial"), term.coefficient)
+            for term in self.terms
+        ]
+        return _merged(resting)
+
+    @property
+    def views(self) -> tuple["TeacherConfig", ...]:
+        """What is seen: one for each prompt that the members read, as a teacher that sees it by itself."""
+        if self.by_itself:
+            return (self,)
+        found: dict[tuple[str, str, str], TeacherConfig] = {}
+        for term in self.terms:
+            found.setdefault(term.teacher.seen, term.teacher)
+        return tuple(found.values()) or (self,)
+
+    @property
+    def seen(self) -> tuple[str, str, str]:
+        """What decides the prompt of a teacher by itself."""
+        return (self.context, self.user_template, self.system_template) if self.context != "none" else ("none", "", "")
+
+    @property
+    def informed(self) -> bool:
+        """True when it sees more than the student does."""
+        return any(view.context != "none" for view in self.views)
+
+    @property
+    def scale(self) -> float:
+        """Sum of the coefficients: where all members say the same, T is what they say to this power."""
+        return math.fsum(term.coefficient for term in self.terms)
+
+    @property
+    def named_sources(self) -> dict[str, str]:
+        """The other models that teach, or whose answers a context shows, by the setting that names each."""
+        named: dict[str, str] = {}
+        for number, term in enumerate(self._written()):
+            if TEACHER_KINDS[term.teacher.weights].models == "source":
+                own = bool(self.members) and bool(self.members[number].source)
+                named.setdefault(term.teacher.source, f"teacher.members[{number}].source" if own else "teacher.source")
+        if named:
+            return {field: source for source, field in named.items()}
+        if self.weights_kind.models == "peers" or self.kind.peers:
+            return {f"teacher.peers[{number}]": peer for number, peer in enumerate(self.peers)}
+        return {}
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The other models that teach, or whose answers the context shows."""
-        if self.weights_kind.models == "source":
-            return (self.source,)
-        return self.peers if self.weights_kind.models == "peers" or self.kind.peers else ()
+        return tuple(self.named_sources.values())
 
     @property
     def weights_kind(self) -> TeacherKind:
         """Whose weights teach, and what that needs."""
-        return TEACHER_KINDS[self.weights]
+        if not self.members:
+            return TEACHER_KINDS[self.weights]
+        terms = self.terms
+        if len(terms) == 1 and terms[0].coefficient == 1.0:
+            return TEACHER_KINDS[terms[0].teacher.weights]
+        return teachers.composed([term.teacher.weights for term in terms or self._written()])
 
     @property
     def kind(self) -> ContextKind:
-        """Default texts and needs of the context."""
-        return CONTEXT_KINDS[self.context]
+        """Default texts and needs of the context, of several together."""
+        if self.by_itself:
+            return CONTEXT_KINDS[self.context]
+        views = self.views
+        if len(views) == 1:
+            return CONTEXT_KINDS[views[0].context]
+        return contexts.composed([CONTEXT_KINDS[view.context] for view in views])
+
+    @property
+    def weights_name(self) -> str:
+        """Whose weights, for messages and tags."""
+        return " and ".join(dict.fromkeys(term.teacher.weights for term in self.terms)) if self.members else self.weights
+
+    @property
+    def in_words(self) -> str:
+        """Weights and context, for a line of text."""
+        if self.by_itself:
+            return f"{self.weights}, sees {self.context}"
+        return " ".join(f"{term.coefficient:+g} ({term.teacher.in_words})" for term in self.terms)
+
+    def of(self, weights: str) -> "TeacherConfig":
+        """The same teacher by itself, of other weights."""
+        return self.model_copy(update={"weights": weights} | ({} if weights == "external" else {"source": ""}))
+
+    def _written(self) -> tuple[Term, ...]:
+        """The members as they are written, each as a teacher by itself."""
+        if not self.members:
+            names, last = TEACHER_KINDS[self.weights].members, self.trust_region_lambda
+            return tuple(Term(self.of(name), c) for name, c in zip(names, (1.0 - last, last), strict=False)) or (Term(self),)
+        return tuple(Term(self._alone(member), member.coefficient) for member in self.members)
+
+    def _alone(self, member: TeacherMember) -> "TeacherConfig":
+        context = self.context if member.context is None else member.context
+        texts = {"template": member.template or self.template, "system": member.system or self.system}
+        if context == "none":
+            texts = dict.fromkeys(texts, "")
+        own = self.model_copy(update={"members": (), "context": context, "source": member.source or self.source} | texts)
+        return own.of(self.weights if member.weights is None else member.weights)
 
     @property
     def user_template(self) -> str:
@@ -126,3 +253,16 @@ class TeacherConfig(Section):
     def truncates(self) -> bool:
         """True when the target loses entries."""
         return self.top_p < 1.0 or self.top_k > 0
+
+
+def _merged(terms: Sequence[Term]) -> tuple[Term, ...]:
+    """Equal teachers as one; sums of coefficients are rounded once, so that .1 + .2 + .7 is 1."""
+    found: list[tuple[TeacherConfig, list[float]]] = []
+    for teacher, coefficient in terms:
+        same = next((known for known in found if known[0] == teacher), None)
+        if same is None:
+            found.append((teacher, [coefficient]))
+        else:
+            same[1].append(coefficient)
+    sums = [Term(teacher, math.fsum(coefficients)) for teacher, coefficients in found]
+    return tuple(term for term in sums if term.coefficient != 0.0)

@@ -23,7 +23,7 @@ import psutil
 import torch
 from transformers import PretrainedConfig
 
-from opsd_core.config import CampaignConfig
+from opsd_core.config import CampaignConfig, TeacherConfig
 from opsd_core.config.kinds.engines import ENGINE_KINDS
 from opsd_core.models.policy import Policy, resolve_device, resolve_dtype, training_dtype
 
@@ -138,16 +138,21 @@ def plan_training(
 
 def _teachers(config: CampaignConfig, width: int) -> int:
     """Bytes of teachers and anchors per parameter."""
-    kind, anchor = config.teacher.weights_kind, 0
-    if config.distillation.initial_kl and not config.model.lora.rank:
-        anchor = width
-    if config.distillation.teacher_free or (config.distillation.records_targets and kind.recordable):
-        return anchor + (width * max(1, len(config.teacher.peers)) if not config.distillation.teacher_free else 0)
-    if kind.is_student or kind.adapters:
+    anchor = width if config.distillation.initial_kl and not config.model.lora.rank else 0
+    if config.distillation.teacher_free:
         return anchor
-    if kind.keeps:
-        return anchor + 4
-    return anchor + width * max(1, len(config.teacher.peers) if kind.several else 1)
+    held = {(term.teacher.weights, term.teacher.source): term.teacher for term in config.teacher.terms}
+    return anchor + sum(_copies(teacher, config, width) for teacher in held.values())
+
+
+def _copies(teacher: TeacherConfig, config: CampaignConfig, width: int) -> int:
+    """Bytes per parameter of a teacher by itself, of all peers together."""
+    kind = teacher.weights_kind
+    if config.distillation.records_targets and kind.recordable:
+        return width * max(1, len(teacher.peers))
+    if kind.is_student or kind.adapters:
+        return 0
+    return 4 if kind.keeps else width * max(1, len(teacher.peers) if kind.several else 1)
 
 
 def estimate_of_training(

@@ -137,10 +137,11 @@ def _check(
     else:
         lengths["targets.ids_NK"], lengths["targets.logprobs_NK"] = len(targets.ids_NK), len(targets.logprobs_NK)
         lengths["targets.tail_logprob_N"] = len(targets.tail_logprob_N)
-        if config.kind.sampled_only and targets.sampled_logprob_N is None:
+        if (config.kind.sampled_only or config.samples_tail) and targets.sampled_logprob_N is None:
             raise DataError(
-                f"distillation.divergence={config.divergence} needs the teacher's log-probability of each sampled token, and "
-                "these recorded targets hold none. Record sampled_logprob_N, or set distillation.targets=online."
+                f"distillation.divergence={config.divergence} with distillation.tail={config.tail} needs the teacher's "
+                "log-probability of each sampled token, and these recorded targets hold none. Record sampled_logprob_N, or set "
+                "distillation.targets=online."
             )
     if wrong := {name: length for name, length in lengths.items() if length != size}:
         raise DataError(

@@ -44,6 +44,24 @@ def reverse_kl(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> Entr
     return Entries(terms_NE, terms_NE + student_NE)
 
 
+def reverse_kl_sampled(student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor) -> Entries:
+    """KL(S || T) of kept entries K and, as the last entry, the sampled token y where it is none of them (else LOG_ZERO).
+
+        value     sum_{v in K} S_v r_v + 1[y not in K] r_y,      r = log S - log T held fixed
+        gradient  sum_{v in K} r_v dS_v + 1[y not in K] r_y dlog S_y
+
+    For y drawn from S its mean is the gradient over the whole vocabulary, sum_v r_v dS_v: outside K, E[r_y dlog S_y] =
+    sum_v S_v r_v dlog S_v = sum_v r_v dS_v, and sum_v S_v dr_v = sum_v dS_v = 0 over the vocabulary, though not over K alone. The
+    value is an estimate and may be negative.
+
+    Source: TT-OPD, arXiv:2609.34447, known from a summary; the identity is checked here.
+    """
+    ratios_NE = (student_logprobs_NE - teacher_logprobs_NE).detach()
+    kept_NK, last_N1 = student_logprobs_NE[:, :-1].exp(), student_logprobs_NE[:, -1:]
+    carrier_NE = torch.cat([kept_NK, 1.0 + (last_N1 - last_N1.detach())], dim=-1)
+    return Entries(carrier_NE * ratios_NE, carrier_NE.detach() * ratios_NE)
+
+
 def log_over_mixture(
     student_logprobs_NE: Tensor, teacher_logprobs_NE: Tensor, teacher_share: float
 ) -> tuple[Tensor, Tensor]:
@@ -165,5 +183,7 @@ DIVERGENCES = {name: _divergence(kind.function) for name, kind in DIVERGENCE_KIN
 
 def configured(config: DistillationConfig, teacher_entropy_N: Tensor) -> Callable[[Tensor, Tensor], Entries]:
     """The divergence that `config` names, as a function of (student_logprobs_NE, teacher_logprobs_NE)."""
+    if config.samples_tail:
+        return named(config.kind.sampled_tail)
     function, parameters = DIVERGENCES[config.divergence]
     return partial(function, **parameters(config, teacher_entropy_N))

@@ -13,7 +13,7 @@ from opsd_core.objective.bounds import BOUNDS, bounded_entries
 from opsd_core.objective.divergences import configured
 from opsd_core.objective.merging import merged
 from opsd_core.objective.products import autocast_dtype, linear
-from opsd_core.objective.supports import bucket, choose_entries, mask_kept, tail_logsumexp
+from opsd_core.objective.supports import Kept, bucket, choose_entries, mask_kept, tail_logsumexp, with_sampled
 from opsd_core.objective.types import LOG_ZERO, FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
 
@@ -44,12 +44,20 @@ def entropy(logprobs_NE: Tensor) -> Tensor:
     return -(logprobs_NE.exp() * logprobs_NE).sum(dim=-1)
 
 
-def _compare_recorded(student_NV: Tensor, targets: TopKTargets, token_ids_N: Tensor, sampled: bool) -> Compared:
+def _compare_recorded(
+    student_NV: Tensor, targets: TopKTargets, token_ids_N: Tensor, config: DistillationConfig
+) -> Compared:
     teacher_NE = bucket(targets.logprobs_NK.to(student_NV.dtype), targets.tail_logprob_N.to(student_NV.dtype))
     sampled_N = targets.sampled_logprob_N
-    if sampled:
+    if config.kind.sampled_only:
         student_NE = student_NV.gather(-1, token_ids_N[:, None])
         return Compared(student_NE, sampled_N.to(student_NV.dtype)[:, None], entropy(teacher_NE), sampled_N)
+    if config.samples_tail:
+        inside_N = Kept(targets.ids_NK).holds(token_ids_N)
+        both = [(student_NV.gather(-1, targets.ids_NK), student_NV.gather(-1, token_ids_N[:, None])[:, 0])]
+        both += [(targets.logprobs_NK.to(student_NV.dtype), sampled_N.to(student_NV.dtype))]
+        student_NE, sampled_NE = (with_sampled(*side, inside_N) for side in both)
+        return Compared(student_NE, sampled_NE, entropy(teacher_NE), sampled_N)
     return Compared(_student_buckets(student_NV, targets.ids_NK), teacher_NE, entropy(teacher_NE), sampled_N)
 
 
@@ -77,6 +85,13 @@ def _compare_online(
         return Compared(student_NV, teacher_NV, entropy_N, sampled_N1[:, 0])
     always = stops.events if stops else ()
     kept = choose_entries(student_NV.detach(), teacher_NV, config.top_k, config.top_k_of, always)
+    if config.samples_tail:
+        inside_N, token_ids_N1 = kept.holds(token_ids_N), token_ids_N[:, None]
+        student_NE, teacher_NE = (
+            with_sampled(side.gather(-1, kept.ids_NK), side.gather(-1, token_ids_N1)[:, 0], inside_N, kept.repeated_NK)
+            for side in (student_NV, teacher_NV)
+        )
+        return Compared(student_NE, teacher_NE, entropy_N, sampled_N1[:, 0])
     student_NE, teacher_NE = (_student_buckets(side_NV, *kept) for side_NV in (student_NV, teacher_NV))
     return Compared(student_NE, teacher_NE, entropy_N, sampled_N1[:, 0])
 
@@ -96,7 +111,7 @@ def plain_loss(
         student_NV, token_ids_N = merged(student_NV, stops.student, stops), stops.event_ids(token_ids_N)
         event_logprobs_N = student_NV.detach().gather(-1, token_ids_N[:, None])[:, 0]
     if isinstance(targets, TopKTargets):
-        compared = _compare_recorded(student_NV, targets, token_ids_N, config.kind.sampled_only)
+        compared = _compare_recorded(student_NV, targets, token_ids_N, config)
     else:
         compared = _compare_online(student_NV, targets, token_ids_N, config)
     terms_NE, bounded = bounded_entries(

@@ -6,12 +6,15 @@ With slopes d_v = dl_v / ds_v and C = sum_v d_v the gradient of a token's diverg
     kept entry v             g_v = d_v - S_v C
     outside the kept ones    g_v = Q_v (d_tail - S_tail C),   Q_v = S_v / S_tail
 
+With distillation.tail=sampled there is no d_tail, and d_y of the sampled token stands at y, where it is not kept.
+
 then times weight, bound factor, 1 / temperature and the derivative of the soft cap. Where end tokens are merged
 (`opsd_core.objective.merging`) their columns hold events, whose gradient is shared out before the cap's derivative.
 
 R = tokens of the strip, V = vocabulary, W = width of a tile, K = kept entries, E = compared entries
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -32,7 +35,7 @@ from opsd_core.objective.rows import (
     normalise,
     tail_gradients,
 )
-from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries
+from opsd_core.objective.supports import EMPTY_TAIL, Kept, bucket, choose_entries, with_sampled
 from opsd_core.objective.types import LOG_ZERO, TAIL_FLOOR, TopKTargets
 
 
@@ -98,9 +101,9 @@ def bucketed_strip(
     ends: StudentEnds | None = None,
 ) -> StripResult:
     """Kept entries and tail (recorded or chosen from the teacher's logits), or the sampled token alone; `ends` as above."""
-    sampled, cap = config.kind.sampled_only, cap_of(config, softcap)
+    sampled, single, cap = config.kind.sampled_only, config.samples_tail, cap_of(config, softcap)
     kept, teacher_RE, teacher_entropy_R, teacher_logprobs_R = (
-        _recorded(teacher, student_RV.dtype, token_ids_R, sampled)
+        _recorded(teacher, student_RV.dtype, token_ids_R, config)
         if isinstance(teacher, TopKTargets)
         else _online(teacher, student_RV, token_ids_R, config, tiles, ends)
     )
@@ -117,7 +120,10 @@ def bucketed_strip(
     if floored_RK is not None:
         kept_logprobs_RK = kept_logprobs_RK.masked_fill(floored_RK, TAIL_FLOOR)
     tail_logprob_R = tail_R - normaliser_R
+    logprobs_R = token_logits_R - normaliser_R
     student_RE = kept_logprobs_RK if sampled else bucket(kept_logprobs_RK, tail_logprob_R)
+    if single:
+        student_RE = with_sampled(kept_logprobs_RK, logprobs_R, kept.holds(token_ids_R))
     terms_RE, entries = bounded_entries(
         configured(config, teacher_entropy_R), student_RE, teacher_RE, config.bound, config.bound_threshold
     )
@@ -126,24 +132,31 @@ def bucketed_strip(
     kept_slopes_RK = slopes_RE[:, : kept_logits_RK.shape[1]]
     if floored_RK is not None:
         kept_slopes_RK = kept_slopes_RK.masked_fill(floored_RK, 0.0)
-    tail_slope_R = torch.zeros_like(factor_R) if sampled else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
-    slope_sum_R = kept_slopes_RK.sum(dim=1) + tail_slope_R
+    tail_slope_R = torch.zeros_like(factor_R) if sampled or single else slopes_RE[:, -1] * (tail_logprob_R >= TAIL_FLOOR)
+    slope_sum_R = kept_slopes_RK.sum(dim=1) + (slopes_RE[:, -1] if single else tail_slope_R)
     outside_R = (tail_slope_R - tail_logprob_R.exp() * slope_sum_R) * factor_R
     mean_log_q_R = tail_gradients(student_RV, tail_R, outside_R if gradients else None, tiles, cap)
     if gradients:
         kept_RK = (kept_slopes_RK - kept_logprobs_RK.exp() * slope_sum_R[:, None]) * factor_R[:, None]
         if ends:
             events_RE = _event_gradients(kept, kept_RK, (events_RE - tail_R[:, None]).exp() * outside_R[:, None], ends)
-        if cap:
-            kept_RK *= cap(kept_logits_RK)
-        student_RV.scatter_add_(1, kept.ids_NK, kept_RK)
+        columns = [(kept.ids_NK, kept_logits_RK, kept_RK)]
+        if single:
+            columns.append((token_ids_R[:, None], token_logits_R[:, None], (slopes_RE[:, -1] * factor_R)[:, None]))
+        _add_columns(student_RV, columns, cap)
         if ends:
             ends.spread(student_RV, events_RE, cap)
     student_entropy_R = entropy(kept_logprobs_RK) - tail_logprob_R.exp() * (mean_log_q_R + tail_logprob_R)
-    logprobs_R = token_logits_R - normaliser_R
-    divergence_R = terms_RE.sum(dim=1)
-    result = StripResult(divergence_R, value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
+    result = StripResult(terms_RE.sum(dim=1), value_R, student_entropy_R, teacher_entropy_R, logprobs_R, teacher_logprobs_R)
     return _of_tokens(result, ends, token_logits_R)
+
+
+def _add_columns(
+    gradients_RV: Tensor, columns: list[tuple[Tensor, Tensor, Tensor]], cap: Callable[[Tensor], Tensor] | None
+) -> None:
+    """Add gradients to single entries, in place: (ids, scaled logits, gradients without the soft cap)."""
+    for ids_RK, logits_RK, columns_RK in columns:
+        gradients_RV.scatter_add_(1, ids_RK, columns_RK * cap(logits_RK) if cap else columns_RK)
 
 
 def _floored(kept: Kept, kept_logprobs_RK: Tensor, ends: StudentEnds) -> Tensor | None:
@@ -173,14 +186,16 @@ def _of_tokens(result: StripResult, ends: StudentEnds | None, event_logits_R: Te
 
 
 def _recorded(
-    targets: TopKTargets, dtype: torch.dtype, token_ids_R: Tensor, sampled: bool
+    targets: TopKTargets, dtype: torch.dtype, token_ids_R: Tensor, config: DistillationConfig
 ) -> tuple[Kept, Tensor, Tensor, Tensor | None]:
-    teacher_RE = bucket(targets.logprobs_NK.to(dtype), targets.tail_logprob_N.to(dtype))
+    kept, teacher_RE = Kept(targets.ids_NK), bucket(targets.logprobs_NK.to(dtype), targets.tail_logprob_N.to(dtype))
     sampled_R = targets.sampled_logprob_N
     entropy_R = entropy(teacher_RE)
-    if sampled:
-        return Kept(token_ids_R[:, None], None), sampled_R.to(dtype)[:, None], entropy_R, sampled_R
-    return Kept(targets.ids_NK, None), teacher_RE, entropy_R, sampled_R
+    if config.kind.sampled_only:
+        return Kept(token_ids_R[:, None]), sampled_R.to(dtype)[:, None], entropy_R, sampled_R
+    if config.samples_tail:
+        teacher_RE = with_sampled(targets.logprobs_NK.to(dtype), sampled_R.to(dtype), kept.holds(token_ids_R))
+    return kept, teacher_RE, entropy_R, sampled_R
 
 
 def _online(
@@ -201,6 +216,9 @@ def _online(
     always = ends.stops.events if ends else ()
     kept = choose_entries(student_RV, teacher_RV, config.top_k, config.top_k_of, always)
     logprobs_RK = teacher_RV.gather(1, kept.ids_NK)
+    if config.samples_tail:
+        teacher_RE = with_sampled(logprobs_RK, sampled_R1[:, 0], kept.holds(token_ids_R), kept.repeated_NK)
+        return kept, teacher_RE, entropy_R, sampled_R1[:, 0]
     teacher_RV.scatter_(1, kept.ids_NK, LOG_ZERO)
     tail_R = logsumexp(teacher_RV, tiles).clamp(min=EMPTY_TAIL)
     return kept, bucket(logprobs_RK, tail_R, kept.repeated_NK), entropy_R, sampled_R1[:, 0]

@@ -3,6 +3,9 @@
 The bucketed divergence never exceeds the full one (data processing), grows with K and is equal at K = V.
 Renormalising inside the K entries instead would be neither, and gives nothing at K = 1.
 
+The bucket tells nothing apart that is in the tail, so the gradient of reverse KL over it is not that over the vocabulary. With
+distillation.tail=sampled the last entry is the sampled token instead, where it is not kept (`divergences.reverse_kl_sampled`).
+
 N = tokens, V = vocabulary, K = kept entries
 """
 
@@ -47,7 +50,11 @@ class Kept(NamedTuple):
     """Kept entries of the vocabulary; `repeated` marks entries that stand earlier in the row and must not count."""
 
     ids_NK: Tensor
-    repeated_NK: Tensor | None
+    repeated_NK: Tensor | None = None
+
+    def holds(self, token_ids_N: Tensor) -> Tensor:
+        """bool (N,): the row's token is one of its kept entries."""
+        return (self.ids_NK == token_ids_N[:, None]).any(dim=-1)
 
 
 def largest(logits_NV: Tensor, k: int, always: Sequence[int] = ()) -> Tensor:
@@ -76,7 +83,18 @@ def choose_entries(
 
 def bucket(kept_logprobs_NK: Tensor, tail_logprob_N: Tensor, repeated_NK: Tensor | None = None) -> Tensor:
     """Kept log-probabilities and the tail's as K + 1 entries; repeated ones count as LOG_ZERO on both sides."""
+    return _entries(kept_logprobs_NK, tail_logprob_N.clamp(min=TAIL_FLOOR), repeated_NK)
+
+
+def with_sampled(
+    kept_logprobs_NK: Tensor, sampled_logprob_N: Tensor, inside_N: Tensor, repeated_NK: Tensor | None = None
+) -> Tensor:
+    """Kept log-probabilities and the sampled token's as K + 1 entries; `inside_N` = it is a kept one, and counts as LOG_ZERO."""
+    return _entries(kept_logprobs_NK, sampled_logprob_N.clamp(min=LOG_ZERO).masked_fill(inside_N, LOG_ZERO), repeated_NK)
+
+
+def _entries(kept_logprobs_NK: Tensor, last_N: Tensor, repeated_NK: Tensor | None) -> Tensor:
     kept_logprobs_NK = kept_logprobs_NK.clamp(min=LOG_ZERO)
     if repeated_NK is not None:
         kept_logprobs_NK = kept_logprobs_NK.masked_fill(repeated_NK, LOG_ZERO)
-    return torch.cat([kept_logprobs_NK, tail_logprob_N.clamp(min=TAIL_FLOOR)[:, None]], dim=-1)
+    return torch.cat([kept_logprobs_NK, last_N[:, None]], dim=-1)

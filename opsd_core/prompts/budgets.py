@@ -34,10 +34,12 @@ def fitting_in_every_stage(
         size = len(kept)
         for iteration, stage in _different(config):
             builder = PromptBuilder(tokenizer, stage.prompts, stage.teacher, stage.model.chat_template)
-            shown = partial(_context, stage.teacher, kept) if _static_context(stage) else lambda example: None
             try:
-                kept, dropped = fitting_examples(kept, builder, shown, longest)
-                too_long += dropped
+                for view in builder.views:
+                    static = not (stage.distillation.teacher_free or view.teacher.kind.rollouts)
+                    shown = partial(_context, view.teacher, kept) if static else lambda example: None
+                    kept, dropped = fitting_examples(kept, view, shown, longest)
+                    too_long += dropped
                 if stage.uses_references:
                     limit = config.rollout.max_completion_length
                     kept, dropped = fitting_references(kept, stage, tokenizer, limit)
@@ -88,7 +90,9 @@ def _references(stage: CampaignConfig) -> str | None:
 
 
 def _static_context(stage: CampaignConfig) -> bool:
-    return not (stage.distillation.teacher_free or stage.teacher.kind.rollouts)
+    """Whether some context is made of the data set alone."""
+    static = any(not view.kind.rollouts for view in stage.teacher.views)
+    return static and not stage.distillation.teacher_free
 
 
 def _context(teacher: TeacherConfig, pool: Sequence[Example], example: Example) -> Variables | None:

@@ -6,15 +6,16 @@ the chat template: a control token's name inside it is encoded as text (`opsd_co
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from opsd_core.bounded.templates import RenderError, rendered
-from opsd_core.config import CampaignConfig, PromptConfig, TeacherConfig
+from opsd_core.config import CampaignConfig, DataConfig, PromptConfig, TeacherConfig
 from opsd_core.digest import digest
 from opsd_core.errors import ConfigError, DataError, ModelError
+from opsd_core.graders import grader_name
 from opsd_core.models.chat import DATE, as_messages, chat_template, chat_texts, check_template, date_line
 from opsd_core.models.plain_text import encode, shielded_values
 from opsd_core.records.examples import Example
@@ -36,11 +37,13 @@ class PromptBuilder:
     prompts: PromptConfig
     teacher: TeacherConfig
     chat_template: str | None = None
+    data: DataConfig | None = None
+    """Where the grader is named, for contexts that show a completion with its grade."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, config: CampaignConfig) -> "PromptBuilder":
         """The prompts that `config` describes, in this tokenizer."""
-        return cls(tokenizer, config.prompts, config.teacher, config.model.chat_template)
+        return cls(tokenizer, config.prompts, config.teacher, config.model.chat_template, config.data)
 
     def student_ids(self, example: Example) -> list[int]:
         """Token ids of the student's prompt. DataError when it exceeds prompts.max_prompt_length."""
@@ -111,14 +114,28 @@ class PromptBuilder:
         return digest(sides | {"chat": self._shown_template} | self._date)
 
     @property
+    def views(self) -> list["PromptBuilder"]:
+        """One for each prompt that a log-linear teacher's members read; else this one alone."""
+        return [replace(self, teacher=view) for view in self.teacher.views]
+
+    @property
     def teacher_digest(self) -> str:
         """Identity of how an example and a privileged context become the teacher's text."""
+        if len(views := self.views) > 1:
+            return digest([view.teacher_digest for view in views])
         sides = {
-            "system": self.teacher.system_template or self.prompts.system,
-            "user": self.teacher.user_template,
+            "system": views[0].teacher.system_template or self.prompts.system,
+            "user": views[0].teacher.user_template,
             "thinking": self.prompts.teacher_thinking,
         }
-        return digest(sides | {"chat": self._shown_template, "student": self.student_digest})
+        graded = {"grader": self.grader} if self.grader else {}
+        return digest(sides | graded | {"chat": self._shown_template, "student": self.student_digest})
+
+    @property
+    def grader(self) -> str:
+        """Of contexts that show a completion with its grade; "" for all others."""
+        kind = self.teacher.kind
+        return grader_name(self.data) if self.data and "attempt" in kind.variables and not kind.peers else ""
 
     @property
     def _shown_template(self) -> str | None:

@@ -19,6 +19,8 @@ class Attempt:
     """The final answer found without looking at the reference; equal answers are equal strings."""
     correct: bool | None = None
     """None without a label."""
+    report: str = ""
+    """The grader's own words, of one that has some (`GraderKind.reports`)."""
 
 
 @dataclass(frozen=True)

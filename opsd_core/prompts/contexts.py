@@ -18,6 +18,7 @@ from opsd_core.errors import DataError
 from opsd_core.graders import VERSION
 from opsd_core.named import named
 from opsd_core.prompts.context_inputs import Attempt, Context, ContextInputs, Variables
+from opsd_core.prompts.wrong import with_wrong_result
 from opsd_core.records.examples import Example
 
 
@@ -37,6 +38,16 @@ def shuffled_reference(inputs: ContextInputs) -> Variables:
     own = getattr(inputs.example, name)
     other = _another(inputs, "shuffled", lambda item: getattr(item, name) != own)
     return {"privileged_context": _reference_of(other, inputs.config)}
+
+
+def wrong_reference(inputs: ContextInputs) -> Variables:
+    """The item's own reference with a wrong result: as plausible as the right one, which another item's is not.
+
+    A reference without a number is answered with another item's.
+    """
+    seed = derive_seed("wrong", inputs.example.id)
+    changed = with_wrong_result(_reference_of(inputs.example, inputs.config), seed)
+    return shuffled_reference(inputs) if changed is None else {"privileged_context": changed}
 
 
 def other_problem(inputs: ContextInputs) -> Variables:
@@ -106,6 +117,14 @@ def peer_failure(inputs: ContextInputs) -> Variables | None:
     return {"privileged_context": _verdict(attempt), "attempt": attempt.text} if attempt else None
 
 
+def thinking(inputs: ContextInputs) -> Variables:
+    """Nothing: the teacher reads the student's own message, in its own mode (prompts.teacher_thinking).
+
+    A control: much of what a privileged teacher seems to teach may be that it thinks (arXiv:2609.39118, arXiv:2609.20612).
+    """
+    return {"privileged_context": ""}
+
+
 def instruction(inputs: ContextInputs) -> Variables:
     """What teacher.instruction says, or the context's default: how to answer, not what (OPCD, OPSDC arXiv:2603.05433)."""
     return {"privileged_context": inputs.config.instruction or inputs.config.kind.instruction}
@@ -121,6 +140,9 @@ def build_context(inputs: ContextInputs) -> Variables | None:
 
 def context_identity(config: TeacherConfig) -> dict[str, Any]:
     """The settings that decide what the context shows; part of the identity of everything made with it."""
+    if len(config.views) > 1:
+        return {"views": [context_identity(view) for view in config.views]}
+    config = config.views[0]
     names = ["context", "reference", "context_fraction", "instruction", *config.kind.reads]
     if config.kind.rollouts:
         names += ["min_agreement", "only_unsuccessful", "missing_context"]
@@ -172,6 +194,8 @@ def _of_a_peer(inputs: ContextInputs, *, correct: bool) -> Attempt | None:
 
 
 def _verdict(attempt: Attempt) -> str:
+    if attempt.report:
+        return f"It is {'right' if attempt.correct else 'wrong'} {attempt.report}."
     if attempt.answer is None:
         return "It states no final answer."
     return f"Its answer {attempt.answer} is {'right' if attempt.correct else 'wrong'}."

@@ -7,16 +7,20 @@ from itertools import groupby
 
 import numpy as np
 
+from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.errors import DataError
+from opsd_core.graders import get_grader
 from opsd_core.graders.agreement import final_answer
 from opsd_core.prompts.builder import PromptBuilder, PromptTooLongError
 from opsd_core.prompts.context_inputs import Attempt, ContextInputs, Variables
 from opsd_core.prompts.contexts import build_context
+from opsd_core.prompts.known import KnownPrompts
 from opsd_core.records.examples import Example, by_id
 from opsd_core.records.keys import ByKey, Keys
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.spool import IDS, room_like
 from opsd_core.records.tables import ROWS_PER_GROUP, parts_of
+from opsd_core.records.views import joined
 
 NO_CONTEXT = "no_context"
 TOO_LONG = "teacher_prompt_too_long"
@@ -43,18 +47,22 @@ def teacher_prompts(
 ) -> TeacherPrompts:
     """The teacher's prompt of each completion; `pool` is the training split, `correct` the grades (may be empty).
 
+    Of a teacher whose members see several contexts the prompts are `joined`, and a completion without one of them has none.
+
     `rollouts` must hold all completions of a prompt when the context is made from rollouts; where they lie on disk
     (`folder`), the prompts do. `peers` holds other models' answers by example id, for contexts that show them. `known` holds
     prompts by example id that the same builder made for a context that is the same for all completions, and gets those of this
     call. DataError when prompts do not fit and prompts.overflow=error, with their number.
     """
-    maker = _Maker(builder, correct, pool, peers or {}, {} if known is None else known)
+    views = builder.views
+    caches = [{} if known is None else known] if len(views) == 1 else [KnownPrompts() for _ in views]
+    makers = [_Maker(view, correct, pool, peers or {}, cache) for view, cache in zip(views, caches, strict=True)]
     found, reasons, first_error = room_like(rollouts, IDS), np.zeros(len(rollouts), np.uint8), ""
     keys = Keys.of(rollout.key for rollout in rollouts)
     parts = _whole_prompts(rollouts, keys) if builder.teacher.kind.rollouts else parts_of(rollouts)
     number = 0
     for part in parts:
-        for ids in maker.prompts(part):
+        for ids in map(_together, *(maker.prompts(part) for maker in makers)):
             if isinstance(ids, PromptTooLongError):
                 reasons[number], first_error = _REASONS.index(TOO_LONG), first_error or str(ids)
             elif ids is None:
@@ -69,6 +77,12 @@ def teacher_prompts(
         )
     withheld = ByKey(keys, lambda number: _REASONS[reasons[number]], reasons > 0)
     return TeacherPrompts(ByKey(keys, found.__getitem__, reasons == 0), withheld)
+
+
+def _together(*views: Prompt) -> Prompt:
+    """One prompt of all views, or why one of them is missing."""
+    missing = [ids for ids in views if not isinstance(ids, list)]
+    return next((error for error in missing if error is not None), None) if missing else joined(views)
 
 
 def student_prompts(rollouts: Sequence[Rollout]) -> TeacherPrompts:
@@ -109,7 +123,7 @@ class _Maker:
     def prompts(self, rollouts: Sequence[Rollout]) -> list[Prompt]:
         """One per rollout, in order."""
         config, wanted = self.builder.teacher, {}
-        groups = _groups(rollouts, self.correct) if config.kind.rollouts else {}
+        groups = self._groups(rollouts) if config.kind.rollouts else {}
         static = {r.example_id: ids for r in rollouts if (ids := self.known.get(_name(r, self.builder))) is not None}
         for rollout in rollouts:
             name = _name(rollout, self.builder)
@@ -121,6 +135,28 @@ class _Maker:
         made: dict[Key | str, Prompt] = static | _made(self.builder, wanted)
         self.known.update({n: ids for n, ids in made.items() if isinstance(n, str) and isinstance(ids, list)})
         return [made[_name(rollout, self.builder)] for rollout in rollouts]
+
+    def _groups(self, rollouts: Iterable[Rollout]) -> dict[str, list[Attempt]]:
+        """Each prompt's completions, in order."""
+        groups: dict[str, list[Attempt]] = defaultdict(list)
+        for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
+            attempt = Attempt(
+                sample_index=rollout.sample_index,
+                text=rollout.completion_text,
+                answer=final_answer(rollout.completion_text),
+                correct=self.correct.get(rollout.key),
+                report=self._report(rollout),
+            )
+            groups[rollout.example_id].append(attempt)
+        return groups
+
+    def _report(self, rollout: Rollout) -> str:
+        """What the grader says of a completion; "" where it has no words of its own, or no context shows them."""
+        grader = self.builder.grader
+        if not grader or not GRADER_KINDS[grader].reports or self.correct.get(rollout.key) is None:
+            return ""
+        grade = get_grader(grader)
+        return grade(self._examples[rollout.example_id], rollout.completion_text).extracted or ""
 
 
 def _name(rollout: Rollout, builder: PromptBuilder) -> Key | str:
@@ -138,16 +174,3 @@ def _made(builder: PromptBuilder, wanted: Mapping[Key | str, Shown]) -> dict[Key
             raise ids
         made[name] = ids
     return made
-
-
-def _groups(rollouts: Iterable[Rollout], correct: Mapping[Key, bool | None]) -> dict[str, list[Attempt]]:
-    groups: dict[str, list[Attempt]] = defaultdict(list)
-    for rollout in sorted(rollouts, key=lambda rollout: rollout.key):
-        attempt = Attempt(
-            sample_index=rollout.sample_index,
-            text=rollout.completion_text,
-            answer=final_answer(rollout.completion_text),
-            correct=correct.get(rollout.key),
-        )
-        groups[rollout.example_id].append(attempt)
-    return groups

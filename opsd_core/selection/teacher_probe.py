@@ -18,6 +18,7 @@ from opsd_core.records.keys import ByKey, Keys
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.records.spool import Codec, Lazy, room_like
 from opsd_core.records.stored import Chosen
+from opsd_core.records.views import longest
 from opsd_core.selection.filters import teacher_probe_reason
 from opsd_core.selection.grading import Graded
 from opsd_core.selection.monitors import target_metrics
@@ -85,7 +86,7 @@ def probe_answers(
 ) -> Sequence[ProbedAnswer]:
     """One entry per prompt, in order; temperatures and truncation play no part. Source: TGOPD, arXiv:2609.02998."""
     gains, rights = np.zeros(len(answers)), np.zeros(len(answers), bool)
-    sizes = (max(len(t), len(s)) + len(a) for t, s, a in zip(teacher_prompts, student_prompts, answers, strict=True))
+    sizes = (max(longest(t), len(s)) + len(a) for t, s, a in zip(teacher_prompts, student_prompts, answers, strict=True))
     lengths = np.fromiter(sizes, np.int64, len(answers))
     for rows in microbatches(lengths, max_tokens):
         chosen = [answers[row] for row in rows]

@@ -21,6 +21,7 @@ import numpy as np
 
 from opsd_core.config import CampaignConfig
 from opsd_core.config.selection import TokenWeightConfig
+from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.selection.leaks import copied_positions
 
@@ -89,6 +90,8 @@ POSITIONS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {
 def entropy(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
     """down exp(-beta H);  up 1 - exp(-beta H);  top: 1 for the ceil(fraction T) largest H of the completion, else 0.
 
+    random: 1 for as many tokens of the completion, drawn; what top gains over it is owed to the choice, not to the number.
+
     Source: down SRPO and EGRSD (arXiv:2605.13255); top TIP (arXiv:2604.14084). The literature disagrees on the direction.
     """
     weights = config.token_weights
@@ -108,6 +111,12 @@ def _largest(entropy_T: np.ndarray, weights: TokenWeightConfig) -> np.ndarray:
     return np.isin(np.arange(len(entropy_T)), kept).astype(np.float64)
 
 
+def _drawn(entropy_T: np.ndarray, weights: TokenWeightConfig) -> np.ndarray:
+    """As many as `_largest`; the same ones whenever the completion is looked at."""
+    seed = derive_seed("random tokens", entropy_T.astype("<f4").tobytes().hex())
+    return _largest(np.random.default_rng(seed % 2**63).random(len(entropy_T)), weights)
+
+
 def _down(entropy_T: np.ndarray, weights: TokenWeightConfig) -> np.ndarray:
     return np.exp(-weights.entropy_beta * entropy_T.astype(np.float64))
 
@@ -116,6 +125,7 @@ ENTROPIES: dict[str, Callable[[np.ndarray, TokenWeightConfig], np.ndarray]] = {
     "down": _down,
     "up": lambda entropy_T, weights: 1.0 - _down(entropy_T, weights),
     "top": _largest,
+    "random": _drawn,
 }
 """Weights (T,) by the entropy of every token, in nats; `uniform` looks at none."""
 

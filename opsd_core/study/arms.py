@@ -26,6 +26,7 @@ class Arm(NamedTuple):
 
 
 _OWN_TEMPLATE: Values = {"template": ""}
+_FIFTH: Values = {"entropy_of": "student", "entropy_fraction": 0.2}
 _OTHER_TINY: Values = {"teacher": {"template": "{{ other_question }}{{ privileged_context }}\n{{ question }}"}}
 
 ARMS: dict[str, Arm] = {
@@ -79,6 +80,20 @@ ARMS: dict[str, Arm] = {
         {"control": True, "teacher": {"context": "shuffled_reference"}},
         role="control",
     ),
+    "wrong": Arm(
+        "control: the teacher sees the item's reference with a wrong result",
+        {"control": True, "teacher": {"context": "wrong_reference"}},
+        role="control",
+    ),
+    "thinking": Arm(
+        "control: the teacher sees nothing more, but thinks",
+        {"control": True, "teacher": {"context": "thinking"} | _OWN_TEMPLATE, "prompts": {"teacher_thinking": True}},
+        role="control",
+    ),
+    "top_tokens": Arm("OPSD on the tokens of highest entropy", {"token_weights": _FIFTH | {"entropy": "top"}}),
+    "random_tokens": Arm(
+        "control: OPSD on as many tokens, drawn at random", {"token_weights": _FIFTH | {"entropy": "random"}}, role="control"
+    ),
     "opsa": Arm(
         "control: no teacher, unlikely tokens become less likely",
         {"distillation": {"divergence": "opsa"}},
@@ -100,6 +115,8 @@ def teacher_arm(weights: str, context: str) -> Arm | None:
     values: Values = {"control": control, "teacher": {"weights": weights, "context": context} | _OWN_TEMPLATE}
     if "instruction" in kind.reads and not kind.instruction:
         values["teacher"]["instruction"] = _INSTRUCTION
+    if context == "thinking":
+        values["prompts"] = {"teacher_thinking": True}
     if not teacher.recordable:
         values["distillation"] = {"targets": "online"}
     if teacher.adapters:

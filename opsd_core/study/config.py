@@ -74,6 +74,7 @@ class StudyConfig(Section):
 
 
 TEACHERS = tuple(f"{weights}.{context}" for weights in TEACHER_KINDS for context in CONTEXT_KINDS)
+_NOT_TINY = ("base", "opsd_mixed", "thinking", "top_tokens", "random_tokens")
 
 # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
 SMOLLM2: dict[str, Any] = {
@@ -101,7 +102,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "recipe": "tiny",
         # one checkpoint per iteration is enough: an arm is seconds long
         "overrides": {"execution": {"checkpoint_every": 1000, "num_shards": 1}},
-        "arms": ("base", *(name for name in ARMS if name not in ("base", "opsd_mixed"))),
+        "arms": ("base", *(name for name in ARMS if name not in _NOT_TINY)),
         "seeds": (0, 1, 2, 3, 4),
         "rates": {arm: (5e-4, 1e-3, 2e-3) for arm in ("sft", "opsd")},
         "sets": ("tiny_copying", "tiny_facts", "tiny_text", "tiny_unpadded", "tiny_three_digits"),

@@ -6,6 +6,7 @@ from typing import Any
 from opsd_core.judgement.statistics import wilson
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study import figures
+from opsd_core.study.bites import bite_parts
 from opsd_core.study.page import ExamplePair, Part, Table, interval, page
 from opsd_core.study.tables import REFERENCES, StudyData
 from opsd_core.study.words import outside, sentences
@@ -28,6 +29,7 @@ def render(
             [("learning curves", figures.learning_curves(numbers["arms"], data.start_accuracy, styles))],
         ),
         _costs(numbers),
+        *bite_parts(numbers),
     ]
     if numbers["sets"]:
         parts.append(_sets(numbers))

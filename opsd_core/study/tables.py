@@ -15,6 +15,7 @@ from opsd_core.judgement.metrics import group_by_item
 from opsd_core.judgement.statistics import holm
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
+from opsd_core.study.bites import bite_rows, finish_rows, opposed
 from opsd_core.study.compare import Comparison, compare, stacked
 from opsd_core.study.steps import reasoning_steps
 
@@ -41,6 +42,10 @@ class ArmData:
     chosen: Mapping[int, int] = field(default_factory=dict)
     """Iteration that validation chose."""
     failed: Mapping[int, str] = field(default_factory=dict)
+    changes: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """Setting that the arm changes -> its value in the study's recipe, and in the arm."""
+    bites: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """What settings altered: bite/*, means over the iterations."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,9 @@ def study_numbers(data: StudyData) -> dict[str, Any]:
         "differences": differences,
         "sets": sets,
         "by_steps": _by_steps(data),
+        "bites": [row for arm in data.arms.values() for row in bite_rows(arm.name, arm.changes, list(arm.bites.values()))],
+        "finish": [row for arm in data.arms.values() for row in finish_rows(arm.name, list(arm.outcomes.values()))],
+        "opposed": opposed(differences),
     }
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from opsd_core.study.bites import bite_sentences
 from opsd_core.study.tables import reference_of
 
 BEYOND = "accuracy beyond the commonest answer"
@@ -32,7 +33,7 @@ def sentences(numbers: Mapping[str, Any]) -> list[str]:
         if other := by.get((name, supervised, "accuracy")):
             text += f"; {difference(other, supervised)}"
         lines.append(text + "." + _prior(row, by.get((name, "base", BEYOND)), arm, numbers))
-    lines += _damage(numbers)
+    lines += bite_sentences(numbers) + _damage(numbers)
     tests = max((row["num_tests"] for row in numbers["differences"]), default=0)
     lines.append(
         f"Outside noise = the {numbers['confidence']:.0%} interval excludes 0 and Holm's procedure over all {tests} "

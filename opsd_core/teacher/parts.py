@@ -1,7 +1,7 @@
 """What a teacher is made of: the models at hand by whatever names them, and how to load one."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from opsd_core.config import CampaignConfig, TeacherConfig
@@ -29,22 +29,27 @@ class Models(Generic[Handle]):
 def models_that_teach(config: CampaignConfig, models: Models[Handle]) -> tuple[Handle, ...]:
     """Whose stored weights teach in an iteration: one, several that are mixed, or none without a teacher.
 
-    ConfigError where other models teach and `models` has none.
+    Of a log-linear teacher one for each member that it has before training, in their order. ConfigError where other models teach
+    and `models` has none.
     """
     if config.distillation.teacher_free:
         return ()
-    chosen: tuple[Handle, ...] = {
-        "initial": (models.initial,),
-        "champion": (models.champion,),
-        "source": tuple(models.others[:1]),
-        "peers": tuple(models.others),
-    }[config.teacher.weights_kind.models]
-    if not chosen:
-        raise ConfigError(
-            f"teacher.weights={config.teacher.weights} is taught by other models, and none of them is given. "
-            "Pass those that teacher.source or teacher.peers names."
-        )
-    return chosen
+    sources, found = list(config.teacher.sources), []
+    for term in config.teacher.at_rest:
+        place = sources.index(term.teacher.source) if term.teacher.weights_kind.models == "source" else 0
+        chosen: tuple[Handle, ...] = {
+            "initial": (models.initial,),
+            "champion": (models.champion,),
+            "source": tuple(models.others[place : place + 1]),
+            "peers": tuple(models.others),
+        }[term.teacher.weights_kind.models]
+        if not chosen:
+            raise ConfigError(
+                f"teacher.weights={term.teacher.weights} is taught by other models, and none of them is given. "
+                "Pass those that teacher.source or teacher.peers names."
+            )
+        found += chosen
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,24 @@ class Parts(Generic[Handle]):
     """A model in float32 that belongs to the teacher alone, which changes it."""
     student: Policy | None = None
     """The policy that is trained; None before training."""
+    name: str = ""
+    """What messages call the teacher of which this is a member; empty = by its weights."""
 
     @property
     def settings(self) -> TeacherConfig:
         return self.config.teacher
+
+    def of(self, teacher: TeacherConfig) -> "Parts[Handle]":
+        """The parts of a member that is a teacher by itself."""
+        sources, others = self.settings.sources, self.models.others
+        if teacher.weights_kind.models == "source":
+            others = [others[place] for place in (sources.index(teacher.source),) if place < len(others)]
+        config = self.config.model_copy(update={"teacher": teacher})
+        return replace(self, config=config, models=replace(self.models, others=others), name=self._name)
+
+    @property
+    def _name(self) -> str:
+        return self.name or self.settings.weights_name
 
     def fixed(self) -> tuple[Policy, ...]:
         """The models that teach, loaded to be read."""
@@ -71,11 +90,11 @@ class Parts(Generic[Handle]):
     def copy_of(self, handle: Handle) -> Policy:
         """A float32 copy of a model to change. ModelError without a way to load one."""
         if self.load_copy is None:
-            raise ModelError(f"teacher.weights={self.settings.weights} changes a copy of its own. Pass load_copy.")
+            raise ModelError(f"teacher.weights={self._name} changes a copy of its own. Pass load_copy.")
         return self.load_copy(handle)
 
     def trained(self) -> Policy:
         """The student. ModelError before training."""
         if self.student is None:
-            raise ModelError(f"teacher.weights={self.settings.weights} is made of the student that is trained. Pass student.")
+            raise ModelError(f"teacher.weights={self._name} is made of the student that is trained. Pass student.")
         return self.student

@@ -23,6 +23,7 @@ from opsd_core.objective.types import FullTargets, HiddenTargets, TopKTargets
 from opsd_core.records.rollouts import Rollout
 from opsd_core.records.spool import Lazy, room_like
 from opsd_core.records.targets import TARGETS, Target
+from opsd_core.records.views import longest, view
 from opsd_core.teacher.ends import stops_of
 from opsd_core.teacher.mixtures import Transform, truncate
 from opsd_core.teacher.teachers import TeacherWeights
@@ -90,7 +91,7 @@ def score_targets(
     With `stops` their events are kept besides the top-k. Mixture and truncation are taken of the full distributions, tile by
     tile, before the top-k is.
     """
-    sizes = (len(prompt) + len(r.completion_ids) for prompt, r in zip(teacher_prompts, rollouts, strict=True))
+    sizes = (longest(prompt) + len(r.completion_ids) for prompt, r in zip(teacher_prompts, rollouts, strict=True))
     lengths, targets = np.fromiter(sizes, np.int64, len(rollouts)), room_like(rollouts, TARGETS)
     done = 0
     for rows in microbatches(lengths, max_tokens):
@@ -109,7 +110,7 @@ def score_targets(
             stop = start + len(rollout.completion_ids)
             targets[row] = Target(
                 *rollout.key,
-                len(prompt),
+                longest(prompt),
                 *(column[start:stop] for column in columns),
                 stop_layout=stops.layout if stops else (),
             )
@@ -132,8 +133,8 @@ def online_targets(
 
     `transform.temperature` includes the loss temperature.
     """
-    if len(members_NH) == 1 and not transform.truncates:
-        with teacher.scoring():  # an adapter on the head is off there too
+    if not (teacher.mixes or transform.truncates):
+        with teacher.scoring(0):  # an adapter on the head is off there too
             head = teacher.policy.head
         return HiddenTargets(members_NH[0], head, transform.temperature / loss_temperature, stops)
     return FullTargets(teacher_logprobs(teacher, members_NH, transform, stops), stops)
@@ -149,11 +150,10 @@ def teacher_logprobs(
 
     With `stops` each model's end tokens are merged first: models that all stop, each in its own way, agree.
     """
-    with teacher.scoring():  # an adapter on the head is off there too
-        members = [
-            project(hidden_NH, policy.head, transform.temperature)
-            for hidden_NH, policy in zip(members_NH, teacher.policies, strict=True)
-        ]
+    members = []
+    for number, (hidden_NH, policy) in enumerate(zip(members_NH, teacher.policies, strict=True)):
+        with teacher.scoring(number):  # an adapter on the head is off there too
+            members.append(project(hidden_NH, policy.head, transform.temperature))
     if stops:
         members = [merged(logprobs_NV, own, stops) for logprobs_NV, own in zip(members, stops.members, strict=True)]
     return truncate(teacher.mix(members), transform.top_p, transform.top_k)
@@ -169,9 +169,13 @@ def answer_logprobs(
 def members_hidden(
     teacher: TeacherWeights, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]
 ) -> list[torch.Tensor]:
-    """Each member's hidden states (N, H) at the rows that predict the completions."""
-    with teacher.scoring():
-        return [completion_hidden(policy, prompts, completions) for policy in teacher.policies]
+    """Each member's hidden states (N, H) at the rows that predict the completions, each after the prompt that it reads."""
+    found = []
+    for number, policy in enumerate(teacher.policies):
+        asked = [view(prompt, teacher.views[number]) for prompt in prompts]
+        with teacher.scoring(number):
+            found.append(completion_hidden(policy, asked, completions))
+    return found
 
 
 def _keep_top_k(

@@ -5,11 +5,11 @@ previous      the last promoted policy (the champion), fixed during an iteration
 ema           teacher <- decay * teacher + (1 - decay) * policy after each optimiser step, in float32
 live          the policy's own current weights, without gradient
 adapter_off   the policy without its LoRA adapters: the first policy, without a second copy
-trust_region  logits = (1 - lambda) * initial + lambda * policy
 external      another model with the same vocabulary
 peers         several of them, mixed
 
-A teacher has one or more member policies. With several, `mix` makes one distribution of theirs.
+A teacher has one or more member policies. With several, `mix` makes one distribution of theirs. A log-linear teacher is made of
+these (`opsd_core.teacher.log_linear`).
 `opsd_core.teacher.kinds` is the table of them.
 """
 
@@ -26,7 +26,7 @@ from opsd_core.errors import ConfigError, ModelError
 from opsd_core.models.adapters import effective_weights, splits_tie, untie
 from opsd_core.models.policy import Policy
 from opsd_core.models.whole import fill, here, part_of
-from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, geometric
+from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS
 from opsd_core.teacher.parts import Handle, Parts
 
 
@@ -34,13 +34,22 @@ class TeacherWeights(Protocol):
     """What scoring and the trainer ask of a teacher."""
 
     policies: tuple[Policy, ...]
+    """Of each member."""
+
+    @property
+    def views(self) -> tuple[int, ...]:
+        """Which of the teacher's prompts each member reads."""
+
+    @property
+    def mixes(self) -> bool:
+        """Whether `mix` does anything."""
 
     @property
     def policy(self) -> Policy:
         """The first member."""
 
-    def scoring(self) -> AbstractContextManager:
-        """Surrounds forward passes of the members."""
+    def scoring(self, member: int = 0) -> AbstractContextManager:
+        """Surrounds forward passes of a member."""
 
     def mix(self, members: Sequence[Tensor]) -> Tensor:
         """One distribution (N, V) of the members' log-probabilities."""
@@ -77,7 +86,17 @@ class FixedTeacher:
     def policy(self) -> Policy:
         return self.policies[0]
 
-    def scoring(self) -> AbstractContextManager:
+    @property
+    def views(self) -> tuple[int, ...]:
+        """All read the one prompt that there is."""
+        return (0,) * len(self.policies)
+
+    @property
+    def mixes(self) -> bool:
+        """With several members."""
+        return len(self.policies) > 1
+
+    def scoring(self, member: int = 0) -> AbstractContextManager:
         """Nothing to prepare."""
         return nullcontext()
 
@@ -124,30 +143,9 @@ class AdapterOffTeacher(FixedTeacher):
         """Of the student."""
         return cls(parts.trained())
 
-    def scoring(self) -> AbstractContextManager:
+    def scoring(self, member: int = 0) -> AbstractContextManager:
         """Adapters are off inside and on again afterwards."""
         return self.policy.model.disable_adapter()
-
-
-class TrustRegionTeacher(FixedTeacher):
-    """trust_region: the initial policy drawn towards the student (SDPO, arXiv:2601.20802).
-
-    log_softmax((1 - lambda) z_0 + lambda z_student): a geometric mixture, for normalisers cancel.
-    """
-
-    def __init__(self, initial: Policy, student: Policy, share: float) -> None:
-        super().__init__(initial, student)
-        self.share = share
-
-    @classmethod
-    def build(cls, parts: Parts[Handle]) -> Self:
-        """Of the first policy and the student."""
-        return cls(*parts.fixed(), parts.trained(), parts.settings.trust_region_lambda)
-
-    def mix(self, members: Sequence[Tensor]) -> Tensor:
-        """Logits mixed with weights (1 - lambda, lambda)."""
-        weights_M = torch.tensor([1.0 - self.share, self.share], device=members[0].device)
-        return geometric(members, weights_M[:, None].expand(-1, len(members[0])))
 
 
 class PeersTeacher(FixedTeacher):

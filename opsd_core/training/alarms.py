@@ -10,7 +10,9 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from opsd_core.config import AlarmConfig, CampaignConfig
+from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.selection.monitors import Metrics
+from opsd_core.training.trends import WATCHED, trends
 
 Stage = Literal["rollout", "step", "evaluation"]
 Check = Callable[[AlarmConfig, Sequence[Metrics]], str | None]
@@ -84,6 +86,21 @@ def leak(config: AlarmConfig, history: Sequence[Metrics]) -> str | None:
     return f"leak_rate rose {config.leak_rises} iterations in a row, from {last[0]:.4f} to {last[-1]:.4f}"
 
 
+def slope(config: AlarmConfig, history: Sequence[Metrics]) -> str | None:
+    """A watched number goes the wrong way over the last slope_window iterations, by more than its noise and slope_change."""
+    if config.slope_level is None:
+        return None
+    said = []
+    for name, line in trends(history, config.slope_window).items():
+        direction, size = WATCHED[name], config.slope_change * abs(line.start)
+        if direction * line.change > size and line.p_value(direction) < config.slope_level:
+            said.append(
+                f"{name} {'rises' if direction > 0 else 'falls'} by {abs(line.slope):.4g} +- {line.error:.2g} per iteration, "
+                f"{line.start:.4g} to {line.start + line.change:.4g} in {line.points} (alarms.slope_level={config.slope_level})"
+            )
+    return "; ".join(said) or None
+
+
 def empty_batch(config: AlarmConfig, history: Sequence[Metrics]) -> str | None:
     """No completion has a target: filtered out, or without a context for the teacher. Training would be refused."""
     if history[-1]["self_distillation/empty_target_batch"]:
@@ -105,6 +122,7 @@ ALARMS: dict[str, tuple[Stage, Check]] = {
     "kl_p99": ("step", kl_p99),
     "step_entropy": ("step", step_entropy),
     "accuracy": ("evaluation", accuracy),
+    "slope": ("evaluation", slope),
 }
 
 
@@ -134,8 +152,17 @@ def remedied(config: CampaignConfig) -> CampaignConfig | None:
 
 
 def _refresh_teacher(config: CampaignConfig) -> CampaignConfig:
-    kind = config.teacher.weights_kind
-    return _with(config, "teacher", weights="previous") if kind.is_initial or kind.is_student else config
+    teacher = config.teacher
+
+    def refreshed(weights: str) -> str:
+        kind = TEACHER_KINDS[weights]
+        return "previous" if kind.is_initial or kind.is_student else weights
+
+    members = tuple(
+        member.model_copy(update={"weights": refreshed(member.weights)}) if member.weights else member
+        for member in teacher.members
+    )
+    return _with(config, "teacher", weights=refreshed(teacher.weights), members=members)
 
 
 def _raise_temperature(config: CampaignConfig) -> CampaignConfig:

@@ -14,6 +14,7 @@ from opsd_core.records.grades import GradedRollout, Grades
 from opsd_core.records.rollouts import Key, Rollout, StoredRollouts
 from opsd_core.records.spool import Codec, Spooled, array_text, text_array
 from opsd_core.records.targets import TARGET_DTYPES, StoredTargets, Target, decode_target, encode_target
+from opsd_core.records.views import longest
 from opsd_core.selection.token_weights import WeightInputs, token_weights
 from opsd_core.training.importance import old_logprobs
 
@@ -24,6 +25,7 @@ class TrainingItem:
 
     prompt_ids: list[int]
     teacher_prompt_ids: list[int]
+    """Where the teacher's members see several contexts, all of their prompts, `joined`."""
     completion_ids: list[int]
     rollout_logprobs_T: np.ndarray
     """log pi_old of the sampled tokens, at `importance.old_temperature`; nan where nothing was sampled (a reference)."""
@@ -39,7 +41,7 @@ class TrainingItem:
     @property
     def num_tokens(self) -> int:
         """Tokens of the longer side; what a forward pass has to hold."""
-        return max(len(self.prompt_ids), len(self.teacher_prompt_ids)) + len(self.completion_ids)
+        return max(len(self.prompt_ids), longest(self.teacher_prompt_ids)) + len(self.completion_ids)
 
 
 def training_items(
@@ -101,15 +103,15 @@ def stored_items(
 
 def _longest(rollouts: StoredRollouts, prompts: Mapping[Key, list[int]], kept: np.ndarray) -> int:
     """`num_tokens` of the longest item of the rollouts `kept`."""
-    longest, start = 0, 0
+    most, start = 0, 0
     for part in rollouts.batches(["example_id", "sample_index", "prompt_ids", "completion_ids"]):
         own, answered = (part[name].value_lengths().to_numpy() for name in ("prompt_ids", "completion_ids"))
         names, samples = part["example_id"].to_pylist(), part["sample_index"].to_pylist()
         first, last = np.searchsorted(kept, [start, start + len(part)])
         for row in (kept[first:last] - start).tolist():
-            longest = max(longest, max(int(own[row]), len(prompts[names[row], samples[row]])) + int(answered[row]))
+            most = max(most, max(int(own[row]), longest(prompts[names[row], samples[row]])) + int(answered[row]))
         start += len(part)
-    return longest
+    return most
 
 
 @dataclass

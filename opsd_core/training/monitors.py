@@ -98,13 +98,21 @@ def _both_top(rollouts: Iterable[Rollout], scored: Mapping[Key, Target]) -> Iter
             yield own_TK, teachers_TK
 
 
-_REPORTED = ("distillation/loss", "kl/mean", "nll/mean", "actor/entropy", "optim/grad_norm")
+_REPORTED = ("distillation/loss", "kl/mean", "nll/mean", "actor/entropy", "optim/grad_norm", "stop/p_at_stop", "stop/gap")
 
 
 def last_quarter(steps: Sequence[Metrics]) -> Metrics:
-    """Means over the last quarter of the steps of what a report shows, the first loss, and all tokens trained on."""
+    """Means over the last quarter of the steps of what a report shows, the first loss, and all tokens trained on.
+
+    What settings altered (bite/*) is the mean over all steps.
+    """
     tail = steps[-max(1, len(steps) // 4) :]
-    means = {name: sum(step[name] for step in tail) / len(tail) for name in _REPORTED if name in steps[0]}
+    means = {}
+    for name in _REPORTED:
+        if values := [step[name] for step in tail if name in step]:
+            means[name] = sum(values) / len(values)
+    bites = sorted(name for name in steps[0] if name.startswith("bite/"))
+    means |= {name: sum(step[name] for step in steps) / len(steps) for name in bites}
     return means | {
         "distillation/first_loss": steps[0]["distillation/loss"],
         "tokens/trained": sum(step["tokens/trained"] for step in steps),

@@ -3,6 +3,8 @@
 teacher/divergence       mean divergence teacher vs. student on the first batch; 0 means nothing to learn
 teacher/privilege_gain   mean of log T - log S on the reference answer's tokens; <= 0 means the context does not help;
                          judged for contexts that hold the item's own reference, reported for the others
+teacher/accuracy_with_context   share of reference answers of which each token is the teacher's most likely one
+policy/privilege_gain    the same gain of the policy's own weights: does it still use the context? (privilege retention)
 drift/kl_to_init         mean of log S - log S_0 on the policy's own completions, S_0 the first policy: estimates KL(S || S_0) for
                          sampling at temperature 1; only where the first policy is at hand as the teacher
 alignment/max_abs_diff   the batched rows with an empty context vs. the whole sequence alone; large = shifted rows
@@ -17,6 +19,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.errors import ModelError, TrainingError
 from opsd_core.models.forward import check_head
 from opsd_core.models.policy import Policy
+from opsd_core.records.views import view
 from opsd_core.teacher.scoring import answer_logprobs
 from opsd_core.teacher.teachers import LiveTeacher, TeacherWeights
 from opsd_core.training.trainer import Metrics, TrainingItem, objective
@@ -82,14 +85,36 @@ def run_probes(
     if config.teacher.weights_kind.is_initial and sampled_N.any():
         drift_N = own - answer_logprob(teacher, prompts, completions)
         metrics["drift/kl_to_init"] = float(drift_N[torch.from_numpy(sampled_N).to(drift_N.device)].mean())
-    if answers and config.teacher.context != "none":
-        teacher_prompts = [item.teacher_prompt_ids for item in batch]
-        with_context_N = answer_logprob(teacher, teacher_prompts, answers)
-        without_N = answer_logprob(LiveTeacher(student), prompts, answers)
-        metrics["teacher/privilege_gain"] = float((with_context_N - without_N).mean())
+    if answers and config.teacher.informed:
+        metrics |= privilege(student, teacher, batch, answers, config)
     if not (config.control or trained_before):
         _judge_signal(metrics, config)
     return metrics
+
+
+@torch.inference_mode()
+def privilege(
+    student: Policy,
+    teacher: TeacherWeights,
+    batch: Sequence[TrainingItem],
+    answers: Sequence[Sequence[int]],
+    config: CampaignConfig,
+) -> Metrics:
+    """What the context is worth to the teacher, and still to the policy: iterated self-distillation may lose it (2609.39306)."""
+    prompts, told = [item.prompt_ids for item in batch], [item.teacher_prompt_ids for item in batch]
+    informed = next(number for number, seen in enumerate(config.teacher.views) if seen.context != "none")
+    shown = [view(ids, informed) for ids in told]
+    own = LiveTeacher(student)
+    teachers_NV = answer_logprobs(teacher, told, answers)
+    tokens_N1 = torch.tensor([token for answer in answers for token in answer], device=teachers_NV.device)[:, None]
+    right_N = (teachers_NV.argmax(-1, keepdim=True) == tokens_N1)[:, 0]
+    right = [bool(part.all()) for part in right_N.split([len(answer) for answer in answers])]
+    without_N = answer_logprob(own, prompts, answers)
+    return {
+        "teacher/privilege_gain": float((teachers_NV.gather(1, tokens_N1)[:, 0] - without_N).mean()),
+        "teacher/accuracy_with_context": sum(right) / len(right),
+        "policy/privilege_gain": float((answer_logprob(own, shown, answers) - without_N).mean()),
+    }
 
 
 def _judge_alignment(metrics: Metrics) -> None:

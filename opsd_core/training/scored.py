@@ -21,6 +21,7 @@ from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, online_targets, stack_targets
 from opsd_core.teacher.teachers import TeacherWeights
 from opsd_core.training.anchors import NO_ANCHORS, Anchors, initial_divergence
+from opsd_core.training.bites import bitten
 from opsd_core.training.importance import correction_metrics, importance_ratio, old_temperature, sampled_logprobs
 from opsd_core.training.items import TrainingItem
 from opsd_core.training.monitors import stop_metrics, token_metrics
@@ -119,10 +120,13 @@ def step_metrics(scored: Sequence[Scored], config: CampaignConfig) -> Metrics:
     counted_N = _column(items, "weights_T") > 0
     metrics = token_metrics([part.result for part in scored], counted_N)
     metrics["tokens/trained"] = float(counted_N.sum())
-    stopped_N = torch.cat([part.stopped_N for part in scored]).cpu() & counted_N
-    metrics |= stop_metrics([part.result for part in scored], stopped_N)
+    stopped_N, logprobs_N = torch.cat([part.stopped_N for part in scored]).cpu(), None
+    metrics |= stop_metrics([part.result for part in scored], stopped_N & counted_N)
     if all(part.logprobs_N is not None for part in scored):
-        logprobs_N = torch.cat([part.logprobs_N for part in scored]).float().cpu()[counted_N]
+        logprobs_N = torch.cat([part.logprobs_N for part in scored]).float().cpu()
+    metrics |= bitten(items, [part.result for part in scored], stopped_N, logprobs_N, config)
+    if logprobs_N is not None:
+        logprobs_N = logprobs_N[counted_N]
         old_logprobs_N = _column(items, "rollout_logprobs_T")[counted_N]
         metrics |= correction_metrics(logprobs_N, old_logprobs_N, config.token_weights.importance_clip)
     return metrics

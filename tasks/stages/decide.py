@@ -96,7 +96,7 @@ def _lineage(iteration: Iteration, sampled: Sampled, policy: PolicyRef) -> dict[
         "parent_version": parent.version,
         "parent_digest": parent.digest,
         "teacher_digest": teacher_ref(iteration).digest,
-        "teacher_weights": config.teacher.weights,
+        "teacher_weights": config.teacher.weights_name,
         "prompts": sampled.prompts.uri,
         "rollouts": [shard.uri for shard in sampled.shards],
         "sampled_in": [shard.iteration for shard in sampled.shards],

@@ -162,7 +162,7 @@ def _teacher(iteration: Iteration, student: Policy) -> TeacherWeights:
 def _warn(iteration: Iteration) -> None:
     teacher = iteration.config.teacher
     if teacher.weights_kind.warning and not iteration.config.distillation.teacher_free:
-        get_run_logger().warning("teacher.weights=%s: %s", teacher.weights, teacher.weights_kind.warning)
+        get_run_logger().warning("teacher.weights=%s: %s", teacher.weights_name, teacher.weights_kind.warning)
 
 
 def _items(iteration: Iteration, sampled: Sampled, student: Policy, seed: int) -> tuple[Sequence[TrainingItem], int]:

@@ -11,6 +11,7 @@ from opsd_core.judgement.decoding import decoding_disagreement, decoding_rows, d
 from opsd_core.plots import plot_completions, plot_steps
 from opsd_core.records.sums import histogram
 from opsd_core.training.monitors import token_means
+from opsd_core.training.trends import WATCHED
 from tasks.context import local, scratch, store, stored_verdict, tidy_cache, tracker
 from tasks.loaded import rollouts_of
 from tasks.refs import (
@@ -148,6 +149,7 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
     metrics = {
         **outcome.after.metrics,
         **{f"champion/{name}": value for name, value in outcome.before.metrics.items()},
+        **{name: value for name, value in outcome.distilled.metrics.items() if name in WATCHED},
         **outcome.distilled.probes,
         **graded.metrics,
         **freshness(iteration, outcome.sampled),
@@ -160,7 +162,8 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
         **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in peaks.items()},
     }
-    of_campaign = {name: value for name, value in metrics.items() if name.startswith(("eval/", "gate/", "guard/", "rollout/"))}
+    shown = ("eval/", "gate/", "guard/", "rollout/")
+    of_campaign = {name: value for name, value in metrics.items() if name.startswith(shown) or name in WATCHED}
     number, before = iteration.number, outcome.before.metrics
     # Point 0 of every curve is the model that an iteration, or the campaign, compares with; point 1 what came of it.
     tracker().log_metrics(iteration.run_id, [(number, before), (number + 1, metrics)])

@@ -9,6 +9,7 @@ from opsd_core.config import CampaignConfig
 from opsd_core.errors import AlarmError
 from opsd_core.selection.monitors import Metrics
 from opsd_core.training.alarms import Alarm, Stage, find_alarms, remedied
+from opsd_core.training.trends import trend_metrics
 from tasks.context import tracker
 from tasks.refs import Campaign, Iteration
 from tasks.runtime.announce import announce
@@ -20,6 +21,9 @@ from tasks.runtime.stage import task
 def watch(iteration: Iteration, stage: Stage, history: Sequence[Metrics]) -> list[str]:
     """Check the latest metrics; the alarms, in words. AlarmError when a limit is passed and alarms.remedy is not warn."""
     found = find_alarms(iteration.config.alarms, stage, history)
+    if stage == "evaluation":
+        going = trend_metrics(history, iteration.config.alarms.slope_window)
+        tracker().log_metrics(iteration.run_id, [(iteration.number, going)])
     if found:
         raised = {f"alarms/{alarm.name}": 1.0 for alarm in found}
         tracker().log_metrics(iteration.run_id, [(iteration.number, raised)])

@@ -18,6 +18,7 @@ from opsd_core.config import CampaignConfig, config_at
 from opsd_core.config.teacher import MOVING
 from opsd_core.errors import AlarmError, DataError, TrainingError
 from opsd_core.study import find_arm
+from opsd_core.study.bites import dropped_shares
 from tasks.context import local, produce, store, tidy_cache, tracker
 from tasks.loaded import rollouts_of
 from tasks.refs import Campaign, CurriculumRef, Held, Iteration, PolicyRef, Ref, Sampled
@@ -158,6 +159,7 @@ def _iteration(iteration: Iteration, loop: _Loop, data: Ref, measuring: Campaign
         **graded.metrics,
         **freshness(iteration, sampled),
         "rollout/kept": float(graded.num_kept),
+        **dropped_shares(graded.num_kept, graded.num_dropped, graded.reasons),
     }
     point = Checkpoint(
         iteration=iteration.number,

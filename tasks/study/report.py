@@ -14,11 +14,13 @@ from opsd_core.records.examples import read_examples
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes
 from opsd_core.records.sums import means_along
 from opsd_core.study.arms import find_arm
+from opsd_core.study.bites import changed_settings
 from opsd_core.study.report import render
 from opsd_core.study.sets import SETS
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
 from opsd_core.study.words import sentences
 from opsd_core.teacher.scoring import divergence_along
+from opsd_core.training.monitors import token_means
 from tasks.context import local, produce, tracker
 from tasks.loaded import rollouts_of, targets_of
 from tasks.refs import ANSWERS_PAGE
@@ -26,7 +28,7 @@ from tasks.runtime.progress import artifact_key
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.evaluate import evaluate
-from tasks.study.refs import Measured, Study, Training
+from tasks.study.refs import Checkpoint, Measured, Study, Training
 
 PAGE, NUMBERS = "study.html", "study.json"
 
@@ -117,6 +119,8 @@ def _gather(study: Study, trained: Sequence[Training], measured: Sequence[Measur
             rates={seed: t.rate for seed, t in mine.items()},
             chosen={seed: t.chosen.iteration for seed, t in mine.items() if t.chosen},
             failed={seed: t.failed for seed, t in mine.items() if t.failed},
+            changes=_changes(study, name, list(mine.values())),
+            bites={seed: token_means([(1, _bites(p)) for p in t.checkpoints]) for seed, t in mine.items() if t.checkpoints},
         )
     items = {o.example_id for o in next(iter(outcomes["base"].values()))}
     examples = [e for e in read_examples(local(study.data) / "test.parquet") if e.id in items]
@@ -128,6 +132,15 @@ def _gather(study: Study, trained: Sequence[Training], measured: Sequence[Measur
         confidence=study.config.confidence,
         start_accuracy=start.metrics.get("eval/accuracy", 0.0),
     )
+
+
+def _changes(study: Study, arm: str, mine: Sequence[Training]) -> dict[str, tuple[Any, Any]]:
+    """What the arm changes in the study's recipe; nothing for base."""
+    return changed_settings(study.base, study.arm_config(arm, mine[0].seed, mine[0].rate)) if mine else {}
+
+
+def _bites(point: Checkpoint) -> dict[str, float]:
+    return {name: value for name, value in point.training.items() if name.startswith("bite/")}
 
 
 def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]:

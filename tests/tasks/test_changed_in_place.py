@@ -10,6 +10,7 @@ from flows.iterate import begin
 from opsd_core.config import resolve
 from opsd_core.models import tiny
 from tasks.context import settings, store, tracker
+from tasks.runtime.side_by_side import Here
 from tasks.stages.prepare import prepare_data, prepare_model
 from tasks.storage.artifacts import publish
 from tasks.storage.s3 import open_store
@@ -26,7 +27,7 @@ def triggered(overrides):
     """A campaign as it is before its first iteration."""
     config = resolve("tiny", SMALL, overrides, {"name": "changes"})
     initial = prepare_model(config)
-    return begin(config, initial, prepare_data(config, initial))
+    return begin(config, initial, prepare_data(config, initial), Here())
 
 
 def made_of(campaign):

@@ -215,6 +215,10 @@ def other(value: Any, annotation: Any) -> Any:
         return not value
     if isinstance(value, int | float):
         return value + 1
+    models = [part for part in get_args(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+    if value == () and models:
+        required = {name: 2 for name, field in models[0].model_fields.items() if field.is_required()}
+        return (models[0](**required),)
     return f"{value or ''} other" if isinstance(value, str) or value is None else ({**value, "other": 1} if value == {} else ())
 
 
@@ -231,7 +235,7 @@ TELLS_STAGES_APART = [
     "teacher.ema_decay", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture",
     "teacher.mixture_weights", "teacher.only_unsuccessful", "teacher.peers", "teacher.require_privilege_gain",
     "teacher.student_noise", "teacher.temperature", "teacher.top_k", "teacher.top_p", "teacher.trust_region_lambda",
-    "teacher.weights", "teacher.peer_filter", "teacher.source",
+    "teacher.weights", "teacher.peer_filter", "teacher.source", "teacher.members",
 ]  # fmt: skip
 ASKS_FOR_A_TEACHER = dict.fromkeys(("distillation.divergence", "distillation.beta"), "say whether there is a teacher at all")
 ELSEWHERE = {
@@ -252,7 +256,7 @@ ELSEWHERE = {
     "states": {
         "rollout.temperature": "digest of the rollouts", "rollout.top_p": "the same", "rollout.top_k": "the same",
         "model.chat_template": "template in the digest of the rollouts",
-        "data.columns.solution": "content of the prompts",
+        "data.columns.solution": "content of the prompts", "data.grader": "its words are content of the grades",
     },
     "datasets": dict.fromkeys(TELLS_STAGES_APART, "compared between iterations, so that a prompt is measured once"),
 }  # fmt: skip

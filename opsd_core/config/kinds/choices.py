@@ -38,6 +38,7 @@ ENTROPIES: dict[str, str] = {
     "down": "exp(-beta H)",
     "up": "1 - exp(-beta H)",
     "top": "the entropy_fraction of a completion's tokens with the largest H",
+    "random": "as many tokens as top, drawn at random, whatever H is: its control",
 }
 REFRESHES: dict[str, str] = {
     "every_iteration": "in every iteration",

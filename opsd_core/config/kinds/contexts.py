@@ -4,6 +4,7 @@ Template variables: question, answer, solution, student_prompt (the user
 message that the student sees), privileged_context, and a kind's own `variables`.
 """
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 
@@ -44,6 +45,7 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
     "none": ContextKind("prompts.contexts.none", ""),
     "reference": ContextKind("prompts.contexts.reference", _REFERENCE, reference=True, own_reference=True),
     "shuffled_reference": ContextKind("prompts.contexts.shuffled_reference", _REFERENCE, reference=True, control=True),
+    "wrong_reference": ContextKind("prompts.contexts.wrong_reference", _REFERENCE, reference=True, control=True),
     "demo": ContextKind(
         "prompts.contexts.reference",
         "{{ student_prompt }}\nThis is an example for a response to the question:\n{{ privileged_context }}\n"
@@ -114,6 +116,9 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         grades=True,
         peers=True,
     ),
+    "thinking": ContextKind(
+        "prompts.contexts.thinking", "{{ student_prompt }}{{ privileged_context }}", control=True
+    ),
     "concise": ContextKind(
         "prompts.contexts.instruction",
         "{{ privileged_context }}\n\n{{ student_prompt }}",
@@ -127,3 +132,17 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         reads=("instruction",),
     ),
 }
+
+
+def composed(kinds: Collection[ContextKind]) -> ContextKind:
+    """What a teacher needs that sees several contexts, each in a prompt of its own; it has no template of its own."""
+    properties = {
+        name: any(getattr(kind, name) for kind in kinds)
+        for name, default in ContextKind._field_defaults.items()
+        if isinstance(default, bool)
+    }
+    names = {
+        name: tuple(dict.fromkeys(setting for kind in kinds for setting in getattr(kind, name)))
+        for name in ("variables", "reads")
+    }
+    return ContextKind("", "", **properties, **names)

@@ -26,6 +26,8 @@ class DivergenceKind(NamedTuple):
     """Fewest recorded entries with which it sees enough of the student's distribution."""
     weak_near_limits: bool = False
     """Goes to 0 as distillation.beta nears 0 or 1, although at the limits it does not."""
+    sampled_tail: str = ""
+    """As `function`, for distillation.tail=sampled: the last entry is the sampled token, where it is not kept. Empty = none."""
     reads: tuple[str, ...] = ()
     """Settings of `distillation` that only divergences like this one read."""
     at_beta: Mapping[float, str] = {}
@@ -35,8 +37,12 @@ class DivergenceKind(NamedTuple):
 DIVERGENCE_KINDS: dict[str, DivergenceKind] = {
     "forward_kl": DivergenceKind("objective.divergences.forward_kl", "KL(teacher||student)"),
     "reverse_kl": DivergenceKind(
-        "objective.divergences.reverse_kl", "KL(student||teacher)", student_weighted=True, infinite_at_zero=True,
+        "objective.divergences.reverse_kl",
+        "KL(student||teacher)",
+        student_weighted=True,
+        infinite_at_zero=True,
         least_top_k=8,
+        sampled_tail="objective.divergences.reverse_kl_sampled",
     ),
     "jsd": DivergenceKind(
         "objective.divergences.JSD",

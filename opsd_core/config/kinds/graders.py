@@ -13,6 +13,8 @@ class GraderKind(NamedTuple):
     """Dotted name of its file; imported by `opsd_core.graders`, not by the configuration."""
     judges: str
     """What makes a completion right, for the documentation and error messages."""
+    reports: bool = False
+    """What it extracts says what is wrong with the completion: the context feedback shows it."""
 
 
 GRADER_KINDS: dict[str, GraderKind] = {
@@ -21,5 +23,8 @@ GRADER_KINDS: dict[str, GraderKind] = {
     "exact": GraderKind("opsd_core.graders.exact", "the same text"),
     "choice": GraderKind("opsd_core.graders.choice", "the same letter A to J"),
     "instruction": GraderKind("opsd_core.graders.instruction", "a text that obeys the demand that the answer names"),
+    "unit_tests": GraderKind(
+        "opsd_core.graders.unit_tests", "a Python program that passes the tests in the item's answer", reports=True
+    ),
     "reasoning_gym": GraderKind("opsd_core.graders.reasoning_gym", "the task's own verifier"),
 }

@@ -1,5 +1,6 @@
 """The kinds of teacher weights, the class of each and what it needs: data that configuration rules and teachers share."""
 
+from collections.abc import Collection, Iterable
 from typing import Literal, NamedTuple
 
 
@@ -27,6 +28,8 @@ class TeacherKind(NamedTuple):
     """Settings of `teacher` that only kinds like this one read."""
     warning: str = ""
     """What its user should know before training."""
+    members: tuple[str, ...] = ()
+    """Is no kind of its own but a log-linear mixture of these, the last with the share teacher.trust_region_lambda."""
 
     @property
     def recordable(self) -> bool:
@@ -43,6 +46,8 @@ class TeacherKind(NamedTuple):
         """True when the configuration names two or more models, whose distributions become one."""
         return self.models == "peers"
 
+
+LOG_LINEAR = "teacher.log_linear.LogLinearTeacher"
 
 TEACHER_KINDS: dict[str, TeacherKind] = {
     "initial": TeacherKind("teacher.teachers.FixedTeacher", "the campaign's first policy", is_initial=True),
@@ -65,10 +70,11 @@ TEACHER_KINDS: dict[str, TeacherKind] = {
         "teacher.teachers.AdapterOffTeacher", "the student without its adapters", adapters=True, is_initial=True
     ),
     "trust_region": TeacherKind(
-        "teacher.teachers.TrustRegionTeacher",
+        LOG_LINEAR,
         "a mix of the first policy and the student",
         moves=True,
         reads=("trust_region_lambda",),
+        members=("initial", "live"),
     ),
     "external": TeacherKind("teacher.teachers.FixedTeacher", "another model", models="source"),
     "peers": TeacherKind(
@@ -78,3 +84,26 @@ TEACHER_KINDS: dict[str, TeacherKind] = {
         reads=("mixture", "mixture_weights"),
     ),
 }
+MEMBER_WEIGHTS = tuple(name for name, kind in TEACHER_KINDS.items() if not (kind.members or kind.several))
+"""Kinds that are one model, of which a log-linear mixture is made."""
+
+
+def composed(names: Collection[str]) -> TeacherKind:
+    """What a log-linear mixture of members of these kinds is and needs: of one kind the same but for its class."""
+    kinds = [TEACHER_KINDS[name] for name in dict.fromkeys(names)]
+
+    def joined(texts: Iterable[str]) -> str:
+        return " and ".join(dict.fromkeys(filter(None, texts)))
+
+    return TeacherKind(
+        LOG_LINEAR,
+        joined(kind.meaning for kind in kinds),
+        models="source" if any(kind.other_models for kind in kinds) else kinds[0].models,
+        moves=any(kind.moves for kind in kinds),
+        adapters=any(kind.adapters for kind in kinds),
+        is_student=all(kind.is_student for kind in kinds),
+        is_initial=all(kind.is_initial for kind in kinds),
+        keeps=joined(kind.keeps for kind in kinds),
+        reads=tuple(dict.fromkeys(setting for kind in kinds for setting in kind.reads)),
+        warning=joined(kind.warning for kind in kinds),
+    )

@@ -17,8 +17,7 @@ _EXAMPLE = "models:/name@champion or models:/name/3"
 def _models_can_exist(config: CampaignSettings) -> str | None:
     named = [("model.source", config.model.source)]
     teacher = config.teacher
-    if teacher.weights_kind.models == "source" and teacher.source:  # an empty one has a rule of its own
-        named.append(("teacher.source", teacher.source))
+    named += [(field, source) for field, source in teacher.named_sources.items() if source]  # an empty one has a rule of its own
     named += [(f"teacher.peers[{number}]", peer) for number, peer in enumerate(teacher.peers)]
     return next((reason for field, source in named if (reason := model_address(field, source))), None)
 

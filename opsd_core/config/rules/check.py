@@ -75,6 +75,23 @@ def _top_k_side_was_recorded(config: CampaignSettings) -> str | None:
     return None
 
 
+def _sampled_tail_is_of_reverse_kl(config: CampaignSettings) -> str | None:
+    distillation = config.distillation
+    if distillation.tail != "sampled" or distillation.teacher_free:
+        return None
+    if not distillation.kind.sampled_tail:
+        return (
+            f"distillation.tail=sampled with distillation.divergence={distillation.divergence}: only of reverse KL is the mean "
+            "over the policy's own tokens the sum over the vocabulary. Use divergence=reverse_kl, or tail=bucket."
+        )
+    if config.rollout.on_policy_fraction < 1.0:
+        return (
+            f"distillation.tail=sampled with rollout.on_policy_fraction={config.rollout.on_policy_fraction}: the tokens of a "
+            "reference were not sampled, so they stand for nothing. Set on_policy_fraction=1, or tail=bucket."
+        )
+    return None
+
+
 def _sampled_token_has_no_entries(config: CampaignSettings) -> str | None:
     distillation = config.distillation
     if distillation.kind.sampled_only and distillation.bound in ENTRY_BOUNDS:
@@ -95,6 +112,7 @@ RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     _tokens_are_left_to_count,
     _split_leaves_training_items,
     _top_k_side_was_recorded,
+    _sampled_tail_is_of_reverse_kl,
     _sampled_token_has_no_entries,
     *ENGINE_RULES,
     *OBJECTIVE_RULES,

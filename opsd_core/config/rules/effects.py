@@ -64,8 +64,18 @@ def _reading(path: str, kinds: Mapping[str, Any]) -> dict[str, Condition]:
     }
 
 
+def _read_by_members(found: Mapping[str, Condition], kind_of: Callable[[CampaignSettings], Any]) -> dict[str, Condition]:
+    """The same of a teacher that may have members."""
+
+    def condition(path: str) -> Callable[[CampaignSettings], bool]:
+        return lambda config: path.rpartition(".")[2] in kind_of(config).reads
+
+    return {path: Condition(known.words, condition(path)) for path, known in found.items()}
+
+
 def _taught_by(*models: str) -> Condition:
-    return _one_of("teacher.weights", *(name for name, kind in TEACHER_KINDS.items() if kind.models in models))
+    words = _one_of("teacher.weights", *(name for name, kind in TEACHER_KINDS.items() if kind.models in models)).words
+    return Condition(words, lambda config: config.teacher.weights_kind.models in models)
 
 
 def _context(words: str, property_: str) -> Condition:
@@ -80,7 +90,7 @@ def _source(setting: str) -> Condition:
 _TEACHER = Condition("a distillation.divergence that has a teacher", lambda config: not config.distillation.teacher_free)
 _RECORDED = _all(_TEACHER, _one_of("distillation.targets", "recorded"))
 _ONLINE = _all(_TEACHER, _one_of("distillation.targets", "online"))
-_CONTEXT = _all(_TEACHER, _other_than("teacher.context", "none"))
+_CONTEXT = _all(_TEACHER, Condition("teacher.context other than none", lambda config: config.teacher.informed))
 _REFERENCES = Condition(
     "rollout.on_policy_fraction below 1, or distillation.gold_share above 0", lambda config: config.uses_references
 )
@@ -90,6 +100,8 @@ _SAMPLED = _above("evaluation.num_samples", 0)
 _RECOVERS = Condition(
     "an alarms.remedy that continues", lambda config: config.alarms.remedy not in ("warn", "end")
 )
+_OF_WEIGHTS = _read_by_members(_reading("teacher.weights", TEACHER_KINDS), lambda config: config.teacher.weights_kind)
+_OF_CONTEXTS = _read_by_members(_reading("teacher.context", CONTEXT_KINDS), lambda config: config.teacher.kind)
 
 READ_WHEN: dict[str, Condition] = {
     "model.lora.alpha": _above("model.lora.rank", 0),
@@ -113,11 +125,12 @@ READ_WHEN: dict[str, Condition] = {
     "token_weights.position_width": _other_than("token_weights.position", "uniform"),
     "token_weights.entropy_of": _other_than("token_weights.entropy", "uniform"),
     "token_weights.entropy_beta": _one_of("token_weights.entropy", "down", "up"),
-    "token_weights.entropy_fraction": _one_of("token_weights.entropy", "top"),
+    "token_weights.entropy_fraction": _one_of("token_weights.entropy", "top", "random"),
     "token_weights.importance_clip": _one_of("token_weights.importance_correction", True),
     "teacher.weights": _TEACHER,
-    **{path: _all(_TEACHER, condition) for path, condition in _reading("teacher.weights", TEACHER_KINDS).items()},
-    **{path: _all(_TEACHER, condition) for path, condition in _reading("teacher.context", CONTEXT_KINDS).items()},
+    "teacher.members": _TEACHER,
+    **{path: _all(_TEACHER, condition) for path, condition in _OF_WEIGHTS.items()},
+    **{path: _all(_TEACHER, condition) for path, condition in _OF_CONTEXTS.items()},
     "teacher.source": _all(_TEACHER, _taught_by("source")),
     "teacher.peers": _all(_TEACHER, _any(_taught_by("peers"), _context("that shows peers", "peers"))),
     "teacher.peer_filter": _all(_TEACHER, _taught_by("source", "peers")),
@@ -134,6 +147,7 @@ READ_WHEN: dict[str, Condition] = {
     "distillation.targets": _TEACHER,
     "distillation.top_k_of": _ONLINE,
     "distillation.top_k": _any(_RECORDED, _all(_ONLINE, _other_than("distillation.top_k_of", "full"))),
+    "distillation.tail": _any(_RECORDED, _all(_ONLINE, _other_than("distillation.top_k_of", "full"))),
     "distillation.scale_by_temperature_squared": _other_than("distillation.temperature", 1.0),
     "distillation.bound": _TEACHER,
     "distillation.merge_stop": _TEACHER,
@@ -156,6 +170,8 @@ READ_WHEN: dict[str, Condition] = {
     "alarms.temperature_factor": _one_of("alarms.remedy", "raise_temperature"),
     "alarms.rate_factor": _one_of("alarms.remedy", "lower_rate"),
     "alarms.kl_steps": _given("alarms.max_kl_p99"),
+    "alarms.slope_window": _given("alarms.slope_level"),
+    "alarms.slope_change": _given("alarms.slope_level"),
     "promotion.approval_hours": _one_of("promotion.mode", "approve"),
     "promotion.anchor": _given("promotion.guards"),
     "promotion.guard_alpha": _given("promotion.guards"),

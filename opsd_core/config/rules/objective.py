@@ -128,7 +128,7 @@ def _every_rank_has_a_completion(config: CampaignSettings) -> str | None:
 
 def _average_lives_in_every_iteration(config: CampaignSettings) -> str | None:
     scheduled = config.curriculum.schedules.get("distillation.divergence", ())
-    weights, keeps = config.teacher.weights, config.teacher.weights_kind.keeps
+    weights, keeps = config.teacher.weights_name, config.teacher.weights_kind.keeps
     if keeps and set(scheduled) & set(TEACHER_FREE):
         return (
             f"curriculum.schedules['distillation.divergence']={list(scheduled)} with teacher.weights={weights}: an "

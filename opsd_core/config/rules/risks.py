@@ -22,6 +22,20 @@ def _sampled_token_without_a_length_guard(config: CampaignSettings) -> str | Non
     )
 
 
+def _sampled_tail_of_another_distribution(config: CampaignSettings) -> str | None:
+    """The correction is the sum over the vocabulary for tokens that are drawn from the distribution that is trained."""
+    rollout, distillation = config.rollout, config.distillation
+    differs = rollout.temperature != distillation.temperature or rollout.top_p < 1.0 or rollout.top_k > 0
+    if not (distillation.samples_tail and differs):
+        return None
+    return (
+        "distillation.tail=sampled is right on average for completions drawn from the distribution that is trained, and these "
+        f"are drawn with rollout.temperature={rollout.temperature}, top_p={rollout.top_p}, top_k={rollout.top_k} against "
+        f"distillation.temperature={distillation.temperature}. Make the temperatures equal and leave truncation off, or set "
+        "distillation.tail=bucket."
+    )
+
+
 def _another_engine_without_correction(config: CampaignSettings) -> str | None:
     engine = config.execution.engine
     if not ENGINE_KINDS[engine].made_by or config.token_weights.importance_correction:
@@ -33,7 +47,11 @@ def _another_engine_without_correction(config: CampaignSettings) -> str | None:
     )
 
 
-RISKS: tuple[Risk, ...] = (_sampled_token_without_a_length_guard, _another_engine_without_correction)
+RISKS: tuple[Risk, ...] = (
+    _sampled_token_without_a_length_guard,
+    _sampled_tail_of_another_distribution,
+    _another_engine_without_correction,
+)
 
 
 def risks(config: CampaignSettings) -> Iterator[str]:

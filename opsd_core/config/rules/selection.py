@@ -51,7 +51,7 @@ def _gates_need_labels(config: CampaignSettings) -> str | None:
 
 
 def _probe_needs_a_context(config: CampaignSettings) -> str | None:
-    if config.filter.teacher_probe == "gain" and config.teacher.context == "none" and not config.control:
+    if config.filter.teacher_probe == "gain" and not config.teacher.informed and not config.control:
         return (
             "filter.teacher_probe=gain with teacher.context=none: a teacher that sees nothing more than the student is not "
             "ahead of it, so every prompt would be dropped. Give the teacher a context or set filter.teacher_probe=off."

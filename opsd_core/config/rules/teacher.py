@@ -1,11 +1,13 @@
 """Rules between the teacher's settings and the others."""
 
+import math
 import re
 from collections.abc import Callable
 from functools import wraps
 
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
+from opsd_core.config.rules.members import members_make_a_distribution
 
 
 def generated_source(config: CampaignSettings) -> bool:
@@ -17,7 +19,8 @@ def null_configuration(config: CampaignSettings) -> str | None:
     """Refuse a teacher that is the student: nothing that only one side has."""
     teacher = config.teacher
     asymmetric = (
-        teacher.context != "none"
+        teacher.informed
+        or not math.isclose(teacher.scale, 1.0)
         or teacher.temperature != 1.0
         or teacher.truncates
         or teacher.student_noise > 0.0
@@ -27,17 +30,30 @@ def null_configuration(config: CampaignSettings) -> str | None:
         return None
     return (
         f"teacher.context=none with teacher.temperature=1.0, no truncation, no student_noise and teacher.weights="
-        f"{teacher.weights}: the teacher is the student itself (or only an anchor to older weights), so the loss and its "
+        f"{teacher.weights_name}: the teacher is the student itself (or only an anchor to older weights), so the loss and its "
         "gradient are 0 and nothing can be learned. Give the teacher an advantage (teacher.context=reference), another "
         "temperature or another model; to run this as a control arm set control=true."
     )
 
 
 def _shuffled_is_a_control(config: CampaignSettings) -> str | None:
-    if config.teacher.kind.control and not config.control:
+    followed = [term.teacher for term in config.teacher.terms if term.coefficient > 0]
+    controls = [teacher.context for teacher in followed if teacher.kind.control]
+    if controls and not config.control:
         return (
-            f"teacher.context={config.teacher.context} shows the teacher another item's answer; it measures the effect of the "
-            "format alone. Set control=true to run it as a control arm."
+            f"teacher.context={controls[0]} shows the teacher another answer than the item's; it measures the effect of "
+            "the format alone. Set control=true to run it as a control arm, or give it a negative coefficient in teacher.members."
+        )
+    return None
+
+
+def _thinking_is_another_mode(config: CampaignSettings) -> str | None:
+    prompts = config.prompts
+    if config.teacher.context == "thinking" and prompts.teacher_thinking == prompts.student_thinking:
+        return (
+            f"teacher.context=thinking shows the teacher nothing but the student's own message, and prompts.teacher_thinking="
+            f"{str(prompts.teacher_thinking).lower()} is the student's mode too: the two sides would read the same. Set "
+            "prompts.teacher_thinking=true, or teacher.context=none."
         )
     return None
 
@@ -124,11 +140,16 @@ def _other_models_are_named(config: CampaignSettings) -> str | None:
             f"teacher.weights={teacher.weights} needs two or more models in teacher.peers, not {len(teacher.peers)}. "
             "For one use teacher.weights=external and teacher.source."
         )
-    if teacher.source and kind.models != "source":
-        return f"teacher.source={teacher.source!r} has no effect with teacher.weights={teacher.weights}; set external."
+    return None
+
+
+def _named_models_are_used(config: CampaignSettings) -> str | None:
+    teacher = config.teacher
+    if teacher.source and teacher.weights_kind.models != "source":
+        return f"teacher.source={teacher.source!r} has no effect with teacher.weights={teacher.weights_name}; set external."
     if teacher.peers and teacher.sources != teacher.peers:
         return (
-            f"teacher.peers has no effect with teacher.weights={teacher.weights} and teacher.context={teacher.context}; set "
+            f"teacher.peers has no effect with teacher.weights={teacher.weights_name} and teacher.context={teacher.context}; set "
             "teacher.weights=peers, or teacher.context=peer_success or peer_failure with weights other than external."
         )
     return None
@@ -150,7 +171,7 @@ def _peers_are_gated_before_they_teach(config: CampaignSettings) -> str | None:
     if teacher.peer_filter == "off":
         return None
     if not teacher.weights_kind.other_models:
-        return f"teacher.peer_filter=solved asks other models, but teacher.weights={teacher.weights}. Set external or peers."
+        return f"teacher.peer_filter=solved asks other models, but teacher.weights={teacher.weights_name}. Set external or peers."
     if config.distillation.targets == "online":
         return (
             "teacher.peer_filter=solved with distillation.targets=online: who teaches differs from prompt to prompt, which is "
@@ -174,10 +195,14 @@ def _truncated_target_forbids_reverse(config: CampaignSettings) -> str | None:
 
 def _instruction_is_given(config: CampaignSettings) -> str | None:
     teacher = config.teacher
-    reads = "instruction" in teacher.kind.reads
-    if reads and not (teacher.instruction or teacher.kind.instruction):
+    if "instruction" in teacher.kind.reads and not (teacher.instruction or teacher.kind.instruction):
         return f"teacher.context={teacher.context} needs teacher.instruction, the text that only the teacher is told."
-    if teacher.instruction and not reads:
+    return None
+
+
+def _instruction_is_shown(config: CampaignSettings) -> str | None:
+    teacher = config.teacher
+    if teacher.instruction and "instruction" not in teacher.kind.reads:
         showing = " and ".join(name for name, kind in CONTEXT_KINDS.items() if "instruction" in kind.reads)
         return (
             f"teacher.instruction has no effect with teacher.context={teacher.context}: only {showing} show "
@@ -219,23 +244,42 @@ def _of_a_teacher(rule: Rule) -> Rule:
     return wraps(rule)(lambda config: None if config.distillation.teacher_free else rule(config))
 
 
-_WITH_A_TEACHER = (
-    _shuffled_is_a_control,
+def _of_each(rule: Rule) -> Rule:
+    """The rule of a teacher for every member of a log-linear one."""
+
+    def checked(config: CampaignSettings) -> str | None:
+        if not config.teacher.members:
+            return rule(config)
+        alone = (config.model_copy(update={"teacher": term.teacher}) for term in config.teacher.terms)
+        reason = next(filter(None, map(rule, alone)), None)
+        return f"teacher.members: {reason}" if reason else None
+
+    return wraps(rule)(checked)
+
+
+_OF_EACH = (
+    _thinking_is_another_mode,
     _reference_needs_its_column,
     _grades_need_answers,
     _siblings_need_a_group,
     _moving_teacher_needs_online,
     _adapter_off_needs_adapters,
     _other_models_are_named,
+    _instruction_is_given,
+    _template_shows_the_context,
+)
+_OF_ALL = (
+    members_make_a_distribution,
+    _shuffled_is_a_control,
+    _named_models_are_used,
     _peers_answers_need_peers,
     _peers_are_gated_before_they_teach,
     _truncated_target_forbids_reverse,
-    _instruction_is_given,
-    _template_shows_the_context,
+    _instruction_is_shown,
 )
 TEACHER_RULES: tuple[Rule, ...] = (
     null_configuration,
     _unlabelled_cannot_promote,
     _noise_spoils_the_importance_ratio,
-    *map(_of_a_teacher, _WITH_A_TEACHER),
+    *map(_of_a_teacher, (*map(_of_each, _OF_EACH), *_OF_ALL)),
 )

@@ -79,11 +79,11 @@ def _used(config: CampaignSettings) -> Iterator[tuple[str, str, frozenset[str]]]
         yield "rehearsal.prompts.student", config.rehearsal.prompts.student, ITEM
     if config.uses_references:
         yield "rollout.reference_completion", config.rollout.reference_completion, ITEM
-    teacher = config.teacher
-    if teacher.context != "none" and not config.distillation.teacher_free:
-        known = _SHOWN_TO_TEACHER | set(teacher.kind.variables)
-        yield "teacher.template", teacher.template, known
-        yield "teacher.system", teacher.system, known
+    for view in config.teacher.views if not config.distillation.teacher_free else ():
+        if view.context != "none":
+            known = _SHOWN_TO_TEACHER | set(view.kind.variables)
+            yield "teacher.template", view.template, known
+            yield "teacher.system", view.system, known
 
 
 def _of_guards(config: CampaignSettings) -> list[tuple[str, str]]:

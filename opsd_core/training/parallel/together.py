@@ -29,6 +29,7 @@ from opsd_core.models.paths import Paths
 from opsd_core.models.policy import Policy
 from opsd_core.objective import ObjectiveResult
 from opsd_core.teacher.kinds import TEACHERS
+from opsd_core.teacher.log_linear import LogLinearTeacher
 from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
 from opsd_core.training.ranks import Ranks, Round
 from opsd_core.training.scored import Scored
@@ -98,9 +99,10 @@ class FullySharded(DataParallel):
     def prepare(self, student: Policy, *scorers: TeacherWeights) -> None:
         """Cut every model into parts. ConfigError for a model or a teacher that cannot be."""
         for scorer in scorers:
-            if type(scorer) not in {NoTeacher, *TEACHERS.values()}:
+            parts = [scorer, *(member.teacher for member in scorer.members)] if isinstance(scorer, LogLinearTeacher) else [scorer]
+            if strange := [type(part) for part in parts if type(part) not in {NoTeacher, *TEACHERS.values()}]:
                 raise ConfigError(
-                    f"execution.parallel=fsdp does not know how {type(scorer).__name__} keeps its weights, and cannot cut them "
+                    f"execution.parallel=fsdp does not know how {strange[0].__name__} keeps its weights, and cannot cut them "
                     "into parts. Set execution.parallel=ddp."
                 )
         self._student = student.causal_lm

@@ -13,9 +13,10 @@ import torch
 from opsd_core.config import CampaignConfig, resolve
 from opsd_core.models.policy import Policy, add_lora
 from opsd_core.records.rollouts import Rollout
+from opsd_core.teacher.log_linear import LogLinearTeacher, Member
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_targets
-from opsd_core.teacher.teachers import AdapterOffTeacher, EmaTeacher, FixedTeacher, LiveTeacher, TrustRegionTeacher
+from opsd_core.teacher.teachers import AdapterOffTeacher, EmaTeacher, FixedTeacher, LiveTeacher
 from opsd_core.training.anchors import Anchors, held_gold
 from opsd_core.training.items import TrainingItem
 from opsd_core.training.ranks import Ranks
@@ -110,7 +111,7 @@ def run(
     teacher = {
         "fixed": lambda: FixedTeacher(small_policy(7, tied=case.tied)),
         "ema": lambda: EmaTeacher(shadow, 0.9),
-        "trust_region": lambda: TrustRegionTeacher(small_policy(7), policy, 0.3),
+        "trust_region": lambda: LogLinearTeacher([Member(FixedTeacher(small_policy(7)), 0.7), Member(LiveTeacher(policy), 0.3)]),
         "live": lambda: LiveTeacher(policy),
         "adapter_off": lambda: AdapterOffTeacher(policy),
     }[case.teacher]()

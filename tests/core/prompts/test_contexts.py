@@ -46,7 +46,8 @@ def test_the_teachers_tokens_hold_the_context_and_the_students_do_not(context):
     student = builder.tokenizer.decode(builder.student_ids(POOL[0]))
     for value in shown.values():
         assert value in teacher or context == "majority"  # majority_answer is for templates that want it
-    assert shown["privileged_context"] in teacher and shown["privileged_context"] not in student
+    privileged = shown["privileged_context"]  # empty where the teacher only thinks
+    assert privileged in teacher and (not privileged or privileged not in student)
     assert "Q: 1+1=" in teacher and student == "<s>Q: 1+1="
 
 

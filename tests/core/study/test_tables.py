@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from opsd_core.config import DataConfig
+from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.teacher import ContextName, TeacherWeightsName
 from opsd_core.data import load_examples
 from opsd_core.data.examples import make_example
@@ -167,7 +168,7 @@ def test_an_arm_may_be_any_teacher_by_weights_and_context():
     }
     for arm in taught.values():
         alone = arm.teacher.context == "none" and arm.teacher.weights not in ("external", "peers")
-        assert arm.control == (alone or arm.teacher.context == "shuffled_reference")
+        assert arm.control == (alone or CONTEXT_KINDS[arm.teacher.context].control)
     assert taught["initial.reference"] == resolve_arm(config, "opsd", 0), "the same artifacts serve both names"
     with pytest.raises(ConfigError, match=r"arms has initial.nothing, mine.reference"):
         resolve_study("tiny", {}, {"arms": ["initial.nothing", "mine.reference"]})

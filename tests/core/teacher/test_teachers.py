@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from opsd_core.errors import ConfigError, ModelError, TrainingError
 from opsd_core.models.forward import completion_hidden
 from opsd_core.models.policy import Policy, add_lora
+from opsd_core.teacher.log_linear import LogLinearTeacher, Member
 from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import members_hidden, teacher_logprobs
 from opsd_core.teacher.teachers import (
@@ -16,7 +17,6 @@ from opsd_core.teacher.teachers import (
     FixedTeacher,
     LiveTeacher,
     PeersTeacher,
-    TrustRegionTeacher,
     check_same_vocabulary,
 )
 from opsd_core.training.noise import embedding_noise
@@ -76,7 +76,7 @@ def test_trust_region_mixes_logits(share):
     start = len(item.teacher_prompt_ids) - 1
     logits = [p.model(input_ids=ids).logits[0, start:-1] for p in (initial, student)]
     wanted = torch.log_softmax((1 - share) * logits[0] + share * logits[1], -1)
-    teacher = TrustRegionTeacher(initial, student, share)
+    teacher = LogLinearTeacher([Member(FixedTeacher(initial), 1 - share), Member(LiveTeacher(student), share)])
     assert torch.allclose(says(teacher, [item]), wanted, atol=1e-4)
     with torch.no_grad():
         student.causal_lm.model.norm.weight.mul_(0.5)

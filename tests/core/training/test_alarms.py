@@ -36,6 +36,11 @@ PROVOKED = {
     "kl_p99": ("step", [{}, {"kl/p99": 2.1}, {"kl/p99": 2.5}, {"kl/p99": 2.2}], "2.1 nats or more in 3 steps"),
     "step_entropy": ("step", [{}, {"actor/entropy": 0.4}], "fell from 1 to 0.4"),
     "accuracy": ("evaluation", [{}, {"eval/accuracy": 0.469}], "0.4690 is more than"),
+    "slope": (
+        "evaluation",
+        [{"completions/mean_length": x} for x in (100, 108, 117, 124, 131, 142)],
+        "completions/mean_length rises by 8.171",
+    ),
 }
 CALMED = {
     "truncation": [{"completions/clipped_ratio": 0.0}, {"completions/clipped_ratio": 0.04}],  # twice the floor of .02
@@ -43,6 +48,7 @@ CALMED = {
     "leak": [{"leak_rate": x} for x in (0.1, 0.2, 0.2, 0.3)],
     "kl_p99": [{"kl/p99": 2.1}, {"kl/p99": 2.0}, {"kl/p99": 2.2}],
     "accuracy": [{}, {"eval/accuracy": 0.471}, {"champion/eval/accuracy": 0.9}],
+    "slope": [{"completions/mean_length": x} for x in (142, 90, 131, 100, 150, 120)],
 }
 
 
@@ -64,7 +70,8 @@ def test_alarms_stay_silent_at_their_limits(case):
 
 
 def test_null_switches_an_alarm_off_and_missing_metrics_are_silent():
-    off = {name: None for name in AlarmConfig.model_fields if name.startswith(("max_", "min_", "leak")) and "recov" not in name}
+    limits = ("max_", "min_", "leak", "slope_level")
+    off = {name: None for name in AlarmConfig.model_fields if name.startswith(limits) and "recov" not in name}
     for case, (stage, changes, _) in PROVOKED.items():
         if case != "empty_batch":
             assert not find_alarms(AlarmConfig(**off), stage, [CALM | change for change in changes]), case
