@@ -63,7 +63,7 @@ def _grade(iteration: Iteration, prompts: PromptSet, shards: Sequence[ShardRef],
         unsolved={example_id for example_id, members in (solved or {}).items() if not members},
     )
     write_grades(folder / "grades.parquet", graded.rows)
-    graded.metrics |= mismatch_metrics(shards)
+    graded.metrics.update(mismatch_metrics(shards))
     return {"counts": counts_of(graded) | {"num_references": len(rollouts.of("reference"))}}
 
 

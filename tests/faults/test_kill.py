@@ -103,14 +103,36 @@ OLDER = {
 """Whose completions the second iteration learns from."""
 
 
+AROUND = {
+    "kept": ["judge-rollouts-it1", "score-targets-it1-shard0"],
+    "ahead": ["choose-prompts-it1", "rollout-it1-shard0", "distil-it0"],
+}
+"""Stages around which completions pass from one iteration to the next."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("older", AROUND)
+def test_killed_while_completions_pass_from_one_iteration_to_the_next(stack, tiny_model, tmp_path_factory, older):
+    names = (f"once-{older}", f"passing-{older}")
+    calm, killed = (Arm(name, tmp_path_factory.mktemp(name), passing(tiny_model, older)) for name in names)
+    calm.finish()
+    for stage in AROUND[older]:
+        assert killed.attempt(lambda stage=stage: stage in killed.stages()) == -9
+    assert differences(outcome(killed.finish()), outcome(calm)) == []
+
+
+def passing(tiny_model, older):
+    """Two iterations, of which the second one learns from completions of the first one's policy."""
+    parameters = small(tiny_model, 2)
+    return parameters | {"overrides": deep_merge(parameters["overrides"], OLDER[older])}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("older", OLDER)
 def test_killed_at_the_end_of_every_stage(stack, tiny_model, tmp_path_factory, capsys, older):
     """Two iterations: what goes on after a kill is also what the next iteration starts from."""
-    parameters = small(tiny_model, 2)
-    parameters["overrides"] = deep_merge(parameters["overrides"], OLDER[older])
     names = (f"calm-{older}", f"every-stage-{older}")
-    calm, killed = (Arm(name, tmp_path_factory.mktemp(name), parameters) for name in names)
+    calm, killed = (Arm(name, tmp_path_factory.mktemp(name), passing(tiny_model, older)) for name in names)
     stages = calm.finish().stages()
     for stage in stages:
         assert killed.attempt(lambda stage=stage: stage in killed.stages()) == -9
