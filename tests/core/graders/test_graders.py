@@ -137,6 +137,8 @@ def test_graders_judge_in_a_thread_as_in_the_main_thread(name):
     if name == "instruction":
         example = make_example("question", "no_comma")
     right = f"The answer is {example.answer}."
+    if name == "unit_tests":
+        example, right = make_example("question", "assert f(2) == 3"), "```python\ndef f(x):\n    return x + 1\n```"
     if name == "math":
         right = r"The answer is $\sqrt{9}$."
     judge = get_grader(name)
