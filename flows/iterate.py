@@ -14,7 +14,7 @@ from flows.parameters import flow
 from opsd_core.config import RECIPES, CampaignConfig, config_at, resolve
 from opsd_core.errors import AlarmError
 from tasks.exclusive import one_campaign
-from tasks.refs import Campaign, CurriculumRef, Held, Iteration, Judged, Outcome, PolicyRef, Ref, Sampled
+from tasks.refs import Campaign, CurriculumRef, Held, Iteration, Outcome, PolicyRef, Ref, Sampled
 from tasks.runtime.side_by_side import Run
 from tasks.runtime.unattended import unattended
 from tasks.summary import IterationSummary
@@ -145,7 +145,8 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     started = time.perf_counter()
     in_force = config_at(loop.config, number, loop.length())
     iteration = stages.open_iteration(campaign, number, in_force, (loop.policy, loop.champion), loop.curriculum)
-    iteration, held, judged = roll_out(iteration, loop)
+    iteration, held, judged = stages.roll_out(iteration, loop.held, loop.ahead, loop.run)
+    loop.held, loop.ahead = held, None
     graded = stages.grade(iteration, held.prompts, held.shards)
     loop.curriculum = stages.advance_curriculum(iteration, held.shards, graded)
     if in_force.execution.overlap and number + 1 < campaign.config.iterations:
@@ -158,20 +159,6 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     verdict = outcome.verdict
     refused_back = not verdict.promote and in_force.promotion.continue_from == "champion"
     loop.policy, loop.champion = (verdict.champion if refused_back else outcome.candidate), verdict.champion
-
-
-def roll_out(iteration: Iteration, loop: Loop) -> tuple[Iteration, Held, Judged]:
-    """The completions to learn from: sampled ahead, kept while they are good enough, else sampled now."""
-    judged = stages.judge(iteration, loop.held, loop.run)
-    held = None
-    if loop.ahead:
-        held, loop.ahead = loop.ahead.arrived(), None
-    elif judged.keep:
-        iteration, held = stages.keep(iteration, loop.held)
-    prompts = held.prompts if held else stages.choose_prompts(iteration)
-    iteration = stages.meet_peers(iteration, prompts, loop.run)
-    loop.held = held or stages.sample(iteration, prompts, loop.run)
-    return iteration, loop.held, judged
 
 
 def learn(iteration: Iteration, sampled: Sampled, monitors: list[dict[str, float]] | None, run: Run) -> Outcome:

@@ -29,10 +29,9 @@ if TYPE_CHECKING:
     from tasks.stages.placement.pulling import pull
     from tasks.stages.placement.runners import offers, placed
     from tasks.stages.prepare import preflight, prepare_data, prepare_model, prepare_teachers, start_campaign
-    from tasks.stages.prompts import advance_curriculum, choose_prompts
+    from tasks.stages.prompts import advance_curriculum
     from tasks.stages.rehearse import rehearse
-    from tasks.stages.renewal.judge import judge
-    from tasks.stages.renewal.sampling import begin_ahead, keep, sample
+    from tasks.stages.renewal.sampling import begin_ahead, roll_out
     from tasks.stages.report import open_iteration, report_iteration
     from tasks.stages.reports.closing import close_campaign
     from tasks.stages.score import score_shard

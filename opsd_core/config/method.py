@@ -141,6 +141,11 @@ class DistillationConfig(Section):
         return self.kind.teacher_free
 
     @property
+    def value_scale(self) -> float:
+        """What a token's value is multiplied with, after its bound."""
+        return self.temperature**2 if self.scale_by_temperature_squared else 1.0
+
+    @property
     def samples_tail(self) -> bool:
         """True when the sampled token stands for the entries that are not kept."""
         return self.tail == "sampled" and bool(self.kind.sampled_tail) and (self.records_targets or self.top_k_of != "full")

@@ -29,7 +29,7 @@ def plain_likelihood(
     """loss_sum = -sum_n w_n A_n log S(y_n) with student logits [N, V] in memory, differentiated by autograd."""
     student_NV = project(student_hidden_NH, head, config.temperature)
     logprobs_N = student_NV.gather(-1, token_ids_N[:, None])[:, 0]
-    value_N = -logprobs_N * _advantages(targets, logprobs_N) * _scale(config)
+    value_N = -logprobs_N * _advantages(targets, logprobs_N) * config.value_scale
     return ObjectiveResult(
         loss_sum=(weights_N.to(value_N.dtype) * value_N).sum(),
         divergence_N=-logprobs_N.detach(),
@@ -56,7 +56,7 @@ def likelihood_strip(
     logprobs_R = student_RV.gather(1, token_ids_R[:, None])[:, 0]
     advantages_R = _advantages(targets, logprobs_R)
     if gradients:
-        factor_R = weights_R * advantages_R * (_scale(config) / config.temperature)
+        factor_R = weights_R * advantages_R * (config.value_scale / config.temperature)
         ones_R, cap = torch.ones_like(factor_R), cap_of(config, softcap)
         for columns in tiles.of(student_RV.shape[1]):
             tile_RW = student_RV[:, columns]
@@ -68,14 +68,10 @@ def likelihood_strip(
             tile_RW *= factor_R[:, None]
             if cap_RW is not None:
                 tile_RW *= cap_RW
-    value_R = -logprobs_R * advantages_R * _scale(config)
+    value_R = -logprobs_R * advantages_R * config.value_scale
     return StripResult(-logprobs_R, value_R, entropy_R, None, logprobs_R, None)
 
 
 def _advantages(targets: SampledTokens, like_N: Tensor) -> Tensor:
     advantages_N = targets.advantages_N
     return torch.ones_like(like_N) if advantages_N is None else advantages_N.to(like_N.dtype)
-
-
-def _scale(config: DistillationConfig) -> float:
-    return config.temperature**2 if config.scale_by_temperature_squared else 1.0

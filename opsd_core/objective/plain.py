@@ -16,6 +16,9 @@ from opsd_core.objective.products import autocast_dtype, linear
 from opsd_core.objective.supports import Kept, bucket, choose_entries, mask_kept, tail_logsumexp, with_sampled
 from opsd_core.objective.types import LOG_ZERO, FullTargets, Head, HiddenTargets, ObjectiveResult, TopKTargets
 
+ROWS_PER_TILE = 1024
+"""Positions that are projected to the vocabulary at a time where whole logits are not needed together."""
+
 
 class Compared(NamedTuple):
     """Both sides' log-probabilities on the same entries, and what is logged of the teacher."""
@@ -125,8 +128,8 @@ def plain_loss(
     token = BOUNDS[config.bound].of_token(bounded_N.detach(), config.bound_threshold)
     gradient_carrier_N = token.gradient_factor_N * bounded_N
     value_N = token.value_N + (gradient_carrier_N - gradient_carrier_N.detach())
-    if config.scale_by_temperature_squared:
-        value_N = value_N * config.temperature**2
+    if config.value_scale != 1.0:
+        value_N = value_N * config.value_scale
     return ObjectiveResult(
         loss_sum=(weights_N.to(value_N.dtype) * value_N).sum(),
         divergence_N=terms_NE.detach().sum(dim=-1),

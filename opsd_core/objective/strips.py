@@ -227,5 +227,5 @@ def _online(
 def _bound_tokens(bounded_R: Tensor, weights_R: Tensor, config: DistillationConfig) -> tuple[Tensor, Tensor]:
     """Value per token, and what a token's slopes are multiplied with to become gradients of undivided logits."""
     token = BOUNDS[config.bound].of_token(bounded_R, config.bound_threshold)
-    scale = config.temperature**2 if config.scale_by_temperature_squared else 1.0
+    scale = config.value_scale
     return token.value_N * scale, weights_R * token.gradient_factor_N * (scale / config.temperature)

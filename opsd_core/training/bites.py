@@ -9,19 +9,20 @@ each as `_tokens`, a share of the step's completion tokens, and `_completions`, 
 N = completion tokens of a step
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from opsd_core.config import CampaignConfig
 from opsd_core.objective import ObjectiveResult
 from opsd_core.selection.monitors import Metrics
 from opsd_core.training.items import TrainingItem
+from opsd_core.training.monitors import bound_change
 
 _CHANGED = 1e-6
-"""Nats, or units of a weight, below which float32 may differ by itself."""
+"""Units of a weight, below which float32 may differ by itself."""
 
 
 def bitten(
@@ -37,13 +38,11 @@ def bitten(
     counted_N = weights_N > 0
     found = {"weights": np.abs(weights_N - 1.0) > _CHANGED, "stop": stopped_N.cpu().numpy()}
     if not config.distillation.teacher_free:
-        scale = config.distillation.temperature**2 if config.distillation.scale_by_temperature_squared else 1.0
-        before_N, after_N = (_column(results, name) for name in ("divergence_N", "bounded_N"))
-        found["bound"] = (np.abs(scale * before_N - after_N) > _CHANGED * (1.0 + np.abs(before_N))) & counted_N
+        found["bound"] = (bound_change(results, config.distillation).numpy() != 0.0) & counted_N
     if logprobs_N is not None and config.token_weights.importance_correction:
         old_N = np.concatenate([item.rollout_logprobs_T for item in items])
-        ratio_N = np.exp(np.clip(np.nan_to_num(logprobs_N.float().cpu().numpy() - old_N), -20.0, 20.0))
-        found["importance"] = (ratio_N > config.token_weights.importance_clip) & counted_N
+        log_ratio_N = logprobs_N.float().cpu().numpy() - old_N  # nan where nothing was sampled, and never above
+        found["importance"] = (log_ratio_N > math.log(config.token_weights.importance_clip)) & counted_N
     metrics: Metrics = {}
     for name, altered_N in found.items():
         metrics[f"bite/{name}_tokens"] = float(altered_N.mean())
@@ -51,6 +50,3 @@ def bitten(
         metrics[f"bite/{name}_completions"] = float(np.mean([part.any() for part in parts]))
     return metrics
 
-
-def _column(results: Sequence[ObjectiveResult], name: str) -> np.ndarray:
-    return torch.cat([getattr(result, name) for result in results]).float().cpu().numpy()

@@ -20,12 +20,9 @@ from torch import Tensor
 from opsd_core.config import RolloutConfig
 from opsd_core.errors import TrainingError
 from opsd_core.objective import Head
-from opsd_core.objective.plain import project
+from opsd_core.objective.plain import ROWS_PER_TILE, project
+from opsd_core.objective.ratios import MAX_LOG_RATIO, effective_sample_size
 from opsd_core.records.rollouts import Rollout
-
-_MAX_LOG_RATIO = 20.0
-ROWS_PER_TILE = 1024
-"""Positions projected to the vocabulary at a time."""
 
 
 def old_temperature(config: RolloutConfig) -> float:
@@ -53,7 +50,7 @@ def sampled_logprobs(hidden_NH: Tensor, head: Head, tokens_N: Tensor, temperatur
 
 def importance_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor, clip: float) -> Tensor:
     """exp(log pi - log pi_old), bounded by `clip`, without gradient; 1 where nothing was sampled (log pi_old is nan)."""
-    log_ratio_N = (logprobs_N - old_logprobs_N).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    log_ratio_N = (logprobs_N - old_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return log_ratio_N.exp().clamp(max=clip).nan_to_num(nan=1.0).detach()
 
 
@@ -69,14 +66,16 @@ def correction_metrics(logprobs_N: Tensor, old_logprobs_N: Tensor, clip: float) 
     if not sampled_N.any():
         return {}
     logprobs_N, old_logprobs_N = logprobs_N[sampled_N], old_logprobs_N[sampled_N]
-    log_ratio_N = (logprobs_N - old_logprobs_N).double().clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    log_ratio_N = (logprobs_N - old_logprobs_N).double().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     ratio_N = log_ratio_N.exp()
     clipped_N = ratio_N.clamp(max=clip)
     return {
         "rollout_corr/kl": -log_ratio_N.mean().item(),
         "rollout_corr/k3_kl": (ratio_N - 1 - log_ratio_N).mean().item(),
         "rollout_corr/rollout_is_mean": clipped_N.mean().item(),
-        "rollout_corr/rollout_is_eff_sample_size": (clipped_N.mean() ** 2 / clipped_N.square().mean()).item(),
+        "rollout_corr/rollout_is_eff_sample_size": effective_sample_size(
+            clipped_N.sum().item(), clipped_N.square().sum().item(), len(clipped_N)
+        ),
         "rollout_corr/rollout_is_ratio_fraction_high": (ratio_N > clip).double().mean().item(),
     }
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from opsd_core.config import DistillationConfig
 from opsd_core.objective import ObjectiveResult
 from opsd_core.records.keys import ByKey, Key, Keys
 from opsd_core.records.rollouts import Rollout
@@ -23,26 +24,35 @@ from opsd_core.records.sums import mean_of_parts
 from opsd_core.records.targets import Target
 from opsd_core.selection.monitors import Metrics
 
+_CHANGED = 1e-6
+"""Nats, relative above 1, below which float32 may differ by itself."""
 
-def token_metrics(results: Sequence[ObjectiveResult], counted_N: Tensor) -> Metrics:
+
+def column(results: Sequence[ObjectiveResult], name: str) -> Tensor:
+    """One column of all results together (N,), float32 on the CPU."""
+    return torch.cat([getattr(result, name) for result in results]).float().cpu()
+
+
+def bound_change(results: Sequence[ObjectiveResult], config: DistillationConfig) -> Tensor:
+    """By how much the bound changed each token's value (N,), in nats before `value_scale`; 0 within rounding."""
+    divergence_N = column(results, "divergence_N")
+    change_N = column(results, "bounded_N") / config.value_scale - divergence_N
+    return change_N.masked_fill(change_N.abs() <= _CHANGED * (1.0 + divergence_N.abs()), 0.0)
+
+
+def token_metrics(results: Sequence[ObjectiveResult], counted_N: Tensor, config: DistillationConfig) -> Metrics:
     """Means over the tokens that count.
 
     clip/token_fraction  share of tokens whose divergence the bound changed
-    clip/entry_mass      divergence that the bound took away, over all divergence
+    clip/entry_mass      what the bound changed of the divergence, over all divergence; both without their signs
     """
-
-    def column(name: str) -> Tensor:
-        return torch.cat([getattr(result, name) for result in results]).float().cpu()[counted_N]
-
-    divergence_N, bounded_N = column("divergence_N"), column("bounded_N")
-    student_N = column("student_entropy_N")
+    divergence_N, student_N = (column(results, name)[counted_N] for name in ("divergence_N", "student_entropy_N"))
     if results[0].teacher_entropy_N is None:
         return _spread("nll", divergence_N) | {"actor/entropy": student_N.mean().item()}
-    teacher_N = column("teacher_entropy_N")
-    cut_N = (divergence_N - bounded_N).clamp(min=0)
+    teacher_N, change_N = column(results, "teacher_entropy_N")[counted_N], bound_change(results, config)[counted_N].abs()
     return _spread("kl", divergence_N) | {
-        "clip/token_fraction": (cut_N > 1e-6).float().mean().item(),
-        "clip/entry_mass": (cut_N.sum() / divergence_N.abs().sum().clamp(min=1e-12)).item(),
+        "clip/token_fraction": (change_N > 0).float().mean().item(),
+        "clip/entry_mass": (change_N.sum() / divergence_N.abs().sum().clamp(min=1e-12)).item(),
         "actor/entropy": student_N.mean().item(),
         "teacher/entropy": teacher_N.mean().item(),
         "entropy_gap": (student_N - teacher_N).mean().item(),

@@ -118,7 +118,7 @@ def step_metrics(scored: Sequence[Scored], config: CampaignConfig) -> Metrics:
     """Over the tokens of the step that count; names as in TRL, verl and the OPSD literature."""
     items = [item for part in scored for item in part.batch]
     counted_N = _column(items, "weights_T") > 0
-    metrics = token_metrics([part.result for part in scored], counted_N)
+    metrics = token_metrics([part.result for part in scored], counted_N, config.distillation)
     metrics["tokens/trained"] = float(counted_N.sum())
     stopped_N, logprobs_N = torch.cat([part.stopped_N for part in scored]).cpu(), None
     metrics |= stop_metrics([part.result for part in scored], stopped_N & counted_N)

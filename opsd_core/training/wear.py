@@ -22,9 +22,10 @@ import torch
 from opsd_core.config import CampaignConfig
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy
-from opsd_core.objective.plain import project
+from opsd_core.objective.plain import ROWS_PER_TILE, project
+from opsd_core.objective.ratios import effective_sample_size
 from opsd_core.records.rollouts import Rollout
-from opsd_core.training.importance import ROWS_PER_TILE, importance_ratio, old_logprobs, old_temperature
+from opsd_core.training.importance import importance_ratio, old_logprobs, old_temperature
 
 MEASURED = 256
 """Completions that are looked at, spread over all of them."""
@@ -61,8 +62,8 @@ def measure_wear(policy: Policy, rollouts: Sequence[Rollout], config: CampaignCo
     if not ratios:
         return Wear(1.0, 1.0, 0)
     ratio_N = np.concatenate(ratios).astype(np.float64)
-    size = ratio_N.mean() ** 2 / max(np.square(ratio_N).mean(), 1e-300)  # all ratios may round to 0: then nothing is left
-    return Wear(float(np.concatenate(shared).mean(dtype=np.float64)), float(size), len(ratio_N))
+    size = effective_sample_size(float(ratio_N.sum()), float(np.square(ratio_N).sum()), len(ratio_N))
+    return Wear(float(np.concatenate(shared).mean(dtype=np.float64)), size, len(ratio_N))
 
 
 def _compared(policy: Policy, batch: Sequence[Rollout], config: CampaignConfig) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -29,12 +29,10 @@ from tasks.runtime.stage import task
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade, probe_teacher
-from tasks.stages.peers import meet_peers
 from tasks.stages.prepare import overlap_identity, prepare_teachers
-from tasks.stages.prompts import advance_curriculum, choose_prompts
+from tasks.stages.prompts import advance_curriculum
 from tasks.stages.rehearse import rehearse
-from tasks.stages.renewal.judge import judge
-from tasks.stages.renewal.sampling import Ahead, begin_ahead, keep, sample
+from tasks.stages.renewal.sampling import Ahead, begin_ahead, roll_out
 from tasks.stages.renewal.saved import freshness
 from tasks.stages.score import score_shard
 from tasks.states import rehearsal_sources
@@ -127,22 +125,15 @@ class _Loop:
 
 def _rolled_out(iteration: Iteration, loop: _Loop) -> tuple[Iteration, Sampled]:
     """The completions to learn from, graded: sampled ahead, kept, or sampled now."""
-    config, judged = iteration.campaign.config, judge(iteration, loop.held, PLAIN)
-    if loop.ahead:
-        held = loop.ahead.arrived()
-    elif judged.keep:
-        iteration, held = keep(iteration, loop.held)
-    else:
-        held = None
-    prompts = held.prompts if held else choose_prompts.fn(iteration)
-    iteration = meet_peers(iteration, prompts)
-    loop.held = held = held or sample(iteration, prompts, PLAIN)
-    graded = grade.fn(iteration, prompts, held.shards)
+    config = iteration.campaign.config
+    iteration, held, judged = roll_out(iteration, loop.held, loop.ahead, PLAIN)
+    loop.held, loop.ahead = held, None
+    graded = grade.fn(iteration, held.prompts, held.shards)
     loop.curriculum = advance_curriculum(iteration, held.shards, graded)
     if config.execution.overlap and iteration.number + 1 < config.iterations:
         following = config_at(config, iteration.number + 1, loop.length())
         loop.ahead = begin_ahead(iteration, following, loop.curriculum, PLAIN)
-    return iteration, Sampled(prompts=prompts, shards=held.shards, graded=graded, judged=judged)
+    return iteration, Sampled(prompts=held.prompts, shards=held.shards, graded=graded, judged=judged)
 
 
 def _iteration(iteration: Iteration, loop: _Loop, data: Ref, measuring: CampaignConfig) -> Checkpoint:

@@ -25,13 +25,12 @@ from opsd_core.digest import derive_seed
 from opsd_core.errors import ModelError
 from opsd_core.models.forward import completion_hidden, microbatches
 from opsd_core.models.policy import Policy
-from opsd_core.objective.plain import project
+from opsd_core.objective.plain import ROWS_PER_TILE, project
+from opsd_core.objective.ratios import MAX_LOG_RATIO, effective_sample_size
 from opsd_core.records.rollouts import Rollout
 from opsd_core.rollout.recorded import rounding_of
 from opsd_core.rollout.sampling import Sampling, filtered
 
-_ROWS_PER_TILE = 1024
-_MAX_LOG_RATIO = 20.0
 _ROUNDED_TAIL = 1e-4
 """Mass below which 1 - sum of the K entries is what rounding leaves of them."""
 
@@ -53,7 +52,7 @@ class Mismatch:
     def of(cls, recorded_N: np.ndarray, again_N: np.ndarray) -> "Mismatch":
         """Of the log-probabilities that an engine recorded and those that transformers gives."""
         gap_N = recorded_N.astype(np.float64) - again_N.astype(np.float64)
-        ratio_N = np.exp(np.clip(-gap_N, -_MAX_LOG_RATIO, _MAX_LOG_RATIO))
+        ratio_N = np.exp(np.clip(-gap_N, -MAX_LOG_RATIO, MAX_LOG_RATIO))
         largest = float(np.abs(gap_N).max(initial=0.0))
         sums = (float(values.sum()) for values in (ratio_N, ratio_N * ratio_N))
         return cls(len(gap_N), float(np.abs(gap_N).sum()), largest, float(gap_N.sum()), *sums)
@@ -75,7 +74,7 @@ class Mismatch:
     @property
     def effective(self) -> float:
         """The ratio's effective sample size, as a share of the tokens."""
-        return self.ratio**2 / (self.num_tokens * self.squared_ratio) if self.num_tokens and self.squared_ratio else 1.0
+        return effective_sample_size(self.ratio, self.squared_ratio, self.num_tokens)
 
     def metrics(self) -> dict[str, float]:
         """What is logged of an iteration."""
@@ -146,8 +145,8 @@ def _columns(
         for name in ("topk_logprobs_TK", "logprobs_T")
     )
     parts = []
-    for start in range(0, len(tokens_N), _ROWS_PER_TILE):
-        tile = slice(start, start + _ROWS_PER_TILE)
+    for start in range(0, len(tokens_N), ROWS_PER_TILE):
+        tile = slice(start, start + ROWS_PER_TILE)
         logprobs_NV, token_N1 = project(hidden_NH[tile], policy.head, 1.0), tokens_N[tile, None]
         probs_NV = logprobs_NV.exp()
         entropy_N = -torch.linalg.vecdot(probs_NV, logprobs_NV)

@@ -3,13 +3,29 @@
 from dataclasses import dataclass
 
 from opsd_core.config import CampaignConfig
-from tasks.refs import CurriculumRef, Held, Iteration, PromptSet
+from tasks.refs import CurriculumRef, Held, Iteration, Judged, PromptSet
 from tasks.runtime.side_by_side import HERE, Begun, Run
+from tasks.stages.peers import meet_peers
 from tasks.stages.prompts import choose_prompts
+from tasks.stages.renewal.judge import judge
 from tasks.stages.rollout import rollout
 
 
-def sample(iteration: Iteration, prompts: PromptSet, run: Run = HERE) -> Held:
+def roll_out(
+    iteration: Iteration, held: Held | None, ahead: "Ahead | None", run: Run = HERE
+) -> tuple[Iteration, Held, Judged]:
+    """The completions to learn from: sampled ahead, kept while `held` are good enough, else sampled now."""
+    judged, found = judge(iteration, held, run), None
+    if ahead:
+        found = ahead.arrived()
+    elif judged.keep:
+        iteration, found = keep(iteration, held)
+    prompts = found.prompts if found else choose_prompts(iteration)
+    iteration = meet_peers(iteration, prompts, run)
+    return iteration, found or sample(iteration, prompts, run), judged
+
+
+def sample(iteration: Iteration, prompts: PromptSet, run: Run) -> Held:
     """The prompts answered by the iteration's policy; `run` does the shards."""
     shards = run(rollout, [(iteration, prompts, shard) for shard in range(prompts.num_shards)])
     sampling = iteration.config.rollout.sampling

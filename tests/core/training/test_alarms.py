@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from opsd_core.config import AlarmConfig, resolve
+from opsd_core.config import AlarmConfig, DistillationConfig, resolve
 from opsd_core.errors import AlarmError, TrainingError
 from opsd_core.objective import ObjectiveResult
 from opsd_core.records.rollouts import Rollout
@@ -146,8 +146,17 @@ def test_token_metrics_by_hand():
     divergence, bounded = torch.tensor([1.0, 2.0, 99.0, 5.0]), torch.tensor([1.0, 1.0, 99.0, 1.0])
     entropy = torch.tensor([1.0, 2.0, 50.0, 3.0])
     result = ObjectiveResult(torch.tensor(0.0), divergence, bounded, entropy, entropy / 2, -entropy, None)
-    metrics = token_metrics([result], torch.tensor([True, True, False, True]))
+    metrics = token_metrics([result], torch.tensor([True, True, False, True]), DistillationConfig())
     assert metrics["kl/mean"] == pytest.approx(8 / 3) and metrics["kl/p50"] == 2.0
     assert metrics["clip/token_fraction"] == pytest.approx(2 / 3)
     assert metrics["clip/entry_mass"] == pytest.approx(5 / 8)
     assert (metrics["actor/entropy"], metrics["teacher/entropy"], metrics["entropy_gap"]) == (2.0, 1.0, 1.0)
+
+
+def test_what_the_bound_changed_has_no_sign_and_no_scale():
+    """At T = 2 with its square: values 4, 8, -8 of D = 1, 4, -4. Changed: 0, 2, 2 of 9 nats, negative values included."""
+    divergence, value = torch.tensor([1.0, 4.0, -4.0]), torch.tensor([4.0, 8.0, -8.0])
+    result = ObjectiveResult(torch.tensor(0.0), divergence, value, divergence, divergence, -divergence, None)
+    config = DistillationConfig(temperature=2.0, scale_by_temperature_squared=True)
+    metrics = token_metrics([result], torch.ones(3, dtype=torch.bool), config)
+    assert metrics["clip/token_fraction"] == pytest.approx(2 / 3) and metrics["clip/entry_mass"] == pytest.approx(4 / 9)
