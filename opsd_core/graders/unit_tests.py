@@ -6,6 +6,7 @@ import re
 import secrets
 import sys
 import warnings
+from functools import lru_cache
 from pathlib import Path
 
 from opsd_core.bounded.process import Child, EndedError
@@ -48,10 +49,14 @@ def grade(example: Example, text: str) -> Grade:
     Programs that pass and fail alike have equal extracted answers, so they agree.
     """
     program = program_of(text)
-    if program is None:
-        return Grade(False, None, 0.0)
+    return Grade(False, None, 0.0) if program is None else _judged(program, example.answer)
+
+
+@lru_cache(maxsize=4096)
+def _judged(program: str, tests: str) -> Grade:
+    """Kept, because contexts ask again for what was graded: a program is run once in a process, and has one outcome."""
     try:
-        found = _run(program, example.answer)
+        found = _run(program, tests)
     except EndedError as error:
         why = "it takes too long or too much memory, or ends the process" if error.status is not None else str(error)
         return Grade(False, f"(no test passed: {why})", 0.0, f"unit tests: {error}")

@@ -31,6 +31,12 @@ def test_a_program_that_passes_every_test_is_right():
     assert grade.extracted == "(3 of 3 tests passed)"
 
 
+def test_a_program_is_run_once_whoever_asks():
+    """One that draws passes or fails by chance, and is the same to the grade and to whoever is shown it."""
+    program = "import random\ndef add(a, b):\n    return a + b + random.SystemRandom().randrange(2)"
+    assert len({graded(program).score for _ in range(12)}) == 1
+
+
 def test_a_loop_of_assertions_is_one_check():
     tests = "for a in range(9):\n    assert add(a, a) == 2 * a\nassert add(1, 0) == 1"
     assert graded("def add(a, b):\n    return a + b", tests).extracted == "(2 of 2 tests passed)"
