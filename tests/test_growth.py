@@ -1,4 +1,4 @@
-"""pytest tests/test_growth.py — work grows in proportion to tokens and prompts, and no tensor grows with them: counts, no times."""
+"""pytest tests/test_growth.py — work grows in proportion to tokens and prompts, no tensor grows with them: counts, not times."""
 
 import pytest
 import torch
