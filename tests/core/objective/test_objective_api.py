@@ -189,7 +189,7 @@ def test_default_strips_fit_their_budget(vocabulary, hidden):
     tiles = default_tiles(vocabulary, hidden, torch.device("cpu"))
     assert 1 <= tiles.rows <= 256 and 1 <= tiles.width <= max(vocabulary, 256)
     assert tiles.rows == 1 or tiles.rows * vocabulary * 4 <= max(48 * 2**20, vocabulary * hidden)
-    assert tiles.rows >= min(hidden // 4, 256)
+    assert tiles.rows > min(hidden // 4, 256) - 32
 
 
 @pytest.mark.parametrize(
