@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 _SETTINGS = "all settings, of execution only engine and checked_share, where it is not opsd's own sampler"
 _DTYPE = "model.dtype; for auto, what the campaign's start settled"
+_GRADER = "name and version of the graders; of a function of the user's its name and the content of its files"
+_FUNCTIONS = "by setting, the content of every function of the user's, where there are some"
 _TEMPLATE = "both sides' templates, system message and chat template, with the date where one asks for it"
 _SOLVED = "what other models answered, where that is shown or decides who teaches"
 _BUDGET = "prompts.max_teacher_prompt_length and overflow, where contexts are made from completions"
@@ -52,6 +54,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     "campaigns": {
         "config": _SETTINGS,
         "overlap": "true with execution.overlap=true, which changes whose completions are learned from",
+        "functions": _FUNCTIONS,
         "initial": "digest of the starting weights",
         "data": "identity of the data set",
         "teachers": "digests of other models that teach, where they are fixed",
@@ -89,7 +92,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "template": _TEMPLATE,
         "sampling": "greedy, with the longest completion",
         "seeds": "how seeds are named",
-        "grader": "name and version of the graders",
+        "grader": _GRADER,
         "dtype": _DTYPE,
     },
     "rollouts": {
@@ -115,7 +118,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     "grades": {
         "rollouts": "digests of the shards",
         "grades": "of the teacher probe: digest of the grades before it",
-        "grader": "name and version of the graders",
+        "grader": _GRADER,
         "filter": "section filter",
         "context": "settings of the teacher's context, where completions are left out for want of one",
         "template": _TEMPLATE,
@@ -204,12 +207,14 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "study": "all settings of the study",
         "base": f"of its campaign {_SETTINGS}",
         "overlap": "true with execution.overlap=true",
+        "functions": _FUNCTIONS,
         "initial": "digest of the base model",
         "data": "identity of the data set",
     },
     "study-arms": {
         "config": f"{_SETTINGS}, without name and promotion",
         "overlap": "true with execution.overlap=true",
+        "functions": _FUNCTIONS,
         "initial": "digest of the base model",
         "data": "identity of the arm's data set",
         "arm": "name",

@@ -72,7 +72,7 @@ def _identity(config: CampaignConfig, guard: GuardConfig, initial: PolicyRef) ->
     answered = guarded(config, guard)
     builder = prompt_builder(initial, answered)
     return {
-        "data": guard.data.model_dump(exclude={"grader", "validation_fraction", "test_fraction"}),
+        "data": guard.data.model_dump(exclude={"grader", "grader_function", "validation_fraction", "test_fraction"}),
         "content": data_state(guard.data, f"{guard.field}.data.source"),
         "rows": guard.rows,
         "measure": guard.measure,

@@ -44,7 +44,7 @@ from tasks.runtime.folders import make_folder
 from tasks.runtime.library_folders import check_library_folders
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.sources import data_sources, download_file, model_sources, named
+from tasks.sources import data_sources, download_file, functions_identity, model_sources, named
 from tasks.stages.evaluate import held_out, measurable
 from tasks.stages.weights import accepted, stored_context, stored_weights
 from tasks.states import check_sources, data_state, in_words, rehearsal_sources, unchanged_data
@@ -134,7 +134,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
 def data_identity(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What decides the splits: the settings of the data, what lies at its address now, and how long prompts may be."""
     identity = {
-        "data": config.data.model_dump(exclude={"grader"}),
+        "data": config.data.model_dump(exclude={"grader", "grader_function"}),
         "content": data_state(config.data),
         "tokenizer": tokenizer_digest(tokenizer),
         "lengths": budgets_identity(tokenizer, config),
@@ -250,7 +250,7 @@ def campaign_identity(
         "initial": initial.digest,
         "data": data.identity,
     }
-    identity |= overlap_identity(config)
+    identity |= overlap_identity(config) | functions_identity(config)
     if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if guards:

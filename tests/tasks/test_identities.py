@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from opsd_core.config import resolve
 from opsd_core.data import load_examples
-from opsd_core.graders import get_grader, grader_name
+from opsd_core.graders import get_grader, grader_identity, grader_name
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.models.policy import load_policy
 from opsd_core.prompts.budgets import fitting_in_every_stage
@@ -388,3 +388,18 @@ def test_every_kind_that_is_stored_stands_in_the_table():
             named = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("produce", "publish")
             kinds |= {arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)} if named else set()
     assert kinds == IDENTITIES.keys()
+
+
+def test_a_function_of_the_users_is_in_every_identity_that_it_decides_by_its_content(tmp_path):
+    """And in that of the campaign; settings that are younger than stored work are in none where they change nothing."""
+    path, seen = tmp_path / "mine.py", []
+    data = {"grader": "python", "grader_function": f"{path}:judge"}
+    for word in ("'a'", "'b'", "'a'"):
+        path.write_text(f"def judge(text, item):\n    return {word} in text\n")
+        config, initial = resolve("tiny", {"data": data}), PolicyRef(uri="a/b/c", digest="d")
+        begun, _ = judging(config)
+        found = [campaign_identity(config, initial, Ref(uri="a/b/c"), [], []), grade_identity(begun, [])]
+        seen.append(json.dumps([*found, grader_identity(config.data)]))
+    assert seen[0] == seen[2] != seen[1]
+    plain = json.dumps(resolve("tiny", {"promotion": {"guards": ["tiny_copying"]}}).deciding())
+    assert "grader_function" not in plain and "grader_function" in seen[0]

@@ -113,6 +113,7 @@ READ_WHEN: dict[str, Condition] = {
     "data.split": _source("split"),
     "data.encoding": _source("encoding"),
     "data.options": _source("options"),
+    "data.grader_function": _one_of("data.grader", "python"),
     "execution.pools": _one_of("execution.placement", "workers"),
     "execution.overlap": _SAMPLES_AGAIN,
     "rollout.reference_completion": _REFERENCES,
