@@ -94,7 +94,7 @@ def dry_run(engine: Engine, student: Policy, parts: Parts, train: Sequence[Examp
     with clock("distil"):
         _step(found, student, teacher, batch, config)
     found.speed = {
-        "tokens sampled per second": sum(len(r.completion_ids) for r in rollouts) / clock.seconds["rollout"],
+        "tokens sampled per second": sum(r.num_sampled for r in rollouts) / clock.seconds["rollout"],
         "completions trained per second": len(batch) / clock.seconds["distil"],
     }
     found.minutes = _minutes(clock.seconds, len(rollouts), len(batch), config)

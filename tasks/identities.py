@@ -69,7 +69,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "template": _TEMPLATE,
         "prompts": "budget and overflow",
         "tokenizer": "digest",
-        "sampling": "section rollout without what is asked and when, group_size, on_policy_fraction",
+        "sampling": "section rollout without what is asked and when, group_size, on_policy_fraction, environment",
         "seed": "seed",
         "engine": "what samples, by name, and dtype",
     },
@@ -105,6 +105,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "seed": "seed",
         "iteration": "number",
         "engine": "what samples, by name, and dtype",
+        "environment": "what answers between turns, by its version or the function's content, and the most turns; where one does",
         "references": "template of reference completions, where some are used",
     },
     "renewals": {
@@ -177,7 +178,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     },
     "evaluations": {
         "policy": "digest of the weights",
-        "conditions": "items by content, their metadata, template, tokenizer, how they are answered, grader, source, seed",
+        "conditions": "items with their metadata, template, tokenizer, how and with what they are answered, grader, source, seed",
         "dtype": _DTYPE,
     },
     "verdicts": {

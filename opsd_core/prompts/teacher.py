@@ -142,7 +142,7 @@ class _Maker:
             attempt = Attempt(
                 sample_index=rollout.sample_index,
                 text=rollout.completion_text,
-                answer=final_answer(rollout.completion_text),
+                answer=final_answer(rollout.answer_text),
                 correct=self.correct.get(rollout.key),
                 report=self._report(rollout),
             )
@@ -155,7 +155,7 @@ class _Maker:
         if not grader or not grader_kind(grader).reports or self.correct.get(rollout.key) is None:
             return ""
         grade = get_grader(grader)
-        return grade(self._examples[rollout.example_id], rollout.completion_text).extracted or ""
+        return grade(self._examples[rollout.example_id], rollout.answer_text).extracted or ""
 
 
 def _name(rollout: Rollout, builder: PromptBuilder) -> Key | str:

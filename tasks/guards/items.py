@@ -54,12 +54,13 @@ def prepare_guards(config: CampaignConfig, initial: PolicyRef, data: Ref) -> lis
 
 
 def guarded(config: CampaignConfig, guard: GuardConfig) -> CampaignConfig:
-    """The configuration under which a guard's items are answered: greedily, the same whatever the campaign's seed."""
+    """The configuration under which a guard's items are answered: greedily, alone, the same whatever the campaign's seed."""
     evaluation = EvaluationConfig(
         num_items=guard.num_items,
         max_completion_length=guard.max_completion_length or config.evaluation.max_completion_length,
     )
     changes = {"data": guard.data, "prompts": guard.prompts or config.prompts, "evaluation": evaluation, "seed": 0}
+    changes["rollout"] = config.rollout.model_copy(update={"environment": "none"})
     return config.model_copy(update=changes)
 
 

@@ -184,7 +184,7 @@ def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]
     models = [describe(store(), point.policy.uri) for point in points]
     everything = [artifact for artifacts in stored.values() for artifact in artifacts] + models
     objective = config.distillation
-    generated = sum(len(r.completion_ids) for r in rollouts_of(*kinds["rollout"]).light.of("policy"))
+    generated = sum(r.num_sampled for r in rollouts_of(*kinds["rollout"]).light.of("policy"))
     trained = sum(point.training["tokens/trained"] for point in points)
     scored = sum(float(artifact.summary["num_tokens"]) for artifact in stored["teach"])
     return {

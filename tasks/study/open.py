@@ -113,7 +113,8 @@ def _set_config(study: Study, chosen: EvaluationSet) -> CampaignConfig:
     """The study's configuration as it is for this set: greedy answers, the set's own prompts where it has some."""
     prompts = study.base.prompts if chosen.prompts is None else PromptConfig.model_validate(chosen.prompts)
     evaluation = EvaluationConfig(max_completion_length=chosen.max_completion_length)
-    changes = {"prompts": prompts, "evaluation": evaluation, "seed": derive_seed("study sets")}
+    alone = study.base.rollout.model_copy(update={"environment": "none"})
+    changes = {"prompts": prompts, "evaluation": evaluation, "rollout": alone, "seed": derive_seed("study sets")}
     return study.base.model_copy(update=changes)
 
 
