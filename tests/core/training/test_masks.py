@@ -214,7 +214,8 @@ def test_the_page_shows_an_environments_tokens_without_numbers(tmp_path):
 def test_what_settings_altered_is_a_share_of_the_policys_tokens(tmp_path):
     done = Iteration(talking_config(tmp_path, teacher=TEACHER), talking_policy())
     items, student = done.items(done.rollouts, done.targets), talking_policy(seed=1)
-    step = train_step(student, done.teacher, items, build_optimizer(student.model.parameters(), done.config.optimizer), done.config, 0)
+    optimizer = build_optimizer(student.model.parameters(), done.config.optimizer)
+    step = train_step(student, done.teacher, items, optimizer, done.config, 0)
     own_N = np.concatenate([item.sampled_T for item in items])
     tokens_N = np.array([token for item in items for token in item.completion_ids])[own_N]
     assert step["bite/weights_tokens"] == pytest.approx(np.mean(tokens_N == student.tokenizer.unk_token_id))
