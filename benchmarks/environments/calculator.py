@@ -147,21 +147,28 @@ EXPLAINED = (
 )
 _EXAMPLE = ("user: What is 31 * 24?", "you: <calc>31*24</calc>", "user: <result>744</result>", "you: The answer is 744.")
 SHOWN = "\n".join([EXPLAINED, "", "Example:", *_EXAMPLE])
+PATTERN = (
+    "What is 31 * 24?\n<calc>31 * 24</calc>\n\nWhat is 18 * 52?\n<calc>18 * 52</calc>\n\nWhat is 67 * 45?\n"
+    "<calc>67 * 45</calc>\n\n{{ question }}\nWrite the next line, which begins with <calc>."
+)
 
 
 def smollm2(folder: Path) -> None:
-    """Products of two numbers: asked plainly, with the calculator explained, and with an example of its use."""
+    """Products of two numbers: asked plainly, with the calculator explained, with an example, as a pattern to go on with."""
     save_policy(load_gguf(smollm2_gguf(ROOT / ".opsd/cache/downloads")), folder / "model")
     policy, items = load_policy(folder / "model", opsd.resolve("base", BASE).model), products(40)
     print("| SmolLM2-135M-Instruct | right | calls | cut | items |\n|---|---|---|---|---|")
     rows = {
-        "asked plainly": ("You are a helpful assistant.", False), "calculator explained": (EXPLAINED, True),
-        "an example shown": (SHOWN, True), "an example shown, nobody answers": (SHOWN, False),
-    }  # fmt: skip
-    for name, (system, answered) in rows.items():
-        config = opsd.resolve("base", BASE, {"prompts": {"system": system}})
+        "asked plainly": ({}, False),
+        "calculator explained": ({"system": EXPLAINED}, True),
+        "an example shown": ({"system": SHOWN}, True),
+        "a pattern to go on with": ({"student": PATTERN}, True),
+        "the pattern, nobody answers": ({"student": PATTERN}, False),
+    }
+    for name, (prompts, answered) in rows.items():
+        config = opsd.resolve("base", BASE, {"prompts": prompts})
         outcomes = measured(policy, items, config if answered else alone(config))
-        print(line(name, outcomes), repr(outcomes[0].text)[:90], flush=True)
+        print(line(name, outcomes), repr(outcomes[0].text)[:120], flush=True)
 
 
 def products(count: int) -> list[Example]:
