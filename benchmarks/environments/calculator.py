@@ -145,28 +145,39 @@ EXPLAINED = (
     "You have a calculator. To use it, write only the expression between <calc> and </calc>, and the user tells you the result. "
     "Then repeat the result as: The answer is NUMBER."
 )
-_EXAMPLE = ("user: What is 31 * 24?", "you: <calc>31*24</calc>", "user: <result>744</result>", "you: The answer is 744.")
-SHOWN = "\n".join([EXPLAINED, "", "Example:", *_EXAMPLE])
 PATTERN = (
     "What is 31 * 24?\n<calc>31 * 24</calc>\n\nWhat is 18 * 52?\n<calc>18 * 52</calc>\n\nWhat is 67 * 45?\n"
     "<calc>67 * 45</calc>\n\n{{ question }}\nWrite the next line, which begins with <calc>."
 )
 
 
+def chatml(*shown: tuple[int, int]) -> str:
+    """ChatML behind conversations in which the calculator was used for these products."""
+    text = "<|im_start|>system\nYou answer with the help of a calculator.<|im_end|>\n"
+    for a, b in shown:
+        turns = (f"What is {a} * {b}?", f"<calc>{a} * {b}</calc>", f"<result>{a * b}</result>", f"The answer is {a * b}.")
+        for role, said in zip(("user", "assistant") * 2, turns, strict=True):
+            text += f"<|im_start|>{role}\n{said}<|im_end|>\n"
+    each = "{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>' + '\\n' }}"
+    begin = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    return text + "{% for m in messages %}" + each + "{% endfor %}" + begin
+
+
 def smollm2(folder: Path) -> None:
-    """Products of two numbers: asked plainly, with the calculator explained, with an example, as a pattern to go on with."""
+    """Products of two numbers: asked plainly, with the calculator explained, as a pattern, behind conversations that used it."""
     save_policy(load_gguf(smollm2_gguf(ROOT / ".opsd/cache/downloads")), folder / "model")
-    policy, items = load_policy(folder / "model", opsd.resolve("base", BASE).model), products(40)
+    items, talked = products(40), {"model": {"chat_template": chatml((31, 24), (18, 52), (67, 45))}}
     print("| SmolLM2-135M-Instruct | right | calls | cut | items |\n|---|---|---|---|---|")
     rows = {
-        "asked plainly": ({}, False),
-        "calculator explained": ({"system": EXPLAINED}, True),
-        "an example shown": ({"system": SHOWN}, True),
-        "a pattern to go on with": ({"student": PATTERN}, True),
-        "the pattern, nobody answers": ({"student": PATTERN}, False),
+        "asked plainly, nobody answers": ({}, False),
+        "the calculator explained in the system message": ({"prompts": {"system": EXPLAINED}}, True),
+        "three calls shown in the question": ({"prompts": {"student": PATTERN}}, True),
+        "three conversations before the question": (talked, True),
+        "the same, nobody answers": (talked, False),
     }
-    for name, (prompts, answered) in rows.items():
-        config = opsd.resolve("base", BASE, {"prompts": prompts})
+    for name, (settings, answered) in rows.items():
+        config = opsd.resolve("base", BASE, settings)
+        policy = load_policy(folder / "model", config.model)
         outcomes = measured(policy, items, config if answered else alone(config))
         print(line(name, outcomes), repr(outcomes[0].text)[:120], flush=True)
 
