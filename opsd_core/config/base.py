@@ -20,7 +20,7 @@ def in_identities(values: Any) -> Any:
         return type(values)(in_identities(value) for value in values)
     if not isinstance(values, dict):
         return values
-    silent = {"grader_function"} if values.get("grader_function") == "" else set()
-    if values.get("environment") == "none":
+    silent = {"grader_function"} if "source" in values and values.get("grader_function") == "" else set()
+    if "environment_function" in values and values.get("environment") == "none":
         silent |= {"environment", "environment_function", "max_turns"}
     return {name: in_identities(value) for name, value in values.items() if name not in silent}

@@ -129,7 +129,7 @@ class Talk:
         DataError naming the item for which the environment does not answer, ModelError for a template that cannot go on.
         """
         going = list(conversations)
-        for turn in range(self.max_turns):
+        for turn in range(self.max_turns if going else 0):
             whole = self._ask(ask, going, sampling, turn)
             replies = [self._reply(c) if all_of_it else None for c, all_of_it in zip(going, whole, strict=True)]
             for c, all_of_it, reply in zip(going, whole, replies, strict=True):

@@ -121,6 +121,11 @@ def test_a_record_is_read_as_it_was_written_and_says_what_was_nobodys(talked, tm
             assert np.isnan(column[~r.sampled_T]).all() and not np.isnan(column[r.sampled_T]).any()
 
 
+def test_where_the_policy_is_asked_nothing_nobody_answers(tmp_path):
+    given = talking_config(tmp_path, rollout={"on_policy_fraction": 0.0}, distillation={"divergence": "cross_entropy"})
+    assert {r.source for r in sample_rollouts(talking_policy(), EXAMPLES, 0, given)} == {"reference"}
+
+
 def test_a_context_that_hardly_suffices_is_used_to_its_end(tmp_path):
     """Conversations whose prompts leave unequal room are asked apart, none longer than the model's context."""
     policy, config = talking_policy(max_position_embeddings=32), talking_config(tmp_path)

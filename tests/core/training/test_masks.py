@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from opsd_core.answers.exports import completion_rows
 from opsd_core.answers.tokens import Sampled, divergence_curve, token_rows
 from opsd_core.data import addition_examples
 from opsd_core.prompts.builder import PromptBuilder
@@ -206,6 +207,9 @@ def test_the_page_shows_an_environments_tokens_without_numbers(tmp_path):
             assert [value is not None for value in column] == r.sampled_T.tolist()
         for column in (row["S"], row["T"]):
             assert [bool(top) for top in column] == r.sampled_T.tolist()
+    for r, row in zip(rollouts, completion_rows(shown), strict=True):
+        for name in ("student_logprobs", "teacher_logprobs"):
+            assert [value is not None for value in row[name]] == r.sampled_T.tolist()
     curve = divergence_curve(shown)
     assert curve == divergence_curve(copy.copy(replace(shown, rollouts=done.rollouts)))
     assert all(np.isfinite(point).all() for point in np.array(curve["points"]))
