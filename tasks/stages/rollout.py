@@ -12,6 +12,7 @@ from opsd_core.models.policy import resolve_device, resolve_dtype, tokenizer_dig
 from opsd_core.prompts.references import reference_template
 from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import write_rollouts
+from opsd_core.rollout.environments import environment_identity
 from opsd_core.rollout.sample import sample_rollouts
 from tasks.context import local, produce
 from tasks.engines import engine_for, stop_engine
@@ -56,6 +57,7 @@ def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> di
         "iteration": iteration.number,
         "engine": engine(config),
     }
+    identity |= environment_identity(config.rollout)
     if config.rollout.on_policy_fraction < 1.0:
         identity["references"] = reference_template(config)
     return identity
@@ -93,7 +95,7 @@ def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) 
     return {
         "num_rollouts": len(rollouts),
         "num_references": sum(r.source == "reference" for r in rollouts),
-        "num_tokens": sum(len(r.completion_ids) for r in rollouts),
+        "num_tokens": sum(r.num_sampled for r in rollouts),
         "truncated": sum(r.truncated for r in rollouts),
         "policy_version": iteration.policy.version,
         "engine": {"name": sampler.name, "version": sampler.version},

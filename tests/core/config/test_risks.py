@@ -23,5 +23,12 @@ def test_the_sampled_token_alone_needs_a_length_guard(overrides, said):
     assert [("alarms.remedy" in text and "sampled_token" in text) for text in found] == [True] * said
 
 
+def test_a_gate_that_would_refuse_a_policy_for_using_a_tool_is_named():
+    asked = {"rollout": {"environment": "calculator"}}
+    (said,) = risks(resolve("tiny", asked))
+    assert "promotion.max_length_ratio=2.0" in said
+    assert not list(risks(resolve("tiny", asked | {"promotion": {"max_length_ratio": 6.0}})))
+
+
 def test_no_recipe_takes_the_risk():
     assert not list(risks(resolve("tiny"))) and not list(risks(resolve("demo")))
