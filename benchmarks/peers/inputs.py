@@ -31,7 +31,8 @@ def write_inputs(folder: Path, downloads: Path, *, rows: int, tokens: int, items
 def _step_prompts(policy: Policy, rows: int) -> tuple[list[list[int]], list[list[int]]]:
     """Prompts of the student, and of the teacher, who sees the answer as well; of three tasks in random order."""
     builder = PromptBuilder(policy.tokenizer, PromptConfig(), TeacherConfig(context="reference"))
-    examples = [e for task in TASKS for e in load_examples(DataConfig(source=f"reasoning_gym:{task}", size=max(40, 4 * rows))).train]
+    sources = (DataConfig(source=f"reasoning_gym:{task}", size=max(40, 4 * rows)) for task in TASKS)
+    examples = [example for source in sources for example in load_examples(source).train]
     chosen = random.Random(0).sample(examples, rows)
     return [builder.student_ids(e) for e in chosen], [builder.teacher_ids(e, {"privileged_context": e.answer}) for e in chosen]
 
