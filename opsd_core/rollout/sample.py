@@ -27,15 +27,31 @@ def sample_rollouts(
     `engine` samples with the policy's weights, and its record needs `engine.checked`; None = opsd's own, whose record is whole.
     Each completion's seed follows from (seed, iteration, example, sample) alone, so any split into shards gives the same.
     """
-    builder = PromptBuilder.of(policy.tokenizer, config)
     given = [example for example in examples if off_policy(example.id, iteration, config)]
     asked = [example for example in examples if not off_policy(example.id, iteration, config)]
-    ids = dict(zip([example.id for example in examples], builder.all_student_ids(examples), strict=True))
-    keys = [(example.id, sample) for example in asked for sample in range(config.rollout.group_size)]
-    seeds = [derive_seed("rollout", config.seed, iteration, *key) for key in keys]
     engine = engine or OwnEngine(Weights(policy), config.execution.rollout_batch_size)
-    rollouts = complete(engine, keys, [ids[example_id] for example_id, _ in keys], seeds, config, on_progress)
-    return rollouts + reference_rollouts(policy, given, [ids[example.id] for example in given], config)
+    rollouts = sample_each(engine, asked, range(config.rollout.group_size), iteration, config, on_progress)
+    prompts = PromptBuilder.of(policy.tokenizer, config).all_student_ids(given)
+    return rollouts + reference_rollouts(policy, given, prompts, config)
+
+
+def sample_each(
+    engine: Engine,
+    examples: Sequence[Example],
+    samples: Sequence[int],
+    iteration: int,
+    config: CampaignConfig,
+    on_progress: Progress | None = None,
+) -> list[Rollout]:
+    """The completions of these indices of every prompt.
+
+    They are the ones that a larger group would have had at these indices, so asking again goes on where a group ended.
+    """
+    builder = PromptBuilder.of(engine.weights.policy.tokenizer, config)
+    ids = dict(zip([example.id for example in examples], builder.all_student_ids(examples), strict=True))
+    keys = [(example.id, sample) for example in examples for sample in samples]
+    seeds = [derive_seed("rollout", config.seed, iteration, *key) for key in keys]
+    return complete(engine, keys, [ids[example_id] for example_id, _ in keys], seeds, config, on_progress)
 
 
 def complete(

@@ -59,7 +59,7 @@ KEPT: dict[str, Callable[[Sequence[Candidate], int], list[str]]] = {
 
 
 def keep_per_prompt(rows: Grades, lengths_N: np.ndarray, config: CampaignConfig) -> Grades:
-    """The grades after `filter.keep_per_prompt`; the first N rows are sampled completions of so many tokens, others references."""
+    """The grades after `filter.keep_per_prompt`; the first N rows are sampled completions of so many tokens."""
     if config.filter.keep_per_prompt == "all":
         return rows
     seed = config.seed if config.filter.keep_per_prompt == "random" else 0

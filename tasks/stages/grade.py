@@ -45,6 +45,10 @@ def grade_identity(iteration: Iteration, shards: Sequence[ShardRef]) -> dict[str
         identity["context"] = context_identity(config.teacher)
         identity["template"] = prompt_builder(iteration.campaign.initial, config).teacher_digest
         identity["budget"] = teacher_budget(config)
+    if config.filter.keep_per_prompt == "random":
+        identity["seed"] = config.seed
+    if config.rollout.refill.share:
+        identity["group_size"] = config.rollout.group_size
     if iteration.solved:
         identity["solved"] = [iteration.solved.identity, iteration.solved.content]
     if config.filter.route == "pass_rate":
