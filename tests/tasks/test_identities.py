@@ -58,6 +58,10 @@ VARIANTS = {
         "token_weights": {"position": "late", "entropy": "down"},
         "filter": {"route": "incorrect_only"},
     },
+    "groups": {
+        "teacher": {"context": "other_attempt", "template": "", "missing_context": "student_prompt"},
+        "filter": {"keep_per_prompt": "random"},
+    },
     "references": {"rollout": {"on_policy_fraction": 0.5}, "filter": {"teacher_probe": "answer"}, "teacher": {"top_p": 0.9}},
 }
 NO_PART = {"execution", "name", "promotion", "alarms"}
@@ -232,7 +236,7 @@ def changed(config: BaseModel, path: str) -> BaseModel:
 
 TELLS_STAGES_APART = [
     "curriculum.length_start", "rollout.on_policy_fraction", "distillation.divergence", "distillation.beta",
-    "teacher.ema_decay", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture",
+    "teacher.ema_decay", "teacher.attempt", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture",
     "teacher.mixture_weights", "teacher.only_unsuccessful", "teacher.peers", "teacher.require_privilege_gain",
     "teacher.student_noise", "teacher.temperature", "teacher.top_k", "teacher.top_p", "teacher.trust_region_lambda",
     "teacher.weights", "teacher.peer_filter", "teacher.source", "teacher.members",
@@ -305,6 +309,19 @@ def test_what_a_stage_is_made_of_is_in_its_identity(work, name):
     differing = {kind for kind in before if before[kind] != after[kind]}
     assert differing >= MADE_OF[name]
     assert "datasets" not in differing and (name in ("data", "initial", "policy") or "evaluations" not in differing)
+
+
+def test_until_when_prompts_are_asked_again_is_no_part_of_what_a_round_is_but_how_many_were_asked_first_tells_grades_apart(work):
+    def identity(**rollout):
+        changed = work.config.rollout.model_copy(update=rollout)
+        return work.identities(work.config.model_copy(update={"rollout": changed}))
+
+    plain, refill = work.identities(work.config), work.config.rollout.refill
+    often, seldom = (refill.model_copy(update={"share": share, "max_rounds": 2}) for share in (0.9, 0.1))
+    assert identity(refill=often) == identity(refill=seldom)
+    assert {kind for kind, key in identity(refill=often).items() if key != plain[kind]} == {"grades"}
+    assert identity(refill=often)["grades"] != identity(refill=often, group_size=3)["grades"]
+    assert identity(group_size=3)["grades"] == plain["grades"]
 
 
 def test_end_tokens_are_in_the_identity_of_targets_where_they_are_merged(work, monkeypatch, tiny_model, tmp_path):

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 
 from opsd_core.config import PromptConfig, TeacherConfig, resolve
-from opsd_core.config.kinds import choices
 from opsd_core.data import addition_examples
 from opsd_core.errors import ConfigError, DataError
 from opsd_core.graders.thoughts import spoken_text
@@ -33,10 +32,6 @@ def shown(attempt, sample=0, group=GROUP, example=POOL[0], **settings):
     config = TeacherConfig(context="other_attempt", attempt=attempt, **settings)
     context = build_context(ContextInputs(example, config, POOL, group, sample))
     return context and context["privileged_context"]
-
-
-def test_every_way_has_its_function():
-    assert ATTEMPTS.keys() == choices.ATTEMPTS.keys()
 
 
 def test_a_right_one_where_there_is_one():

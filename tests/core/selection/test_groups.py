@@ -8,7 +8,6 @@ from functools import lru_cache
 import pytest
 
 from opsd_core.config import resolve
-from opsd_core.config.kinds import choices
 from opsd_core.data import addition_examples
 from opsd_core.errors import ConfigError
 from opsd_core.selection.grading import grade_rollouts
@@ -45,10 +44,6 @@ def kept(reasons):
 
 SHORTEST = {"filter": {"keep_per_prompt": "shortest_right"}}
 RANDOM = {"filter": {"keep_per_prompt": "random"}}
-
-
-def test_every_way_has_its_function():
-    assert KEPT.keys() == choices.KEPT.keys()
 
 
 def test_by_default_all_are_kept():
