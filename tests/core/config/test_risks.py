@@ -23,5 +23,12 @@ def test_the_sampled_token_alone_needs_a_length_guard(overrides, said):
     assert [("alarms.remedy" in text and "sampled_token" in text) for text in found] == [True] * said
 
 
+@pytest.mark.parametrize(("context", "said"), [("other_attempt", True), ("sibling_success", True), ("reference", False)])
+def test_what_two_completions_share_is_no_leak(context, said):
+    leaks = {"token_weights": {"leak_span": 4}, "rollout": {"group_size": 4}, "teacher": {"context": context}}
+    assert [("token_weights.leak_span=4" in text) for text in risks(resolve("tiny", leaks))] == [True] * said
+    assert not list(risks(resolve("tiny", leaks, {"token_weights": {"leak_span": 0}})))
+
+
 def test_no_recipe_takes_the_risk():
     assert not list(risks(resolve("tiny"))) and not list(risks(resolve("demo")))

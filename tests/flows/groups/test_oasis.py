@@ -10,6 +10,7 @@ from flows.iterate import iterate
 from flows.replay import replay
 from opsd_core.records.grades import read_grades
 from opsd_core.records.rollouts import read_rollouts
+from opsd_core.records.targets import read_targets
 from tasks.context import lineage, local, store, tracker
 from tasks.storage.artifacts import describe
 from tests.tasks.refilling.test_rounds import TOLD
@@ -88,9 +89,12 @@ def test_triggered_again_it_makes_nothing_and_says_the_same(ended):
     assert {info.key for info in store().list("") if not info.key.startswith("leases/")} == before
 
 
-def test_a_replay_keeps_another_choice_of_the_same_completions(ended):
-    name = re.search(r"oasis-replay-\w+", replay("oasis", overrides={"filter": {"keep_per_prompt": "random"}}))[0]
+def test_a_replay_keeps_another_choice_of_the_same_completions_and_the_teacher_scores_no_other(ended):
+    recorded = {"teacher": {"weights": "initial"}, "distillation": {"targets": "recorded"}}
+    name = re.search(r"oasis-replay-\w+", replay("oasis", overrides={"filter": {"keep_per_prompt": "random"}} | recorded))[0]
     assert known(name)["rollouts"] == known("oasis")["rollouts"] and known(name)["grades"] != known("oasis")["grades"]
     grades = read_grades(local(known(name)["grades"]) / "grades.parquet")
     assert "not_drawn" in {grade.reason for grade in grades}
     assert max(sum(g.keep for g in grades if g.example_id == one.example_id) for one in grades) == 1
+    scored = {target.key for uri in known(name)["targets"] for target in read_targets(local(uri) / "targets.parquet")}
+    assert scored == {grade.key for grade in grades if grade.keep}
