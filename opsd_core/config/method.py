@@ -85,9 +85,21 @@ class RolloutConfig(Section):
         return self.model_dump(exclude=_WHEN_SAMPLED)
 
     @property
+    def asks_again(self) -> bool:
+        """True when prompts without a right completion are asked again."""
+        return self.refill.share > 0.0 and self.on_policy_fraction > 0.0
+
+    @property
     def refill_group(self) -> int:
         """Completions of a prompt that is asked again, in each round."""
         return self.refill.group_size or self.group_size
+
+    @property
+    def most_completions(self) -> int:
+        """Of an iteration, if every prompt is asked as often as it may be."""
+        rounds = self.num_prompts * self.refill_group * self.refill.max_rounds if self.asks_again else 0
+        most = self.refill.max_completions
+        return self.num_prompts * self.group_size + (rounds if most is None else min(rounds, most))
 
 
 def _meanings(teacher_free: bool) -> str:

@@ -107,7 +107,7 @@ def _accuracy(name: str, found: Iterable[bool | None]) -> dict[str, float]:
 
 def _first_asked(judged: Grades, rollout: RolloutConfig) -> Iterator[bool | None]:
     """The grades of the completions that every prompt was asked for: those of prompts asked again are of the hard ones alone."""
-    if not rollout.refill.share:
+    if not rollout.asks_again:
         return judged.column("correct")
     columns = zip(judged.column("sample_index"), judged.column("correct"), strict=True)
     return (correct for sample_index, correct in columns if sample_index < rollout.group_size)

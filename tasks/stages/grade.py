@@ -47,7 +47,7 @@ def grade_identity(iteration: Iteration, shards: Sequence[ShardRef]) -> dict[str
         identity["budget"] = teacher_budget(config)
     if config.filter.keep_per_prompt == "random":
         identity["seed"] = config.seed
-    if config.rollout.refill.share:
+    if config.rollout.asks_again:
         identity["group_size"] = config.rollout.group_size
     if iteration.solved:
         identity["solved"] = [iteration.solved.identity, iteration.solved.content]

@@ -28,7 +28,7 @@ def rollout(iteration: Iteration, prompts: AskedAgain | PromptSet, shard: int) -
     """Sample the shard's completions from the policy and store them with the distribution at every position."""
     identity = rollout_identity(iteration, prompts, shard)
     artifact, seconds = produce("rollouts", identity, partial(_sample, iteration, prompts, shard))
-    last = shard == prompts.num_shards - 1 and not iteration.config.rollout.refill.share  # else its rounds end it
+    last = shard == prompts.num_shards - 1 and not iteration.config.rollout.asks_again  # its rounds end it
     if iteration.config.execution.placement == "inline" and last:
         stop_engine()  # what follows needs the memory; runners stop theirs between stages
     counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_references", "num_tokens")}

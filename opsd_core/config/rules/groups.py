@@ -28,7 +28,7 @@ def _right_ones_have_a_context(config: CampaignSettings) -> str | None:
         if value == wanted
     ]
     withheld = teacher.only_unsuccessful and teacher.missing_context == "drop" and config.context_from_rollouts
-    graded = all(view.kind.grades for view in teacher.views)
+    graded = any(view.kind.rollouts and view.kind.grades for view in teacher.views)
     if only_right and withheld and graded:
         return (
             f"{only_right[0]} with teacher.only_unsuccessful=true and teacher.missing_context=drop: only right completions are "

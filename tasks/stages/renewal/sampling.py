@@ -30,7 +30,7 @@ def sample(iteration: Iteration, prompts: PromptSet, run: Run) -> Held:
     """The prompts answered by the iteration's policy, again where rollout.refill asks for it; `run` does the shards."""
     shards = run(rollout, [(iteration, prompts, shard) for shard in range(prompts.num_shards)])
     sampling, refilled = iteration.config.rollout.sampling, None
-    if iteration.config.rollout.refill.share and iteration.config.rollout.on_policy_fraction:
+    if iteration.config.rollout.asks_again:
         shards, refilled = refill(iteration, prompts, shards, run)
     return Held(prompts=prompts, shards=shards, curriculum=iteration.curriculum, sampling=sampling, refilled=refilled)
 

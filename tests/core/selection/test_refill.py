@@ -53,6 +53,15 @@ def test_every_prompt_without_a_right_one_is_asked_while_the_budget_lasts():
     assert len(drawn) > 5, "another iteration, another draw"
 
 
+@pytest.mark.parametrize(
+    ("refill", "most"),
+    [({"share": 0.0}, 40), ({}, 90), ({"max_completions": None}, 160), ({"max_completions": None, "group_size": 1}, 70)],
+    ids=str,
+)
+def test_the_most_that_an_iteration_may_sample(refill, most):
+    assert config(**refill).rollout.model_copy(update={"num_prompts": 10}).most_completions == most
+
+
 def test_one_right_completion_is_enough_and_only_samples_of_labelled_prompts_count():
     a, b, c, d = EXAMPLES[:4]
     rollouts = [rollout_of(a.id, 0, "no"), rollout_of(a.id, 1, a.answer), rollout_of(a.id, 2, "no"), rollout_of(b.id, 0, "no")]
