@@ -11,6 +11,7 @@ import torch
 
 from opsd_core.config import ModelConfig
 from opsd_core.errors import ConfigError
+from opsd_core.objective.products import cpu_multiplies_bfloat16
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -30,7 +31,7 @@ def offer_here() -> Offer:
     """What this process can use."""
     cuda = torch.cuda.is_available()
     native = {
-        "cpu": torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported(),
+        "cpu": cpu_multiplies_bfloat16(),
         "cuda": cuda and torch.cuda.is_bf16_supported(),
     }
     return Offer(cuda, tuple(name for name, has in native.items() if has))

@@ -27,6 +27,7 @@ from opsd_core.objective.products import (
     autocast_dtype,
     multiply,
     operand_dtype,
+    pushed_dtype,
     working_dtype,
 )
 from opsd_core.objective.rows import Tiles
@@ -65,6 +66,8 @@ class _Call:
     student: Head
     """Its weights in the dtype of the products' operands; the gradient is that of the weights as they were given."""
     operands: torch.dtype
+    pushed: torch.dtype
+    """Of the operands through which gradients of logits are pushed."""
     targets: Targets
     token_ids_N: Tensor
     weights_N: Tensor
@@ -92,6 +95,7 @@ def fused_loss(
     with torch.autocast(student_hidden_NH.device.type, enabled=False):
         student_hidden_NH, head = head.unscaled(student_hidden_NH)
         operands = operand_dtype(student_hidden_NH, head.weight_VH, autocast)
+        pushed = pushed_dtype(student_hidden_NH, head.weight_VH, autocast)
         student = _in_operands(head, operands)
         if isinstance(targets, HiddenTargets):
             hidden_NH, teacher = targets.head.unscaled(targets.hidden_NH)
@@ -100,7 +104,7 @@ def fused_loss(
             targets = replace(targets, hidden_NH=hidden_NH, head=teacher)
         leaves = (student_hidden_NH, head.weight_VH, head.bias_V)
         wanted = _Wanted(*(torch.is_grad_enabled() and leaf is not None and leaf.requires_grad for leaf in leaves))
-        call = _Call(student, operands, targets, token_ids_N, weights_N, config, tiles, wanted)
+        call = _Call(student, operands, pushed, targets, token_ids_N, weights_N, config, tiles, wanted)
         loss_sum, *columns = _FusedLoss.apply(*leaves, call)
     return ObjectiveResult(loss_sum, *columns)
 
@@ -169,9 +173,11 @@ def _same_tensor(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
 
 
-def _weight_tiles(weight_VH: Tensor, dtype: torch.dtype, tiles: Tiles) -> Iterator[tuple[slice, Tensor]]:
-    """The head in the operands' dtype: itself when it has that dtype, else one converted tile after another."""
-    if weight_VH.dtype == dtype:
+def _weight_tiles(
+    weight_VH: Tensor, dtype: torch.dtype, tiles: Tiles, whole: bool = True
+) -> Iterator[tuple[slice, Tensor]]:
+    """The head in the operands' dtype: itself when it has that dtype and may be `whole`, else one tile after another."""
+    if whole and weight_VH.dtype == dtype:
         yield slice(0, len(weight_VH)), weight_VH
         return
     for columns in tiles.of(len(weight_VH)):
@@ -257,10 +263,13 @@ def _accumulate(
     grad_hidden_NH, grad_weight_VH, grad_bias_V = gradients
     if grad_bias_V is not None:
         grad_bias_V += grad_logits_RV.sum(dim=0)
-    if grad_hidden_NH is not None or grad_weight_VH is not None:
-        grad_logits_RV = grad_logits_RV.to(call.operands)
-    if grad_hidden_NH is not None:
-        for columns, weight_WH in _weight_tiles(call.student.weight_VH, call.operands, call.tiles):
-            accumulate(grad_hidden_NH[rows], grad_logits_RV[:, columns], weight_WH)
-    if grad_weight_VH is not None:
-        accumulate(grad_weight_VH, grad_logits_RV.T, hidden_RH)
+    if grad_hidden_NH is None and grad_weight_VH is None:
+        return
+    hidden_RH = hidden_RH.to(call.pushed)
+    whole = call.pushed == call.operands
+    for columns, weight_WH in _weight_tiles(call.student.weight_VH, call.pushed, call.tiles, whole):
+        grad_logits_RW = grad_logits_RV[:, columns].to(call.pushed)
+        if grad_hidden_NH is not None:
+            accumulate(grad_hidden_NH[rows], grad_logits_RW, weight_WH)
+        if grad_weight_VH is not None:
+            accumulate(grad_weight_VH[columns], grad_logits_RW.T, hidden_RH)

@@ -1,8 +1,12 @@
-"""Matrix products with the head: operands in bfloat16 where a GPU multiplies those fast, sums and results in float32.
+"""Matrix products with the head: operands in bfloat16 where the hardware multiplies those fast, sums in float32.
 
-A product of two bfloat16 numbers is exact in float32, so bfloat16 hidden states and weights lose nothing. Float32 operands are
-rounded to bfloat16 (relative 2^-9) only where autocast asks for bfloat16, as it does in every other layer. Gradients of logits
-are rounded likewise before they are pushed through the head. Elsewhere, and on a CPU, everything is in the working dtype.
+On a GPU results are float32 too. A product of two bfloat16 numbers is exact in float32, so bfloat16 hidden states and weights lose
+nothing. Float32 operands are rounded to bfloat16 (relative 2^-9) only where autocast asks for bfloat16, as it does in every other
+layer. Gradients of logits are rounded likewise before they are pushed through the head.
+
+torch's products of bfloat16 matrices on a CPU round their results to bfloat16. A logit of 16 would be wrong by up to 2^-4, so logits
+are made in float32 there. Gradients may be rounded: what autograd keeps of a bfloat16 layer is no better. They are pushed in
+bfloat16 where the CPU has instructions for it, tile by tile of the vocabulary, and the tiles' sums are float32.
 
 N = tokens, H = hidden size, V = vocabulary
 """
@@ -28,6 +32,19 @@ def operand_dtype(hidden_NH: Tensor, weight_VH: Tensor, autocast: torch.dtype | 
     both = hidden_NH.dtype == weight_VH.dtype == torch.bfloat16
     narrow = (both or autocast == torch.bfloat16) and _multiplies_bfloat16(hidden_NH.device)
     return torch.bfloat16 if narrow else torch.float32
+
+
+def pushed_dtype(hidden_NH: Tensor, weight_VH: Tensor, autocast: torch.dtype | None = None) -> torch.dtype:
+    """The dtype of the operands through which gradients of logits reach hidden states and weights."""
+    operands = operand_dtype(hidden_NH, weight_VH, autocast)
+    both = hidden_NH.dtype == weight_VH.dtype == torch.bfloat16
+    narrow = hidden_NH.device.type == "cpu" and operands == torch.float32 and (both or autocast == torch.bfloat16)
+    return torch.bfloat16 if narrow and cpu_multiplies_bfloat16() else operands
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this machine's CPU has instructions for it; elsewhere torch converts the operands first."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 @cache
@@ -71,8 +88,10 @@ def multiply(a: Tensor, b: Tensor, out: Tensor) -> None:
 
 
 def accumulate(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, operands in one dtype, `total` in the working dtype."""
+    """total += a @ b, operands in one dtype, `total` in the working dtype; on a CPU a bfloat16 product is rounded to bfloat16."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
+    elif not total.is_cuda:
+        total.add_(torch.mm(a, b))
     else:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
