@@ -11,7 +11,7 @@ export OPSD_HOME := $(CURDIR)
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study test test-slow test-gpu gpu-kit test-engines test-scale test-faults lint docs up down status login venv engine-vllm constraints clean
+.PHONY: help demo study peers test test-slow test-gpu gpu-kit test-engines test-scale test-faults lint docs up down status login venv engine-vllm constraints clean
 
 help: ## these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +33,9 @@ test-gpu: venv ## the checks that need a CUDA device; their CPU twins are in mak
 
 gpu-kit: venv ## a folder for a CUDA machine without a network: sh gpu-kit/run.sh there measures it
 	$(BIN)/python -m benchmarks.gpu.kit gpu-kit
+
+peers: venv ## opsd beside TRL, vLLM and transformers on this machine, QUICK=--quick in minutes
+	$(BIN)/python -m benchmarks.peers $(QUICK)
 
 test-engines: engine-vllm ## every rollout engine makes the same record; installs vLLM in an environment of its own
 	$(BIN)/python -m pytest -m "vllm or not vllm" tests/core/rollout/engines tests/tasks/placement/test_rollout_engines.py tests/flows/engines

@@ -1,6 +1,7 @@
 """What is measured: parts, their cases, and the arms of a case; the first arm is opsd's own, the others are held against it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 MODULE = "benchmarks.peers."
@@ -13,7 +14,7 @@ class Arm(NamedTuple):
     environment: str
     """own, trl or vllm."""
     module: str
-    spec: dict[str, Any] = {}
+    spec: Mapping[str, Any] = MappingProxyType({})
     value: bool = True
     """Whether its value must agree with opsd's."""
 

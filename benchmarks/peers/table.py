@@ -8,7 +8,8 @@ from benchmarks.peers.arms import Case
 Runs = Mapping[str, Sequence[Mapping[str, float]]]
 """Of each arm, the figures of its runs, in the order in which they were made."""
 
-_COLUMNS = ("wall s", "CPU s", "tokens / wall s", "tokens / CPU s", "extra MiB", "peak MiB", "opsd's tokens / CPU s : its (spread)")
+_COLUMNS = ("wall s", "CPU s", "tokens / wall s", "tokens / CPU s", "extra MiB", "peak MiB", "opsd : it (spread)")
+"""The last is the ratio of tokens a CPU second."""
 
 
 def table(case: Case, runs: Runs) -> list[str]:

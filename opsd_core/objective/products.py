@@ -1,12 +1,12 @@
 """Matrix products with the head: operands in bfloat16 where the hardware multiplies those fast, sums in float32.
 
-On a GPU results are float32 too. A product of two bfloat16 numbers is exact in float32, so bfloat16 hidden states and weights lose
-nothing. Float32 operands are rounded to bfloat16 (relative 2^-9) only where autocast asks for bfloat16, as it does in every other
-layer. Gradients of logits are rounded likewise before they are pushed through the head.
+On a GPU results are float32 too. A product of two bfloat16 numbers is exact in float32, so bfloat16 hidden states and weights
+lose nothing. Float32 operands are rounded to bfloat16 (relative 2^-9) only where autocast asks for bfloat16, as it does in every
+other layer. Gradients of logits are rounded likewise before they are pushed through the head.
 
-torch's products of bfloat16 matrices on a CPU round their results to bfloat16. A logit of 16 would be wrong by up to 2^-4, so logits
-are made in float32 there. Gradients may be rounded: what autograd keeps of a bfloat16 layer is no better. They are pushed in
-bfloat16 where the CPU has instructions for it, tile by tile of the vocabulary, and the tiles' sums are float32.
+On a CPU torch rounds the product of bfloat16 matrices to bfloat16. A logit of 16 would be wrong by up to 2^-4, so logits are made
+in float32 there. Gradients may be rounded: what autograd keeps of a bfloat16 layer is no better. They are pushed in bfloat16
+where the CPU has instructions for it, tile by tile of the vocabulary, and the tiles' sums are float32.
 
 N = tokens, H = hidden size, V = vocabulary
 """

@@ -15,8 +15,8 @@ from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head
 from opsd_core.objective.fused import fused_loss
 from opsd_core.objective.kernels import kernels_for
-from opsd_core.objective.rows import Tiles
 from opsd_core.objective.products import cpu_multiplies_bfloat16
+from opsd_core.objective.rows import Tiles
 from opsd_core.objective.trust import agrees
 from tests.core.objective_oracle import columns, evaluate, oracle, problem, recorded
 
