@@ -99,7 +99,7 @@ class TeacherConfig(Section):
     attempt: Literal[*ATTEMPTS] = Field(
         "right_first",
         description=f"other_attempt: which of the prompt's other completions, those left out by filters included: "
-        f"{described(ATTEMPTS)}. Never one with the same text, nor the thinking of any.",
+        f"{described(ATTEMPTS)}. Never a wrong one with the same text, nor the thinking of any.",
     )
     only_unsuccessful: bool = Field(
         False,

@@ -81,7 +81,7 @@ def sibling_success(inputs: ContextInputs) -> Variables | None:
 def other_attempt(inputs: ContextInputs) -> Variables | None:
     """Another completion of the same prompt, right or wrong, as teacher.attempt chooses (OASIS, arXiv:2609.37915).
 
-    What stands before the end of its thinking is not shown. None when no other one says anything else than the completion.
+    What stands before the end of its thinking is not shown. None when no other one says anything, or only the same that is wrong.
     """
     if inputs.config.only_unsuccessful and inputs.own.correct:
         return None

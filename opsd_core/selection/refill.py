@@ -20,6 +20,8 @@ from opsd_core.digest import derive_seed
 from opsd_core.graders import get_grader, grader_name
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
+from opsd_core.rollout.engines.interface import Engine
+from opsd_core.rollout.sample import sample_each
 
 
 class Standing(NamedTuple):
@@ -32,6 +34,10 @@ class Standing(NamedTuple):
     rounds: int = 0
     completions: int = 0
     """Of all rounds together."""
+
+    def after(self, right: int, completions: int) -> "Standing":
+        """One round later, in which so many more prompts got a right completion."""
+        return Standing(self.prompts, self.right + right, self.rounds + 1, self.completions + completions)
 
 
 def right_or_not(rollouts: Iterable[Rollout], examples: Mapping[str, Example], config: CampaignConfig) -> dict[str, bool]:
@@ -72,3 +78,23 @@ def asked_next(lacking: Sequence[str], standing: Standing, iteration: int, confi
     seeds = {example_id: derive_seed("refill", config.seed, iteration, standing.rounds, example_id) for example_id in lacking}
     chosen = set(sorted(lacking, key=seeds.__getitem__)[:number])
     return [example_id for example_id in lacking if example_id in chosen]
+
+
+def refilled(
+    engine: Engine, rollouts: Sequence[Rollout], examples: Mapping[str, Example], iteration: int, config: CampaignConfig
+) -> tuple[list[Rollout], Standing]:
+    """The completions of all rounds, prompt after prompt, and where the prompts stand then: the whole loop in memory.
+
+    `rollouts` are those that every prompt was asked for (`sample_rollouts`). `tasks.stages.refilling` does it with stored shards.
+    """
+    right, whole, first = right_or_not(rollouts, examples, config), list(rollouts), config.rollout.group_size
+    standing, lacking = Standing(len(right), sum(right.values())), [name for name, found in right.items() if not found]
+    while ids := asked_next(lacking, standing, iteration, config):
+        samples = range(first, first + config.rollout.refill_group)
+        more, _ = engine.checked(sample_each(engine, [examples[name] for name in ids], samples, iteration, config), config)
+        right = right_or_not(more, examples, config)
+        lacking, first = [name for name in ids if not right[name]], samples.stop
+        standing = standing.after(sum(right.values()), len(more))
+        whole += more
+    places = {name: place for place, name in enumerate(dict.fromkeys(rollout.example_id for rollout in rollouts))}
+    return sorted(whole, key=lambda rollout: (places[rollout.example_id], rollout.sample_index)), standing

@@ -61,20 +61,36 @@ def test_any_is_drawn_among_all_others_and_stays_the_same():
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS)
-def test_never_the_completion_itself_whatever_the_group_holds(attempt):
+def test_never_the_completion_itself_but_for_a_right_twin_whatever_the_group_holds(attempt):
     generator = random.Random(1)
     for _ in range(300):
         texts = [generator.choice(["12", "12 ", "13", "", " ", "<think>1</think>12", "<think>12"]) for _ in range(5)]
         group = [Attempt(n, text, None, generator.choice([True, False, None]), num_tokens=n) for n, text in enumerate(texts)]
         for own in group:
             seen = shown(attempt, own.sample_index, group)
-            others = {spoken_text(other.text).strip() for other in group if other is not own}
-            assert seen is None or (seen in others - {""} and seen not in (own.text.strip(), spoken_text(own.text).strip()))
+            others = {spoken_text(other.text).strip() for other in group if other is not own} - {""}
+            same = {own.text.strip(), spoken_text(own.text).strip()}
+            twins = {spoken_text(other.text).strip() for other in group if other is not own and other.correct} & same
+            assert seen is None or seen in (others - same) | twins
+            assert seen is not None or not (others - same) | (twins - {""})
+
+
+def test_a_right_one_that_says_the_same_confirms_it_and_a_wrong_one_teaches_nothing():
+    right = [Attempt(0, "12", "12", True), Attempt(1, "12 ", "12", True), Attempt(2, "13", "13", False)]
+    assert shown("right_first", 0, right) == "12" and shown("wrong_first", 0, right) == shown("any", 0, right) == "13"
+    assert shown("shortest_wrong_first", 0, right) == "13"
+    assert {shown(attempt, 0, right[:2]) for attempt in ATTEMPTS} == {"12"}, "all are right: another right one"
+    wrong = [replace(attempt, correct=False) for attempt in right]
+    assert {shown(attempt, 0, wrong) for attempt in ATTEMPTS} == {"13"}
+    assert {shown(attempt, 0, wrong[:2]) for attempt in ATTEMPTS} == {None}
+    otherwise = [*right, Attempt(3, "it is 12", "12", True)]
+    assert {shown("right_first", 0, otherwise, example=example) for example in POOL} == {"it is 12"}, "rather in other words"
 
 
 def test_where_there_is_no_other_one_there_is_no_context():
     assert shown("right_first", 0, GROUP[:1]) is None
-    assert shown("right_first", 0, [Attempt(n, "the same", None, True) for n in range(4)]) is None
+    assert shown("right_first", 0, [Attempt(n, "the same", None, False) for n in range(4)]) is None
+    assert shown("right_first", 0, [Attempt(n, "the same") for n in range(4)]) is None
     assert shown("right_first", 0, only_unsuccessful=True) is None and shown("right_first", 1, only_unsuccessful=True)
 
 

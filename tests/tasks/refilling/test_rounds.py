@@ -16,8 +16,10 @@ from opsd_core.data import addition_examples
 from opsd_core.errors import OpsdError
 from opsd_core.records.examples import write_examples
 from opsd_core.records.rollouts import read_rollouts
+from opsd_core.rollout.engines.interface import Weights
+from opsd_core.rollout.engines.own import OwnEngine
 from opsd_core.rollout.sample import sample_rollouts
-from opsd_core.selection.refill import right_or_not
+from opsd_core.selection.refill import refilled, right_or_not
 from tasks import context, engines
 from tasks.asked import AskedAgain, PromptSet
 from tasks.context import local, store
@@ -116,6 +118,17 @@ def test_the_completions_are_those_of_a_larger_group(asked):
     rows = [row for shard in rows_of(held) for row in shard]
     assert max(row.sample_index for row in rows) > 1
     assert all((row.seed, row.completion_ids) == (whole[row.key].seed, whole[row.key].completion_ids) for row in rows)
+
+
+def test_stored_rounds_are_what_the_loop_in_memory_gives(asked):
+    iteration, prompts = asked(1, share=0.9, max_completions=40)
+    held, config = sampled(iteration, prompts), iteration.config
+    engine = OwnEngine(Weights(shared_policy(iteration.policy, config.model)), config.execution.rollout_batch_size)
+    first = sample_rollouts(engine.weights.policy, EXAMPLES, 0, config)
+    rows, standing = refilled(engine, first, {example.id: example for example in EXAMPLES}, 0, config)
+    assert [(row.key, row.completion_ids) for row in rows_of(held)[0]] == [(row.key, row.completion_ids) for row in rows]
+    found = held.refilled
+    assert standing == (found.prompts, found.right, found.rounds, found.completions) and found.completions > 0
 
 
 def test_into_how_many_shards_prompts_are_cut_decides_nothing(asked):
