@@ -104,7 +104,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "iteration": "number",
         "engine": "what samples, by name, and dtype",
         "references": "template of reference completions, where some are used",
-        "joined": "of a shard of several rounds: digests of its parts, with policy, prompts, shard and iteration alone",
+        "joined": "of a shard of several rounds: digests of its parts, with policy, prompts, shard, seed and iteration alone",
     },
     "refills": {
         "prompts": "content of the iteration's prompts",

@@ -1,10 +1,12 @@
 """Which of a prompt's other completions the teacher is shown: one function and one line of ATTEMPTS for each way.
 
 A wrong completion that says the same, word for word, is never shown: to a teacher that reads both it is the completion itself,
-and what is wrong would teach itself. A right one that says the same is a twin: another sample has confirmed the answer. It is shown
-where nothing else suits. Nothing is shown from inside a thought: what is shown is what stands behind the last one, and an attempt
-that was cut while it thought has nothing to show. Control tokens are not part of a completion's text, and names of such tokens
-stay names (`opsd_core.models.plain_text`).
+and what is wrong would teach itself. A right one that says the same is a twin: another sample has confirmed the answer. It is
+shown where nothing else suits.
+
+Nothing is shown from inside a thought: what is shown is what stands behind the last one, and an attempt that was cut while it
+thought has nothing to show. Control tokens are not part of a completion's text, and names of such tokens stay names
+(`opsd_core.models.plain_text`).
 """
 
 from collections.abc import Callable, Sequence

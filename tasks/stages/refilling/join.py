@@ -41,6 +41,7 @@ def join_identity(iteration: Iteration, prompts: PromptSet, parts: Sequence[Shar
         "policy": iteration.policy.digest,
         "prompts": prompts.content,
         "shard": parts[0].shard,
+        "seed": iteration.config.seed,
         "iteration": iteration.number,
         "joined": [part.digest for part in parts],
     }
