@@ -14,7 +14,7 @@ from opsd_core.rollout.sampling import Sampling
 def measured(spec: Spec) -> tuple[Cost, int, float]:
     """The cost of all prompts, the tokens made, and the mean log-probability of what was sampled."""
     config = ModelConfig(source="smollm2", dtype=spec["dtype"], device="cpu")
-    policy, prompts = packed(load_policy(Path(spec["folder"]) / "model", config)), inputs(spec)["rollouts"]
+    policy, prompts = packed(load_policy(Path(spec["folder"]) / "model", config)), inputs(spec)["rollouts"][: spec.get("rows")]
     sampling = Sampling(temperature=1.0, max_completion_length=spec["length"], record_top_k=spec["top_k"])
     seeds = list(range(len(prompts)))
     generate(policy, prompts[:2], seeds[:2], sampling, 2)

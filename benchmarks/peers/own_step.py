@@ -34,8 +34,16 @@ def settings(spec: Spec) -> CampaignConfig:
             "distillation": {"targets": "online", "bound": "none"} | MODES[spec["mode"]],
             "rollout": {"max_completion_length": spec["length"]},
             "optimizer": {"learning_rate": 1e-5, "beta2": 0.999},
+            "execution": {"microbatch_tokens": 2048},
         },
     )
+
+
+def items_of(given: dict[str, Any], length: int, rows: int | None = None) -> list[TrainingItem]:
+    """The first `rows` rows, or all, as a step takes them."""
+    columns = zip(given["prompts"], given["teacher_prompts"], given["completions"], strict=True)
+    ones = np.ones(length, np.float32)
+    return [TrainingItem(*row, 0 * ones - 1, ones) for row in columns][:rows]
 
 
 def measured(spec: Spec) -> tuple[Cost, int, float]:
@@ -44,9 +52,7 @@ def measured(spec: Spec) -> tuple[Cost, int, float]:
     folder = Path(spec["folder"]) / "model"
     student = load_policy(folder, config.model, torch.float32)
     teacher = FixedTeacher(load_policy(folder, config.model.model_copy(update={"lora": type(config.model.lora)()})))
-    rows = zip(given["prompts"], given["teacher_prompts"], given["completions"], strict=True)
-    ones = np.ones(spec["length"], np.float32)
-    items = [TrainingItem(*row, 0 * ones - 1, ones) for row in rows]
+    items = items_of(given, spec["length"], spec.get("rows"))
     optimizer = build_optimizer(list(trainable_parameters(student).values()), config.optimizer)
     first = train_step(student, teacher, items, optimizer, config, 0)
     cost = cost_of(lambda: train_step(student, teacher, items, optimizer, config, 1))

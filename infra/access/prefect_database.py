@@ -3,13 +3,16 @@
 Prefect begins most transactions without a lock and takes one at the first write. Where another one wrote in between, SQLite
 refuses that write at once, whatever the timeout, and what it should have recorded is lost. A transaction that takes the lock when
 it begins waits for it instead, up to Prefect's minute.
+
+The mode holds for the one transaction only. Within it Prefect opens other sessions that read (for the event of a paused queue,
+for instance); were they to ask for the lock, they would wait for the transaction that waits for them.
 """
 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from prefect.server.database.configurations import AioSqliteConfiguration
+from prefect.server.database.configurations import SQLITE_BEGIN_MODE, AioSqliteConfiguration
 from prefect.server.database.dependencies import MODELS_DEPENDENCIES
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
@@ -20,7 +23,12 @@ class WaitingSqlite(AioSqliteConfiguration):
     @asynccontextmanager
     async def begin_transaction(self, session: Any, with_for_update: bool = False) -> AsyncGenerator[Any, None]:
         """A transaction that nobody else's write can refuse."""
-        async with super().begin_transaction(session, with_for_update=True) as transaction:
+        async with session.begin() as transaction:
+            token = SQLITE_BEGIN_MODE.set("IMMEDIATE")
+            try:
+                await session.connection()
+            finally:
+                SQLITE_BEGIN_MODE.reset(token)
             yield transaction
 
 

@@ -86,7 +86,7 @@ def _submitted(tab: browser.Browser, client: SyncPrefectClient) -> dict:
 def test_a_form_submits_what_was_touched_and_nothing_else(tab, client):
     _form(tab, client)
     text = tab.text()
-    assert "Peak learning rate. Untouched: default 1e-05, demo 0.0002, tiny 0.001" in text and "null_control" in text
+    assert "Peak learning rate. Untouched: default 1e-05, demo 0.0001, tiny 0.001" in text and "null_control" in text
     assert _submitted(tab, client) == {}, "nothing was touched"
 
     _form(tab, client)

@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 import sqlalchemy as sa
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.database.dependencies import MODELS_DEPENDENCIES
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
@@ -36,6 +38,39 @@ def test_writers_that_read_first_wait_for_each_other(tmp_path):
     count, errors = asyncio.run(written(AioSqliteConfiguration(f"sqlite+aiosqlite:///{tmp_path}/own.db"), 6))
     assert count < 6 and all("database is locked" in error for error in errors)
     assert asyncio.run(written(WaitingSqlite(f"sqlite+aiosqlite:///{tmp_path}/ours.db"), 12)) == (12, [])
+
+
+async def read_inside(config):
+    """What a session of its own reads within a transaction that has written, and what stands there afterwards."""
+    engine = await config.engine()
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("CREATE TABLE kept (number INTEGER)"))
+    session, other = await config.session(engine), await config.session(engine)
+    async with session, config.begin_transaction(session):
+        await session.execute(sa.text("INSERT INTO kept VALUES (1)"))
+        async with other:
+            inside = (await other.execute(sa.text("SELECT count(*) FROM kept"))).scalar()
+    async with engine.connect() as connection:
+        after = (await connection.execute(sa.text("SELECT count(*) FROM kept"))).scalar()
+    await engine.dispose()
+    return inside, after
+
+
+def test_a_session_within_a_transaction_does_not_wait_for_it(tmp_path):
+    """It would for a minute, with every other writer behind it."""
+    made = asyncio.run(asyncio.wait_for(read_inside(WaitingSqlite(f"sqlite+aiosqlite:///{tmp_path}/a.db")), 30))
+    assert made == (0, 1)
+
+
+def test_pausing_a_queue_does_not_hold_the_server_up(stack):
+    """Prefect reads the queue's pool for an event while it writes; the lock is waited for a minute."""
+    with get_client(sync_client=True, httpx_settings={"timeout": 30}) as client:
+        client.create_work_pool(WorkPoolCreate(name="paused", type="process"))
+        queue = client.read_work_queue_by_name("default", work_pool_name="paused")
+        for paused in (True, False):
+            client.update_work_queue(queue.id, is_paused=paused)
+            assert client.read_work_queue(queue.id).is_paused == paused
+        client.delete_work_pool("paused")
 
 
 @pytest.mark.parametrize(("url", "ours"), [("sqlite+aiosqlite:///{}/a.db", True), ("postgresql+asyncpg://h/b", False)])
