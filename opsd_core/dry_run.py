@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from opsd_core.config import CampaignConfig
 from opsd_core.disk import temporary_folder
 from opsd_core.errors import ModelError, TrainingError
-from opsd_core.graders import get_grader, grader_name
+from opsd_core.graders import get_grader, grader_kind, grader_name
 from opsd_core.judgement.power import GatePower, gate_in_words
 from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import Policy
@@ -94,7 +94,7 @@ def dry_run(engine: Engine, student: Policy, parts: Parts, train: Sequence[Examp
     with clock("distil"):
         _step(found, student, teacher, batch, config)
     found.speed = {
-        "tokens sampled per second": sum(len(r.completion_ids) for r in rollouts) / clock.seconds["rollout"],
+        "tokens sampled per second": sum(r.num_sampled for r in rollouts) / clock.seconds["rollout"],
         "completions trained per second": len(batch) / clock.seconds["distil"],
     }
     found.minutes = _minutes(clock.seconds, len(rollouts), len(batch), config)
@@ -122,6 +122,8 @@ class _Clock:
 
 
 def _check_references(found: DryRun, train: Sequence[Example], config: CampaignConfig) -> None:
+    if not grader_kind(grader_name(config.data)).answers:
+        return  # an item's answer is no answer to it
     grader = get_grader(grader_name(config.data))
     labelled = [example for example in train if example.answer][:_MAX_GRADED]
     wrong = [example for example in labelled if not grader(example, example.answer).correct]

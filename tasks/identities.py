@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 _SETTINGS = "all settings, of execution only engine and checked_share, where it is not opsd's own sampler"
 _DTYPE = "model.dtype; for auto, what the campaign's start settled"
+_GRADER = "name and version of the graders; of a function of the user's its name and the content of its files"
+_FUNCTIONS = "by setting, the content of every function of the user's, where there are some"
 _TEMPLATE = "both sides' templates, system message and chat template, with the date where one asks for it"
 _SOLVED = "what other models answered, where that is shown or decides who teaches"
 _BUDGET = "prompts.max_teacher_prompt_length and overflow, where contexts are made from completions"
@@ -52,6 +54,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     "campaigns": {
         "config": _SETTINGS,
         "overlap": "true with execution.overlap=true, which changes whose completions are learned from",
+        "functions": _FUNCTIONS,
         "initial": "digest of the starting weights",
         "data": "identity of the data set",
         "teachers": "digests of other models that teach, where they are fixed",
@@ -66,7 +69,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "template": _TEMPLATE,
         "prompts": "budget and overflow",
         "tokenizer": "digest",
-        "sampling": "section rollout without what is asked and when, group_size, on_policy_fraction",
+        "sampling": "section rollout without what is asked and when, group_size, on_policy_fraction, environment",
         "seed": "seed",
         "engine": "what samples, by name, and dtype",
     },
@@ -89,7 +92,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "template": _TEMPLATE,
         "sampling": "greedy, with the longest completion",
         "seeds": "how seeds are named",
-        "grader": "name and version of the graders",
+        "grader": _GRADER,
         "dtype": _DTYPE,
     },
     "rollouts": {
@@ -103,6 +106,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "seed": "seed",
         "iteration": "number",
         "engine": "what samples, by name, and dtype",
+        "environment": "what answers between turns, by its version or the function's content, and the most turns; where one does",
         "references": "template of reference completions, where some are used",
         "joined": "of a shard of several rounds: digests of its parts, with policy, prompts, shard, seed and iteration alone",
     },
@@ -127,7 +131,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     "grades": {
         "rollouts": "digests of the shards",
         "grades": "of the teacher probe: digest of the grades before it",
-        "grader": "name and version of the graders",
+        "grader": _GRADER,
         "filter": "section filter",
         "seed": "seed, with filter.keep_per_prompt=random",
         "group_size": "rollout.group_size with rollout.refill, which tells the first round's completions from the others",
@@ -189,7 +193,7 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
     },
     "evaluations": {
         "policy": "digest of the weights",
-        "conditions": "items by content, their metadata, template, tokenizer, how they are answered, grader, source, seed",
+        "conditions": "items with their metadata, template, tokenizer, how and with what they are answered, grader, source, seed",
         "dtype": _DTYPE,
     },
     "verdicts": {
@@ -219,12 +223,14 @@ IDENTITIES: Mapping[str, Mapping[str, str]] = {
         "study": "all settings of the study",
         "base": f"of its campaign {_SETTINGS}",
         "overlap": "true with execution.overlap=true",
+        "functions": _FUNCTIONS,
         "initial": "digest of the base model",
         "data": "identity of the data set",
     },
     "study-arms": {
         "config": f"{_SETTINGS}, without name and promotion",
         "overlap": "true with execution.overlap=true",
+        "functions": _FUNCTIONS,
         "initial": "digest of the base model",
         "data": "identity of the arm's data set",
         "arm": "name",

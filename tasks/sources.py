@@ -8,6 +8,8 @@ from pathlib import Path
 from opsd_core.config import CampaignConfig, DataConfig
 from opsd_core.config.teacher import MOVING
 from opsd_core.errors import ConfigError, DataError, IntegrityError, ModelError, RefusedError
+from opsd_core.graders import grader_identity
+from opsd_core.rollout.environments import environment_identity
 from tasks.context import settings, store, tracker
 from tasks.storage.artifacts import Artifact, describe
 from tasks.storage.base import ObjectInfo, Store
@@ -32,6 +34,21 @@ def data_sources(config: CampaignConfig) -> list[tuple[str, DataConfig]]:
 def guard_sources(config: CampaignConfig) -> list[tuple[str, DataConfig]]:
     """(setting, section) of the data of every guard."""
     return [(f"{guard.field}.data.source", guard.data) for guard in config.promotion.guards]
+
+
+def functions(config: CampaignConfig) -> dict[str, str]:
+    """{setting: what it is} of the user's functions; ConfigError by the setting for one that cannot be imported."""
+    graded = [("data.source", config.data), *guard_sources(config)]
+    places = [(field.replace("source", "grader_function"), data) for field, data in graded if data.grader == "python"]
+    found = {field: grader_identity(data) for field, data in places}
+    if config.rollout.environment == "python":
+        found["rollout.environment_function"] = environment_identity(config.rollout)["environment"]["function"]
+    return found
+
+
+def functions_identity(config: CampaignConfig) -> dict[str, dict[str, str]]:
+    """Their part of an identity; nothing where there are none."""
+    return {"functions": found} if (found := functions(config)) else {}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from opsd_core.config import CampaignConfig, DataConfig
+from opsd_core.config.base import in_identities
 from opsd_core.config.kinds.places import is_path, missing
 from opsd_core.config.kinds.sources import SOURCE_KINDS
 from opsd_core.config.sources import BUILT_IN_MODELS
@@ -30,6 +31,7 @@ from tasks.context import scratch, store
 from tasks.sources import (
     data_sources,
     download_file,
+    functions,
     guard_sources,
     model_address,
     model_objects,
@@ -45,11 +47,12 @@ _MOST_BYTES = 16 << 20
 
 
 def check_sources(config: CampaignConfig, *, data: bool = True) -> None:
-    """Find every model that a campaign names, and with `data` every data set; none is loaded and no hub is asked.
+    """Find every model and function that a campaign names, and with `data` every data set; no model is loaded, no hub is asked.
 
     ConfigError, ModelError or DataError by the setting whose address leads nowhere, or asks for more than the context of the
     policy.
     """
+    functions(config)
     for field, source in model_sources(config):
         address = model_address(source, field)
         stored = stored_model(address, field)
@@ -110,7 +113,7 @@ def data_state(config: DataConfig, field: str = "data.source") -> State:
 
 def rehearsal_sources(config: CampaignConfig) -> list[list[Any]]:
     """Settings and present state of every source of rehearsed prompts; empty where nothing is rehearsed."""
-    return [[data.model_dump(mode="json"), data_state(data, field)] for field, data in data_sources(config)[1:]]
+    return [[in_identities(data.model_dump(mode="json")), data_state(data, field)] for field, data in data_sources(config)[1:]]
 
 
 def unchanged_data(config: DataConfig, before: State, field: str = "data.source") -> None:

@@ -44,6 +44,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         if {"step", "rollouts"} & set(options.parts):
             (rows, length), (items, _) = STEPS[size], PROMPTS[size]
+            rows = rows if "step" in options.parts else 0
             write_inputs(Path(folder), ROOT / ".opsd/cache/downloads", rows=rows, tokens=length, items=items)
         for part in options.parts:
             lines += [f"## {part.capitalize()}", ""]

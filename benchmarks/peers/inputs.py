@@ -39,9 +39,12 @@ def _step_prompts(policy: Policy, rows: int) -> tuple[list[list[int]], list[list
 @torch.inference_mode()
 def _completions(policy: Policy, prompts: list[list[int]], tokens: int) -> list[list[int]]:
     """What the policy itself writes, of `tokens` tokens each."""
+    if not prompts:
+        return []
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts])
     mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
     torch.manual_seed(0)
     options: dict[str, Any] = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": True, "top_k": 0}
-    return policy.causal_lm.generate(input_ids=ids, attention_mask=mask, pad_token_id=0, **options)[:, width:].tolist()
+    model = policy.causal_lm.to(torch.bfloat16)
+    return model.generate(input_ids=ids, attention_mask=mask, pad_token_id=0, **options)[:, width:].tolist()

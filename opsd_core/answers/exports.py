@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -52,7 +53,7 @@ def completion_rows(sampled: Sampled) -> Iterable[dict[str, Any]]:
 
     `messages`: the question and what the policy wrote. `prompt`, `privileged_prompt`: what student and teacher read, the chat
     template applied. `student_logprobs`, `teacher_logprobs`: one number in nats per entry of `token_ids`; the teacher's is None
-    where it was not recorded, and a number that is not finite is None as well.
+    where it was not recorded, and a number that is not finite, or of a token that an environment wrote, is None as well.
     """
     for rollout in light_of(sampled.rollouts):
         grade, target = sampled.grades.get(rollout.key), sampled.targets.get(rollout.key)
@@ -74,8 +75,8 @@ def completion_rows(sampled: Sampled) -> Iterable[dict[str, Any]]:
             "prompt": _clean(sampled.prompt_text(rollout.prompt_ids)),
             "privileged_prompt": None if privileged is None else _clean(views_in_words(privileged, sampled.prompt_text)),
             "token_ids": [int(token) for token in rollout.completion_ids],
-            "student_logprobs": _finite(rollout.logprobs_T),
-            "teacher_logprobs": None if target is None else _finite(target.sampled_logprob_T),
+            "student_logprobs": _finite(rollout.logprobs_T, rollout.sampled_T),
+            "teacher_logprobs": None if target is None else _finite(target.sampled_logprob_T, rollout.sampled_T),
         }
 
 
@@ -213,5 +214,6 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _finite(values_T: Iterable[float]) -> list[float | None]:
-    return [float(value) if abs(float(value)) < float("inf") else None for value in values_T]
+def _finite(values_T: np.ndarray, sampled_T: np.ndarray | None) -> list[float | None]:
+    own_T = np.isfinite(values_T) if sampled_T is None else np.isfinite(values_T) & sampled_T
+    return [float(value) if own else None for value, own in zip(values_T, own_T, strict=True)]

@@ -203,9 +203,12 @@ const shownToken = (text) => texts(text.replaceAll("\n", "⏎\n").replaceAll("\t
 const nats = (value) => value === null ? "–" : value <= -99990 ? "−∞" : (value / 100).toFixed(2).replace("-", "−");
 const share = (value) => value === null ? "–" : `${(100 * Math.exp(value / 100)).toFixed(value < -461 ? 3 : 1)} %`;
 const tip = el("div", { id: "tip", hidden: "", role: "tooltip" });
+const gapAt = (row, at) => row.t && row.s[at] !== null && row.t[at] !== null ? row.t[at] - row.s[at] : null;
+const environments = (row, at) => row.s[at] === null && row.S[at] && row.S[at].length === 0;
 function showTip(row, at, event) {
   const sides = [["student", row.S[at]], ["teacher", row.T ? row.T[at] : null]].filter(([, top]) => top);
-  const gap = row.t ? row.t[at] - row.s[at] : null;
+  const gap = gapAt(row, at);
+  if (environments(row, at)) return tip.replaceChildren(el("div", {}, `position ${at + 1}: written by the environment, not learned from`));
   const lines = [el("div", {}, "“", ...shownToken(data.vocabulary[row.ids[at]]), "” ", `position ${at + 1}: log S ${nats(row.s[at])}`,
     row.t ? `, log T ${nats(row.t[at])}, log T − log S ${nats(gap)}` : ", log T not recorded")];
   const rows = [];
@@ -221,9 +224,9 @@ function showTip(row, at, event) {
 function tokens(row) {
   const box = el("div", { class: "tokens" });
   row.ids.forEach((id, at) => {
-    const gap = row.t && row.s[at] !== null && row.t[at] !== null ? row.t[at] - row.s[at] : null;
     const span = el("span", { "data-at": String(at) }, ...shownToken(data.vocabulary[id]));
-    span.style.backgroundColor = colour(gap);
+    if (environments(row, at)) span.style.opacity = "0.5";
+    span.style.backgroundColor = colour(gapAt(row, at));
     box.append(span);
   });
   const over = (event) => {

@@ -81,10 +81,11 @@ def token_rows(sampled: Sampled, rollout: Rollout, vocabulary: dict[int, int]) -
     """One completion for the page: `ids` and the sides' likeliest tokens as places in `vocabulary`, which grows.
 
     log-probabilities in hundredths of nats: `s` (T,) of the student, `t` (T,) of the teacher or None; `S` and `T` hold per
-    position [token, log-probability, token, ...], likeliest first.
+    position [token, log-probability, token, ...], likeliest first. Where an environment wrote, they are None and empty.
     """
     grade, target = sampled.grades.get(rollout.key), sampled.targets.get(rollout.key)
     example = sampled.examples.get(rollout.example_id)
+    own_T = np.ones(len(rollout.completion_ids), bool) if rollout.sampled_T is None else rollout.sampled_T
 
     def place(token: int) -> int:
         return vocabulary.setdefault(int(token), len(vocabulary))
@@ -93,9 +94,12 @@ def token_rows(sampled: Sampled, rollout: Rollout, vocabulary: dict[int, int]) -
         order_TK = np.argsort(-logprobs_TK, axis=1, kind="stable")[:, :_LIKELIEST]
         ids, logs = np.take_along_axis(ids_TK, order_TK, 1), np.take_along_axis(logprobs_TK, order_TK, 1)
         return [
-            [n for i, p in zip(row, values, strict=True) for n in (place(i), hundredths(p))]
-            for row, values in zip(ids, logs, strict=True)
+            [n for i, p in zip(row, values, strict=True) for n in (place(i), hundredths(p))] if own else []
+            for row, values, own in zip(ids, logs, own_T, strict=True)
         ]
+
+    def along(logprobs_T: np.ndarray) -> list[int | None]:
+        return [hundredths(value) if own else None for value, own in zip(logprobs_T, own_T, strict=True)]
 
     privileged = sampled.privileged.get(rollout.key)
     return {
@@ -108,8 +112,8 @@ def token_rows(sampled: Sampled, rollout: Rollout, vocabulary: dict[int, int]) -
         "prompt": sampled.prompt_text(rollout.prompt_ids),
         "privileged": None if privileged is None else views_in_words(privileged, sampled.prompt_text),
         "ids": [place(token) for token in rollout.completion_ids],
-        "s": [hundredths(value) for value in rollout.logprobs_T],
-        "t": None if target is None else [hundredths(value) for value in target.sampled_logprob_T],
+        "s": along(rollout.logprobs_T),
+        "t": None if target is None else along(target.sampled_logprob_T),
         "S": likeliest(rollout.topk_ids_TK, rollout.topk_logprobs_TK),
         "T": None if target is None else likeliest(target.topk_ids_TK, target.topk_logprobs_TK),
     }
@@ -138,7 +142,7 @@ def divergence_curve(sampled: Sampled) -> dict[str, Any]:
     gaps = {}
     for number in sorted(first):  # as they are stored, so that a row group is read once
         rollout = sampled.rollouts[number]
-        gaps[number] = divergence_along(rollout, sampled.targets[rollout.key])
+        gaps[number] = rollout.own(divergence_along(rollout, sampled.targets[rollout.key]))
     rows = [gaps[number] for number in first]
     return {"points": along_positions(rows), "completions": len(rows), "of": len(numbers)}
 

@@ -9,9 +9,12 @@ from opsd_core.config.base import Section
 SCHEDULED_SECTIONS = ("rollout", "filter", "token_weights", "teacher", "distillation")
 """Sections whose settings may be scheduled; the rest decides what is measured or what a state file fits."""
 
-FIXED_SETTINGS = ("teacher.weights", "teacher.members", "rollout.num_prompts", "rollout.refresh")
+FIXED_SETTINGS = (
+    "teacher.weights", "teacher.members", "rollout.num_prompts", "rollout.refresh",
+    "rollout.environment", "rollout.environment_function", "rollout.max_turns",
+)  # fmt: skip
 """Settings in these sections that other iterations rely on: a teacher's state, where the next prompts begin, whose completions
-are kept."""
+are kept, what champion and candidate are judged with."""
 
 
 class CurriculumConfig(Section):

@@ -1,13 +1,14 @@
 """Rollouts, filter, divergence, optimiser: the method's settings."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from opsd_core.config.base import Section
+from opsd_core.config.base import Section, in_identities
 from opsd_core.config.kinds.choices import BOUNDS, REFRESHES, described
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
-from opsd_core.config.kinds.places import TemplateText
+from opsd_core.config.kinds.environments import ENVIRONMENT_KINDS
+from opsd_core.config.kinds.places import FunctionPlace, TemplateText
 
 _WHEN_SAMPLED = {"num_prompts", "refresh", "min_overlap", "min_effective_sample_size", "refill"}
 """Settings of `rollout` that decide when and of what completions are sampled, not how."""
@@ -76,13 +77,35 @@ class RolloutConfig(Section):
         description="refresh=overlap only: completions are kept while the importance ratios, clipped at "
         "token_weights.importance_clip, leave at least this effective share of their tokens.",
     )
-
     refill: RefillConfig = Field(RefillConfig(), description="Until how many prompts have a right completion.")
+    environment: Literal[*ENVIRONMENT_KINDS] = Field(
+        "none",
+        description="What answers the policy between its turns, in rollouts and in evaluations: "
+        f"{described({name: kind.meaning for name, kind in ENVIRONMENT_KINDS.items()})}. Only the policy's own tokens count; "
+        "max_completion_length holds for the whole conversation.",
+    )
+    environment_function: FunctionPlace = Field(
+        "",
+        description="environment=python only: function(messages) returns (message, done); package.module:function or "
+        "path/of/file.py:function.",
+    )
+    max_turns: int = Field(
+        4, ge=2, le=64, description="With an environment only: most turns of the policy; a conversation that needs more is cut."
+    )
+
+    @model_validator(mode="after")
+    def _environment_has_its_function(self) -> Self:
+        if self.environment == "python" and not self.environment_function:
+            raise ValueError(
+                "rollout.environment=python without rollout.environment_function: there is no function that answers. Set "
+                "rollout.environment_function to package.module:function or path/of/file.py:function."
+            )
+        return self
 
     @property
     def sampling(self) -> dict[str, Any]:
         """What decides how a prompt is answered."""
-        return self.model_dump(exclude=_WHEN_SAMPLED)
+        return in_identities(self.model_dump(exclude=_WHEN_SAMPLED))
 
     @property
     def asks_again(self) -> bool:

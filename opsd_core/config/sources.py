@@ -1,7 +1,7 @@
 """Where the model, the data and the prompts come from."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -9,7 +9,7 @@ from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
 from opsd_core.config.kinds.columns import AUTO, COLUMN_PRESETS, NONE
 from opsd_core.config.kinds.graders import GRADER_KINDS
-from opsd_core.config.kinds.places import WHERE, Address, TemplateText, names_file, read_text
+from opsd_core.config.kinds.places import WHERE, Address, FunctionPlace, TemplateText, names_file, read_text
 from opsd_core.config.kinds.sources import SourceKind, source_kind
 
 _LONGEST_PLACE = 1000
@@ -167,6 +167,11 @@ class DataConfig(Section):
     grader: GraderName = Field(
         "auto", description="How an answer is judged; auto = the task's own verifier, else math."
     )
+    grader_function: FunctionPlace = Field(
+        "",
+        description="grader=python only: the function that judges. function(text, item) returns true, false or a score from 0 "
+        "to 1; package.module:function or path/of/file.py:function.",
+    )
 
     @field_validator("encoding")
     @classmethod
@@ -178,6 +183,15 @@ class DataConfig(Section):
         if not known:
             raise ValueError(f"data.encoding={value!r} is no encoding that Python knows. Use auto, utf-8, cp1252, shift_jis, ...")
         return value
+
+    @model_validator(mode="after")
+    def _grader_has_its_function(self) -> Self:
+        if self.grader == "python" and not self.grader_function:
+            raise ValueError(
+                "data.grader=python without data.grader_function: there is no function that judges. Set data.grader_function to "
+                "package.module:function or path/of/file.py:function."
+            )
+        return self
 
     @property
     def kind(self) -> SourceKind:

@@ -1,6 +1,8 @@
 """Measuring a policy on held-out items: greedy and sampled completions, graded one by one."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
@@ -9,6 +11,7 @@ from opsd_core.models.policy import Policy
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome, Mode
+from opsd_core.rollout.conversations import Talk
 from opsd_core.rollout.generation import check_lengths, generate
 from opsd_core.rollout.sampling import Completion, Sampling
 from opsd_core.selection.filters import repetition_factor
@@ -26,11 +29,11 @@ def evaluate_policy(
 ) -> list[ItemOutcome]:
     """One greedy completion per item, then `num_samples` sampled ones; the same draws for every policy.
 
-    How they are sampled is `config.evaluation`. Seeds depend on (seed, item, sample) alone, so two policies are compared on
-    common random numbers.
+    How they are sampled is `config.evaluation`; with rollout.environment each is a whole conversation. Seeds depend on
+    (seed, item, sample) alone, so two policies are compared on common random numbers.
     """
     settings = config.evaluation
-    prompts = builder.all_student_ids(examples)
+    prompts, talk = builder.all_student_ids(examples), Talk.of(policy, builder, config.rollout)
     outcomes: list[ItemOutcome] = []
     for mode, samples in (("greedy", 1), ("sampled", settings.num_samples)):
         pairs = [(row, sample) for row in range(len(examples)) for sample in range(samples)]
@@ -44,22 +47,43 @@ def evaluate_policy(
         seeds = [derive_seed("evaluation", config.seed, examples[row].id, sample) for row, sample in pairs]
         asked, together = [prompts[row] for row, _ in pairs], config.execution.evaluation_batch_size
         check_lengths(policy, asked, sampling, "evaluation.max_completion_length")
-        completions = generate(policy, asked, seeds, sampling, together, on_progress)
-        for (row, sample), completion in zip(pairs, completions, strict=True):
-            text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
-            outcomes.append(_outcome(completion, text, grader(examples[row], text), (examples[row].id, mode, sample)))
+        ask = partial(generate, policy, batch_size=together)
+        if talk is None:
+            written = [_alone(c, policy) for c in ask(asked, seeds, sampling, on_progress=on_progress)]
+        else:
+            held = talk.opened([examples[row] for row, _ in pairs], asked, seeds)
+            talk.hold(ask, held, sampling, on_progress)
+            written = [_Written(c.finish_reason, c.own(c.completion.entropy_T), c.text, c.answer) for c in held]
+        for (row, sample), found in zip(pairs, written, strict=True):
+            outcomes.append(_outcome(found, grader(examples[row], found.answer), (examples[row].id, mode, sample)))
     return outcomes
 
 
-def _outcome(completion: Completion, text: str, grade: Grade, key: tuple[str, Mode, int]) -> ItemOutcome:
+class _Written(NamedTuple):
+    """What a policy wrote to a question."""
+
+    finish_reason: str
+    entropy_T: Sequence[float]
+    """Nats, at its own tokens."""
+    text: str
+    answer: str
+    """What is judged: the text, or of a conversation the last turn."""
+
+
+def _alone(completion: Completion, policy: Policy) -> _Written:
+    text = policy.tokenizer.decode(completion.ids_T, skip_special_tokens=True)
+    return _Written(completion.finish_reason, completion.entropy_T, text, text)
+
+
+def _outcome(found: _Written, grade: Grade, key: tuple[str, Mode, int]) -> ItemOutcome:
     return ItemOutcome(
         *key,
         correct=grade.correct,
         score=grade.score,
         extracted=grade.extracted,
-        num_tokens=len(completion.ids_T),
-        truncated=completion.finish_reason == "length",
-        repetition=repetition_factor(text),
-        mean_entropy=sum(completion.entropy_T) / len(completion.entropy_T),
-        text=text,
+        num_tokens=len(found.entropy_T),
+        truncated=found.finish_reason != "eos",
+        repetition=repetition_factor(found.text),
+        mean_entropy=sum(found.entropy_T) / len(found.entropy_T),
+        text=found.text,
     )

@@ -113,9 +113,15 @@ def _is_limit(error: ModelError) -> bool:
 
 def as_messages(tokenizer: PreTrainedTokenizerBase, template: str, user: str, system: str | None) -> list[dict[str, Any]]:
     """A user's message behind a system message, in the form of content (a text, or a list of parts) that the template reads."""
-    wrap = (lambda text: [{"type": "text", "text": text}]) if _wants_parts(tokenizer, template) else (lambda text: text)
-    messages = [] if system is None else [{"role": "system", "content": wrap(system)}]
-    return [*messages, {"role": "user", "content": wrap(user)}]
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return worded(tokenizer, template, [*messages, {"role": "user", "content": user}])
+
+
+def worded(tokenizer: PreTrainedTokenizerBase, template: str, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages of plain text in the form of content that the template reads."""
+    if not _wants_parts(tokenizer, template):
+        return [dict(message) for message in messages]
+    return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
 
 
 @lru_cache(maxsize=32)

@@ -36,16 +36,18 @@ from opsd_core.objective.types import FullTargets, Head, HiddenTargets, Objectiv
 
 _STRIP_BYTES = {"cpu": 48 * 2**20, "cuda": 512 * 2**20}
 """Logits of one side held at once. CUDA: few, large products."""
+_STRIP_OF_HEAD = 4
+"""A strip may take 1 / 4 of the head's float32 weights where that is more: every strip reads them all, few rows waste that."""
 _STRIP_ROWS = {"cpu": 256, "cuda": 8192}
 """Most rows of a strip. CPU: more rows make the matrix products no faster (measured at 64, 128, 256)."""
 _TILE_BYTES = {"cpu": 2 * 2**20, "cuda": 256 * 2**20}
 """One tile of logits. CPU: temporaries of this size are reused by the allocator and stay near the cores."""
 
 
-def default_tiles(vocabulary: int, device: torch.device) -> Tiles:
-    """Rows of a strip and columns of a tile for this vocabulary."""
+def default_tiles(vocabulary: int, hidden: int, device: torch.device) -> Tiles:
+    """Rows of a strip and columns of a tile for a head (vocabulary, hidden)."""
     kind = "cpu" if device.type == "cpu" else "cuda"
-    rows = min(max(_STRIP_BYTES[kind] // (4 * vocabulary), 1), _STRIP_ROWS[kind])
+    rows = min(max(_STRIP_BYTES[kind] // (4 * vocabulary), hidden // _STRIP_OF_HEAD, 1), _STRIP_ROWS[kind])
     rows = rows - rows % 32 if rows >= 32 else rows
     return Tiles(rows, min(max(_TILE_BYTES[kind] // (4 * rows), 256), vocabulary))
 
@@ -90,7 +92,7 @@ def fused_loss(
     Peak extra memory is the strips, the float32 gradients (of the head only when it is trained) and a few tiles.
     Raises RuntimeError when differentiated twice: the first backward gives its gradient buffers away.
     """
-    tiles = tiles or default_tiles(len(head.weight_VH), student_hidden_NH.device)
+    tiles = tiles or default_tiles(*head.weight_VH.shape, student_hidden_NH.device)
     autocast = autocast_dtype(student_hidden_NH.device)
     with torch.autocast(student_hidden_NH.device.type, enabled=False):
         student_hidden_NH, head = head.unscaled(student_hidden_NH)

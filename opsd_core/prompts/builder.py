@@ -152,6 +152,10 @@ class PromptBuilder:
     def _values(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         return shielded_values(self.tokenizer, variables, self.template)
 
+    def student_texts(self, examples: Sequence[Example]) -> list[str]:
+        """What the student's user message says of each example. DataError for the first that cannot be asked."""
+        return [_or_raise(text) for text in self._student_texts(examples)]
+
     def _student_texts(self, examples: Sequence[Example]) -> list[str | DataError]:
         values = _each(lambda example: self._values(example_variables(example)), examples)
         return _of_each(lambda variables: render_all("prompts.student", self.prompts.student, variables), values)

@@ -7,9 +7,8 @@ from itertools import groupby
 
 import numpy as np
 
-from opsd_core.config.kinds.graders import GRADER_KINDS
 from opsd_core.errors import DataError
-from opsd_core.graders import get_grader
+from opsd_core.graders import get_grader, grader_kind
 from opsd_core.graders.agreement import final_answer
 from opsd_core.prompts.builder import PromptBuilder, PromptTooLongError
 from opsd_core.prompts.context_inputs import Attempt, ContextInputs, Variables
@@ -143,7 +142,7 @@ class _Maker:
             attempt = Attempt(
                 sample_index=rollout.sample_index,
                 text=rollout.completion_text,
-                answer=final_answer(rollout.completion_text),
+                answer=final_answer(rollout.answer_text),
                 correct=self.correct.get(rollout.key),
                 report=self._report(rollout),
                 num_tokens=len(rollout.completion_ids),
@@ -154,10 +153,10 @@ class _Maker:
     def _report(self, rollout: Rollout) -> str:
         """What the grader says of a completion; "" where it has no words of its own, or no context shows them."""
         grader = self.builder.grader
-        if not grader or not GRADER_KINDS[grader].reports or self.correct.get(rollout.key) is None:
+        if not grader or not grader_kind(grader).reports or self.correct.get(rollout.key) is None:
             return ""
         grade = get_grader(grader)
-        return grade(self._examples[rollout.example_id], rollout.completion_text).extracted or ""
+        return grade(self._examples[rollout.example_id], rollout.answer_text).extracted or ""
 
 
 def _name(rollout: Rollout, builder: PromptBuilder) -> Key | str:

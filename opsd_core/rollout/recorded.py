@@ -34,7 +34,7 @@ def recorded_error(policy: Policy, rollouts: Sequence[Rollout]) -> float:
     if not sampled:
         return 0.0
     chosen = {round(place * (len(sampled) - 1) / max(CHECKED - 1, 1)) for place in range(CHECKED)}
-    errors = [np.abs(_recomputed(policy, sampled[row]) - sampled[row].logprobs_T) for row in sorted(chosen)]
+    errors = [sampled[row].own(np.abs(_recomputed(policy, sampled[row]) - sampled[row].logprobs_T)) for row in sorted(chosen)]
     error, dtype = float(np.concatenate(errors).mean()), policy.causal_lm.dtype
     if not error <= rounding_of(dtype):
         raise ModelError(

@@ -62,7 +62,7 @@ def grade_rollouts(
     """
     sampled, references = Of(rollouts, "policy"), Of(rollouts, "reference")
     grader = get_grader(grader_name(config.data))
-    judged = Grades.of(_judged(r, _grade(grader, examples[r.example_id], r.completion_text)) for r in sampled)
+    judged = Grades.of(_judged(r, _grade(grader, examples[r.example_id], r.answer_text)) for r in sampled)
     reasons: Mapping[Key, str] = withheld(judged.correct()) if withheld is not None else {}
     seen = _Seen(examples, config, judged, counts or {}, unsolved, reasons)
     leaks, lengths = np.zeros(len(judged), bool), np.zeros(len(judged), np.int64)
@@ -92,7 +92,7 @@ def _grade(grader: Callable[[Example, str], Grade], example: Example, text: str)
 
 def _judged(rollout: Rollout, grade: Grade | None) -> GradedRollout:
     """The grade alone, before anything is decided by it; without a label the answer that votes."""
-    answer = grade.extracted if grade else final_answer(rollout.completion_text)
+    answer = grade.extracted if grade else final_answer(rollout.answer_text)
     correct, score = (grade.correct, grade.score) if grade else (None, None)
     return GradedRollout(*rollout.key, correct, score, answer, keep=True, reason="")
 
@@ -162,7 +162,7 @@ class _Seen:
     ) -> GradedCompletion:
         return GradedCompletion(
             rollout.completion_text,
-            len(rollout.completion_ids),
+            rollout.num_sampled,
             rollout.truncated,
             correct=judged.correct,
             score=judged.score,

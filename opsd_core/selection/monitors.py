@@ -24,13 +24,16 @@ _EPISTEMIC = re.compile(
 
 
 def completion_metrics(rollouts: Iterable[Rollout], leaks: Iterable[bool], max_repetition: float) -> Metrics:
-    """Lengths in tokens, shares of completions, mean counts per completion; entropy in nats per token. {} without any.
+    """Lengths in tokens of the policy, shares of completions, mean counts of each; entropy in nats per token. {} without any.
 
     `rollouts` are gone through twice; a few numbers of each are kept.
     """
     lengths, truncated, repetitive, epistemic = array("q"), bytearray(), bytearray(), array("q")
+    turns, talked = array("q"), False
     for rollout in rollouts:
-        lengths.append(len(rollout.completion_ids))
+        lengths.append(rollout.num_sampled)
+        turns.append(rollout.num_turns)
+        talked = talked or rollout.sampled_T is not None
         truncated.append(rollout.truncated)
         repetitive.append(repetition_factor(rollout.completion_text) > max_repetition)
         epistemic.append(epistemic_tokens(rollout.completion_text))
@@ -47,8 +50,10 @@ def completion_metrics(rollouts: Iterable[Rollout], leaks: Iterable[bool], max_r
         "leak_count": float(leaks_N.sum()),
         "leak_rate": float(leaks_N.mean()),
         "epistemic_tokens": float(np.array(epistemic).mean()),
-        "rollout/entropy": mean_of_parts((r.entropy_T for r in rollouts), int(lengths_N.sum())),
+        "rollout/entropy": mean_of_parts((r.own(r.entropy_T) for r in rollouts), int(lengths_N.sum())),
     }
+    if talked:
+        metrics["rollout/turns"] = float(np.array(turns).mean())
     if not truncated_N.all():
         metrics["completions/mean_terminated_length"] = float(lengths_N[~truncated_N].mean())
     return metrics

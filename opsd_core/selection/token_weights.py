@@ -10,12 +10,15 @@ over the whole step before dividing, so any split into microbatches gives the sa
 nor the importance ratio is part of a denominator: if every token is held down, the step becomes smaller and is not
 scaled back up.
 
+An environment's tokens weigh 0. The policy's are weighed as if they stood alone: places, shares and skipped tokens are counted
+among them.
+
 T = tokens of one completion
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,6 +47,18 @@ class WeightInputs:
     """Nats, of the recorded target."""
     sample_weight: float = 1.0
     """Of the whole completion, from the filters."""
+    sampled_T: np.ndarray | None = None
+    """bool: whether the policy wrote this token, or an environment; None = the policy all of them."""
+
+    @property
+    def own(self) -> "WeightInputs":
+        """What is known along the policy's tokens alone."""
+        if self.sampled_T is None:
+            return self
+        ids = np.asarray(self.completion_ids)[self.sampled_T].tolist()
+        entropies = (self.student_entropy_T, self.teacher_entropy_T)
+        student_T, teacher_T = (None if values_T is None else np.asarray(values_T)[self.sampled_T] for values_T in entropies)
+        return replace(self, completion_ids=ids, student_entropy_T=student_T, teacher_entropy_T=teacher_T, sampled_T=None)
 
 
 Factor = Callable[[WeightInputs, CampaignConfig], np.ndarray]
@@ -135,11 +150,21 @@ def not_leaked(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
     span = config.token_weights.leak_span
     if not span:
         return np.ones(len(inputs.completion_ids))
-    public = [inputs.prompt_ids, *inputs.answer_ids]
+    public = [inputs.prompt_ids, *inputs.answer_ids, *_of_environment(inputs)]
     return 1.0 - copied_positions(inputs.completion_ids, inputs.teacher_prompt_ids, public, span)
 
 
-FACTORS: tuple[Factor, ...] = (after_first, not_special, whole_sample, position, entropy, not_leaked)
+def _of_environment(inputs: WeightInputs) -> list[list[int]]:
+    """What an environment wrote, message by message: the policy has read it."""
+    if inputs.sampled_T is None:
+        return []
+    ids, starts = np.asarray(inputs.completion_ids), np.flatnonzero(np.diff(inputs.sampled_T.astype(np.int8)))
+    masks = np.split(inputs.sampled_T, starts + 1)
+    return [part.tolist() for part, own in zip(np.split(ids, starts + 1), masks, strict=True) if not own[0]]
+
+
+FACTORS: tuple[Factor, ...] = (after_first, not_special, whole_sample, position, entropy)
+"""Each looks at the policy's tokens alone; `not_leaked` at the whole conversation."""
 
 
 def token_weights(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
@@ -147,9 +172,15 @@ def token_weights(inputs: WeightInputs, config: CampaignConfig) -> np.ndarray:
 
     DataError when an entropy weight finds no entropy.
     """
-    weights_T = np.ones(len(inputs.completion_ids))
+    own = inputs.own
+    own_T = np.ones(len(own.completion_ids))
     for factor in FACTORS:
-        weights_T = weights_T * factor(inputs, config)
+        own_T = own_T * factor(own, config)
+    weights_T = own_T
+    if inputs.sampled_T is not None:
+        weights_T = np.zeros(len(inputs.completion_ids))
+        weights_T[inputs.sampled_T] = own_T
+    weights_T = weights_T * not_leaked(inputs, config)
     total = weights_T.sum()
     if config.token_weights.normaliser == "sequence" and total > 0:
         weights_T = weights_T * (_own_weight(inputs, config) / total)

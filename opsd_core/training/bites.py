@@ -5,7 +5,8 @@
     bite/importance   the importance ratio was cut at token_weights.importance_clip
     bite/stop         the token ends the completion, so that merged end tokens speak there
 
-each as `_tokens`, a share of the step's completion tokens, and `_completions`, the share of completions with such a token.
+each as `_tokens`, a share of the step's completion tokens, and `_completions`, the share of completions with such a token; an
+environment's tokens are not looked at.
 N = completion tokens of a step
 """
 
@@ -34,6 +35,8 @@ def bitten(
 ) -> Metrics:
     """The shares of one step; the bound's and the ratio's of the tokens that count."""
     lengths = [len(item.completion_ids) for item in items]
+    masks = (item.sampled_T for item in items)
+    own_N = np.concatenate([np.ones(n, bool) if own is None else own for own, n in zip(masks, lengths, strict=True)])
     weights_N = np.concatenate([item.weights_T for item in items])
     counted_N = weights_N > 0
     found = {"weights": np.abs(weights_N - 1.0) > _CHANGED, "stop": stopped_N.cpu().numpy()}
@@ -45,8 +48,8 @@ def bitten(
         found["importance"] = (log_ratio_N > math.log(config.token_weights.importance_clip)) & counted_N
     metrics: Metrics = {}
     for name, altered_N in found.items():
-        metrics[f"bite/{name}_tokens"] = float(altered_N.mean())
-        parts = np.split(altered_N, np.cumsum(lengths)[:-1])
+        metrics[f"bite/{name}_tokens"] = float(altered_N[own_N].mean())
+        parts = np.split(altered_N & own_N, np.cumsum(lengths)[:-1])
         metrics[f"bite/{name}_completions"] = float(np.mean([part.any() for part in parts]))
     return metrics
 

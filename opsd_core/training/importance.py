@@ -32,10 +32,11 @@ def old_temperature(config: RolloutConfig) -> float:
 
 
 def old_logprobs(rollout: Rollout, config: RolloutConfig) -> np.ndarray:
-    """log pi_old (T,) of the sampled tokens at `old_temperature`; nan for a reference, which nobody sampled."""
+    """log pi_old (T,) of the sampled tokens at `old_temperature`; nan where nobody sampled: a reference, an environment."""
     if rollout.source == "reference":
         return np.full(len(rollout.completion_ids), np.nan, np.float32)
-    return rollout.logprobs_T if old_temperature(config) == 1.0 else rollout.sampling_logprobs_T
+    old_T = rollout.logprobs_T if old_temperature(config) == 1.0 else rollout.sampling_logprobs_T
+    return old_T if rollout.sampled_T is None else np.where(rollout.sampled_T, old_T, np.nan).astype(np.float32)
 
 
 @torch.no_grad()

@@ -37,6 +37,8 @@ class TrainingItem:
     """Nats, of the policy that sampled; opsa needs it."""
     advantages_T: np.ndarray | None = None
     """A of -A log S(y), without a teacher; None = 1."""
+    sampled_T: np.ndarray | None = None
+    """As `Rollout.sampled_T`. Where an environment wrote, the weight is 0."""
 
     @property
     def num_tokens(self) -> int:
@@ -137,6 +139,7 @@ class _Maker:
             student_entropy_T=rollout.entropy_T,
             teacher_entropy_T=target.entropy_T if target else None,
             sample_weight=weight,
+            sampled_T=rollout.sampled_T,
         )
         return TrainingItem(
             prompt_ids=rollout.prompt_ids,
@@ -147,6 +150,7 @@ class _Maker:
             target=target,
             key=rollout.key,
             rollout_entropy_T=rollout.entropy_T,
+            sampled_T=rollout.sampled_T,
         )
 
 
@@ -154,20 +158,21 @@ def _encode(item: TrainingItem) -> list:
     ids = [item.prompt_ids, item.teacher_prompt_ids, item.completion_ids]
     target = [[]] * len(TARGET_DTYPES) if item.target is None else encode_target(item.target)
     optional_T = (item.rollout_entropy_T, item.advantages_T)
-    facts = [item.key[1], item.target is not None, *(values_T is not None for values_T in optional_T)]
+    facts = [item.key[1], item.target is not None, item.sampled_T is not None, *(values_T is not None for values_T in optional_T)]
     numbers = [item.rollout_logprobs_T, item.weights_T, *([] if values_T is None else values_T for values_T in optional_T)]
-    return [text_array(item.key[0]), facts, *ids, *numbers, *target]
+    return [text_array(item.key[0]), facts, [] if item.sampled_T is None else item.sampled_T, *ids, *numbers, *target]
 
 
 def _decode(arrays: Sequence[np.ndarray]) -> TrainingItem:
-    name, (sample, scored, *has), *rest = arrays
+    name, (sample, scored, talked, *has), sampled_T, *rest = arrays
     ids, (logprobs_T, weights_T, *optional_T), target = [part.tolist() for part in rest[:3]], rest[3:7], rest[7:]
     entropy_T, advantages_T = (values_T if there else None for there, values_T in zip(has, optional_T, strict=True))
     known = decode_target(target) if scored else None
-    return TrainingItem(*ids, logprobs_T, weights_T, known, (array_text(name), int(sample)), entropy_T, advantages_T)
+    own = {"sampled_T": sampled_T.astype(bool)} if talked else {}
+    return TrainingItem(*ids, logprobs_T, weights_T, known, (array_text(name), int(sample)), entropy_T, advantages_T, **own)
 
 
-ITEMS: Codec[TrainingItem] = Codec(("|u1", "<i4", *["<i4"] * 3, *["<f4"] * 4, *TARGET_DTYPES), _encode, _decode)
+ITEMS: Codec[TrainingItem] = Codec(("|u1", "<i4", "|u1", *["<i4"] * 3, *["<f4"] * 4, *TARGET_DTYPES), _encode, _decode)
 """Training items on disk; nothing of an item is left out or rounded."""
 
 

@@ -97,12 +97,12 @@ def overlap_ratio(rollouts: Sequence[Rollout], targets: Sequence[Target]) -> Met
 
 
 def _both_top(rollouts: Iterable[Rollout], scored: Mapping[Key, Target]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Of every completion with targets the ids of its top k and the teacher's, each (T, k)."""
+    """Of every completion with targets the ids of its top k and the teacher's at the policy's tokens, each (T, k)."""
     for rollout in rollouts:
         target = scored.get(rollout.key)
         k = 0 if target is None else min(rollout.topk_ids_TK.shape[1], target.topk_ids_TK.shape[1])
         if k:
-            own_TK, teachers_TK = rollout.topk_ids_TK[:, :k], target.topk_ids_TK[:, :k]
+            own_TK, teachers_TK = rollout.own(rollout.topk_ids_TK)[:, :k], rollout.own(target.topk_ids_TK)[:, :k]
             if target.stop_layout:  # the teacher's end tokens are one entry
                 own_TK = np.where(np.isin(own_TK, target.stop_layout), target.stop_layout[0], own_TK)
             yield own_TK, teachers_TK

@@ -70,10 +70,13 @@ def _compared(policy: Policy, batch: Sequence[Rollout], config: CampaignConfig) 
     """A tile of positions after the other: share of the top k that both sides have (N,), importance ratio (N,)."""
     device, completions = policy.device, [rollout.completion_ids for rollout in batch]
     hidden_NH = completion_hidden(policy, [rollout.prompt_ids for rollout in batch], completions)
-    tokens_N = torch.tensor([token for ids in completions for token in ids], device=device)
-    old_N = torch.from_numpy(np.concatenate([old_logprobs(rollout, config.rollout) for rollout in batch])).to(device)
+    if any(rollout.sampled_T is not None for rollout in batch):  # an environment's tokens say nothing about the policy
+        own_N = np.concatenate([np.ones(len(r.completion_ids), bool) if r.sampled_T is None else r.sampled_T for r in batch])
+        hidden_NH = hidden_NH[torch.from_numpy(own_N).to(device)]
+    tokens_N = torch.tensor([token for r in batch for token in r.own(np.asarray(r.completion_ids)).tolist()], device=device)
+    old_N = torch.from_numpy(np.concatenate([r.own(old_logprobs(r, config.rollout)) for r in batch])).to(device)
     k = min(rollout.topk_ids_TK.shape[1] for rollout in batch)
-    ids_NK = torch.from_numpy(np.concatenate([rollout.topk_ids_TK[:, :k] for rollout in batch])).to(device)
+    ids_NK = torch.from_numpy(np.concatenate([rollout.own(rollout.topk_ids_TK)[:, :k] for rollout in batch])).to(device)
     temperature, found = old_temperature(config.rollout), []
     tiles = (column.split(ROWS_PER_TILE) for column in (hidden_NH, tokens_N, old_N, ids_NK))
     for tile_NH, drawn_N, before_N, recorded_NK in zip(*tiles, strict=True):

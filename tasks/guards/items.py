@@ -54,12 +54,13 @@ def prepare_guards(config: CampaignConfig, initial: PolicyRef, data: Ref) -> lis
 
 
 def guarded(config: CampaignConfig, guard: GuardConfig) -> CampaignConfig:
-    """The configuration under which a guard's items are answered: greedily, the same whatever the campaign's seed."""
+    """The configuration under which a guard's items are answered: greedily, alone, the same whatever the campaign's seed."""
     evaluation = EvaluationConfig(
         num_items=guard.num_items,
         max_completion_length=guard.max_completion_length or config.evaluation.max_completion_length,
     )
     changes = {"data": guard.data, "prompts": guard.prompts or config.prompts, "evaluation": evaluation, "seed": 0}
+    changes["rollout"] = config.rollout.model_copy(update={"environment": "none"})
     return config.model_copy(update=changes)
 
 
@@ -72,7 +73,7 @@ def _identity(config: CampaignConfig, guard: GuardConfig, initial: PolicyRef) ->
     answered = guarded(config, guard)
     builder = prompt_builder(initial, answered)
     return {
-        "data": guard.data.model_dump(exclude={"grader", "validation_fraction", "test_fraction"}),
+        "data": guard.data.model_dump(exclude={"grader", "grader_function", "validation_fraction", "test_fraction"}),
         "content": data_state(guard.data, f"{guard.field}.data.source"),
         "rows": guard.rows,
         "measure": guard.measure,

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
+from opsd_core.config.base import in_identities
 from opsd_core.judgement import gate
 from opsd_core.judgement.guards import with_guards
 from opsd_core.judgement.verdict import WAITS, Verdict
@@ -203,7 +204,7 @@ def _verdict_identity(
         "iteration": iteration.number,
         "evaluations": [evaluation.digest for evaluation in measured],
         "versions": [candidate.version, iteration.champion.version],
-        "promotion": config.promotion.model_dump(),
+        "promotion": in_identities(config.promotion.model_dump()),
         "iterations": config.iterations,
         "max_repetition": config.filter.max_repetition,
     }

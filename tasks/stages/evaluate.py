@@ -17,6 +17,7 @@ from opsd_core.models.memory import memory_estimate
 from opsd_core.models.policy import dtype_identity, tokenizer_digest
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome, read_outcomes, write_outcomes
+from opsd_core.rollout.environments import environment_identity
 from tasks.context import local, produce
 from tasks.loaded import prompt_builder, shared_policy, stored_examples
 from tasks.refs import EvaluationRef, PolicyRef, Ref
@@ -111,6 +112,8 @@ def evaluation_identity(
         "source": config.data.source,
         "seed": config.seed,
     }
+    if measure == "grader":
+        conditions |= environment_identity(config.rollout)
     if any(example.metadata for example in examples):  # what a task's own verifier reads beside the answer
         conditions["metadata"] = digest([[example.id, example.metadata] for example in examples])
     return {"policy": policy.digest, "conditions": conditions, "dtype": dtype_identity(config.model)}

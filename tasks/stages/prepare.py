@@ -25,26 +25,29 @@ from opsd_core.graders import check_gradable, grader_name
 from opsd_core.graders.readable import check_readable
 from opsd_core.judgement.power import gate_in_words, gate_power
 from opsd_core.models.policy import resolve_device, tokenizer_digest
+from opsd_core.models.storage.ends import stored_ends
 from opsd_core.models.storage.skeleton import stored_config
 from opsd_core.prompts.budgets import budgets_identity, fitting_in_every_stage
 from opsd_core.prompts.builder import PromptBuilder, fitting_examples
 from opsd_core.prompts.limits import check_context, check_items
+from opsd_core.prompts.turns import Turns
 from opsd_core.records.examples import write_examples
 from opsd_core.rollout.engines.kinds import check_architecture, check_offered
+from opsd_core.rollout.environments.check import check_environment
 from opsd_core.teacher.ends import ends_in_words
 from opsd_core.teacher.teachers import check_same_vocabulary
 from tasks.champion.ledger import ITEMS_FROM, items_from, upcoming
 from tasks.champion.start import CHAMPION_AT_START, champion_at_start, ensure_champion
 from tasks.context import local, produce, scratch, settings, store, tracker
 from tasks.engines import offer
-from tasks.loaded import shared_policy, shared_tokenizer, stored_examples
+from tasks.loaded import prompt_builder, shared_policy, shared_tokenizer, stored_examples
 from tasks.refs import Campaign, GuardItems, PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.folders import make_folder
 from tasks.runtime.library_folders import check_library_folders
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.sources import data_sources, download_file, model_sources, named
+from tasks.sources import data_sources, download_file, functions_identity, model_sources, named
 from tasks.stages.evaluate import held_out, measurable
 from tasks.stages.weights import accepted, stored_context, stored_weights
 from tasks.states import check_sources, data_state, in_words, rehearsal_sources, unchanged_data
@@ -134,7 +137,7 @@ def prepare_data(config: CampaignConfig, initial: PolicyRef) -> Ref:
 def data_identity(config: CampaignConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """What decides the splits: the settings of the data, what lies at its address now, and how long prompts may be."""
     identity = {
-        "data": config.data.model_dump(exclude={"grader"}),
+        "data": config.data.model_dump(exclude={"grader", "grader_function"}),
         "content": data_state(config.data),
         "tokenizer": tokenizer_digest(tokenizer),
         "lengths": budgets_identity(tokenizer, config),
@@ -146,6 +149,9 @@ def check_data(config: CampaignConfig, data: Ref, initial: PolicyRef) -> None:
     """DataError or ConfigError when stored splits do not suit settings that are no part of their identity, or the model."""
     splits = {split: stored_examples(data, split) for split in ("train", "validation", "test")}
     check_gradable([e for examples in splits.values() for e in examples if e.answer], grader_name(config.data))
+    if config.rollout.environment != "none":
+        turns = Turns(prompt_builder(initial, config), stored_ends(local(initial), config.model))
+        check_environment(turns, splits["train"], config.rollout)
     measured = held_out(config, data)
     check_items(config, splits["train"], measured)
     check_columns(config.evaluation.slices, measured, config.data.source)
@@ -250,7 +256,7 @@ def campaign_identity(
         "initial": initial.digest,
         "data": data.identity,
     }
-    identity |= overlap_identity(config)
+    identity |= overlap_identity(config) | functions_identity(config)
     if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if guards:

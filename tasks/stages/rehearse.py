@@ -26,7 +26,8 @@ from tasks.sources import data_sources, download_file, named
 from tasks.stages.rollout import engine
 from tasks.states import data_state, in_words, rehearsal_sources, unchanged_data
 
-_OF_THE_TASK = ("group_size", "on_policy_fraction")
+_OF_THE_TASK = ("group_size", "on_policy_fraction", "environment", "environment_function", "max_turns")
+"""Settings that other tasks' prompts are not answered with; no environment takes part."""
 
 
 @task(name="rehearse", **STAGE)

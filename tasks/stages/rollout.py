@@ -12,6 +12,7 @@ from opsd_core.models.policy import resolve_device, resolve_dtype, tokenizer_dig
 from opsd_core.prompts.references import reference_template
 from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import write_rollouts
+from opsd_core.rollout.environments import environment_identity
 from opsd_core.rollout.sample import sample_each, sample_rollouts
 from tasks.asked import AskedAgain
 from tasks.context import local, produce
@@ -58,6 +59,7 @@ def rollout_identity(iteration: Iteration, prompts: AskedAgain | PromptSet, shar
         "iteration": iteration.number,
         "engine": engine(config),
     }
+    identity |= environment_identity(config.rollout)
     if isinstance(prompts, AskedAgain):
         again = {"group_size": prompts.group_size, "first_sample": prompts.first_sample}
         return identity | {"sampling": config.rollout.sampling | again}
@@ -101,7 +103,7 @@ def _sample(iteration: Iteration, prompts: AskedAgain | PromptSet, shard: int, f
     return {
         "num_rollouts": len(rollouts),
         "num_references": sum(r.source == "reference" for r in rollouts),
-        "num_tokens": sum(len(r.completion_ids) for r in rollouts),
+        "num_tokens": sum(r.num_sampled for r in rollouts),
         "truncated": sum(r.truncated for r in rollouts),
         "policy_version": iteration.policy.version,
         "engine": {"name": sampler.name, "version": sampler.version},

@@ -74,13 +74,13 @@ def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Pat
     rollouts, targets, stops = Chosen(stored.light, np.flatnonzero(seen)), Joined(), stops_of(iteration)
     title, part = f"score-targets-it{iteration.number}-shard{shard.shard}", (shard.shard, config.execution.num_shards)
     with progress(config.name, title, "completions", part) as report:
-        for members, taught in _by_members(rollouts, solvers(iteration)):
+        for members, taught in _by_members(rollouts, solved := solvers(iteration)):
             teacher = teacher_before_training(teacher_parts(iteration, members=members))
             of = stops if stops is None or members is None else stops.taught_by(members)
             targets.add(score_rollouts(teacher, taught, prompts, config, report, of))
     write_targets(folder / "targets.parquet", targets)
     return {
-        "num_tokens": sum(len(t.tail_logprob_T) for t in targets),
+        "num_tokens": sum(len(t.tail_logprob_T) for t in targets) if solved else int(stored.lengths()[seen].sum()),
         "metrics": overlap_ratio(stored, targets),
         "computed": computed(config, config.execution.microbatch_tokens),
     }

@@ -26,6 +26,7 @@ from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.retries import STAGE
 from tasks.runtime.side_by_side import PLAIN
 from tasks.runtime.stage import task
+from tasks.sources import functions_identity
 from tasks.stages.distil import distil_candidate
 from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade, probe_teacher
@@ -58,7 +59,7 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
         "initial": study.initial.digest,
         "data": data.identity,
         "arm": arm,
-    } | overlap_identity(config)
+    } | overlap_identity(config) | functions_identity(config)
     if teachers and not any(source.startswith(MOVING) for source in config.teacher.sources):
         identity["teachers"] = [teacher.digest for teacher in teachers]
     if config.rehearsal.share:
@@ -184,7 +185,7 @@ def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]
     models = [describe(store(), point.policy.uri) for point in points]
     everything = [artifact for artifacts in stored.values() for artifact in artifacts] + models
     objective = config.distillation
-    generated = sum(len(r.completion_ids) for r in rollouts_of(*kinds["rollout"]).light.of("policy"))
+    generated = sum(r.num_sampled for r in rollouts_of(*kinds["rollout"]).light.of("policy"))
     trained = sum(point.training["tokens/trained"] for point in points)
     scored = sum(float(artifact.summary["num_tokens"]) for artifact in stored["teach"])
     return {

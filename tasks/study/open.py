@@ -25,7 +25,7 @@ from tasks.refs import PolicyRef, Ref
 from tasks.runtime.environment import environment, git_revision
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
-from tasks.sources import data_sources
+from tasks.sources import data_sources, functions_identity
 from tasks.stages.evaluate import held_out, measured
 from tasks.stages.prepare import overlap_identity, prepare_data, prepare_model
 from tasks.stages.rehearse import prompts_of_source
@@ -46,7 +46,7 @@ def open_study(config: StudyConfig) -> Study:
         "base": base.deciding(),
         "initial": initial.digest,
         "data": data.identity,
-    } | overlap_identity(base)
+    } | overlap_identity(base) | functions_identity(base)
     study_id = digest(identity)[:16]
     artifact, _ = produce("studies", identity, partial(_write_study, config, base))
     tags = {"opsd.git_revision": git_revision(), "prefect.flow_run_id": flow_run.get_id() or "", "opsd.kind": "study"}
@@ -113,7 +113,8 @@ def _set_config(study: Study, chosen: EvaluationSet) -> CampaignConfig:
     """The study's configuration as it is for this set: greedy answers, the set's own prompts where it has some."""
     prompts = study.base.prompts if chosen.prompts is None else PromptConfig.model_validate(chosen.prompts)
     evaluation = EvaluationConfig(max_completion_length=chosen.max_completion_length)
-    changes = {"prompts": prompts, "evaluation": evaluation, "seed": derive_seed("study sets")}
+    alone = study.base.rollout.model_copy(update={"environment": "none"})
+    changes = {"prompts": prompts, "evaluation": evaluation, "rollout": alone, "seed": derive_seed("study sets")}
     return study.base.model_copy(update=changes)
 
 

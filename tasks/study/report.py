@@ -154,8 +154,8 @@ def _positions(trained: Sequence[Training]) -> dict[str, dict[str, list[float]]]
             continue
         last = training.checkpoints[-1]
         rollouts, scored = rollouts_of(*last.shards), targets_of(*last.targets).by_key()
-        curves["entropy"][training.arm] = means_along(r.entropy_T for r in rollouts.light)
+        curves["entropy"][training.arm] = means_along(r.own(r.entropy_T) for r in rollouts.light)
         if scored:
-            gaps = (divergence_along(r, scored[r.key]) for r in rollouts if r.key in scored)
+            gaps = (r.own(divergence_along(r, scored[r.key])) for r in rollouts if r.key in scored)
             curves["kl"][training.arm] = means_along(gaps)
     return curves

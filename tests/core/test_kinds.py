@@ -11,8 +11,9 @@ from opsd_core.config.kinds import choices
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
 from opsd_core.config.kinds.engines import ENGINE_KINDS
+from opsd_core.config.kinds.environments import ENVIRONMENT_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
-from opsd_core.config.method import DistillationConfig
+from opsd_core.config.method import DistillationConfig, RolloutConfig
 from opsd_core.config.rules.effects import READ_WHEN
 from opsd_core.config.selection import FilterConfig, TokenWeightConfig
 from opsd_core.config.teacher import TeacherConfig
@@ -25,6 +26,7 @@ from opsd_core.prompts.attempts import ATTEMPTS
 from opsd_core.prompts.context_inputs import ContextInputs
 from opsd_core.prompts.contexts import CONTEXTS, build_context, context_identity
 from opsd_core.rollout.engines.kinds import ENGINES
+from opsd_core.rollout.environments import environment_of
 from opsd_core.selection.groups import KEPT
 from opsd_core.selection.token_weights import ENTROPIES, POSITIONS
 from opsd_core.teacher.kinds import TEACHERS, teacher_before_training, teacher_identity, teacher_in_training
@@ -48,6 +50,11 @@ FUNCTIONS = {
     (TeacherConfig, "attempt"): (choices.ATTEMPTS, ATTEMPTS),
     (FilterConfig, "keep_per_prompt"): (choices.KEPT, KEPT),
     (ExecutionConfig, "engine"): (ENGINE_KINDS, ENGINES),
+    (RolloutConfig, "environment"): (
+        ENVIRONMENT_KINDS,
+        {name: environment_of(RolloutConfig(environment=name)) for name, kind in ENVIRONMENT_KINDS.items() if kind.function}
+        | {"none": None, "python": None},
+    ),
     (DistillationConfig, "bound"): (choices.BOUNDS, BOUNDS),
     (TokenWeightConfig, "position"): (choices.POSITIONS, POSITIONS),
     (TokenWeightConfig, "entropy"): (choices.ENTROPIES, ENTROPIES | {"uniform": None}),
@@ -70,6 +77,7 @@ def test_what_a_kind_names_exists_and_a_setting_that_it_reads_has_its_condition(
         (CONTEXT_KINDS, TeacherConfig, "teacher"),
         (DIVERGENCE_KINDS, DistillationConfig, "distillation"),
         (ENGINE_KINDS, ExecutionConfig, "execution"),
+        (ENVIRONMENT_KINDS, RolloutConfig, "rollout"),
     ):
         read = {setting for kind in kinds.values() for setting in kind.reads}
         assert read <= section.model_fields.keys() and {f"{name}.{setting}" for setting in read} <= READ_WHEN.keys()

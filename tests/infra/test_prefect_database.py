@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, WorkPoolCreate, WorkPoolUpdate
 from prefect.server.database.configurations import AioSqliteConfiguration
 from prefect.server.database.dependencies import MODELS_DEPENDENCIES
 from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL, temporary_settings
@@ -62,15 +62,22 @@ def test_a_session_within_a_transaction_does_not_wait_for_it(tmp_path):
     assert made == (0, 1)
 
 
-def test_pausing_a_queue_does_not_hold_the_server_up(stack):
-    """Prefect reads the queue's pool for an event while it writes; the lock is waited for a minute."""
+def test_what_people_change_in_the_screens_does_not_hold_the_server_up(stack):
+    """Prefect reads a queue's pool for an event while it writes the queue; the lock is waited for a minute."""
     with get_client(sync_client=True, httpx_settings={"timeout": 30}) as client:
-        client.create_work_pool(WorkPoolCreate(name="paused", type="process"))
-        queue = client.read_work_queue_by_name("default", work_pool_name="paused")
+        client.create_work_pool(WorkPoolCreate(name="changed", type="process"))
+        queue = client.read_work_queue_by_name("default", work_pool_name="changed")
         for paused in (True, False):
             client.update_work_queue(queue.id, is_paused=paused)
             assert client.read_work_queue(queue.id).is_paused == paused
-        client.delete_work_pool("paused")
+            client.update_work_pool("changed", WorkPoolUpdate(is_paused=paused))
+            assert client.read_work_pool("changed").is_paused == paused
+        client.update_work_queue(queue.id, concurrency_limit=2, description="two at a time")
+        client.create_concurrency_limit("changed", 1)
+        client.delete_concurrency_limit_by_tag("changed")
+        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name="changed", limit=1))
+        client.delete_global_concurrency_limit_by_name("changed")
+        client.delete_work_pool("changed")
 
 
 @pytest.mark.parametrize(("url", "ours"), [("sqlite+aiosqlite:///{}/a.db", True), ("postgresql+asyncpg://h/b", False)])

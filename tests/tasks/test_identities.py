@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from opsd_core.config import resolve
 from opsd_core.data import load_examples
-from opsd_core.graders import get_grader, grader_name
+from opsd_core.graders import get_grader, grader_identity, grader_name
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.models.policy import load_policy
 from opsd_core.prompts.budgets import fitting_in_every_stage
@@ -40,6 +40,9 @@ from tasks.stages.rollout import rollout_identity
 from tasks.stages.score import score_identity
 from tasks.storage.artifacts import artifact_key, publish
 
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ eos_token if m['role'] == 'assistant' else '' }}{% endfor %}"
+)
 SMALL = {
     "data": {"size": 60, "validation_fraction": 0.3},
     "rollout": {"num_prompts": 6, "group_size": 2},
@@ -61,6 +64,11 @@ VARIANTS = {
     "groups": {
         "teacher": {"context": "other_attempt", "template": "", "missing_context": "student_prompt"},
         "filter": {"keep_per_prompt": "random"},
+    },
+    "environment": {
+        "model": {"chat_template": TEMPLATE},
+        "rollout": {"environment": "calculator", "max_turns": 2},
+        "filter": {"teacher_probe": "answer"},
     },
     "references": {"rollout": {"on_policy_fraction": 0.5}, "filter": {"teacher_probe": "answer"}, "teacher": {"top_p": 0.9}},
 }
@@ -324,6 +332,15 @@ def test_until_when_prompts_are_asked_again_is_no_part_of_what_a_round_is_but_ho
     assert identity(group_size=3)["grades"] == plain["grades"]
 
 
+def test_the_choice_of_a_group_stands_in_no_identity_while_there_is_none():
+    def written(**overrides):
+        return json.dumps(resolve("tiny", {"rollout": {"group_size": 2}}, overrides).deciding())
+
+    assert not any(name in written() for name in ("keep_per_prompt", "refill", "attempt"))
+    assert "keep_per_prompt" in written(filter={"keep_per_prompt": "random"}) and "attempt" in written(teacher={"attempt": "any"})
+    assert "refill" in written(rollout={"refill": {"share": 0.5}})
+
+
 def test_end_tokens_are_in_the_identity_of_targets_where_they_are_merged(work, monkeypatch, tiny_model, tmp_path):
     """A second end token makes other targets, unless nothing is merged; one alone leaves the identity as it was."""
     folder = tmp_path / "two"
@@ -405,3 +422,40 @@ def test_every_kind_that_is_stored_stands_in_the_table():
             named = isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("produce", "publish")
             kinds |= {arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant)} if named else set()
     assert kinds == IDENTITIES.keys()
+
+
+def test_a_function_of_the_users_is_in_every_identity_that_it_decides_by_its_content(tmp_path):
+    """And in that of the campaign; settings that are younger than stored work are in none where they change nothing."""
+    path, seen = tmp_path / "mine.py", []
+    data = {"grader": "python", "grader_function": f"{path}:judge"}
+    for word in ("'a'", "'b'", "'a'"):
+        path.write_text(f"def judge(text, item):\n    return {word} in text\n")
+        config, initial = resolve("tiny", {"data": data}), PolicyRef(uri="a/b/c", digest="d")
+        begun, _ = judging(config)
+        found = [campaign_identity(config, initial, Ref(uri="a/b/c"), [], []), grade_identity(begun, [])]
+        seen.append(json.dumps([*found, grader_identity(config.data)]))
+    assert seen[0] == seen[2] != seen[1]
+    plain = json.dumps(resolve("tiny", {"promotion": {"guards": ["tiny_copying"]}}).deciding())
+    assert "grader_function" not in plain and "grader_function" in seen[0]
+
+
+def test_an_environment_is_in_the_identity_of_what_it_answers_and_nowhere_while_there_is_none(tmp_path, work):
+    """By its content where it is the user's; the campaign's, rollouts' and evaluations' identities are otherwise as they were."""
+    path, seen = tmp_path / "mine.py", []
+    group = {"rollout": {"group_size": 2}}
+    place = {"rollout.environment": "python", "rollout.environment_function": f"{path}:reply"}
+    for word in ("a", "b", "a"):
+        path.write_text(f"def reply(messages):\n    return {word!r}, True\n")
+        config = resolve("tiny", group, {"rollout": {name.partition(".")[2]: value for name, value in place.items()}})
+        mine = work.config.model_copy(update={"rollout": config.rollout})
+        found = work.identities(mine)
+        campaign = campaign_identity(config, PolicyRef(uri="a/b/c", digest="d"), Ref(uri="a/b/c"), [], [])
+        assert campaign["functions"].keys() == {"rollout.environment_function"}
+        seen.append((found["rollouts"], found["evaluations"], json.dumps(campaign)))
+    assert seen[0] == seen[2] and all(one != other for one, other in zip(seen[0], seen[1], strict=True))
+    plain = resolve("tiny", group)
+    written = json.dumps([plain.deciding(), plain.rollout.sampling])
+    assert not any(name in written for name in ("environment", "max_turns"))
+    asked = work.identities(work.config.model_copy(update={"rollout": plain.rollout}))
+    unread = plain.rollout.model_copy(update={"max_turns": 9, "environment_function": "a.b:c"})
+    assert work.identities(work.config.model_copy(update={"rollout": unread})) == asked

@@ -16,7 +16,8 @@ from tasks.runtime.secrets import names_secret
 _VARIABLE = re.compile(r"\$(\$?)\{([A-Za-z_]\w*)\}")
 _SCHEME = re.compile(r"[A-Za-z][\w+-]+:")
 _EXPLICIT = ("/", "./", "../", "~")
-_FILES = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|gguf|jinja2?|j2)(\.gz|\.zst)?$")
+_FILES = re.compile(r"\.(jsonl?|ndjson|csv|tsv|parquet|gguf|jinja2?|j2|py)(\.gz|\.zst)?$")
+_FUNCTIONS = ("grader_function", "environment_function")
 _TEMPLATES = ("{{", "{%", "\n")
 
 
@@ -28,6 +29,9 @@ def placed(values: dict[str, Any], folder: Path, environ: Mapping[str, str] = os
 
     def place(path: str, value: str) -> str:
         value = _filled(path, value, environ)
+        if path.endswith(_FUNCTIONS) and ".py:" in value:
+            file, _, name = value.rpartition(":")
+            return f"{_located(path, file, folder, environ)}:{name}"
         return _located(path, value, folder, environ) if _names_a_place(path, value) else value
 
     return _each_text(values, "", place)

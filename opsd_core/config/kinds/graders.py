@@ -15,6 +15,8 @@ class GraderKind(NamedTuple):
     """What makes a completion right, for the documentation and error messages."""
     reports: bool = False
     """What it extracts says what is wrong with the completion: the context feedback shows it."""
+    answers: bool = True
+    """An item's answer is itself a right completion; else it only says how one is judged."""
 
 
 GRADER_KINDS: dict[str, GraderKind] = {
@@ -22,9 +24,12 @@ GRADER_KINDS: dict[str, GraderKind] = {
     "numeric": GraderKind("opsd_core.graders.numeric", "the same number"),
     "exact": GraderKind("opsd_core.graders.exact", "the same text"),
     "choice": GraderKind("opsd_core.graders.choice", "the same letter A to J"),
-    "instruction": GraderKind("opsd_core.graders.instruction", "a text that obeys the demand that the answer names"),
+    "instruction": GraderKind(
+        "opsd_core.graders.instruction", "a text that obeys the demand that the answer names", answers=False
+    ),
     "unit_tests": GraderKind(
-        "opsd_core.graders.unit_tests", "a Python program that passes the tests in the item's answer", reports=True
+        "opsd_core.graders.unit_tests", "a Python program that passes the tests in the item's answer", reports=True, answers=False
     ),
     "reasoning_gym": GraderKind("opsd_core.graders.reasoning_gym", "the task's own verifier"),
+    "python": GraderKind("opsd_core.graders.python", "what the function data.grader_function says", answers=False),
 }

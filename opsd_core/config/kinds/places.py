@@ -63,6 +63,23 @@ TemplateText = Annotated[str, AfterValidator(text_of_file)]
 """A setting that is a text or names the file that holds it."""
 
 
+def _function_place(place: str) -> str:
+    if not place:
+        return place
+    where, colon, name = place.rpartition(":")
+    is_file = where.endswith(".py")
+    named = all(part.isidentifier() for part in name.split("."))
+    if not (colon and named and (is_file or all(part.isidentifier() for part in where.split(".")))):
+        raise ValueError(
+            f"{place!r:.200} names no function: give package.module:function, or the path of a .py file with :function."
+        )
+    return f"{expanded(where)}:{name}" if is_file else place
+
+
+FunctionPlace = Annotated[str, AfterValidator(_function_place)]
+"""A setting that names a function of the user's; empty = none."""
+
+
 def read_text(name: str) -> str:
     """The text of a file of at most MAX_TEMPLATE characters. ValueError when it cannot be read."""
     try:

@@ -6,6 +6,7 @@ from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.choices import ENTRY_BOUNDS
 from opsd_core.config.rules.addresses import ADDRESS_RULES
 from opsd_core.config.rules.engines import ENGINE_RULES
+from opsd_core.config.rules.environments import ENVIRONMENT_RULES
 from opsd_core.config.rules.freshness import FRESHNESS_RULES
 from opsd_core.config.rules.groups import GROUP_RULES
 from opsd_core.config.rules.objective import OBJECTIVE_RULES
@@ -116,6 +117,7 @@ RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     _sampled_tail_is_of_reverse_kl,
     _sampled_token_has_no_entries,
     *ENGINE_RULES,
+    *ENVIRONMENT_RULES,
     *OBJECTIVE_RULES,
     *FRESHNESS_RULES,
     *SELECTION_RULES,

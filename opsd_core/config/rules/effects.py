@@ -8,6 +8,7 @@ from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS
 from opsd_core.config.kinds.engines import ENGINE_KINDS
+from opsd_core.config.kinds.environments import ENVIRONMENT_KINDS
 from opsd_core.config.kinds.sources import SOURCE_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.schedules import stages
@@ -119,9 +120,11 @@ READ_WHEN: dict[str, Condition] = {
     "data.split": _source("split"),
     "data.encoding": _source("encoding"),
     "data.options": _source("options"),
+    "data.grader_function": _one_of("data.grader", "python"),
     "execution.pools": _one_of("execution.placement", "workers"),
     "execution.overlap": _SAMPLES_AGAIN,
     "rollout.reference_completion": _REFERENCES,
+    **_reading("rollout.environment", ENVIRONMENT_KINDS),
     "rollout.refresh": _SAMPLES_AGAIN,
     "rollout.min_overlap": _all(_SAMPLES_AGAIN, _one_of("rollout.refresh", "overlap")),
     "rollout.min_effective_sample_size": _all(_SAMPLES_AGAIN, _one_of("rollout.refresh", "overlap")),

@@ -58,7 +58,20 @@ def _what_an_attempt_shares_with_another_is_no_leak(config: CampaignSettings) ->
     )
 
 
+def _a_tool_lengthens_completions(config: CampaignSettings) -> str | None:
+    """Conversations of the tiny model that learned to call were 4.2 times as long (docs/LOG.md)."""
+    limit = config.promotion.max_length_ratio
+    if config.rollout.environment == "none" or limit != type(config.promotion).model_fields["max_length_ratio"].default:
+        return None
+    return (
+        f"rollout.environment={config.rollout.environment} with promotion.max_length_ratio={limit}: a policy that learns to use "
+        "a tool writes a turn more, and the gate refuses it for its length. Set promotion.max_length_ratio to what may become of "
+        "the policy's own tokens."
+    )
+
+
 RISKS: tuple[Risk, ...] = (
+    _a_tool_lengthens_completions,
     _sampled_token_without_a_length_guard,
     _sampled_tail_of_another_distribution,
     _another_engine_without_correction,

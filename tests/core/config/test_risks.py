@@ -30,5 +30,12 @@ def test_what_two_completions_share_is_no_leak(context, said):
     assert not list(risks(resolve("tiny", leaks, {"token_weights": {"leak_span": 0}})))
 
 
+def test_a_gate_that_would_refuse_a_policy_for_using_a_tool_is_named():
+    asked = {"rollout": {"environment": "calculator"}}
+    (said,) = risks(resolve("tiny", asked))
+    assert "promotion.max_length_ratio=2.0" in said
+    assert not list(risks(resolve("tiny", asked | {"promotion": {"max_length_ratio": 6.0}})))
+
+
 def test_no_recipe_takes_the_risk():
     assert not list(risks(resolve("tiny"))) and not list(risks(resolve("demo")))

@@ -130,7 +130,7 @@ def in_thread(function):
 
 
 @pytest.mark.parametrize("name", sorted(GRADERS))
-def test_graders_judge_in_a_thread_as_in_the_main_thread(name):
+def test_graders_judge_in_a_thread_as_in_the_main_thread(name, tmp_path):
     example = make_example("question", "B" if name == "choice" else r"\frac{6}{2}" if name == "math" else "3")
     if name == "reasoning_gym":
         example = gym_examples("gcd")[0]
@@ -141,6 +141,9 @@ def test_graders_judge_in_a_thread_as_in_the_main_thread(name):
         example, right = make_example("question", "assert f(2) == 3"), "```python\ndef f(x):\n    return x + 1\n```"
     if name == "math":
         right = r"The answer is $\sqrt{9}$."
+    if name == "python":
+        (tmp_path / "mine.py").write_text("def judge(text, item):\n    return item['answer'] in text\n")
+        name = f"python:{tmp_path / 'mine.py'}:judge"
     judge = get_grader(name)
     assert in_thread(lambda: judge(example, right)) == judge(example, right)
     assert judge(example, right).correct and not in_thread(lambda: judge(example, "no idea")).correct

@@ -182,11 +182,14 @@ def test_large_inputs_take_strips_and_agree_with_whole_logits():
     torch.testing.assert_close(grads, expected_grads, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("hidden", [1, 576, 1024, 4096])
 @pytest.mark.parametrize("vocabulary", [2, 512, 49_152, 151_936, 50_000_000])
-def test_default_strips_fit_their_budget(vocabulary):
-    tiles = default_tiles(vocabulary, torch.device("cpu"))
+def test_default_strips_fit_their_budget(vocabulary, hidden):
+    """48 MiB, or a quarter of the head; and no head is read for a few rows alone, as a large one was."""
+    tiles = default_tiles(vocabulary, hidden, torch.device("cpu"))
     assert 1 <= tiles.rows <= 256 and 1 <= tiles.width <= max(vocabulary, 256)
-    assert tiles.rows == 1 or tiles.rows * vocabulary * 4 <= 48 * 2**20
+    assert tiles.rows == 1 or tiles.rows * vocabulary * 4 <= max(48 * 2**20, vocabulary * hidden)
+    assert tiles.rows > min(hidden // 4, 256) - 32
 
 
 @pytest.mark.parametrize(

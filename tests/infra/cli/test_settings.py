@@ -130,6 +130,11 @@ def test_paths_are_those_of_the_file_and_of_the_folder_one_is_in(tmp_path, monke
     ):
         request = read_request("../project/mine.yaml", [f"data.source={given}"])
         assert request.config().data.source == str(tmp_path / place), given
+    (tmp_path / "project" / "mine.py").write_text("")
+    request = read_request("../project/mine.yaml", ["data.grader=python", "data.grader_function=../project/mine.py:judge"])
+    assert request.config().data.grader_function == f"{tmp_path / 'project/mine.py'}:judge"
+    request = read_request("../project/mine.yaml", ["data.grader=python", "data.grader_function=mine.grading:judge"])
+    assert request.config().data.grader_function == "mine.grading:judge"
     for untouched in ("openai/gsm8k", "s3://bucket/a.jsonl", "https://host/a.jsonl", "reasoning_gym:gcd", "tiny:addition"):
         assert read_request("base", [f"data.source={untouched}"]).overrides["data"]["source"] == untouched
 
@@ -138,6 +143,7 @@ def test_paths_are_those_of_the_file_and_of_the_folder_one_is_in(tmp_path, monke
     ("setting", "message"),
     [
         ("data.source=missing.jsonl", r"data\.source='missing\.jsonl': there is no .*missing\.jsonl.*relative to"),
+        ("data.grader_function=missing.py:judge", r"data\.grader_function='missing\.py': there is no .*missing\.py"),
         ("data.source=./missing", r"data\.source='\./missing': there is no"),
         ("model.source=~/missing", r"model\.source=.*there is no .*missing"),
         ("model.source=~nobody_at_all/x", r"model\.source=.*no path"),
