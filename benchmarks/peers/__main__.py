@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.objective import processor
+from benchmarks.peers.arm import FIGURES
 from benchmarks.peers.arms import MODULE, PARTS, PROMPTS, STEPS, Arm, Case
 from benchmarks.peers.environments import ROOT, interpreter
 from benchmarks.peers.inputs import write_inputs
@@ -62,8 +63,10 @@ def measured(case: Case, rounds: int, common: dict[str, Any]) -> list[str]:
     for number in range(rounds):
         for arm in case.arms:
             if python := interpreter(arm.environment):
-                print(f"{case.name}: {arm.name}, round {number + 1} of {rounds}", file=sys.stderr, flush=True)
-                runs.setdefault(arm.name, []).append(run(python, arm, {**common, **case.spec, **arm.spec}))
+                made = run(python, arm, {**common, **case.spec, **arm.spec})
+                runs.setdefault(arm.name, []).append(made)
+                of = f"{case.name}: {arm.name}, round {number + 1} of {rounds}"
+                print(f"{of}: {made['tokens'] / made['cpu']:.1f} tokens per CPU s", file=sys.stderr, flush=True)
     return table(case, runs)
 
 
@@ -72,9 +75,10 @@ def run(python: Path, arm: Arm, spec: dict[str, Any]) -> dict[str, float]:
     environ = os.environ | {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "HF_HUB_OFFLINE": "1"}
     command = [str(python), "-m", MODULE + arm.module, json.dumps(spec)]
     done = subprocess.run(command, env=environ, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode:
+    figures = [line.removeprefix(FIGURES) for line in done.stdout.splitlines() if line.startswith(FIGURES)]
+    if done.returncode or not figures:
         sys.exit(f"opsd: {arm.name} failed with status {done.returncode}. The end of what it said:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads(figures[-1])
 
 
 if __name__ == "__main__":

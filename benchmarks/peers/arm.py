@@ -10,6 +10,8 @@ import torch
 
 from benchmarks.peers.clock import Cost
 
+FIGURES = "FIGURES "
+"""Before the line of JSON: peers write to the standard output too."""
 Spec = dict[str, Any]
 """folder, threads, and the case's own: dtype, sizes, mode, length, top_k."""
 
@@ -25,4 +27,4 @@ def main(run: Callable[[Spec], tuple[Cost, int, float]]) -> None:
     torch.set_num_threads(spec["threads"])
     cost, tokens, value = run(spec)
     numbers = {"wall": cost.wall, "cpu": cost.cpu, "extra_mib": cost.extra_mib, "peak_mib": cost.peak_mib}
-    print(json.dumps(numbers | {"tokens": tokens, "value": value}), flush=True)
+    print(FIGURES + json.dumps(numbers | {"tokens": tokens, "value": value}), flush=True)
