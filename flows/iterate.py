@@ -152,8 +152,7 @@ def run_iteration(campaign: Campaign, number: int, loop: Loop) -> None:
     if in_force.execution.overlap and number + 1 < campaign.config.iterations:
         following = config_at(loop.config, number + 1, loop.length())
         loop.ahead = stages.begin_ahead(iteration, following, loop.curriculum, loop.run)
-    sampled = Sampled(prompts=held.prompts, shards=held.shards, graded=graded, judged=judged)
-    outcome = learn(iteration, sampled, loop.monitors, loop.run)
+    outcome = learn(iteration, held.sampled(graded, judged), loop.monitors, loop.run)
     summary = stages.report_iteration(iteration, outcome, stages.write_answers(iteration, outcome))
     loop.summaries.append(summary.model_copy(update={"wall_seconds": time.perf_counter() - started}))
     verdict = outcome.verdict

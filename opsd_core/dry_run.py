@@ -191,7 +191,7 @@ def _step(
 
 def _minutes(seconds: Mapping[str, float], sampled: int, trained: int, config: CampaignConfig) -> dict[str, float]:
     """Per iteration, in proportion to what was tried; larger batches are faster, so it is an upper bound."""
-    wanted, evaluation = config.rollout.num_prompts * config.rollout.group_size, config.evaluation
+    wanted, evaluation = config.rollout.most_completions, config.evaluation
     asked = 2 * evaluation.num_items * (1 + evaluation.num_samples)
     return {
         "rollout": seconds["rollout"] * wanted / sampled / 60,
@@ -205,7 +205,7 @@ def _gigabytes(
     rollouts: Sequence[Rollout], targets: Sequence[Target], student: Policy, config: CampaignConfig
 ) -> dict[str, float]:
     """Stored per iteration. A trainer state holds weights and two moments in float32, a model its weights."""
-    share = config.rollout.num_prompts * config.rollout.group_size / len(rollouts)
+    share = config.rollout.most_completions / len(rollouts)
     trainable = sum(parameter.numel() for parameter in trainable_parameters(student).values())
     everything = sum(parameter.numel() for parameter in student.causal_lm.parameters())
     with temporary_folder() as folder:

@@ -66,6 +66,7 @@ def scratch() -> Iterator[Path]:
 _SCHEMAS = {
     "datasets": "opsd_core.records.examples",
     "prompts": "opsd_core.records.examples",
+    "refills": "opsd_core.records.examples",
     "rollouts": "opsd_core.records.rollouts",
     "grades": "opsd_core.records.grades",
     "targets": "opsd_core.records.targets",

@@ -2,7 +2,7 @@
 
 Every record is a frozen pydantic model, so that Prefect can show it and a result can be stored as JSON.
 
-    Ref          the address of something stored
+    Ref          the address of something stored; this and what was asked and answered stand in `tasks.asked`
     Campaign     what stays the same during a campaign
     Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
     Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
@@ -12,31 +12,12 @@ Every record is a frozen pydantic model, so that Prefect can show it and a resul
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from opsd_core.config import CampaignConfig
+from tasks.asked import AskedAgain, PromptSet, Record, Ref, Refilled, ShardRef
 
-
-class Record(BaseModel):
-    """Base of all records."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Ref(Record):
-    """The address of something stored: `<store>/<kind>/<identity>/<content>`."""
-
-    uri: str
-
-    @property
-    def identity(self) -> str:
-        """32 hex digits: what it was made of."""
-        return self.uri.rsplit("/", 2)[-2]
-
-    @property
-    def content(self) -> str:
-        """16 hex digits: the bytes that came out."""
-        return self.uri.rsplit("/", 1)[-1]
+__all__ = ["AskedAgain", "PromptSet", "Record", "Ref", "Refilled", "ShardRef"]  # beside the records of this file
 
 
 class PolicyRef(Ref):
@@ -71,11 +52,11 @@ class Campaign(Record):
     initial: PolicyRef
     champion: PolicyRef
     """The champion when the campaign started."""
-    teachers: list[PolicyRef] = []
+    teachers: list[PolicyRef] = Field([])
     """Other models that teach or whose answers are shown; those named opsd:... as they were at the start."""
     rehearsal: Ref | None = None
     """What the initial policy answers to prompts of other tasks, where rehearsal.share is above 0."""
-    guards: list[GuardItems] = []
+    guards: list[GuardItems] = Field([])
     anchor: PolicyRef | None = None
     run_id: str
     """MLflow parent run."""
@@ -116,7 +97,7 @@ class Iteration(Record):
     """Is trained, and samples the completions unless they were at hand (rollout.refresh, execution.overlap)."""
     champion: PolicyRef
     """The candidate is compared with it."""
-    teachers: list[PolicyRef] = []
+    teachers: list[PolicyRef] = Field([])
     """Other models that teach in this iteration, in the order of the configuration's sources."""
     solved: Ref | None = None
     """What they answer to this iteration's prompts, right or wrong, where the filter or the context asks for it."""
@@ -128,28 +109,6 @@ class Iteration(Record):
         return self.campaign.name
 
 
-class PromptSet(Ref):
-    """The training prompts of one iteration, cut into shards."""
-
-    num_prompts: int
-    num_shards: int
-
-
-class ShardRef(Ref):
-    """One shard of rollouts."""
-
-    iteration: int
-    """The one that began with the policy that sampled."""
-    shard: int
-    digest: str
-    num_rollouts: int
-    num_references: int = 0
-    """Of the rollouts, those that are reference texts."""
-    num_tokens: int
-    seconds: float = Field(description="Model compute; 0 when an existing shard was reused.")
-    mismatch: dict[str, float] = Field({}, description="Sums of `Mismatch`; empty where transformers sampled.")
-
-
 class GradedRef(Ref):
     """Grades and keep/drop decisions for all shards of an iteration."""
 
@@ -159,7 +118,7 @@ class GradedRef(Ref):
     num_references: int = 0
     """Of all completions, those that are reference texts."""
     reasons: dict[str, int]
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field({})
     """Monitors of the samples: tokens, accuracy, lengths, truncation, repetition, leaks, entropy; absent without samples."""
     seconds: float
 
@@ -170,7 +129,7 @@ class TargetsRef(Ref):
     shard: int
     digest: str
     num_tokens: int
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field({})
     """How far both sides' most likely tokens are the same."""
     seconds: float
 
@@ -180,7 +139,7 @@ class Judged(Record):
 
     keep: bool = False
     reason: str = ""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field({})
     seconds: float = 0.0
     uri: str = ""
     """Of the stored judgement; empty where there was nothing to judge."""
@@ -194,6 +153,11 @@ class Held(Record):
     curriculum: CurriculumRef | None = None
     """With which their prompts were drawn and they are graded."""
     sampling: dict[str, Any]
+    refilled: Refilled | None = None
+
+    def sampled(self, graded: GradedRef, judged: Judged) -> "Sampled":
+        """With the grades of an iteration that learns from them."""
+        return Sampled(prompts=self.prompts, shards=self.shards, refilled=self.refilled, graded=graded, judged=judged)
 
 
 class Sampled(Record):
@@ -203,7 +167,8 @@ class Sampled(Record):
     shards: list[ShardRef]
     graded: GradedRef
     judged: Judged = Judged()
-    targets: list[TargetsRef] = []
+    refilled: Refilled | None = None
+    targets: list[TargetsRef] = Field([])
     """Empty where the teacher answers during training."""
 
 
@@ -214,7 +179,7 @@ class DistilRef(Record):
     metrics: dict[str, float]
     probes: dict[str, float]
     seconds: float
-    alarms: list[str] = []
+    alarms: list[str] = Field([])
     """Of its steps, in words."""
 
 
@@ -228,7 +193,7 @@ class EvaluationRef(Ref):
     seconds: float
     planned: int = 0
     """Items that would have been answered, had the sequential test not stopped; 0 = those that were."""
-    blocks: list[str] = []
+    blocks: list[str] = Field([])
     """Addresses of the evaluations that it was put together from."""
 
     @property
@@ -266,7 +231,7 @@ class VerdictRef(Ref):
     reasons: list[str]
     champion: PolicyRef
     """The champion after the decision was carried out."""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field({})
     outcome: str = ""
     """promoted, refused, or waits for a person: what was done, which with an approval is not what the gate said."""
 
@@ -282,8 +247,8 @@ class Outcome(Record):
     """Of the candidate."""
     candidate: PolicyRef
     verdict: VerdictRef
-    guards: list[GuardAnswers] = []
-    alarms: list[str] = []
+    guards: list[GuardAnswers] = Field([])
+    alarms: list[str] = Field([])
     """Limits that monitors passed in this iteration, in words."""
 
 
@@ -296,5 +261,5 @@ class AnswersRef(Ref):
 
     address: str
     """Where MLflow shows it."""
-    taught: list[str] = []
+    taught: list[str] = Field([])
     """Signs that the teacher taught nothing, a sentence each."""

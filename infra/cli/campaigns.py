@@ -79,6 +79,8 @@ def run(what: str, settings: tuple[str, ...], watched: bool) -> int:
 def plan(config: "CampaignConfig", recipe: str) -> str:
     """What a campaign is going to do, in a few lines."""
     sampled = config.rollout.num_prompts * config.rollout.group_size
+    refill = config.rollout.refill
+    again = f"; up to {refill.max_rounds} times more until {refill.share:.0%} have a right one" if refill.share else ""
     trained = config.optimizer.num_steps * config.optimizer.batch_size
     adapters = f"adapters of rank {config.model.lora.rank}" if config.model.lora.rank else "all weights"
     rows = {
@@ -86,7 +88,7 @@ def plan(config: "CampaignConfig", recipe: str) -> str:
         "model": f"{config.model.source}, {adapters}, {config.model.dtype} on {config.model.device}",
         "data": f"{config.data.source}, graded by {config.data.grader}",
         "samples": f"{sampled} completions of {config.rollout.num_prompts} prompts, at most "
-        f"{config.rollout.max_completion_length} tokens, temperature {config.rollout.temperature:g}",
+        f"{config.rollout.max_completion_length} tokens, temperature {config.rollout.temperature:g}{again}",
         "teacher": config.teacher.in_words,
         "training": f"{config.optimizer.num_steps} steps of {config.optimizer.batch_size} completions ({trained} in all), "
         f"learning rate {config.optimizer.learning_rate:g}, {config.distillation.divergence}",

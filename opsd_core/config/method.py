@@ -10,8 +10,33 @@ from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
 from opsd_core.config.kinds.environments import ENVIRONMENT_KINDS
 from opsd_core.config.kinds.places import FunctionPlace, TemplateText
 
-_WHEN_SAMPLED = {"num_prompts", "refresh", "min_overlap", "min_effective_sample_size"}
+_WHEN_SAMPLED = {"num_prompts", "refresh", "min_overlap", "min_effective_sample_size", "refill"}
 """Settings of `rollout` that decide when and of what completions are sampled, not how."""
+
+
+class RefillConfig(Section):
+    """Asking prompts again, round after round, until enough of them have a right completion or the budget is spent."""
+
+    share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the prompts that shall have a right completion, of those with an answer that the policy answers "
+        "itself; prompts without one are asked again. 0 = none is.",
+    )
+    group_size: int = Field(
+        0, ge=0, le=256, description="Completions per prompt that is asked again, in each round; 0 = rollout.group_size."
+    )
+    max_rounds: int = Field(
+        4, ge=1, le=64, description="Most rounds of an iteration; the completions of each are graded before the next one."
+    )
+    max_completions: int | None = Field(
+        None,
+        ge=1,
+        le=100_000_000,
+        description="Most completions of all rounds of an iteration together; which prompts are asked is drawn where they do not "
+        "suffice for all. null = no limit but max_rounds.",
+    )
 
 
 class RolloutConfig(Section):
@@ -52,7 +77,7 @@ class RolloutConfig(Section):
         description="refresh=overlap only: completions are kept while the importance ratios, clipped at "
         "token_weights.importance_clip, leave at least this effective share of their tokens.",
     )
-
+    refill: RefillConfig = Field(RefillConfig(), description="Until how many prompts have a right completion.")
     environment: Literal[*ENVIRONMENT_KINDS] = Field(
         "none",
         description="What answers the policy between its turns, in rollouts and in evaluations: "
@@ -81,6 +106,23 @@ class RolloutConfig(Section):
     def sampling(self) -> dict[str, Any]:
         """What decides how a prompt is answered."""
         return in_identities(self.model_dump(exclude=_WHEN_SAMPLED))
+
+    @property
+    def asks_again(self) -> bool:
+        """True when prompts without a right completion are asked again."""
+        return self.refill.share > 0.0 and self.on_policy_fraction > 0.0
+
+    @property
+    def refill_group(self) -> int:
+        """Completions of a prompt that is asked again, in each round."""
+        return self.refill.group_size or self.group_size
+
+    @property
+    def most_completions(self) -> int:
+        """Of an iteration, if every prompt is asked as often as it may be."""
+        rounds = self.num_prompts * self.refill_group * self.refill.max_rounds if self.asks_again else 0
+        most = self.refill.max_completions
+        return self.num_prompts * self.group_size + (rounds if most is None else min(rounds, most))
 
 
 def _meanings(teacher_free: bool) -> str:

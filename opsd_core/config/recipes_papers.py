@@ -173,6 +173,23 @@ PAPERS: dict[str, PaperRecipe] = {
             "optimizer": _FULL["optimizer"] | {"num_steps": 10, "batch_size": 256},
         },
     ),
+    "oasis": PaperRecipe(
+        method=_ON_SAMPLES
+        | {
+            "rollout": _OPSD_SAMPLING | {"group_size": 8},
+            "filter": {"keep_per_prompt": "shortest_right"},
+            "teacher": {"weights": "adapter_off", "context": "other_attempt", "attempt": "shortest_wrong_first"},
+            "distillation": {
+                "targets": "online",
+                "divergence": "forward_kl",
+                "temperature": 1.1,
+                "bound": "entry_clip",
+                "bound_threshold": 0.05,
+            },
+        },
+        tiny=_LORA_TINY | _GROUPS_TINY | {"teacher": {"template": "{{ privileged_context }}\n{{ question }}"}},
+        full=_OPSD_FULL | {"teacher": {}, "rollout": _FULL["rollout"] | {"num_prompts": 1600}},
+    ),
     "beta_opsd": PaperRecipe(
         method=_ON_SAMPLES | {"teacher": {"weights": "initial"} | _members((0.5, "none", ""), (0.5, "reference", ""))},
         tiny={},

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from opsd_core.config.base import Section
-from opsd_core.config.kinds.choices import ENTROPIES, POSITIONS, described
+from opsd_core.config.kinds.choices import ENTROPIES, KEPT, POSITIONS, described
 
 LEAK_PHRASES = (
     r"\b(?:as|according to|following|from|per) the (?:reference|given|provided|correct) (?:solution|answer|example)",
@@ -50,6 +50,7 @@ class FilterConfig(Section):
         description="Train on all graded completions, on the wrong or the right ones alone, or on all with weight "
         "4 p (1 - p), p = the prompt's pass rate.",
     )
+    keep_per_prompt: Literal[*KEPT] = Field("all", description=f"Of each prompt: {described(KEPT)}.")
     teacher_probe: Literal["off", "gain", "answer"] = Field(
         "off",
         description="Keep prompts where the teacher's context raises the reference answer's likelihood (gain), or where "

@@ -9,7 +9,7 @@ from pydantic import Field
 from opsd_core.addresses import NO_SECRET
 from opsd_core.config.base import Section
 from opsd_core.config.kinds import contexts, teachers
-from opsd_core.config.kinds.choices import MIXTURE_WEIGHTS, MIXTURES, described
+from opsd_core.config.kinds.choices import ATTEMPTS, MIXTURE_WEIGHTS, MIXTURES, described
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS, ContextKind
 from opsd_core.config.kinds.places import Address, TemplateText
 from opsd_core.config.kinds.teachers import MEMBER_WEIGHTS, TEACHER_KINDS, TeacherKind
@@ -96,9 +96,15 @@ class TeacherConfig(Section):
     min_agreement: float = Field(
         0.5, gt=0, le=1, description="majority: least share of a prompt's completions that give the same answer."
     )
+    attempt: Literal[*ATTEMPTS] = Field(
+        "right_first",
+        description=f"other_attempt: which of the prompt's other completions, those left out by filters included: "
+        f"{described(ATTEMPTS)}. Never a wrong one with the same text, nor the thinking of any.",
+    )
     only_unsuccessful: bool = Field(
         False,
-        description="sibling_success, feedback, majority, peer_*: no context for completions that are right (or agree) already.",
+        description="sibling_success, other_attempt, feedback, majority, peer_*: no context for completions that are right (or "
+        "agree) already.",
     )
     missing_context: Literal["drop", "student_prompt"] = Field(
         "drop",

@@ -21,6 +21,8 @@ class Attempt:
     """None without a label."""
     report: str = ""
     """The grader's own words, of one that has some (`GraderKind.reports`)."""
+    num_tokens: int = 0
+    """Of the completion, its end included."""
 
 
 @dataclass(frozen=True)

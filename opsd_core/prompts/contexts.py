@@ -8,7 +8,7 @@ the teacher sees the student's prompt or the completion is left out (teacher.mis
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from opsd_core.config import TeacherConfig
@@ -17,6 +17,7 @@ from opsd_core.digest import derive_seed
 from opsd_core.errors import DataError
 from opsd_core.graders import VERSION
 from opsd_core.named import named
+from opsd_core.prompts.attempts import another_attempt, drawn
 from opsd_core.prompts.context_inputs import Attempt, Context, ContextInputs, Variables
 from opsd_core.prompts.wrong import with_wrong_result
 from opsd_core.records.examples import Example
@@ -74,7 +75,18 @@ def sibling_success(inputs: ContextInputs) -> Variables | None:
     if inputs.config.only_unsuccessful and inputs.own.correct:
         return None
     others = [attempt for attempt in inputs.group if attempt.correct and attempt.sample_index != inputs.sample_index]
-    return {"privileged_context": _choose(others, inputs).text} if others else None
+    return {"privileged_context": drawn(others, inputs).text} if others else None
+
+
+def other_attempt(inputs: ContextInputs) -> Variables | None:
+    """Another completion of the same prompt, right or wrong, as teacher.attempt chooses (OASIS, arXiv:2609.37915).
+
+    What stands before the end of its thinking is not shown. None when no other one says anything, or only the same that is wrong.
+    """
+    if inputs.config.only_unsuccessful and inputs.own.correct:
+        return None
+    shown = another_attempt(inputs)
+    return {"privileged_context": shown} if shown else None
 
 
 def majority(inputs: ContextInputs) -> Variables | None:
@@ -92,7 +104,7 @@ def majority(inputs: ContextInputs) -> Variables | None:
     agreeing = [a for a in inputs.group if a.answer == answer and a.sample_index != inputs.sample_index]
     if not agreeing:
         return None
-    return {"privileged_context": _choose(agreeing, inputs).text, "majority_answer": answer}
+    return {"privileged_context": drawn(agreeing, inputs).text, "majority_answer": answer}
 
 
 def feedback(inputs: ContextInputs) -> Variables | None:
@@ -190,7 +202,7 @@ def _of_a_peer(inputs: ContextInputs, *, correct: bool) -> Attempt | None:
     if inputs.config.only_unsuccessful and inputs.own.correct:
         return None
     suiting = [answer for answer in inputs.peers if answer.correct is correct and answer.text.strip()]
-    return _choose(suiting, inputs) if suiting else None
+    return drawn(suiting, inputs) if suiting else None
 
 
 def _verdict(attempt: Attempt) -> str:
@@ -199,7 +211,3 @@ def _verdict(attempt: Attempt) -> str:
     if attempt.answer is None:
         return "It states no final answer."
     return f"Its answer {attempt.answer} is {'right' if attempt.correct else 'wrong'}."
-
-
-def _choose(attempts: Sequence[Attempt], inputs: ContextInputs) -> Attempt:
-    return attempts[derive_seed("attempt", inputs.example.id, inputs.sample_index) % len(attempts)]

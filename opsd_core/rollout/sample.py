@@ -30,22 +30,37 @@ def sample_rollouts(
     `engine` samples with the policy's weights, and its record needs `engine.checked`; None = opsd's own, whose record is whole.
     Each completion's seed follows from (seed, iteration, example, sample) alone, so any split into shards gives the same.
     """
-    builder = PromptBuilder.of(policy.tokenizer, config)
     given = [example for example in examples if off_policy(example.id, iteration, config)]
     asked = [example for example in examples if not off_policy(example.id, iteration, config)]
-    ids = dict(zip([example.id for example in examples], builder.all_student_ids(examples), strict=True))
-    keys = [(example.id, sample) for example in asked for sample in range(config.rollout.group_size)]
-    seeds = [derive_seed("rollout", config.seed, iteration, *key) for key in keys]
     engine = engine or OwnEngine(Weights(policy), config.execution.rollout_batch_size)
+    rollouts = sample_each(engine, asked, range(config.rollout.group_size), iteration, config, on_progress)
+    prompts = PromptBuilder.of(policy.tokenizer, config).all_student_ids(given)
+    return rollouts + reference_rollouts(policy, given, prompts, config)
+
+
+def sample_each(
+    engine: Engine,
+    examples: Sequence[Example],
+    samples: Sequence[int],
+    iteration: int,
+    config: CampaignConfig,
+    on_progress: Progress | None = None,
+) -> list[Rollout]:
+    """The completions of these indices of every prompt.
+
+    They are the ones that a larger group would have had at these indices, so asking again goes on where a group ended.
+    """
+    builder = PromptBuilder.of(engine.weights.policy.tokenizer, config)
+    ids = dict(zip([example.id for example in examples], builder.all_student_ids(examples), strict=True))
+    keys = [(example.id, sample) for example in examples for sample in samples]
+    seeds = [derive_seed("rollout", config.seed, iteration, *key) for key in keys]
     prompts = [ids[example_id] for example_id, _ in keys]
-    if talk := Talk.of(policy, builder, config.rollout):
-        chosen = [example for example in asked for _ in range(config.rollout.group_size)]
-        held = talk.opened(chosen, prompts, seeds)
-        talk.hold(engine.generate, held, _sampling(config), on_progress)
-        rollouts = [conversation.rollout(sample) for conversation, (_, sample) in zip(held, keys, strict=True)]
-    else:
-        rollouts = complete(engine, keys, prompts, seeds, config, on_progress)
-    return rollouts + reference_rollouts(policy, given, [ids[example.id] for example in given], config)
+    talk = Talk.of(engine.weights.policy, builder, config.rollout)
+    if talk is None:
+        return complete(engine, keys, prompts, seeds, config, on_progress)
+    held = talk.opened([example for example in examples for _ in samples], prompts, seeds)
+    talk.hold(engine.generate, held, _sampling(config), on_progress)
+    return [conversation.rollout(sample) for conversation, (_, sample) in zip(held, keys, strict=True)]
 
 
 def complete(

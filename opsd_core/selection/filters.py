@@ -1,7 +1,8 @@
 """Filters: which graded completions are trained on, each drop with its reason.
 
-Order: empty -> truncated -> repetitive -> leak -> low_score -> no_majority, (dis)agrees -> route -> teacher probe. The
-first filter that a completion fails gives the reason; nothing is deleted. The teacher probe is last: it costs a forward pass.
+Order: empty -> truncated -> repetitive -> leak -> low_score -> no_majority, (dis)agrees -> route -> (no context, no peer) ->
+the choice among a prompt's completions (`groups`) -> teacher probe. The first filter that a completion fails gives the reason;
+nothing is deleted. The teacher probe is last: it costs a forward pass.
 """
 
 import zlib

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from opsd_core.config import CampaignConfig
+from opsd_core.config import CampaignConfig, RolloutConfig
 from opsd_core.graders import Grade, get_grader, grader_name
 from opsd_core.graders.agreement import Votes, final_answer, votes_of
 from opsd_core.records.examples import Example
@@ -18,6 +18,7 @@ from opsd_core.records.grades import GradedRollout, Grades
 from opsd_core.records.rollouts import Key, Rollout
 from opsd_core.selection.curriculum import Counts, add_grades, pass_rate
 from opsd_core.selection.filters import Decision, GradedCompletion, count_reasons, filter_rollouts
+from opsd_core.selection.groups import keep_per_prompt
 from opsd_core.selection.leaks import leaks_text
 from opsd_core.selection.monitors import completion_metrics, target_metrics
 
@@ -64,12 +65,13 @@ def grade_rollouts(
     judged = Grades.of(_judged(r, _grade(grader, examples[r.example_id], r.answer_text)) for r in sampled)
     reasons: Mapping[Key, str] = withheld(judged.correct()) if withheld is not None else {}
     seen = _Seen(examples, config, judged, counts or {}, unsolved, reasons)
-    leaks = np.zeros(len(judged), bool)
-    rows = Grades.of(seen.rows(sampled, references, leaks))
+    leaks, lengths = np.zeros(len(judged), bool), np.zeros(len(judged), np.int64)
+    rows = keep_per_prompt(Grades.of(seen.rows(sampled, references, leaks, lengths)), lengths, config)
     accepted = (_grade(grader, examples[r.example_id], r.completion_text) for r in references)
     metrics = completion_metrics(sampled, leaks, config.filter.max_repetition)
     metrics |= target_metrics(rows.column("keep"))
-    metrics |= _accuracy("rollout/accuracy", judged.column("correct"))
+    metrics |= _accuracy("rollout/accuracy", _first_asked(judged, config.rollout))
+    metrics |= _accuracy("rollout/prompts_right", _of_prompts(judged))
     metrics |= _accuracy("references/accuracy", (grade.correct if grade else None for grade in accepted))
     return Graded(rows, metrics)
 
@@ -103,6 +105,23 @@ def _accuracy(name: str, found: Iterable[bool | None]) -> dict[str, float]:
     return {name: right / graded} if graded else {}
 
 
+def _first_asked(judged: Grades, rollout: RolloutConfig) -> Iterator[bool | None]:
+    """The grades of the completions that every prompt was asked for: those of prompts asked again are of the hard ones alone."""
+    if not rollout.asks_again:
+        return judged.column("correct")
+    columns = zip(judged.column("sample_index"), judged.column("correct"), strict=True)
+    return (correct for sample_index, correct in columns if sample_index < rollout.group_size)
+
+
+def _of_prompts(judged: Grades) -> Iterable[bool]:
+    """Of each prompt with a label whether some completion of it is right."""
+    right: dict[str, bool] = {}
+    for example_id, correct in zip(judged.column("example_id"), judged.column("correct"), strict=True):
+        if correct is not None:
+            right[example_id] = right.get(example_id, False) or correct
+    return right.values()
+
+
 @dataclass(frozen=True)
 class _Seen:
     """What the filters look at besides a completion."""
@@ -115,8 +134,10 @@ class _Seen:
     unsolved: AbstractSet[str]
     withheld: Mapping[Key, str]
 
-    def rows(self, sampled: Iterable[Rollout], references: Iterable[Rollout], leaks: np.ndarray) -> Iterator[GradedRollout]:
-        """Every completion with its decision; whether it leaks is written to `leaks`."""
+    def rows(
+        self, sampled: Iterable[Rollout], references: Iterable[Rollout], leaks_N: np.ndarray, lengths_N: np.ndarray
+    ) -> Iterator[GradedRollout]:
+        """Every completion with its decision; whether a sampled one leaks, and its tokens, are written to the arrays."""
         votes, known = votes_of(self.judged.column("example_id"), self.judged.column("extracted")), self._known()
         for number, (rollout, judged) in enumerate(zip(sampled, self.judged, strict=True)):
             completion = self._completion(rollout, judged, votes, number, known)
@@ -124,7 +145,7 @@ class _Seen:
             reason = self.withheld.get(rollout.key) or (_UNSOLVED.reason if rollout.example_id in self.unsolved else "")
             if decision.keep and reason:
                 decision = Decision(keep=False, reason=reason)
-            leaks[number] = completion.leaks
+            leaks_N[number], lengths_N[number] = completion.leaks, completion.num_tokens
             yield _row(judged, completion, decision)
         for rollout in references:
             yield _reference_row(rollout, rollout.example_id in self.unsolved)

@@ -73,6 +73,11 @@ class Plain(Run):
 HERE, PLAIN = Here(), Plain()
 
 
+def near(run: Run) -> Run:
+    """What does in this process what needs no model, whoever does the rest; as plain functions where `run` does so."""
+    return PLAIN if isinstance(run, Plain) else HERE
+
+
 @contextmanager
 def side_by_side(width: int) -> Iterator[Run]:
     """`width` = 1 calls here, one after the other; more uses as many processes, each with its share of the cores.

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from opsd_core.config.base import in_identities
 from opsd_core.graders import grader_identity
 from opsd_core.models.policy import dtype_identity
 from opsd_core.prompts.contexts import context_identity
@@ -39,12 +40,16 @@ def grade_identity(iteration: Iteration, shards: Sequence[ShardRef]) -> dict[str
     identity = {
         "rollouts": [shard.digest for shard in shards],
         "grader": grader_identity(config.data),
-        "filter": config.filter.model_dump(),
+        "filter": in_identities(config.filter.model_dump()),
     }
     if config.context_from_rollouts:  # a completion may be left out because there is nothing to show the teacher
         identity["context"] = context_identity(config.teacher)
         identity["template"] = prompt_builder(iteration.campaign.initial, config).teacher_digest
         identity["budget"] = teacher_budget(config)
+    if config.filter.keep_per_prompt == "random":
+        identity["seed"] = config.seed
+    if config.rollout.asks_again:
+        identity["group_size"] = config.rollout.group_size
     if iteration.solved:
         identity["solved"] = [iteration.solved.identity, iteration.solved.content]
     if config.filter.route == "pass_rate":

@@ -162,7 +162,7 @@ def _log_metrics(iteration: Iteration, outcome: Outcome, stages: dict[str, float
         **{f"time/{name}_seconds": seconds for name, seconds in stages.items()},
         **{f"memory/{name}_gb": peak / 1e9 for name, (peak, _) in peaks.items()},
     }
-    shown = ("eval/", "gate/", "guard/", "rollout/")
+    shown = ("eval/", "gate/", "guard/", "refill/", "rollout/")
     of_campaign = {name: value for name, value in metrics.items() if name.startswith(shown) or name in WATCHED}
     number, before = iteration.number, outcome.before.metrics
     # Point 0 of every curve is the model that an iteration, or the campaign, compares with; point 1 what came of it.

@@ -13,7 +13,8 @@ from opsd_core.prompts.references import reference_template
 from opsd_core.records.examples import read_examples
 from opsd_core.records.rollouts import write_rollouts
 from opsd_core.rollout.environments import environment_identity
-from opsd_core.rollout.sample import sample_rollouts
+from opsd_core.rollout.sample import sample_each, sample_rollouts
+from tasks.asked import AskedAgain
 from tasks.context import local, produce
 from tasks.engines import engine_for, stop_engine
 from tasks.loaded import prompt_builder, shared_policy
@@ -23,12 +24,13 @@ from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 
 
-@task(name="rollout", task_run_name="rollout-it{iteration.number}-shard{shard}", **STAGE)
-def rollout(iteration: Iteration, prompts: PromptSet, shard: int) -> ShardRef:
+@task(name="rollout", task_run_name="rollout-it{iteration.number}{prompts.round_name}-shard{shard}", **STAGE)
+def rollout(iteration: Iteration, prompts: AskedAgain | PromptSet, shard: int) -> ShardRef:
     """Sample the shard's completions from the policy and store them with the distribution at every position."""
     identity = rollout_identity(iteration, prompts, shard)
     artifact, seconds = produce("rollouts", identity, partial(_sample, iteration, prompts, shard))
-    if iteration.config.execution.placement == "inline" and shard == prompts.num_shards - 1:
+    last = shard == prompts.num_shards - 1 and not iteration.config.rollout.asks_again  # its rounds end it
+    if iteration.config.execution.placement == "inline" and last:
         stop_engine()  # what follows needs the memory; runners stop theirs between stages
     counts = {name: artifact.summary[name] for name in ("num_rollouts", "num_references", "num_tokens")}
     mismatch = artifact.summary.get("mismatch", {})
@@ -43,7 +45,7 @@ def rollout(iteration: Iteration, prompts: PromptSet, shard: int) -> ShardRef:
     )
 
 
-def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> dict[str, Any]:
+def rollout_identity(iteration: Iteration, prompts: AskedAgain | PromptSet, shard: int) -> dict[str, Any]:
     """What decides a shard of completions."""
     config, builder = iteration.config, prompt_builder(iteration.policy, iteration.config)
     identity = {
@@ -58,6 +60,9 @@ def rollout_identity(iteration: Iteration, prompts: PromptSet, shard: int) -> di
         "engine": engine(config),
     }
     identity |= environment_identity(config.rollout)
+    if isinstance(prompts, AskedAgain):
+        again = {"group_size": prompts.group_size, "first_sample": prompts.first_sample}
+        return identity | {"sampling": config.rollout.sampling | again}
     if config.rollout.on_policy_fraction < 1.0:
         identity["references"] = reference_template(config)
     return identity
@@ -83,13 +88,16 @@ def computed(config: CampaignConfig, batch: int, expected_bytes: int = 0) -> dic
     }
 
 
-def _sample(iteration: Iteration, prompts: PromptSet, shard: int, folder: Path) -> dict[str, Any]:
+def _sample(iteration: Iteration, prompts: AskedAgain | PromptSet, shard: int, folder: Path) -> dict[str, Any]:
     config, policy = iteration.config, shared_policy(iteration.policy, iteration.config.model)
     examples = read_examples(local(prompts) / f"shard-{shard:04d}.parquet")
-    title = f"rollout-it{iteration.number}-shard{shard}"
+    number, title = iteration.number, f"rollout-it{iteration.number}{prompts.round_name}-shard{shard}"
     with engine_for(iteration.policy, config) as sampler:
         with progress(config.name, title, "completions", (shard, prompts.num_shards)) as report:
-            rollouts = sample_rollouts(policy, examples, iteration.number, config, report, sampler)
+            if isinstance(prompts, AskedAgain):
+                rollouts = sample_each(sampler, examples, prompts.samples, number, config, report)
+            else:
+                rollouts = sample_rollouts(policy, examples, number, config, report, sampler)
         rollouts, held = sampler.checked(rollouts, config)
     write_rollouts(folder / "rollouts.parquet", rollouts)
     return {

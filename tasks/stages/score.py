@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from opsd_core.prompts.contexts import context_identity
-from opsd_core.records.rollouts import Rollout, spooled_rollouts
+from opsd_core.records.rollouts import Key, Rollout, spooled_rollouts
 from opsd_core.records.stored import Chosen, Joined
 from opsd_core.records.targets import write_targets
 from opsd_core.teacher.kinds import teacher_before_training, teacher_identity
@@ -17,7 +17,7 @@ from opsd_core.teacher.mixtures import Transform
 from opsd_core.teacher.scoring import score_rollouts
 from opsd_core.training.monitors import overlap_ratio
 from tasks.context import produce, settings
-from tasks.loaded import prompt_builder, rollouts_of
+from tasks.loaded import grades_of, prompt_builder, rollouts_of
 from tasks.refs import GradedRef, Iteration, ShardRef, TargetsRef
 from tasks.runtime.progress import progress
 from tasks.runtime.retries import STAGE
@@ -57,6 +57,8 @@ def score_identity(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> 
     } | teacher_identity(config)
     if config.teacher.kind.rollouts:
         identity |= {"grades": graded.digest, "budget": teacher_budget(config)}
+    if config.filter.keep_per_prompt != "all":
+        identity |= {"grades": graded.digest, "kept": True}
     if stops := stops_of(iteration):
         identity["stops"] = [list(ends) for ends in (stops.student, *stops.members)]
     if iteration.solved:
@@ -67,7 +69,8 @@ def score_identity(iteration: Iteration, shard: ShardRef, graded: GradedRef) -> 
 def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Path) -> dict[str, Any]:
     config, stored = iteration.config, rollouts_of(shard)
     prompts = prompts_of(iteration, stored.light, grades_for_context(iteration, graded)).ids
-    seen = np.fromiter((key in prompts for key in iter(stored.keys())), bool, len(stored))
+    wanted = prompts if config.filter.keep_per_prompt == "all" else prompts.keys() & _kept(graded)
+    seen = np.fromiter((key in wanted for key in iter(stored.keys())), bool, len(stored))
     rollouts, targets, stops = Chosen(stored.light, np.flatnonzero(seen)), Joined(), stops_of(iteration)
     title, part = f"score-targets-it{iteration.number}-shard{shard.shard}", (shard.shard, config.execution.num_shards)
     with progress(config.name, title, "completions", part) as report:
@@ -81,6 +84,13 @@ def _score(iteration: Iteration, shard: ShardRef, graded: GradedRef, folder: Pat
         "metrics": overlap_ratio(stored, targets),
         "computed": computed(config, config.execution.microbatch_tokens),
     }
+
+
+def _kept(graded: GradedRef) -> set[Key]:
+    """The few of each prompt that are trained on: nobody asks what the teacher says of the others."""
+    rows = grades_of(graded)
+    columns = zip(*(rows.column(name) for name in ("example_id", "sample_index", "keep")), strict=True)
+    return {(example_id, sample_index) for example_id, sample_index, keep in columns if keep}
 
 
 def _by_members(

@@ -32,6 +32,7 @@ from tasks.stages.evaluate import evaluate
 from tasks.stages.grade import grade, probe_teacher
 from tasks.stages.prepare import overlap_identity, prepare_teachers
 from tasks.stages.prompts import advance_curriculum
+from tasks.stages.refilling.join import sampling_seconds
 from tasks.stages.rehearse import rehearse
 from tasks.stages.renewal.sampling import Ahead, begin_ahead, roll_out
 from tasks.stages.renewal.saved import freshness
@@ -134,7 +135,7 @@ def _rolled_out(iteration: Iteration, loop: _Loop) -> tuple[Iteration, Sampled]:
     if config.execution.overlap and iteration.number + 1 < config.iterations:
         following = config_at(config, iteration.number + 1, loop.length())
         loop.ahead = begin_ahead(iteration, following, loop.curriculum, PLAIN)
-    return iteration, Sampled(prompts=held.prompts, shards=held.shards, graded=graded, judged=judged)
+    return iteration, held.sampled(graded, judged)
 
 
 def _iteration(iteration: Iteration, loop: _Loop, data: Ref, measuring: CampaignConfig) -> Checkpoint:
@@ -178,7 +179,7 @@ def _costs(points: list[Checkpoint], config: CampaignConfig) -> dict[str, float]
     kinds = {kind: list({ref.uri: ref for ref in refs}.values()) for kind, refs in kinds.items()}
     stored = {kind: [describe(store(), ref.uri) for ref in refs] for kind, refs in kinds.items()}
     seconds = {
-        f"{kind}_seconds": sum(float(artifact.summary["seconds"]) for artifact in artifacts)
+        f"{kind}_seconds": sum(map(sampling_seconds, artifacts))
         for kind, artifacts in stored.items()
     }
     models = [describe(store(), point.policy.uri) for point in points]

@@ -31,6 +31,7 @@ FOLLOWED: dict[str, tuple[str, ...]] = {
     "targets": ("rollouts", "teacher", "data", "grades", "solved"),
     "checkpoints": (),
     "stopped": (),
+    "refills": (),
     "renewals": (),
     "states": ("initial", "teacher", "rollouts", "grades", "targets", "rehearsal"),
     "models": ("state",),

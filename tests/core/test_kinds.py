@@ -15,17 +15,19 @@ from opsd_core.config.kinds.environments import ENVIRONMENT_KINDS
 from opsd_core.config.kinds.teachers import TEACHER_KINDS
 from opsd_core.config.method import DistillationConfig, RolloutConfig
 from opsd_core.config.rules.effects import READ_WHEN
-from opsd_core.config.selection import TokenWeightConfig
+from opsd_core.config.selection import FilterConfig, TokenWeightConfig
 from opsd_core.config.teacher import TeacherConfig
 from opsd_core.errors import ConfigError, IntegrityError, ModelError
 from opsd_core.models.policy import add_lora
 from opsd_core.objective.bounds import BOUNDS
 from opsd_core.objective.divergences import DIVERGENCES, configured
 from opsd_core.objective.types import LOG_ZERO
+from opsd_core.prompts.attempts import ATTEMPTS
 from opsd_core.prompts.context_inputs import ContextInputs
 from opsd_core.prompts.contexts import CONTEXTS, build_context, context_identity
 from opsd_core.rollout.engines.kinds import ENGINES
 from opsd_core.rollout.environments import environment_of
+from opsd_core.selection.groups import KEPT
 from opsd_core.selection.token_weights import ENTROPIES, POSITIONS
 from opsd_core.teacher.kinds import TEACHERS, teacher_before_training, teacher_identity, teacher_in_training
 from opsd_core.teacher.mixtures import MIXTURES, WEIGHTINGS, Transform
@@ -45,6 +47,8 @@ FUNCTIONS = {
     (TeacherConfig, "context"): (CONTEXT_KINDS, CONTEXTS),
     (TeacherConfig, "mixture"): (choices.MIXTURES, MIXTURES),
     (TeacherConfig, "mixture_weights"): (choices.MIXTURE_WEIGHTS, WEIGHTINGS),
+    (TeacherConfig, "attempt"): (choices.ATTEMPTS, ATTEMPTS),
+    (FilterConfig, "keep_per_prompt"): (choices.KEPT, KEPT),
     (ExecutionConfig, "engine"): (ENGINE_KINDS, ENGINES),
     (RolloutConfig, "environment"): (
         ENVIRONMENT_KINDS,

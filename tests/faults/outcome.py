@@ -51,6 +51,8 @@ def _rollouts(arm: Arm) -> dict[tuple[str, ...], int]:
     shards = [info.key.rpartition("/")[0] for info in store.list("rollouts/") if info.key.endswith(MANIFEST_NAME)]
     for key in shards:
         artifact = describe(store, store.uri(key))
+        if "joined" in artifact.identity:
+            continue  # the rounds of a shard once more, together
         rows = read_rollouts(fetch(store, artifact, arm.folder / "cache") / "rollouts.parquet")
         found.update((str(artifact.identity["iteration"]), row.example_id, str(row.sample_index)) for row in rows)
     assert set(found.values()) == {1}, f"{arm.name}: {found.most_common(3)}"

@@ -61,6 +61,10 @@ VARIANTS = {
         "token_weights": {"position": "late", "entropy": "down"},
         "filter": {"route": "incorrect_only"},
     },
+    "groups": {
+        "teacher": {"context": "other_attempt", "template": "", "missing_context": "student_prompt"},
+        "filter": {"keep_per_prompt": "random"},
+    },
     "environment": {
         "model": {"chat_template": TEMPLATE},
         "rollout": {"environment": "calculator", "max_turns": 2},
@@ -240,7 +244,7 @@ def changed(config: BaseModel, path: str) -> BaseModel:
 
 TELLS_STAGES_APART = [
     "curriculum.length_start", "rollout.on_policy_fraction", "distillation.divergence", "distillation.beta",
-    "teacher.ema_decay", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture",
+    "teacher.ema_decay", "teacher.attempt", "teacher.min_agreement", "teacher.missing_context", "teacher.mixture",
     "teacher.mixture_weights", "teacher.only_unsuccessful", "teacher.peers", "teacher.require_privilege_gain",
     "teacher.student_noise", "teacher.temperature", "teacher.top_k", "teacher.top_p", "teacher.trust_region_lambda",
     "teacher.weights", "teacher.peer_filter", "teacher.source", "teacher.members",
@@ -313,6 +317,28 @@ def test_what_a_stage_is_made_of_is_in_its_identity(work, name):
     differing = {kind for kind in before if before[kind] != after[kind]}
     assert differing >= MADE_OF[name]
     assert "datasets" not in differing and (name in ("data", "initial", "policy") or "evaluations" not in differing)
+
+
+def test_until_when_prompts_are_asked_again_is_no_part_of_what_a_round_is_but_how_many_were_asked_first_tells_grades_apart(work):
+    def identity(**rollout):
+        changed = work.config.rollout.model_copy(update=rollout)
+        return work.identities(work.config.model_copy(update={"rollout": changed}))
+
+    plain, refill = work.identities(work.config), work.config.rollout.refill
+    often, seldom = (refill.model_copy(update={"share": share, "max_rounds": 2}) for share in (0.9, 0.1))
+    assert identity(refill=often) == identity(refill=seldom)
+    assert {kind for kind, key in identity(refill=often).items() if key != plain[kind]} == {"grades"}
+    assert identity(refill=often)["grades"] != identity(refill=often, group_size=3)["grades"]
+    assert identity(group_size=3)["grades"] == plain["grades"]
+
+
+def test_the_choice_of_a_group_stands_in_no_identity_while_there_is_none():
+    def written(**overrides):
+        return json.dumps(resolve("tiny", {"rollout": {"group_size": 2}}, overrides).deciding())
+
+    assert not any(name in written() for name in ("keep_per_prompt", "refill", "attempt"))
+    assert "keep_per_prompt" in written(filter={"keep_per_prompt": "random"}) and "attempt" in written(teacher={"attempt": "any"})
+    assert "refill" in written(rollout={"refill": {"share": 0.5}})
 
 
 def test_end_tokens_are_in_the_identity_of_targets_where_they_are_merged(work, monkeypatch, tiny_model, tmp_path):
@@ -416,17 +442,18 @@ def test_a_function_of_the_users_is_in_every_identity_that_it_decides_by_its_con
 def test_an_environment_is_in_the_identity_of_what_it_answers_and_nowhere_while_there_is_none(tmp_path, work):
     """By its content where it is the user's; the campaign's, rollouts' and evaluations' identities are otherwise as they were."""
     path, seen = tmp_path / "mine.py", []
+    group = {"rollout": {"group_size": 2}}
     place = {"rollout.environment": "python", "rollout.environment_function": f"{path}:reply"}
     for word in ("a", "b", "a"):
         path.write_text(f"def reply(messages):\n    return {word!r}, True\n")
-        config = resolve("tiny", {"rollout": {name.partition(".")[2]: value for name, value in place.items()}})
+        config = resolve("tiny", group, {"rollout": {name.partition(".")[2]: value for name, value in place.items()}})
         mine = work.config.model_copy(update={"rollout": config.rollout})
         found = work.identities(mine)
         campaign = campaign_identity(config, PolicyRef(uri="a/b/c", digest="d"), Ref(uri="a/b/c"), [], [])
         assert campaign["functions"].keys() == {"rollout.environment_function"}
         seen.append((found["rollouts"], found["evaluations"], json.dumps(campaign)))
     assert seen[0] == seen[2] and all(one != other for one, other in zip(seen[0], seen[1], strict=True))
-    plain = resolve("tiny")
+    plain = resolve("tiny", group)
     written = json.dumps([plain.deciding(), plain.rollout.sampling])
     assert not any(name in written for name in ("environment", "max_turns"))
     asked = work.identities(work.config.model_copy(update={"rollout": plain.rollout}))

@@ -5,6 +5,8 @@
     MIXTURE_WEIGHTS    opsd_core.teacher.mixtures.WEIGHTINGS
     POSITIONS          opsd_core.selection.token_weights.POSITIONS
     ENTROPIES          opsd_core.selection.token_weights.ENTROPIES
+    KEPT               opsd_core.selection.groups.KEPT
+    ATTEMPTS           opsd_core.prompts.attempts.ATTEMPTS
 
     REFRESHES          read where completions are judged, opsd_core.training.wear
 """
@@ -39,6 +41,17 @@ ENTROPIES: dict[str, str] = {
     "up": "1 - exp(-beta H)",
     "top": "the entropy_fraction of a completion's tokens with the largest H",
     "random": "as many tokens as top, drawn at random, whatever H is: its control",
+}
+KEPT: dict[str, str] = {
+    "all": "every completion that passed the other filters",
+    "shortest_right": "of these the shortest one that is right, and none where none is (OASIS)",
+    "random": "of these one, drawn by seed and prompt: what shortest_right gains over it is not owed to the number",
+}
+ATTEMPTS: dict[str, str] = {
+    "right_first": "a right one where there is one, else a wrong one",
+    "wrong_first": "a wrong one where there is one, else a right one",
+    "any": "whichever is drawn",
+    "shortest_wrong_first": "the shortest wrong one, else the shortest right one (OASIS)",
 }
 REFRESHES: dict[str, str] = {
     "every_iteration": "in every iteration",

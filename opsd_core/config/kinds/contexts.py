@@ -82,6 +82,15 @@ CONTEXT_KINDS: dict[str, ContextKind] = {
         siblings=True,
         grades=True,
     ),
+    "other_attempt": ContextKind(
+        "prompts.contexts.other_attempt",
+        "{{ student_prompt }}\n\nHere is another attempt at this problem, which may be right or wrong:\n\n"
+        "{{ privileged_context }}\n\nJudge for yourself what holds, and solve the problem in your own words.",
+        rollouts=True,
+        siblings=True,
+        grades=True,
+        reads=("attempt",),
+    ),
     "majority": ContextKind(
         "prompts.contexts.majority",
         "{{ student_prompt }}\n\nHere is a solution whose answer most attempts agree on:\n\n{{ privileged_context }}\n\n"

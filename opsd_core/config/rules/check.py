@@ -8,6 +8,7 @@ from opsd_core.config.rules.addresses import ADDRESS_RULES
 from opsd_core.config.rules.engines import ENGINE_RULES
 from opsd_core.config.rules.environments import ENVIRONMENT_RULES
 from opsd_core.config.rules.freshness import FRESHNESS_RULES
+from opsd_core.config.rules.groups import GROUP_RULES
 from opsd_core.config.rules.objective import OBJECTIVE_RULES
 from opsd_core.config.rules.selection import SELECTION_RULES, scheduled_violations
 from opsd_core.config.rules.teacher import TEACHER_RULES, null_configuration
@@ -120,6 +121,7 @@ RULES: tuple[Callable[[CampaignSettings], str | None], ...] = (
     *OBJECTIVE_RULES,
     *FRESHNESS_RULES,
     *SELECTION_RULES,
+    *GROUP_RULES,
 )
 
 

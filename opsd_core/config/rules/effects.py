@@ -96,6 +96,12 @@ _REFERENCES = Condition(
     "rollout.on_policy_fraction below 1, or distillation.gold_share above 0", lambda config: config.uses_references
 )
 _SAMPLES_AGAIN = _all(_above("iterations", 1), _above("rollout.on_policy_fraction", 0))
+_ASKS_AGAIN = _all(_above("rollout.refill.share", 0), _above("rollout.on_policy_fraction", 0))
+_SEVERAL = _any(
+    _above("rollout.group_size", 1),
+    _ASKS_AGAIN,
+    _one_of("filter.keep_per_prompt", "shortest_right"),
+)
 _REHEARSAL = _above("rehearsal.share", 0)
 _SAMPLED = _above("evaluation.num_samples", 0)
 _RECOVERS = Condition(
@@ -122,6 +128,11 @@ READ_WHEN: dict[str, Condition] = {
     "rollout.refresh": _SAMPLES_AGAIN,
     "rollout.min_overlap": _all(_SAMPLES_AGAIN, _one_of("rollout.refresh", "overlap")),
     "rollout.min_effective_sample_size": _all(_SAMPLES_AGAIN, _one_of("rollout.refresh", "overlap")),
+    "rollout.refill.share": _above("rollout.on_policy_fraction", 0),
+    "rollout.refill.group_size": _ASKS_AGAIN,
+    "rollout.refill.max_rounds": _ASKS_AGAIN,
+    "rollout.refill.max_completions": _ASKS_AGAIN,
+    "filter.keep_per_prompt": _SEVERAL,
     "filter.min_gain": _one_of("filter.teacher_probe", "gain"),
     "token_weights.position_floor": _other_than("token_weights.position", "uniform"),
     "token_weights.position_centre": _other_than("token_weights.position", "uniform"),

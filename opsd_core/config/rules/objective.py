@@ -21,7 +21,8 @@ def _own_samples_need_a_selection(config: CampaignSettings) -> str | None:
             f"{chosen.majority_route}: it would raise the likelihood of the completions that are wrong. Use correct_only or "
             "agreeing, a teacher, or control=true."
         )
-    selected = chosen.route == "correct_only" or (chosen.min_score or 0.0) > 0.0 or chosen.majority_route == "agreeing"
+    right = chosen.route == "correct_only" or chosen.keep_per_prompt == "shortest_right"
+    selected = right or (chosen.min_score or 0.0) > 0.0 or chosen.majority_route == "agreeing"
     reshaped = rollout.temperature != config.distillation.temperature or rollout.top_p < 1.0 or rollout.top_k > 0
     if selected or reshaped or rollout.on_policy_fraction < 1.0:
         return None

@@ -47,6 +47,17 @@ def _another_engine_without_correction(config: CampaignSettings) -> str | None:
     )
 
 
+def _what_an_attempt_shares_with_another_is_no_leak(config: CampaignSettings) -> str | None:
+    span, teacher = config.token_weights.leak_span, config.teacher
+    if not span or not teacher.kind.siblings or config.distillation.teacher_free:
+        return None
+    return (
+        f"token_weights.leak_span={span} with teacher.context={teacher.context}: the teacher's prompt holds another completion "
+        f"of the same prompt, which the policy wrote without help, and {span} tokens in a row that two of its completions share "
+        "count as a leak. Set token_weights.leak_span=0, or to more than they usually share."
+    )
+
+
 def _a_tool_lengthens_completions(config: CampaignSettings) -> str | None:
     """Conversations of the tiny model that learned to call were 4.2 times as long (docs/LOG.md)."""
     limit = config.promotion.max_length_ratio
@@ -64,6 +75,7 @@ RISKS: tuple[Risk, ...] = (
     _sampled_token_without_a_length_guard,
     _sampled_tail_of_another_distribution,
     _another_engine_without_correction,
+    _what_an_attempt_shares_with_another_is_no_leak,
 )
 
 

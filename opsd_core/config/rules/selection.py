@@ -37,8 +37,10 @@ def _gates_need_labels(config: CampaignSettings) -> str | None:
     needing = {
         "filter.route": chosen.route != "all",
         "filter.min_score": chosen.min_score is not None,
+        "filter.keep_per_prompt=shortest_right": chosen.keep_per_prompt == "shortest_right",
         "filter.teacher_probe": chosen.teacher_probe != "off",
         "curriculum.sampling": config.curriculum.sampling != "uniform",
+        "rollout.refill": config.rollout.refill.share > 0,
     }
     generated = config.data.kind.generated
     used = [name for name, on in needing.items() if on]

@@ -7,6 +7,7 @@ from tasks.refs import CurriculumRef, Held, Iteration, Judged, PromptSet
 from tasks.runtime.side_by_side import HERE, Begun, Run
 from tasks.stages.peers import meet_peers
 from tasks.stages.prompts import choose_prompts
+from tasks.stages.refilling.rounds import refill
 from tasks.stages.renewal.judge import judge
 from tasks.stages.rollout import rollout
 
@@ -26,10 +27,12 @@ def roll_out(
 
 
 def sample(iteration: Iteration, prompts: PromptSet, run: Run) -> Held:
-    """The prompts answered by the iteration's policy; `run` does the shards."""
+    """The prompts answered by the iteration's policy, again where rollout.refill asks for it; `run` does the shards."""
     shards = run(rollout, [(iteration, prompts, shard) for shard in range(prompts.num_shards)])
-    sampling = iteration.config.rollout.sampling
-    return Held(prompts=prompts, shards=shards, curriculum=iteration.curriculum, sampling=sampling)
+    sampling, refilled = iteration.config.rollout.sampling, None
+    if iteration.config.rollout.asks_again:
+        shards, refilled = refill(iteration, prompts, shards, run)
+    return Held(prompts=prompts, shards=shards, curriculum=iteration.curriculum, sampling=sampling, refilled=refilled)
 
 
 def keep(iteration: Iteration, held: Held) -> tuple[Iteration, Held]:

@@ -23,6 +23,13 @@ def test_the_sampled_token_alone_needs_a_length_guard(overrides, said):
     assert [("alarms.remedy" in text and "sampled_token" in text) for text in found] == [True] * said
 
 
+@pytest.mark.parametrize(("context", "said"), [("other_attempt", True), ("sibling_success", True), ("reference", False)])
+def test_what_two_completions_share_is_no_leak(context, said):
+    leaks = {"token_weights": {"leak_span": 4}, "rollout": {"group_size": 4}, "teacher": {"context": context}}
+    assert [("token_weights.leak_span=4" in text) for text in risks(resolve("tiny", leaks))] == [True] * said
+    assert not list(risks(resolve("tiny", leaks, {"token_weights": {"leak_span": 0}})))
+
+
 def test_a_gate_that_would_refuse_a_policy_for_using_a_tool_is_named():
     asked = {"rollout": {"environment": "calculator"}}
     (said,) = risks(resolve("tiny", asked))

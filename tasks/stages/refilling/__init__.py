@@ -1,0 +1,1 @@
+"""Prompts without a right completion are asked again, round after round (rollout.refill)."""
