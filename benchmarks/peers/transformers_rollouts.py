@@ -42,9 +42,11 @@ def measured(spec: Spec) -> tuple[Cost, int, float]:
     model = AutoModelForCausalLM.from_pretrained(Path(spec["folder"]) / "model", dtype=getattr(torch, spec["dtype"])).eval()
     torch.manual_seed(0)
     loop = LOOPS[spec["arm"]]
-    with torch.inference_mode():
+    with torch.no_grad():  # continuous batching does not work in inference mode
         plain(model, prompts[:2], spec | {"length": 2, "batch": 2}, ends)
         cost = cost_of(lambda: loop(model, prompts, spec, ends))
+    if any(not row for row in cost.result):
+        raise SystemExit(f"{spec['arm']} answered {sum(map(bool, cost.result))} of {len(prompts)} prompts")
     return cost, sum(map(len, cost.result)), float("nan")
 
 
