@@ -47,7 +47,7 @@ def right_or_not(rollouts: Iterable[Rollout], examples: Mapping[str, Example], c
     for rollout in rollouts:
         example = examples[rollout.example_id]
         if rollout.source == "policy" and example.answer and not right.get(example.id):
-            right[example.id] = grade(example, rollout.completion_text).correct
+            right[example.id] = grade(example, rollout.answer_text).correct
     return right
 
 

@@ -152,3 +152,11 @@ def test_settings_of_what_is_off_are_named():
 def test_what_is_no_refill_is_refused(refill):
     with pytest.raises(ConfigError, match=r"rollout\.refill"):
         resolve("tiny", {"rollout": {"refill": refill}})
+
+
+def test_of_a_conversation_the_last_turn_is_right_or_wrong():
+    """As where completions are graded: the turns before it are no part of the answer."""
+    example = EXAMPLES[0]
+    said = rollout_of(example.id, 0, f"12\n\n{example.answer}")
+    assert right_or_not([said], BY_ID, config()) == {example.id: False}
+    assert right_or_not([replace(said, answer_start=4)], BY_ID, config()) == {example.id: True}
