@@ -29,14 +29,13 @@ def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float
 
 
 def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters, in one pass over memory; the rate is set before every step."""
+    """AdamW over the trainable parameters; the rate is set before every step."""
     return torch.optim.AdamW(
         parameters,
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.eps,
         weight_decay=config.weight_decay,
-        fused=True,
     )
 
 
