@@ -1,8 +1,8 @@
 """Memory and time of the fused objective against whole logits, forward + backward.
 
-    python benchmarks/objective.py                       4,096 tokens x 49,152 entries x 576 hidden, two CPU threads
-    python benchmarks/objective.py --tokens 1024         another size
-    python benchmarks/objective.py --output table.md     also write the table
+    python -m benchmarks.objective                       4,096 tokens x 49,152 entries x 576 hidden, two CPU threads
+    python -m benchmarks.objective --tokens 1024         another size
+    python -m benchmarks.objective --output table.md     also write the table
 
 Every arm runs in its own process. Extra memory is the peak resident size during one forward + backward, less the
 resident size just before it (inputs loaded, libraries warm); the gradients of hidden states and head are part of it.
@@ -13,14 +13,12 @@ N = tokens, V = vocabulary, H = hidden size, K = kept entries
 """
 
 import argparse
-import contextlib
 import json
 import math
 import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.peers.clock import cost_of
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head, HiddenTargets, TopKTargets
 from opsd_core.objective.fused import fused_loss
@@ -146,35 +145,21 @@ def trl_divergence(hidden_NH: Tensor, weight_VH: Tensor, targets: HiddenTargets,
     return ChunkedDivergenceFunction.apply(hidden_NH, weight_VH, None, *teacher, beta)[0].sum()
 
 
-def resident_kib(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field))
-
-
 def measure_cpu(arm: str, case: str, sizes: list[int], threads: int, repeats: int) -> dict:
     """One arm in this process: peak extra resident memory of the first step, then the best times."""
     torch.set_num_threads(threads)
     make_step(arm, case, make_inputs(case, 32, 4096, sizes[2], "cpu", torch.float32))()
     step = make_step(arm, case, make_inputs(case, *sizes, "cpu", torch.float32))
-    before = resident_kib("VmRSS:")
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if resident_kib("VmHWM:") > before * 1.05:
+    first, *timed = [cost_of(step) for _ in range(repeats + 1)]
+    if math.isnan(first.extra_mib):
         raise SystemExit("The kernel does not reset the peak resident size; extra memory cannot be told from inputs.")
-    loss = step()
-    extra = resident_kib("VmHWM:") - before
-    walls, cpus = [], []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        step()
-        walls.append(time.perf_counter() - wall)
-        cpus.append(time.process_time() - cpu)
-    return {"extra_mib": extra / 1024, "wall_s": min(walls), "cpu_s": min(cpus), "loss": loss}
+    times = {"wall_s": min(cost.wall for cost in timed), "cpu_s": min(cost.cpu for cost in timed)}
+    return {"extra_mib": first.extra_mib, "loss": first.result, **times}
 
 
 def run_arm(arguments: argparse.Namespace, arm: str, case: str) -> dict:
     sizes = [str(size) for size in (arguments.tokens, arguments.vocabulary, arguments.hidden)]
-    command = [sys.executable, __file__, "--arm", arm, "--case", case, "--threads", str(arguments.threads)]
+    command = [sys.executable, "-m", "benchmarks.objective", "--arm", arm, "--case", case, "--threads", str(arguments.threads)]
     command += [
         "--repeats",
         str(arguments.repeats),
@@ -252,7 +237,7 @@ def main() -> None:
     print(text)
     if arguments.output:
         arguments.output.write_text(
-            f"# Objective: fused against whole logits\n\n    python {' '.join(sys.argv)}\n\n{text}\n"
+            f"# Objective: fused against whole logits\n\n    python -m benchmarks.objective {' '.join(sys.argv[1:])}\n\n{text}\n"
         )
 
 

@@ -11,6 +11,7 @@ Without --model, SmolLM2-135M-Instruct is taken from its wheel. Prints a Markdow
 import argparse
 import random
 import time
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -60,22 +61,20 @@ def mixed_prompts(policy: Policy, items: int) -> list[list[int]]:
     return prompts
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def plain_loop(
-    model: PreTrainedModel, policy: Policy, batch: int, length: int, prompts: list[list[int]]
+    model: PreTrainedModel, ends: Collection[int], batch: int, length: int, prompts: list[list[int]], *, sample: bool = False
 ) -> list[list[int]]:
-    """What most scripts do: pad left, generate, cut at the first end token."""
-    pad, eos, outputs = policy.tokenizer.pad_token_id or 0, set(policy.eos_ids), []
+    """What most scripts do: pad left, generate, greedily or at temperature 1, cut at the first end token."""
+    outputs, options = [], {"do_sample": True, "top_k": 0} if sample else {"do_sample": False}
     for start in range(0, len(prompts), batch):
         rows = prompts[start : start + batch]
         width = max(map(len, rows))
-        ids = torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        made = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=length, do_sample=False, pad_token_id=pad
-        )
+        made = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=length, pad_token_id=0, **options)
         for row in made[:, width:].tolist():
-            end = next((i + 1 for i, token in enumerate(row) if token in eos), len(row))
+            end = next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
             outputs.append(row[:end])
     return outputs
 
@@ -98,7 +97,7 @@ def main() -> None:
     own_dtype = next(iter(models))
     prompts = mixed_prompts(policy, options.items)
     runs = {
-        f"plain, {name}, batches of {batch}": partial(plain_loop, model, policy, batch, options.length)
+        f"plain, {name}, batches of {batch}": partial(plain_loop, model, policy.eos_ids, batch, options.length)
         for name, model in models.items()
         for batch in PLAIN_BATCHES
     }

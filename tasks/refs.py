@@ -2,7 +2,7 @@
 
 Every record is a frozen pydantic model, so that Prefect can show it and a result can be stored as JSON.
 
-    Ref          the address of something stored; this and what was asked and answered stand in `tasks.asked`
+    Ref          the address of something stored (`tasks.record`); what was asked and answered stands in `tasks.asked`
     Campaign     what stays the same during a campaign
     Iteration    one iteration: the configuration in force, its MLflow run, who samples, who is champion, who teaches
     Sampled      the first half of an iteration: what was asked, answered, graded, and scored by the teacher
@@ -15,7 +15,8 @@ from typing import Any
 from pydantic import Field
 
 from opsd_core.config import CampaignConfig
-from tasks.asked import AskedAgain, PromptSet, Record, Ref, Refilled, ShardRef
+from tasks.asked import AskedAgain, PromptSet, Refilled, ShardRef
+from tasks.record import Record, Ref
 
 __all__ = ["AskedAgain", "PromptSet", "Record", "Ref", "Refilled", "ShardRef"]  # beside the records of this file
 

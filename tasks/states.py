@@ -16,7 +16,6 @@ from typing import Any
 from transformers.utils.hub import CHAT_TEMPLATE_DIR
 
 from opsd_core.config import CampaignConfig, DataConfig
-from opsd_core.config.base import in_identities
 from opsd_core.config.kinds.places import is_path, missing
 from opsd_core.config.kinds.sources import SOURCE_KINDS
 from opsd_core.config.sources import BUILT_IN_MODELS
@@ -113,7 +112,7 @@ def data_state(config: DataConfig, field: str = "data.source") -> State:
 
 def rehearsal_sources(config: CampaignConfig) -> list[list[Any]]:
     """Settings and present state of every source of rehearsed prompts; empty where nothing is rehearsed."""
-    return [[in_identities(data.model_dump(mode="json")), data_state(data, field)] for field, data in data_sources(config)[1:]]
+    return [[data.identity(mode="json"), data_state(data, field)] for field, data in data_sources(config)[1:]]
 
 
 def unchanged_data(config: DataConfig, before: State, field: str = "data.source") -> None:

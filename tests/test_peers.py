@@ -9,10 +9,11 @@ import torch
 from benchmarks.gpu.model import random_policy, random_prompts
 from benchmarks.gpu.sizes import CPU
 from benchmarks.peers import own_objective, own_rollouts, own_step, transformers_rollouts
-from benchmarks.peers.__main__ import main, run
+from benchmarks.peers.__main__ import run
 from benchmarks.peers.arms import PARTS, Arm, Case
 from benchmarks.peers.environments import interpreter
 from benchmarks.peers.table import table
+from benchmarks.peers.tensors import measured
 from opsd_core.models.policy import save_policy
 
 ARMS_OF_OBJECTIVE = (own_objective.own, own_objective.whole)
@@ -37,7 +38,7 @@ def spec(folder, **more):
 
 
 def test_the_objective_is_that_of_whole_logits():
-    values = [own_objective.measured({"sizes": (40, 601, 16), "dtype": "float32"}, arm)[2] for arm in ARMS_OF_OBJECTIVE]
+    values = [measured({"sizes": (40, 601, 16), "dtype": "float32"}, arm)[2] for arm in ARMS_OF_OBJECTIVE]
     assert values[0] == pytest.approx(values[1], rel=1e-5)
     assert values[0] > 0.01
 
@@ -90,10 +91,3 @@ def test_every_case_has_opsd_first_and_a_module_of_each_arm():
             for case in part(size):
                 assert case.arms[0].environment == "own"
                 assert all(find_spec(f"benchmarks.peers.{arm.module}") for arm in case.arms)
-
-
-def test_unknown_parts_are_refused(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["peers", "--parts", "speed"])
-    with pytest.raises(SystemExit):
-        main()
-    assert "invalid choice: 'speed'" in capsys.readouterr().err

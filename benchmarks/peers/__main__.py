@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from benchmarks.objective import processor
-from benchmarks.peers.arm import FIGURES
 from benchmarks.peers.arms import MODULE, PARTS, PROMPTS, STEPS, Arm, Case
+from benchmarks.peers.clock import FIGURES
 from benchmarks.peers.environments import ROOT, interpreter
 from benchmarks.peers.inputs import write_inputs
 from benchmarks.peers.table import table

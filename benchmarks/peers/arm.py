@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.peers.clock import Cost
+from benchmarks.peers.clock import FIGURES, Cost
 
-FIGURES = "FIGURES "
-"""Before the line of JSON: peers write to the standard output too."""
 Spec = dict[str, Any]
 """folder, threads, and the case's own: dtype, sizes, mode, length, top_k."""
 

@@ -4,6 +4,7 @@ Runs in every peer's environment, so it imports nothing but the standard library
 """
 
 import gc
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+
+FIGURES = "FIGURES "
+"""Before an arm's line of JSON: peers write to the standard output too."""
 
 
 class Cost(NamedTuple):
@@ -21,7 +25,7 @@ class Cost(NamedTuple):
     cpu: float
     """Seconds, of all threads and processes."""
     extra_mib: float
-    """Most resident memory during the call, less what was resident before it."""
+    """Most resident memory during the call, less what was resident before it; nan where the kernel does not reset the peak."""
     peak_mib: float
     """Most resident memory that this process had so far, and what its children have now."""
     result: Any
@@ -35,13 +39,15 @@ class Stopwatch:
         self._resident = _status("VmRSS:")
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        self._reset = _status("VmHWM:") <= 1.05 * self._resident
         self._wall, self._cpu = time.perf_counter(), cpu_seconds()
 
     def stop(self, result: Any = None) -> Cost:
         """The cost since then."""
         wall, cpu = time.perf_counter() - self._wall, cpu_seconds() - self._cpu
         peak = _status("VmHWM:")
-        return Cost(wall, cpu, (peak - self._resident) / 1024, peak / 1024 + _of_children(), result)
+        extra = (peak - self._resident) / 1024 if self._reset else math.nan
+        return Cost(wall, cpu, extra, peak / 1024 + _of_children(), result)
 
 
 def cost_of(call: Callable[[], Any]) -> Cost:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.peers.arm import Spec, main
-from benchmarks.peers.clock import Cost, cost_of
-from benchmarks.peers.tensors import Sides, sides
+from benchmarks.objective import bare_products
+from benchmarks.peers.arm import main
+from benchmarks.peers.tensors import Sides, measured
 from opsd_core.config.method import DistillationConfig
 from opsd_core.objective import Head, HiddenTargets, distillation_loss
 
@@ -29,32 +29,12 @@ def whole(made: Sides) -> Tensor:
     return functional.kl_div(student_NV, teacher_NV, reduction="sum", log_target=True)
 
 
-@torch.no_grad()
 def products(made: Sides) -> Tensor:
     """The four products that both need, and nothing between them."""
-    logits_NV = made.hidden_NH @ made.weight_VH.T
-    _ = (logits_NV @ made.weight_VH, logits_NV.T @ made.hidden_NH)
-    torch.mm(made.teacher_NH, made.teacher_VH.T, out=logits_NV)
-    return torch.zeros(())
+    return torch.tensor(bare_products(made.hidden_NH, made.weight_VH, HiddenTargets(made.teacher_NH, Head(made.teacher_VH))))
 
 
 ARMS: dict[str, Callable[[Sides], Tensor]] = {"opsd": own, "whole": whole, "products": products}
-
-
-def measured(spec: Spec, arm: Callable[[Sides], Tensor]) -> tuple[Cost, int, float]:
-    """The second call's cost; the first is of a small size, and wakes the libraries."""
-
-    def step(made: Sides) -> float:
-        loss = arm(made)
-        if loss.requires_grad:
-            (loss / len(made.hidden_NH)).backward()
-        return float(loss.detach()) / len(made.hidden_NH)
-
-    tokens, vocabulary, hidden = spec["sizes"]
-    step(sides(32, 4096, hidden, spec["dtype"]))
-    made = sides(tokens, vocabulary, hidden, spec["dtype"])
-    cost = cost_of(lambda: step(made))
-    return cost, tokens, cost.result
 
 
 if __name__ == "__main__":

@@ -4,10 +4,14 @@ N = tokens, V = vocabulary, H = hidden size
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from benchmarks.peers.arm import Spec
+from benchmarks.peers.clock import Cost, cost_of
 
 
 class Sides(NamedTuple):
@@ -26,3 +30,19 @@ def sides(tokens: int, vocabulary: int, hidden: int, dtype: str) -> Sides:
     teacher = (student + 0.5 * torch.randn(tokens, hidden, generator=generator)).to(kind)
     weight = torch.randn(vocabulary, hidden, generator=generator).mul_(3 / math.sqrt(hidden)).to(kind)
     return Sides(student.to(kind).requires_grad_(), weight.requires_grad_(), teacher, weight.detach().clone())
+
+
+def measured(spec: Spec, arm: Callable[[Sides], Tensor]) -> tuple[Cost, int, float]:
+    """Forward and backward of an arm's summed loss: the second call's cost; the first is small, and wakes the libraries."""
+
+    def step(made: Sides) -> float:
+        loss = arm(made)
+        if loss.requires_grad:
+            (loss / len(made.hidden_NH)).backward()
+        return float(loss.detach()) / len(made.hidden_NH)
+
+    tokens, vocabulary, hidden = spec["sizes"]
+    step(sides(32, 4096, hidden, spec["dtype"]))
+    made = sides(tokens, vocabulary, hidden, spec["dtype"])
+    cost = cost_of(lambda: step(made))
+    return cost, tokens, cost.result

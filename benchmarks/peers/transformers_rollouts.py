@@ -7,22 +7,14 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 from benchmarks.peers.arm import Spec, inputs, main
 from benchmarks.peers.clock import Cost, cost_of
+from benchmarks.rollouts import plain_loop
 
 Made = list[list[int]]
 
 
 def plain(model: PreTrainedModel, prompts: Made, spec: Spec, ends: list[int]) -> Made:
-    """Pad left, generate, cut at the first end token."""
-    found: Made = []
-    for start in range(0, len(prompts), spec["batch"]):
-        rows = prompts[start : start + spec["batch"]]
-        width = max(map(len, rows))
-        ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-        options = {"max_new_tokens": spec["length"], "do_sample": True, "top_k": 0, "pad_token_id": ends[0]}
-        for row in model.generate(input_ids=ids, attention_mask=mask, **options)[:, width:].tolist():
-            found.append(row[: next((place + 1 for place, token in enumerate(row) if token in ends), len(row))])
-    return found
+    """`generate`, batch after batch."""
+    return plain_loop(model, ends, spec["batch"], spec["length"], prompts, sample=True)
 
 
 def continuous(model: PreTrainedModel, prompts: Made, spec: Spec, ends: list[int]) -> Made:

@@ -55,6 +55,11 @@ class UserFunction:
                 self._load()
             return digest({name: content for name, (_, content) in self._files.items()})
 
+    @property
+    def identity(self) -> str:
+        """Its name and the digest of its files, wherever they lie. ConfigError as `content`."""
+        return f"{self._place.rpartition(':')[2]}:{self.content}"
+
     def call(self, *arguments: Any) -> Any:
         """What it returns, of JSON's types; a tuple is a list. CallError or ConfigError (as `content`) when there is nothing.
 

@@ -1,6 +1,7 @@
 """The base of every configuration section."""
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,23 +12,22 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
-_USUAL = {"keep_per_prompt": "all", "attempt": "right_first"}
-"""Younger settings with the values at which they change nothing, or which stand for what is not said."""
+    @property
+    def silent(self) -> set[str]:
+        """Younger settings that change nothing at their present values: what was stored before there were any is found again."""
+        return set()
+
+    def identity(self, *, mode: Literal["python", "json"] = "python", exclude: Collection[str] = ()) -> dict[str, Any]:
+        """The settings as identities have them: without those that are silent, here and in the sections within."""
+        return self._spoken(self.model_dump(mode=mode, exclude=set(exclude)))
+
+    def _spoken(self, dumped: dict[str, Any]) -> dict[str, Any]:
+        return {name: _spoken(getattr(self, name), values) for name, values in dumped.items() if name not in self.silent}
 
 
-def in_identities(values: Any) -> Any:
-    """Dumped settings as identities have them: younger settings are left out where they change nothing.
-
-    What was stored before these settings existed is found again.
-    """
-    if isinstance(values, list | tuple):
-        return type(values)(in_identities(value) for value in values)
-    if not isinstance(values, dict):
-        return values
-    silent = {"grader_function"} if "source" in values and values.get("grader_function") == "" else set()
-    if "environment_function" in values and values.get("environment") == "none":
-        silent |= {"environment", "environment_function", "max_turns"}
-    silent |= {name for name, usual in _USUAL.items() if values.get(name) == usual}
-    if isinstance(refill := values.get("refill"), dict) and not refill.get("share"):
-        silent |= {"refill"}
-    return {name: in_identities(value) for name, value in values.items() if name not in silent}
+def _spoken(value: Any, dumped: Any) -> Any:
+    if isinstance(value, Section):
+        return value._spoken(dumped)
+    if isinstance(value, list | tuple):
+        return type(dumped)(_spoken(*pair) for pair in zip(value, dumped, strict=True))
+    return dumped

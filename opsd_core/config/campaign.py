@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from opsd_core.config.alarms import AlarmConfig
-from opsd_core.config.base import Section, in_identities
+from opsd_core.config.base import Section
 from opsd_core.config.curriculum import CurriculumConfig
 from opsd_core.config.execution import ExecutionConfig
 from opsd_core.config.judgement import EvaluationConfig, PromotionConfig
@@ -52,7 +52,7 @@ class CampaignSettings(Section):
 
         Of `execution` these are the engine and what of its record is checked, where they are not the defaults.
         """
-        found = in_identities(self.model_dump(mode="json", exclude={"execution", *besides}))
+        found = self.identity(mode="json", exclude={"execution", *besides})
         return found | {"execution": self.execution.sampling} if self.execution.sampling else found
 
     @property

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from opsd_core.config.base import Section, in_identities
+from opsd_core.config.base import Section
 from opsd_core.config.kinds.choices import BOUNDS, REFRESHES, described
 from opsd_core.config.kinds.divergences import DIVERGENCE_KINDS, DivergenceKind
 from opsd_core.config.kinds.environments import ENVIRONMENT_KINDS
@@ -103,9 +103,14 @@ class RolloutConfig(Section):
         return self
 
     @property
+    def silent(self) -> set[str]:
+        alone = {"environment", "environment_function", "max_turns"} if self.environment == "none" else set()
+        return alone | (set() if self.refill.share else {"refill"})
+
+    @property
     def sampling(self) -> dict[str, Any]:
         """What decides how a prompt is answered."""
-        return in_identities(self.model_dump(exclude=_WHEN_SAMPLED))
+        return self.identity(exclude=_WHEN_SAMPLED)
 
     @property
     def asks_again(self) -> bool:

@@ -50,6 +50,9 @@ _ON_SAMPLES: Values = {"evaluation": {"num_samples": 4}, "promotion": {"test": "
 """Forward KL and JSD can lower greedy accuracy while sampled accuracy rises: the mean over an item's samples is judged."""
 _LORA_TINY: Values = {"model": {"lora": {"rank": 16, "alpha": 32.0}}, "optimizer": {"learning_rate": 3e-3}}
 _OPSD_SAMPLING: Values = {"temperature": 1.1, "top_p": 0.95, "top_k": 20}
+_OPSD_DIVERGENCE: Values = {
+    "targets": "online", "divergence": "forward_kl", "temperature": 1.1, "bound": "entry_clip", "bound_threshold": 0.05,
+}  # fmt: skip
 _GROUPS_TINY: Values = {"rollout": {"num_prompts": 400}}
 _SOLUTION: Values = {"teacher": {"reference": "solution", "template": OPSD_TEACHER_TEMPLATE}}
 
@@ -90,13 +93,7 @@ PAPERS: dict[str, PaperRecipe] = {
         | {
             "rollout": _OPSD_SAMPLING,
             "teacher": {"weights": "adapter_off", "context": "reference"},
-            "distillation": {
-                "targets": "online",
-                "divergence": "forward_kl",
-                "temperature": 1.1,
-                "bound": "entry_clip",
-                "bound_threshold": 0.05,
-            },
+            "distillation": _OPSD_DIVERGENCE,
         },
         tiny=_LORA_TINY,
         full=_OPSD_FULL,
@@ -116,13 +113,7 @@ PAPERS: dict[str, PaperRecipe] = {
         | {
             "rollout": _OPSD_SAMPLING,
             "teacher": {"weights": "adapter_off", "context": "other_problem"},
-            "distillation": {
-                "targets": "online",
-                "divergence": "forward_kl",
-                "temperature": 1.1,
-                "bound": "entry_clip",
-                "bound_threshold": 0.05,
-            },
+            "distillation": _OPSD_DIVERGENCE,
         },
         tiny=_LORA_TINY | {"teacher": {"template": "{{ other_question }}{{ privileged_context }}\n{{ question }}"}},
         full=_OPSD_FULL | {"teacher": {"reference": "solution"}},
@@ -179,13 +170,7 @@ PAPERS: dict[str, PaperRecipe] = {
             "rollout": _OPSD_SAMPLING | {"group_size": 8},
             "filter": {"keep_per_prompt": "shortest_right"},
             "teacher": {"weights": "adapter_off", "context": "other_attempt", "attempt": "shortest_wrong_first"},
-            "distillation": {
-                "targets": "online",
-                "divergence": "forward_kl",
-                "temperature": 1.1,
-                "bound": "entry_clip",
-                "bound_threshold": 0.05,
-            },
+            "distillation": _OPSD_DIVERGENCE,
         },
         tiny=_LORA_TINY | _GROUPS_TINY | {"teacher": {"template": "{{ privileged_context }}\n{{ question }}"}},
         full=_OPSD_FULL | {"teacher": {}, "rollout": _FULL["rollout"] | {"num_prompts": 1600}},

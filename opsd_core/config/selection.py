@@ -70,6 +70,10 @@ class FilterConfig(Section):
                 raise ValueError(f"{phrase!r} is not a regular expression: {error}.") from error
         return phrases
 
+    @property
+    def silent(self) -> set[str]:
+        return {"keep_per_prompt"} if self.keep_per_prompt == "all" else set()
+
 
 class TokenWeightConfig(Section):
     """How much each completion token counts; the factors multiply. See docs/token_weights_and_filters.md."""

@@ -194,6 +194,10 @@ class DataConfig(Section):
         return self
 
     @property
+    def silent(self) -> set[str]:
+        return set() if self.grader_function else {"grader_function"}
+
+    @property
     def kind(self) -> SourceKind:
         """What the table of sources says about this one."""
         return source_kind(self.source)

@@ -132,6 +132,10 @@ class TeacherConfig(Section):
     )
 
     @property
+    def silent(self) -> set[str]:
+        return {"attempt"} if self.attempt == "right_first" else set()
+
+    @property
     def by_itself(self) -> bool:
         """True without members, and where the kind is no mixture of others."""
         return not (self.members or TEACHER_KINDS[self.weights].members)

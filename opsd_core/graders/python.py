@@ -6,7 +6,6 @@ id, question, answer, solution and metadata. It has to give the same for the sam
 
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from opsd_core.bounded.functions import CallError, OvertimeError, UserFunction, user_function
 from opsd_core.errors import ConfigError, DataError
@@ -79,11 +78,11 @@ def of(place: str) -> Judge:
 
 
 def content(place: str) -> str:
-    """What the function is, for identities: its name and the digest of its files, wherever they lie."""
-    return f"{place.rpartition(':')[2]}:{_function(place).function.content}"
+    """What the function is, for identities."""
+    return _function(place).function.identity
 
 
-def _function(place: str) -> Any:
+def _function(place: str) -> Judge:
     if not place:
         raise ConfigError(f"data.grader=python needs {FIELD}: the place of the function that judges, package.module:function.")
     return Judge(user_function(FIELD, place, ("text", "item")))

@@ -22,7 +22,7 @@ class Attempt:
     report: str = ""
     """The grader's own words, of one that has some (`GraderKind.reports`)."""
     num_tokens: int = 0
-    """Of the completion, its end included."""
+    """Of the completion that the policy wrote, its end included."""
 
 
 @dataclass(frozen=True)

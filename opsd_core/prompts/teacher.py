@@ -145,7 +145,7 @@ class _Maker:
                 answer=final_answer(rollout.answer_text),
                 correct=self.correct.get(rollout.key),
                 report=self._report(rollout),
-                num_tokens=len(rollout.completion_ids),
+                num_tokens=rollout.num_sampled,
             )
             groups[rollout.example_id].append(attempt)
         return groups

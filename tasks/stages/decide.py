@@ -9,7 +9,6 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from opsd_core.config.base import in_identities
 from opsd_core.judgement import gate
 from opsd_core.judgement.guards import with_guards
 from opsd_core.judgement.verdict import WAITS, Verdict
@@ -204,7 +203,7 @@ def _verdict_identity(
         "iteration": iteration.number,
         "evaluations": [evaluation.digest for evaluation in measured],
         "versions": [candidate.version, iteration.champion.version],
-        "promotion": in_identities(config.promotion.model_dump()),
+        "promotion": config.promotion.identity(),
         "iterations": config.iterations,
         "max_repetition": config.filter.max_repetition,
     }

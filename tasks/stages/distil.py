@@ -8,7 +8,6 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from opsd_core.config import ModelConfig
-from opsd_core.config.base import in_identities
 from opsd_core.digest import derive_seed
 from opsd_core.models.checkpointing import checkpoint_gradients
 from opsd_core.models.memory import estimate_of_training, wants_checkpointing
@@ -84,7 +83,7 @@ def distil_identity(iteration: Iteration, sampled: Sampled) -> dict[str, Any]:
         "grades": sampled.graded.digest,
         "targets": [target.digest for target in sampled.targets],
         "method": {
-            name: in_identities(getattr(config, name).model_dump())
+            name: getattr(config, name).identity()
             for name in ("teacher", "distillation", "token_weights", "optimizer", "prompts")
         },
         "model": {"lora": _lora_identity(config.model), "dtype": dtype_identity(config.model)},

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from opsd_core.config.base import in_identities
 from opsd_core.graders import grader_identity
 from opsd_core.models.policy import dtype_identity
 from opsd_core.prompts.contexts import context_identity
@@ -40,7 +39,7 @@ def grade_identity(iteration: Iteration, shards: Sequence[ShardRef]) -> dict[str
     identity = {
         "rollouts": [shard.digest for shard in shards],
         "grader": grader_identity(config.data),
-        "filter": in_identities(config.filter.model_dump()),
+        "filter": config.filter.identity(),
     }
     if config.context_from_rollouts:  # a completion may be left out because there is nothing to show the teacher
         identity["context"] = context_identity(config.teacher)

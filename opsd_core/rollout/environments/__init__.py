@@ -31,8 +31,7 @@ def environment_identity(config: RolloutConfig) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"kind": f"{config.environment}@{VERSION}", "max_turns": config.max_turns}
     if config.environment == "python":
-        place = config.environment_function
-        found["function"] = f"{place.rpartition(':')[2]}:{python.function_of(place).content}"
+        found["function"] = python.function_of(config.environment_function).identity
     return {"environment": found}
 
 

@@ -12,10 +12,11 @@ from typing import Any
 from opsd_core.graders import grader_identity
 from opsd_core.records.examples import StoredExamples, write_examples
 from opsd_core.selection.refill import Standing, asked_next, end_of, right_or_not, wanted
-from tasks.asked import AskedAgain, PromptSet, Record, Refilled, ShardRef
+from tasks.asked import AskedAgain, PromptSet, Refilled, ShardRef
 from tasks.context import local, produce
 from tasks.engines import stop_engine
 from tasks.loaded import rollouts_of
+from tasks.record import Record
 from tasks.refs import Iteration
 from tasks.runtime.retries import STAGE
 from tasks.runtime.side_by_side import Run, near

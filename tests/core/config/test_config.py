@@ -3,7 +3,7 @@
 import pytest
 from pydantic import BaseModel
 
-from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
+from opsd_core.config import RECIPES, CampaignConfig, DataConfig, deep_merge, resolve
 from opsd_core.errors import ConfigError
 from opsd_core.prompts.builder import render
 
@@ -147,3 +147,21 @@ def test_every_field_is_described_and_every_number_bounded(section):
         assert field.description and field.description.endswith((".", ")")), name
         if field.annotation in (int, float):
             assert field.metadata, f"{name} has no bound"
+
+
+def test_only_settings_are_silent_in_identities_and_only_where_they_change_nothing():
+    """What a task's own options are called is no matter."""
+    options = {"attempt": "right_first", "keep_per_prompt": "all"}
+    data = DataConfig(source="reasoning_gym:chain_sum").model_copy(update={"options": options})
+    assert data.identity()["options"] == options
+    assert "grader_function" not in data.identity() and "grader_function" in data.model_dump()
+    plain, asking = (resolve("tiny", {"rollout": {"group_size": 2, **more}}) for more in ({}, {"refill": {"share": 0.5}}))
+    assert "refill" not in plain.deciding()["rollout"] and asking.deciding()["rollout"]["refill"]["share"] == 0.5
+    kept = resolve("tiny", {"rollout": {"group_size": 2}, "filter": {"keep_per_prompt": "random"}})
+    assert "keep_per_prompt" not in plain.filter.identity() and kept.filter.identity()["keep_per_prompt"] == "random"
+
+
+def test_sections_within_sections_leave_out_what_is_silent():
+    guards = [{"suite": "plain_text", "max_drop": 0.1}]
+    (guard,) = resolve("tiny", {"promotion": {"guards": guards}}).deciding()["promotion"]["guards"]
+    assert "source" in guard["data"] and "grader_function" not in guard["data"]

@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from opsd_core.config import PromptConfig, TeacherConfig, resolve
@@ -156,6 +157,19 @@ def test_an_attempt_that_a_filter_left_out_is_shown():
     assert [row.reason for row in found.rows] == ["", "incorrect", "incorrect"]
     ids = teacher_prompts(builder, rollouts, {row.key: row.correct for row in found.rows}, POOL).ids[example.id, 0]
     assert builder.tokenizer.decode(ids).endswith(f"{example.answer}7|{example.question}")
+
+
+def test_of_conversations_the_policys_own_tokens_are_counted():
+    """What a tool answered makes an attempt no longer."""
+    right, plain, talked = completions([POOL[0].answer, "plain", "talked"], POOL[0])
+    own = np.array([True] * 2 + [False] * 6)
+    talked = replace(talked, completion_ids=[4] * 8, sampled_T=own)
+    builder = PromptBuilder(
+        tiny_tokenizer(), PromptConfig(), TeacherConfig(context="other_attempt", attempt="shortest_wrong_first")
+    )
+    correct = {right.key: True, plain.key: False, talked.key: False}
+    ids = teacher_prompts(builder, [right, plain, talked], correct, POOL).ids[right.key]
+    assert "talked" in builder.tokenizer.decode(ids)
 
 
 def test_the_way_is_part_of_what_a_context_is():
