@@ -39,7 +39,7 @@ def main(folder: Path, recipe: str = "tiny", **overrides: object) -> str:
     opsd.save_policy(student, folder / "candidate")
 
     # 5: is it really better?
-    held_out, grader = data.validation[: config.evaluation.num_items], opsd.get_grader(config.data.grader)
+    held_out, grader = data.validation[: config.evaluation.num_items], opsd.get_grader(config.data)
     before, after = (opsd.evaluate_policy(side, held_out, builder, grader, config) for side in (initial, student))
     return opsd.decide(after, before, config.promotion).markdown()
 

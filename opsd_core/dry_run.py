@@ -124,7 +124,7 @@ class _Clock:
 def _check_references(found: DryRun, train: Sequence[Example], config: CampaignConfig) -> None:
     if not grader_kind(grader_name(config.data)).answers:
         return  # an item's answer is no answer to it
-    grader = get_grader(grader_name(config.data))
+    grader = get_grader(config.data)
     labelled = [example for example in train if example.answer][:_MAX_GRADED]
     wrong = [example for example in labelled if not grader(example, example.answer).correct]
     if labelled:

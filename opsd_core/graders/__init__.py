@@ -51,9 +51,12 @@ def grader_identity(config: DataConfig) -> str:
     return f"{grader_name(config)}@{VERSION}"
 
 
-def get_grader(name: str) -> Grader:
-    """The function that grades. ConfigError naming the graders that exist, or for a user's function that cannot be imported."""
-    return _judges(name).grade
+def get_grader(grader: str | DataConfig) -> Grader:
+    """The function that grades: by its name, or what `data.grader` of a configuration means.
+
+    ConfigError naming the graders that exist, or for a user's function that cannot be imported.
+    """
+    return _judges(grader if isinstance(grader, str) else grader_name(grader)).grade
 
 
 def check_gradable(examples: Iterable[Example], name: str) -> None:
@@ -74,6 +77,8 @@ def _judges(name: str) -> _Judges:
     kind, _, place = name.partition(":")
     if kind == "python":
         return python.of(place)
+    if name == "auto":
+        raise ConfigError("grader 'auto' depends on the data. Give get_grader the data section of a configuration, or a name.")
     if name not in GRADERS:
         raise ConfigError(f"data.grader={name!r} does not exist. Available: auto, {', '.join(sorted(GRADERS))}.")
     return GRADERS[name]  # type: ignore[return-value]

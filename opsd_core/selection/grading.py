@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from opsd_core.config import CampaignConfig, RolloutConfig
-from opsd_core.graders import Grade, get_grader, grader_name
+from opsd_core.graders import Grade, get_grader
 from opsd_core.graders.agreement import Votes, final_answer, votes_of
 from opsd_core.records.examples import Example
 from opsd_core.records.grades import GradedRollout, Grades
@@ -61,7 +61,7 @@ def grade_rollouts(
     reference is not an attempt: it counts for no pass rate and no vote, and no filter of attempts applies to it.
     """
     sampled, references = Of(rollouts, "policy"), Of(rollouts, "reference")
-    grader = get_grader(grader_name(config.data))
+    grader = get_grader(config.data)
     judged = Grades.of(_judged(r, _grade(grader, examples[r.example_id], r.answer_text)) for r in sampled)
     reasons: Mapping[Key, str] = withheld(judged.correct()) if withheld is not None else {}
     seen = _Seen(examples, config, judged, counts or {}, unsolved, reasons)

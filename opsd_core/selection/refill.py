@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from opsd_core.config import CampaignConfig
 from opsd_core.digest import derive_seed
-from opsd_core.graders import get_grader, grader_name
+from opsd_core.graders import get_grader
 from opsd_core.records.examples import Example
 from opsd_core.records.rollouts import Rollout
 from opsd_core.rollout.engines.interface import Engine
@@ -42,7 +42,7 @@ class Standing(NamedTuple):
 
 def right_or_not(rollouts: Iterable[Rollout], examples: Mapping[str, Example], config: CampaignConfig) -> dict[str, bool]:
     """Of each prompt that counts whether some sampled completion is right; those after the first right one are not graded."""
-    grade = get_grader(grader_name(config.data))
+    grade = get_grader(config.data)
     right: dict[str, bool] = {}
     for rollout in rollouts:
         example = examples[rollout.example_id]

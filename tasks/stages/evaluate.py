@@ -8,7 +8,7 @@ from typing import Any, Literal
 from opsd_core.config import CampaignConfig
 from opsd_core.data import split_digest
 from opsd_core.digest import digest
-from opsd_core.graders import Grade, get_grader, grader_identity, grader_name
+from opsd_core.graders import Grade, get_grader, grader_identity
 from opsd_core.graders.agreement import final_answer
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.judgement.likelihood import text_outcomes
@@ -128,7 +128,7 @@ def _evaluate(
     folder: Path,
 ) -> dict[str, Any]:
     labelled = all(example.answer for example in examples)
-    grader = get_grader(grader_name(config.data)) if labelled else _ungraded
+    grader = get_grader(config.data) if labelled else _ungraded
     with progress(config.name, f"evaluate-{label}", "completions", part) as report:
         loaded, builder = shared_policy(policy, config.model), prompt_builder(policy, config)
         outcomes = evaluate_policy(loaded, examples, builder, grader, config, report)

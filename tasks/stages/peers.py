@@ -14,7 +14,7 @@ from prefect.logging import get_run_logger
 
 from opsd_core.config.teacher import MOVING
 from opsd_core.digest import derive_seed
-from opsd_core.graders import get_grader, grader_identity, grader_name
+from opsd_core.graders import get_grader, grader_identity
 from opsd_core.models.policy import dtype_identity
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling
@@ -112,7 +112,7 @@ def _greedy(iteration: Iteration) -> Sampling:
 
 
 def _solve(iteration: Iteration, prompts: PromptSet, folder: Path) -> dict[str, Any]:
-    config, grader = iteration.config, get_grader(grader_name(iteration.config.data))
+    config, grader = iteration.config, get_grader(iteration.config.data)
     builder, examples = prompt_builder(iteration.campaign.initial, config), asked(prompts)
     ids, seeds = builder.all_student_ids(examples), [derive_seed(_SEEDS, e.id) for e in examples]
     answers: dict[str, list[dict[str, Any]]] = {example.id: [] for example in examples}

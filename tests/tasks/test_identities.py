@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from opsd_core.config import resolve
 from opsd_core.data import load_examples
-from opsd_core.graders import get_grader, grader_identity, grader_name
+from opsd_core.graders import get_grader, grader_identity
 from opsd_core.judgement.evaluation import evaluate_policy
 from opsd_core.models.policy import load_policy
 from opsd_core.prompts.budgets import fitting_in_every_stage
@@ -157,7 +157,7 @@ class Work:
 
     def _evaluations(self, config: Any) -> None:
         builder = PromptBuilder.of(self.policy.tokenizer, config)
-        evaluate_policy(self.policy, self.data.validation[:4], builder, get_grader(grader_name(config.data)), config)
+        evaluate_policy(self.policy, self.data.validation[:4], builder, get_grader(config.data), config)
 
     def _states(self, config: Any) -> None:
         examples = {e.id: e for e in self.data.train}

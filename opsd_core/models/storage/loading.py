@@ -87,6 +87,8 @@ def load_model(source: str, options: dict[str, Any], dtype: torch.dtype) -> PreT
 
 def _where(source: str) -> str:
     """What a name was taken for that is no folder."""
+    if Path(source).is_file():
+        return "It is a file. load_gguf of opsd_core.models.policy reads a GGUF file; any other model is a folder. "
     return "" if Path(source).is_dir() else f"There is no folder {Path(source).absolute()}, so it was taken for a hub id. "
 
 

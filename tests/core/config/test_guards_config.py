@@ -6,7 +6,7 @@ from opsd_core.config import CampaignConfig, resolve
 from opsd_core.config.kinds.suites import ITEMS, SUITES
 from opsd_core.data import load_items
 from opsd_core.errors import ConfigError
-from opsd_core.graders import get_grader, grader_name
+from opsd_core.graders import get_grader
 from opsd_core.judgement.guard_sizes import fewest_items
 
 
@@ -33,7 +33,7 @@ def test_a_shipped_suite_has_different_items_that_its_grader_can_judge_and_that_
     items = load_items(guard.data)
     assert len(items) >= min(guard.num_items, 100) and len(items) >= fewest_items(guard, 0.05)
     if guard.measure == "grader":
-        judge = get_grader(grader_name(guard.data))
+        judge = get_grader(guard.data)
         assert all(example.answer and not judge(example, "").correct for example in items)
     else:
         assert all(not example.answer for example in items)

@@ -293,6 +293,10 @@ def test_auto_and_unknown_names():
     assert grader_name(DataConfig(source="some/data", grader="choice")) == "choice"
     with pytest.raises(ConfigError, match=r"'maths' does not exist. Available: auto, choice, exact, instruction, math"):
         get_grader("maths")
+    with pytest.raises(ConfigError, match="'auto' depends on the data"):
+        get_grader("auto")
+    sums = get_grader(DataConfig(source="tiny:addition"))
+    assert sums(make_example("1+1", "2"), "2").correct and not sums(make_example("1+1", "2"), "3").correct
 
 
 @pytest.mark.parametrize(
