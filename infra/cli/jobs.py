@@ -32,25 +32,25 @@ def pretrain(what: str, settings: tuple[str, ...], watched: bool) -> int:
 
 
 @click.command(cls=Command)
-@click.argument("recipe", default="tiny")
+@click.argument("what", metavar="[FILE|RECIPE]", default="tiny")
 @_settings
 @_watch
-def study(recipe: str, settings: tuple[str, ...], watched: bool) -> int:
+def study(what: str, settings: tuple[str, ...], watched: bool) -> int:
     """Compare self-distillation with other ways.
 
-    Arms times seeds on one model and one data split, with intervals. key=value are the study's own (arms, seeds, rates, sets,
-    test_items, ...) or any setting of the campaign, for all arms.
+    Arms times seeds on one model and one data split, with intervals. key=value, and the lines of FILE, are the study's own (arms,
+    seeds, rates, sets, test_items, ...) or any setting of the campaign, for all arms.
 
     \b
-    Example: opsd study tiny 'arms=[base, opsd, sft]' 'seeds=[0, 1]' optimizer.num_steps=20
+    Examples:
+      opsd study tiny 'arms=[base, opsd, sft]' 'seeds=[0, 1]' optimizer.num_steps=20
+      opsd study base model.source=models/mine data.source=questions.jsonl
+      opsd study mine.yaml 'seeds=[0]'
     """
-    from pathlib import Path
-
-    from infra.cli.settings.places import placed
-    from infra.cli.settings.values import assignments
+    from infra.cli.settings.request import asked_study
     from opsd_core.study import StudyConfig, resolve_study
 
-    given = placed(assignments(settings), Path.cwd())
+    recipe, given = asked_study(what, settings)
     own = StudyConfig.model_fields.keys() - {"recipe", "overrides"}
     side = given.pop("side", None)
     knobs = {key: given.pop(key) for key in list(given) if key in own}

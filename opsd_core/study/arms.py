@@ -42,6 +42,10 @@ ARMS: dict[str, Arm] = {
         role="supervised",
     ),
     "opsd": Arm("OPSD, frozen teacher with the reference", {"teacher": {"weights": "initial", "context": "reference"}}),
+    "opsd_answer": Arm(
+        "OPSD, the teacher sees the answer alone",
+        {"teacher": {"weights": "initial", "context": "reference", "reference": "answer"} | _OWN_TEMPLATE},
+    ),
     "opsd_mixed": Arm(
         "OPSD, at half of the prompts on the reference's own text",
         {"teacher": {"weights": "initial", "context": "reference"}, "rollout": {"on_policy_fraction": 0.5}},

@@ -74,7 +74,7 @@ class StudyConfig(Section):
 
 
 TEACHERS = tuple(f"{weights}.{context}" for weights in TEACHER_KINDS for context in CONTEXT_KINDS)
-_NOT_TINY = ("base", "opsd_mixed", "thinking", "top_tokens", "random_tokens")
+_NOT_TINY = ("base", "opsd_answer", "opsd_mixed", "thinking", "top_tokens", "random_tokens")
 
 # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
 SMOLLM2: dict[str, Any] = {
@@ -97,6 +97,14 @@ SMOLLM2: dict[str, Any] = {
 }
 
 STUDIES: dict[str, dict[str, Any]] = {
+    # Own model and own data.
+    "base": {
+        "name": "study",
+        "recipe": "base",
+        "arms": ("base", "sft", "rft", "opsd", "shuffled", "null"),
+        "seeds": (0, 1, 2),
+        "sets": ("family_chain_sum", "family_products", "instructions", "english"),
+    },
     "tiny": {
         "name": "study-tiny",
         "recipe": "tiny",

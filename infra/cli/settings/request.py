@@ -1,6 +1,6 @@
 """What `FILE|RECIPE [key=value …]` asks for: a recipe, the settings over it, and where every value comes from."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from opsd_core.config import RECIPES, CampaignConfig, deep_merge, resolve
 from opsd_core.config.recipes import starting_values
 from opsd_core.config.refusals import as_settings, known_name, meant
 from opsd_core.errors import ConfigError
+from opsd_core.study import STUDIES
 
 DEFAULT_RECIPE = "base"
 """Of a file that names none."""
@@ -71,24 +72,36 @@ def request_of(what: str | Mapping[str, Any], over: dict[str, Any], origin: str)
 
     Paths in settings and in `over` are relative to the present folder. ConfigError when it is none of these.
     """
+    return Request(*_asked(what, RECIPES, over, origin))
+
+
+def asked_study(what: str, settings: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """(study, settings over it) behind a study's name or a file, with `key=value` over it. ConfigError when it is neither."""
+    request = Request(*_asked(what, STUDIES, assignments(settings), "command line"))
+    return request.recipe, request.overrides
+
+
+def _asked(
+    what: str | Mapping[str, Any], known: Collection[str], over: dict[str, Any], origin: str
+) -> tuple[str, tuple[tuple[str, dict[str, Any]], ...]]:
     given, layers = placed(as_settings(over, "settings"), Path.cwd()), []
     recipe: Any = what
     if isinstance(what, Mapping):
         layers.append(("settings", placed(as_settings(dict(what), "settings"), Path.cwd())))
-    elif what not in RECIPES:
+    elif what not in known:
         path = Path(what)
-        layers.append((f"file {path.name}", placed(as_settings(_file(what, path), str(path)), path.resolve().parent)))
+        layers.append((f"file {path.name}", placed(as_settings(_file(what, path, known), str(path)), path.resolve().parent)))
     for _, values in layers:
         recipe = values.pop("recipe", DEFAULT_RECIPE)
-    recipe = known_name(given.pop("recipe", recipe), RECIPES, "recipe", "does not exist")
-    return Request(recipe, (*layers, (origin, given)))
+    recipe = known_name(given.pop("recipe", recipe), known, "recipe", "does not exist")
+    return recipe, (*layers, (origin, given))
 
 
-def _file(what: str, path: Path) -> dict[str, Any]:
+def _file(what: str, path: Path, known: Collection[str]) -> dict[str, Any]:
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(
-            f"{what!r:.200} is neither a recipe nor a settings file ({', '.join(SUFFIXES)}).{meant(what, RECIPES)} "
-            f"Recipes: {', '.join(sorted(RECIPES))}."
+            f"{what!r:.200} is neither a recipe nor a settings file ({', '.join(SUFFIXES)}).{meant(what, known)} "
+            f"Recipes: {', '.join(sorted(known))}."
         )
     if not path.is_file():
         raise ConfigError(f"there is no settings file {path.absolute()}. Correct the path, or name a recipe (opsd recipes).")

@@ -100,12 +100,22 @@ def test_the_page_stands_alone_and_escapes_what_models_write():
 
 @pytest.mark.parametrize("name", sorted(STUDIES))
 def test_every_shipped_study_and_every_arm_resolves_to_equal_steps_and_prompts(name):
-    config = resolve_study(name, {}, {"arms": list(ARMS), "separate_teacher": "" if "tiny" in name else "org/larger"})
+    own = {"model": {"source": "org/model"}, "data": {"source": "org/data"}} if name == "base" else {}
+    config = resolve_study(name, own, {"arms": list(ARMS), "separate_teacher": "" if "tiny" in name else "org/larger"})
     found = [resolve_arm(config, arm, 3) for arm in config.trained_arms]
     assert (
         len({(c.iterations, c.optimizer.num_steps, c.optimizer.batch_size, c.rollout.num_prompts) for c in found}) == 1
     )
     assert len(found) == len(ARMS) - 1 and all(c.seed == 3 for c in found)
+
+
+def test_a_study_of_ones_own_asks_for_model_and_data_and_compares_what_the_teacher_sees():
+    with pytest.raises(ConfigError, match=r"recipe 'base' has no model of its own\. Give model.source"):
+        resolve_study("base", {}, {})
+    own = {"model": {"source": "org/model"}, "data": {"source": "org/data", "columns": {"solution": "solution"}}}
+    config = resolve_study("base", own | {"teacher": {"reference": "solution"}}, {"arms": ["opsd", "opsd_answer"]})
+    shown = [resolve_arm(config, arm, 0).teacher for arm in config.trained_arms]
+    assert [(teacher.context, teacher.reference) for teacher in shown] == [("reference", "solution"), ("reference", "answer")]
 
 
 def test_steps_of_an_item():

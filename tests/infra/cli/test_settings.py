@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from infra.cli.app import run
-from infra.cli.settings.request import read_request
+from infra.cli.settings.request import asked_study, read_request
 from infra.cli.settings.values import assignments, parse
 from opsd_core.config import resolve
 from opsd_core.errors import ConfigError
@@ -206,3 +206,17 @@ def test_recipes_are_listed_with_studies(capsys):
 def test_parameters_of_the_deployment_are_json():
     request = read_request("tiny", ["seed=3", "iterations=2", "curriculum.sampling=uniform"])
     assert json.loads(json.dumps(request.parameters()))["seed"] == 3 and Path.cwd().is_dir()
+
+
+def test_a_study_is_a_name_or_a_file_with_the_command_lines_settings_over_it(tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"question": "1+1", "answer": "2"}\n')
+    (tmp_path / "mine.yaml").write_text("arms: [base, opsd]\nseeds: [0, 1]\ndata: {source: data.jsonl}\n")
+    recipe, values = asked_study(str(tmp_path / "mine.yaml"), ["seeds=[3]", "optimizer.num_steps=4"])
+    assert recipe == "base" and values["seeds"] == [3] and values["arms"] == ["base", "opsd"]
+    assert values["data"]["source"] == str(tmp_path / "data.jsonl") and values["optimizer"] == {"num_steps": 4}
+    (tmp_path / "tiny.yaml").write_text("recipe: tiny\n")
+    assert asked_study(str(tmp_path / "tiny.yaml"), []) == ("tiny", {}) == asked_study("tiny", [])
+    with pytest.raises(ConfigError, match=r"'tinny' is neither a recipe nor a settings file .* Did you mean 'tiny'"):
+        asked_study("tinny", [])
+    with pytest.raises(ConfigError, match=r"recipe='demo' does not exist\. Available: base, smollm2"):
+        asked_study("tiny", ["recipe=demo"])
