@@ -45,7 +45,10 @@ def study(
     separate_teacher: Annotated[str | None, _setting("separate_teacher")] = None,
     test_items: Annotated[int | None, _setting("test_items")] = None,
     test_samples: Annotated[int | None, _setting("test_samples")] = None,
+    test_temperature: Annotated[float | None, _setting("test_temperature")] = None,
     sets: Annotated[list[str] | None, WithJsonSchema(SET_NAMES)] = None,
+    set_items: Annotated[int | None, _setting("set_items")] = None,
+    confidence: Annotated[float | None, _setting("confidence")] = None,
     side: Annotated[int, Field(ge=1, le=64)] = 1,
     overrides: Annotated[dict[str, Any], settings()] = {},  # noqa: B006
 ) -> str:
@@ -69,7 +72,10 @@ def study(
         "separate_teacher": separate_teacher,
         "test_items": test_items,
         "test_samples": test_samples,
+        "test_temperature": test_temperature,
         "sets": sets,
+        "set_items": set_items,
+        "confidence": confidence,
     }
     config = resolve_study(recipe, overrides, knobs)
     stages.preflight(config.base)

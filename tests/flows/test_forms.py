@@ -16,7 +16,7 @@ from flows.watch_data import watch_data
 from opsd_core.config import RECIPES, resolve
 from opsd_core.config.campaign import CampaignSettings
 from opsd_core.config.refusals import paths_of
-from opsd_core.study import STUDIES
+from opsd_core.study import STUDIES, StudyConfig
 
 FLOWS = {flow.fn.__name__: flow for flow in (gc, iterate, pretrain, promote, rollback, replay, study, watch_data)}
 CAMPAIGNS = {"model": {"source": "tiny"}, "data": {"source": "tiny:addition"}}
@@ -103,6 +103,11 @@ def test_bounds_and_choices_are_those_of_the_configuration():
 def test_what_a_study_holds_is_accepted(recipe):
     kept = {name: value for name, value in STUDIES[recipe].items() if name in study.parameters.properties and name != "recipe"}
     assert accepts(study, recipe=recipe, **json.loads(json.dumps(kept)))
+
+
+def test_every_setting_of_a_study_has_a_field():
+    """`opsd study` sends each as a parameter of its own."""
+    assert study.parameters.properties.keys() - {"side"} == StudyConfig.model_fields.keys()
 
 
 def test_descriptions_say_what_stands_where_nobody_touches_a_field():
