@@ -33,7 +33,7 @@ WORDS = {
     "gate": "deciding",
     "report": "reporting",
     "choose-prompts": "choosing prompts",
-    "prepare-model": "loading the model",
+    "prepare-model": "loading the model and checking it against itself",
     "prepare-data": "loading the data",
     "prepare-teachers": "loading the teachers",
     "preflight": "checking the settings",
