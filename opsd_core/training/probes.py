@@ -7,7 +7,8 @@ teacher/accuracy_with_context   share of reference answers of which each token i
 policy/privilege_gain    the same gain of the policy's own weights: does it still use the context? (privilege retention)
 drift/kl_to_init         mean of log S - log S_0 on the policy's own completions, S_0 the first policy: estimates KL(S || S_0) for
                          sampling at temperature 1; only where the first policy is at hand as the teacher
-alignment/max_abs_diff   the batched rows with an empty context vs. the whole sequence alone; large = shifted rows
+alignment/mean_abs_diff  the batched rows with an empty context vs. the whole sequence alone, per token; large = shifted rows
+alignment/max_abs_diff   the same of the token that differs most: in bfloat16 rounding alone moves a few tokens far
 """
 
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from opsd_core.errors import ModelError, TrainingError
 from opsd_core.models.forward import check_head
 from opsd_core.models.policy import Policy
 from opsd_core.records.views import view
+from opsd_core.rollout.recorded import rounding_of
 from opsd_core.teacher.scoring import answer_logprobs
 from opsd_core.teacher.teachers import LiveTeacher, TeacherWeights
 from opsd_core.training.trainer import Metrics, TrainingItem, objective
@@ -27,8 +29,8 @@ from opsd_core.training.trainer import Metrics, TrainingItem, objective
 _MIN_DIVERGENCE = 1e-7
 """Mean divergence, in nats, under which float32 rounding is all there is."""
 _ALIGNMENT_ITEMS = 4
-_MAX_ROW_DIFFERENCE = 5e-2
-"""Largest log-probability difference that batching or a lower precision may cause; a shifted row differs by far more."""
+_MAX_HEAD_DIFFERENCE = 5e-2
+"""Largest difference of a logit; the head is multiplied as the model does it."""
 
 
 @torch.inference_mode()
@@ -64,7 +66,7 @@ def run_probes(
     TrainingError when there is no divergence, no privilege gain, or rows are shifted. A control arm only reports signal
     and gain, and so does a student that has been trained before: catching up with its teacher is not a fault.
     """
-    if (difference := check_head(student)) > _MAX_ROW_DIFFERENCE:
+    if (difference := check_head(student)) > _MAX_HEAD_DIFFERENCE:
         raise ModelError(
             f"this model's logits differ from hidden @ head.weight by up to {difference:.3g}: it scales or transforms "
             "them in a way the objective does not know. Use a model whose output head is a plain projection."
@@ -73,8 +75,10 @@ def run_probes(
     prompts, completions = [item.prompt_ids for item in batch], [item.completion_ids for item in batch]
     own = answer_logprob(LiveTeacher(student), prompts, completions)
     alone = torch.cat([_full_sequence_logprob(student, item) for item in batch[:_ALIGNMENT_ITEMS]])
-    metrics["alignment/max_abs_diff"] = float((own[: len(alone)] - alone).abs().max())
-    _judge_alignment(metrics)
+    difference_N = (own[: len(alone)] - alone).abs()
+    metrics["alignment/mean_abs_diff"] = float(difference_N.mean())
+    metrics["alignment/max_abs_diff"] = float(difference_N.max())
+    _judge_alignment(metrics, student.causal_lm.dtype)
     if config.distillation.teacher_free:
         return metrics
     with torch.no_grad():
@@ -117,11 +121,13 @@ def privilege(
     }
 
 
-def _judge_alignment(metrics: Metrics) -> None:
-    if metrics["alignment/max_abs_diff"] > _MAX_ROW_DIFFERENCE:
+def _judge_alignment(metrics: Metrics, dtype: torch.dtype) -> None:
+    found, limit = metrics["alignment/mean_abs_diff"], rounding_of(dtype)
+    if not found <= limit:
         raise TrainingError(
-            f"alignment probe: a completion scored alone and in a batch differs by {metrics['alignment/max_abs_diff']:.3g} nats. "
-            "Rows of prompt and completion are shifted, or the model is not causal."
+            f"alignment probe: a completion scored alone and in a batch differs by {found:.3g} nats per token, where rounding in "
+            f"{str(dtype).removeprefix('torch.')} explains {limit:g}. Rows of prompt and completion are shifted, or the model is "
+            "not causal. Set execution.microbatch_tokens so low that each is scored alone, and report the model."
         )
 
 

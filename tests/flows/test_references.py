@@ -42,7 +42,7 @@ def test_supervised_fine_tuning_asks_no_teacher_and_trains_on_what_the_grader_ac
     state = local(tags["opsd.state_uri"])
     steps = [json.loads(line) for line in (state / "steps.jsonl").read_text().splitlines()]
     assert all(step["distillation/loss"] == pytest.approx(step["nll/mean"], abs=1e-6) for step in steps)
-    assert json.loads((state / "probes.json").read_text()).keys() == {"alignment/max_abs_diff"}
+    assert json.loads((state / "probes.json").read_text()).keys() == {"alignment/mean_abs_diff", "alignment/max_abs_diff"}
 
 
 @pytest.mark.slow
