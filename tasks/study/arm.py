@@ -5,7 +5,7 @@ arm resumes where it stopped, and hundreds of task runs of a second each would c
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from tasks.stages.renewal.sampling import Ahead, begin_ahead, roll_out
 from tasks.stages.renewal.saved import freshness
 from tasks.stages.score import score_shard
 from tasks.states import rehearsal_sources
-from tasks.storage.artifacts import describe
+from tasks.storage.artifacts import Artifact, describe
 from tasks.study.labels import labelled_part
 from tasks.study.refs import Checkpoint, Study, Training
 
@@ -66,12 +66,25 @@ def train_arm(study: Study, arm: str, seed: int, rate: float | None = None, thre
         identity["rehearsal"] = rehearsal_sources(config)
     run_id = tracker().child_run(study.run_id, f"{arm}-seed{seed}-rate{config.optimizer.learning_rate:g}")
     campaign = study.campaign(config, teachers, data).model_copy(update={"run_id": run_id})
-    artifact, seconds = produce("study-arms", identity, partial(_train, study, campaign, arm))
+    artifact, seconds = kept_arm(identity, study.git_revision, partial(_train, study, campaign, arm))
     trained = json.loads((local(artifact.uri) / "training.json").read_text())
     training = Training(**trained, arm=arm, seed=seed, rate=config.optimizer.learning_rate, run_id=run_id)
     training = training.model_copy(update={"costs": artifact.summary["costs"]})
     _log(training, reused=not seconds)
     return training
+
+
+def kept_arm(identity: dict[str, Any], revision: str, train: Callable[[Path], dict[str, Any]]) -> tuple[Artifact, float]:
+    """What training an arm came to, as `produce`: what could not be trained is tried again by another revision of the code."""
+
+    def make(folder: Path) -> dict[str, Any]:
+        return train(folder) | {"revision": revision}
+
+    artifact, seconds = produce("study-arms", identity, make)
+    failed = json.loads((local(artifact.uri) / "training.json").read_text())["failed"]
+    if failed and artifact.summary.get("revision") != revision:
+        return produce("study-arms", identity | {"revision": revision}, make)
+    return artifact, seconds
 
 
 def _train(study: Study, campaign: Campaign, arm: str, folder: Path) -> dict[str, Any]:
