@@ -48,17 +48,9 @@ def write_mlmodel(folder: Path) -> None:
 
 def verify_mlmodel(folder: Path) -> None:
     """IntegrityError naming the first file that is missing, changed or not the model's; folders without a list pass."""
-    path = folder / MLMODEL_NAME
-    try:
-        record = yaml.safe_load(path.read_bytes()) if path.is_file() else {}
-        listed = record.get("metadata", {}).get("opsd")
-        if listed is None:
-            return
-        checksum, files = listed.pop("checksum"), dict(listed["files"])
-    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it cannot be read ({type(error).__name__})") from error
-    if any(record.get(name) is None for name in ("flavors", "signature")) or digest(_plain(record)) != checksum:
-        raise _damaged(path, "it does not match its own checksum")
+    files = listed_files(folder)
+    if files is None:
+        return
     present = _files(folder)
     for name, marks in sorted(files.items()):
         if name not in present:
@@ -68,6 +60,22 @@ def verify_mlmodel(folder: Path) -> None:
     strange = sorted(name for name in present.keys() - files.keys() if name.endswith(_READ))
     if strange:
         raise _damaged(folder / strange[0], "it is no file of this model, yet would be read with it")
+
+
+def listed_files(folder: Path) -> dict[str, list[Any]] | None:
+    """Name -> [length in bytes, sha256] of the files that MLmodel lists; None without a list. IntegrityError when it is damaged."""
+    path = folder / MLMODEL_NAME
+    try:
+        record = yaml.safe_load(path.read_bytes()) if path.is_file() else {}
+        listed = record.get("metadata", {}).get("opsd")
+        if listed is None:
+            return None
+        checksum, files = listed.pop("checksum"), dict(listed["files"])
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise _damaged(path, f"it cannot be read ({type(error).__name__})") from error
+    if any(record.get(name) is None for name in ("flavors", "signature")) or digest(_plain(record)) != checksum:
+        raise _damaged(path, "it does not match its own checksum")
+    return files
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:
