@@ -24,18 +24,18 @@ _READ = (".json", ".safetensors", ".jinja", ".py", ".model", ".txt")
 _TYPES = {int: "long", float: "double"}
 
 
-def write_mlmodel(folder: Path) -> None:
+def write_mlmodel(folder: Path, loader: str = LOADER_MODULE, judged: str = "generation_config.json") -> None:
     """Write `MLmodel` into a folder with config.json, tokenizer and safetensors, as its last file; the same bytes every time.
 
-    The default length of an answer is that of generation_config.json where it names one.
+    The default length of an answer is that of the file `judged` where it names one. `loader` is the module that MLflow calls.
     """
-    defaults = DEFAULTS | _judged_length(folder / "generation_config.json")
+    defaults = DEFAULTS | _judged_length(folder / judged)
     params = [
         {"name": name, "type": _TYPES[type(value)], "default": value, "shape": None} for name, value in defaults.items()
     ]
     record: dict[str, Any] = {
         "metadata": {"opsd": {"files": _files(folder)}},
-        "flavors": {"python_function": {"loader_module": LOADER_MODULE}},
+        "flavors": {"python_function": {"loader_module": loader}},
         "signature": {
             "inputs": json.dumps([{"type": "string", "required": True}]),  # unnamed: lists and one-column tables
             "outputs": json.dumps([{"type": "string", "required": True}]),

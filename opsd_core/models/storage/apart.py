@@ -26,8 +26,8 @@ from opsd_core.models.types import Policy
 from opsd_core.records.apart import REST, Apart
 
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-_ALWAYS = ("config.json",)
-"""Kept with the adapter even where the base has the same: it is asked for alone."""
+_ALWAYS = ("config.json", "generation_config.json")
+"""Kept with the adapter even where the base has the same: they are asked for alone."""
 _OPTIONS: dict[str, Any] = {"revision": None, "trust_remote_code": False}
 
 
