@@ -63,7 +63,7 @@ def verify_mlmodel(folder: Path) -> None:
 
 
 def listed_files(folder: Path) -> dict[str, list[Any]] | None:
-    """Name -> [length in bytes, sha256] of the files that MLmodel lists; None without a list. IntegrityError when it is damaged."""
+    """Name -> [length in bytes, sha256] of what MLmodel lists; None without a list. IntegrityError when it is damaged."""
     path = folder / MLMODEL_NAME
     try:
         record = yaml.safe_load(path.read_bytes()) if path.is_file() else {}

@@ -2,8 +2,8 @@
 
     W' = W + scale ((B[:, 0] A[0, :] + B[:, 1] A[1, :]) + ... + B[:, R-1] A[R-1, :])
 
-A library's matrix product adds up in the order that suits the machine. Here every product and every sum is an operation of its own,
-rounded once to float32, from the first rank to the last.
+A library's matrix product adds up in the order that suits the machine. Here every product and every sum is an operation of its
+own, rounded once to float32, from the first rank to the last.
 
 N, M = sides of the weight as it is stored, R = rank
 """

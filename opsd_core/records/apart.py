@@ -17,6 +17,7 @@ from opsd_core.errors import IntegrityError
 
 RECORD = "version.json"
 REST = "whole"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _SCHEMA = 1
 
 

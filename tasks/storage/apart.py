@@ -1,7 +1,7 @@
 """Stored models that are a base and an adapter, as whole folders in the cache: `<cache>/<digest of the record>/<files>`.
 
-A whole folder is put together once on a machine and then found, as long as the cache keeps it; every file of it is compared with its
-digest like that of any other copy.
+A whole folder is put together once on a machine and then found, as long as the cache keeps it; every file of it is compared with
+its digest like that of any other copy.
 """
 
 import logging

@@ -1,7 +1,7 @@
 """A policy with adapters as a folder of the adapter's size, and the whole folder that stands for it.
 
-Who trains, samples, scores and serves reads the whole folder. It is put together from base and adapter with the same bits wherever
-that is done (`models.merging`), and compared with the digest that was recorded when the adapter was trained.
+Who samples, scores, evaluates and serves reads the whole folder. It is put together from base and adapter with the same bits
+wherever that is done (`models.merging`), and compared with the digest that was recorded when the adapter was trained.
 """
 
 import hashlib
@@ -23,9 +23,8 @@ from opsd_core.models.storage.saving import save_policy, save_weights
 from opsd_core.models.storage.serving import Serving
 from opsd_core.models.storage.verify import verify_stored
 from opsd_core.models.types import Policy
-from opsd_core.records.apart import REST, Apart
+from opsd_core.records.apart import CONFIG, REST, WEIGHTS, Apart
 
-_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 _ALWAYS = ("config.json", "generation_config.json")
 """Kept with the adapter even where the base has the same: they are asked for alone."""
 _OPTIONS: dict[str, Any] = {"revision": None, "trust_remote_code": False}
@@ -64,14 +63,14 @@ def keep_apart(policy: Policy, base: StoredBase, serving: Serving, folder: Path,
         if name in _ALWAYS or not held.is_file() or file_digest(held) != sha256:
             _copy(whole / name, folder / REST / name)
     write_mlmodel(whole)
-    adapter = {name: file_digest(folder / name) for name in _ADAPTER}
+    adapter = {name: file_digest(folder / name) for name in (CONFIG, WEIGHTS)}
     record = Apart(base.address, base.digest, str(dtype).removeprefix("torch."), adapter, _weights_digest(whole), files)
     record.write(folder)
     return record
 
 
 def put_together(folder: Path, base: Path, whole: Path) -> None:
-    """Write the whole folder of an adapter folder and its base. IntegrityError when it is not, to the bit, the one that was kept."""
+    """Write the whole folder of an adapter folder and its base. IntegrityError when it is not, to the bit, what was trained."""
     record = Apart.read(folder)
     for name, sha256 in record.adapter.items():
         _expect(folder / name, sha256)
@@ -82,8 +81,8 @@ def put_together(folder: Path, base: Path, whole: Path) -> None:
     save_weights(_with(base, folder, getattr(torch, record.dtype)), whole)
     if _weights_digest(whole) != record.weights:
         raise IntegrityError(
-            f"{folder} and its base {base} do not give the weights that were recorded when the adapter was trained. Another version "
-            "of transformers or peft may read one of them differently: use the one in environment.json of the campaign."
+            f"{folder} and its base {base} do not give the weights that were recorded when the adapter was trained. Another "
+            "version of transformers or peft may read one of them differently: use those in environment.json of the campaign."
         )
     write_mlmodel(whole)
 

@@ -1,15 +1,17 @@
-"""A trained policy as its folder in the store: whole, or where adapters were trained the adapter beside the base that the store has."""
+"""A trained policy as it is stored: whole, or where adapters were trained the adapter, beside the base that the store has."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from opsd_core.mlmodel import write_mlmodel
 from opsd_core.models.policy import Policy, Serving, save_policy, verify_stored
 from opsd_core.models.storage.apart import StoredBase, can_be_apart, keep_apart
-from opsd_core.records.apart import REST
+from opsd_core.records.apart import REST, WEIGHTS
 from tasks.context import local, settings, store
 from tasks.refs import Iteration, PolicyRef
 from tasks.storage.apart import place_of
+from tasks.storage.artifacts import describe
 from tasks.storage.cache import enter, staging
 
 _LOADER = "tasks.storage.pyfunc_loader"
@@ -34,4 +36,23 @@ def _beside(initial: PolicyRef, student: Policy, serving: Serving, folder: Path)
         record = keep_apart(student, base, serving, folder, staged)
         enter(staged, place_of(record, cache))
     write_mlmodel(folder, _LOADER, f"{REST}/generation_config.json")
-    return {"base": base.address}
+    return {"base": base.address, "adapter": _in_words(student, folder)}
+
+
+def _in_words(student: Policy, folder: Path) -> str:
+    (config,) = student.model.peft_config.values()
+    return f"rank {config.r}, alpha {config.lora_alpha:g}, {(folder / WEIGHTS).stat().st_size:,} bytes"
+
+
+def base_below(policy: PolicyRef) -> dict[str, str]:
+    """base_uri, base_digest and adapter (its rank and size) of a policy that is stored as an adapter; empty for a whole one."""
+    found = describe(store(), policy.uri)
+    if not found.summary.get("base"):
+        return {}
+    base = describe(store(), store().uri(found.summary["base"]))
+    return {"base_uri": base.uri, "base_digest": base.digest, "adapter": found.summary["adapter"]}
+
+
+def beside_in_words(beside: Mapping[str, str]) -> str:
+    """A sentence about `base_below` for people; empty for a whole model."""
+    return f" Stored as an adapter ({beside['adapter']}) of the base {beside['base_digest'][:16]}." if beside else ""

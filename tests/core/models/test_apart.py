@@ -20,7 +20,7 @@ from opsd_core.models.policy import Policy, load_policy, save_policy
 from opsd_core.models.storage.apart import StoredBase, can_be_apart, keep_apart, put_together
 from opsd_core.models.storage.serving import Serving
 from opsd_core.records.apart import RECORD, REST, Apart
-from tests.core.models.test_stored import CONFIG, KINDS, QUIET, adapter, gpt2, llama, logits, moe, plain, stirred
+from tests.core.models.test_stored import CONFIG, KINDS, QUIET, adapter, llama, logits, plain, stirred
 from tests.core.small import small_tokenizer
 
 SERVING = Serving(chat_template=None, dtype="float32", base="org/base")
@@ -98,7 +98,8 @@ def test_adapters_in_float32_on_a_bfloat16_base_keep_their_small_steps(tmp_path)
     assert bytes_of(tmp_path / "again") == bytes_of(tmp_path / "whole")
     stored = load_file(tmp_path / "whole" / "model.safetensors")
     name = "model.layers.0.self_attn.q_proj.weight"
-    assert stored[name].dtype == torch.float32 and torch.equal(stored[name], dict(effective_weights(policy.model, exact=True))[name])
+    expected = dict(effective_weights(policy.model, exact=True))[name]
+    assert stored[name].dtype == torch.float32 and torch.equal(stored[name], expected)
 
 
 @QUIET
