@@ -1,4 +1,4 @@
-"""pytest tests/flows/test_adapter_versions.py — a campaign that trains adapters stores adapters; all read whole models."""
+"""pytest tests/flows/adapters — a campaign that trains adapters stores adapters; everybody reads whole models."""
 
 import json
 
