@@ -19,7 +19,7 @@ from opsd_core.training.checkpoint import load_trainable
 from tasks import loaded
 from tasks.context import lineage, local, settings, store, tracker
 from tasks.stages.training import candidate
-from tasks.storage.artifacts import describe, fetch
+from tasks.storage.artifacts import describe, discard, fetch
 from tasks.storage.cache import prune_cache
 
 pytestmark = pytest.mark.timeout(900)
@@ -110,8 +110,16 @@ def test_export_mlflow_and_a_promotion_get_the_whole_model(versions, tmp_path, c
         promote(name=NAME, version=3, reason="reviewed")
 
 
+def test_an_adapter_that_was_lost_is_made_again_from_the_trainer_state_with_the_same_bytes(versions, tiny_model):
+    stored = describe(store(), versions[1].tags["opsd.model_uri"])
+    discard(store(), stored.key)
+    forget_local_copies()
+    campaign(NAME, tiny_model)  # mends the base too
+    assert describe(store(), versions[1].tags["opsd.model_uri"]).digest == stored.digest
+    assert len(tracker().versions(NAME)) == len(versions)
+
+
 def test_a_promoted_adapter_is_what_the_next_campaign_trains_adapters_on_and_gc_keeps_its_base(versions, tiny_model):
-    campaign(NAME, tiny_model)  # mends the base
     promote(name=NAME, version=3, reason="whole again")
     campaign("adapters-further", f"models:/{NAME}@champion", iterations=1)
     further = tracker().versions("adapters-further")
