@@ -3,8 +3,8 @@
 A version needs what its tags and its stored lineage name (weights, trainer state, rollouts, grades, targets, evaluation, data,
 configuration, the page of its answers) and what those name in turn (prompts, teacher, starting weights), but not its ancestors'
 rollouts: a trainer state is complete in itself. A model that is stored as an adapter needs its base. Configurations, verdicts and
-other small records stay, and so do studies with all that their arms made. What was deleted is made again when a campaign needs it,
-because a stage whose manifest is gone runs.
+other small records stay, and so do studies with all that their arms made. What was deleted is made again when a campaign needs
+it, because a stage whose manifest is gone runs.
 """
 
 import re

@@ -97,7 +97,7 @@ def test_an_adapter_without_its_base_or_on_another_one_is_refused_by_name(kept):
     (kept.folder / "base" / "note.txt").write_text("1")
     write_mlmodel(kept.folder / "base")
     publish(kept.store, "models", {"source": "base"}, kept.folder / "base", {})
-    with pytest.raises(IntegrityError, match="is no longer what .* holds"):
+    with pytest.raises(IntegrityError, match=r"is no longer what .* holds"):
         kept.read(kept.one)
 
 

@@ -72,7 +72,8 @@ def test_what_samples_is_what_was_trained_to_the_bit_and_the_second_iteration_go
     first, *candidates = versions
     trained = []
     for version in candidates:
-        student = add_lora(load_policy(local(first.tags["opsd.model_uri"]), config.model, torch.float32), config.model.lora, seed=0)
+        initial = load_policy(local(first.tags["opsd.model_uri"]), config.model, torch.float32)
+        student = add_lora(initial, config.model.lora, seed=0)
         load_trainable(local(version.tags["opsd.state_uri"]), student)
         sampled = load_file(local(version.tags["opsd.model_uri"]) / "model.safetensors")
         expected = {name: value for name, value in effective_weights(student.model, exact=True) if name in sampled}
