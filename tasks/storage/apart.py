@@ -4,7 +4,10 @@ A whole folder is put together once on a machine and then found, as long as the 
 its digest like that of any other copy.
 """
 
+import fcntl
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from opsd_core.digest import digest, file_digest
@@ -18,6 +21,7 @@ from tasks.storage.manifest import Artifact
 from tasks.storage.s3 import Store
 
 _LOG = logging.getLogger(__name__)
+_LOCK = ".whole.lock"
 
 
 def whole_folder(store: Store, artifact: Artifact | str, cache: Path) -> Path:
@@ -34,20 +38,38 @@ def whole_of(store: Store, folder: Path, cache: Path) -> Path:
 
     IntegrityError when the base is no longer there, and when the two do not make the folder that was recorded.
     """
-    from opsd_core.models.storage.apart import put_together  # loads torch
+    from opsd_core.models.storage import apart  # loads torch
 
     record = Apart.read(folder)
     target = place_of(record, cache)
-    if target.is_dir():
-        if (wrong := _damage(target)) is None:
-            touch(target)
-            return target
-        _LOG.warning("%s is damaged (%s); it is put together again.", target, wrong)
-        remove(target)
+    if _is_there(target):
+        return target
     base = whole_folder(store, base_of(store, record), cache)
-    with staging(cache) as staged, local_disk(cache):
-        put_together(folder, base, staged)
+    with _one_at_a_time(cache), staging(cache) as staged, local_disk(cache):
+        if _is_there(target):  # another process was first
+            return target
+        apart.put_together(folder, base, staged)
         return enter(staged, target)
+
+
+@contextmanager
+def _one_at_a_time(cache: Path) -> Iterator[None]:
+    """Processes of a machine that want a whole folder wait for each other: putting one together holds a model in memory."""
+    with (cache / _LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _is_there(target: Path) -> bool:
+    """Whether the whole folder lies in the cache with every byte right; a damaged one is removed."""
+    if not target.is_dir():
+        return False
+    if (wrong := _damage(target)) is None:
+        touch(target)
+        return True
+    _LOG.warning("%s is damaged (%s); it is put together again.", target, wrong)
+    remove(target)
+    return False
 
 
 def place_of(record: Apart, cache: Path) -> Path:

@@ -1,6 +1,7 @@
 """pytest tests/tasks/test_apart.py — stored adapters and their bases: found whole, mended, refused, kept from deletion."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from opsd_core.errors import IntegrityError
 from opsd_core.mlmodel import write_mlmodel
 from opsd_core.models.policy import Policy, save_policy
+from opsd_core.models.storage import apart
 from opsd_core.models.storage.apart import StoredBase, keep_apart
 from tasks.runtime.settings import load_settings
 from tasks.storage.apart import bases_of, whole_folder
@@ -69,8 +71,17 @@ def test_whole_folders_are_found_of_any_depth_and_put_together_once(kept):
     assert bases_of(kept.store, kept.two.uri) == [kept.one.uri, kept.base.uri] and bases_of(kept.store, kept.base.uri) == []
     assert kept.one.num_bytes < kept.base.num_bytes
     prune_cache(kept.cache, 0, idle_s=-1)
-    assert not any(kept.cache.iterdir())
+    assert not any(path.is_dir() for path in kept.cache.iterdir())
     assert bytes_of(kept.read(kept.two)) == bytes_of(kept.whole["two"])
+
+
+def test_several_that_want_a_whole_folder_at_once_put_it_together_once(kept, monkeypatch):
+    prune_cache(kept.cache, 0, idle_s=-1)
+    made, really = [], apart.put_together
+    monkeypatch.setattr(apart, "put_together", lambda *given: made.append(given) or really(*given))
+    with ThreadPoolExecutor(3) as pool:
+        folders = set(pool.map(kept.read, [kept.one] * 3))
+    assert len(made) == len(folders) == 1 and bytes_of(folders.pop()) == bytes_of(kept.whole["one"])
 
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted", "listing", "strange"])

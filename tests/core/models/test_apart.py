@@ -1,6 +1,9 @@
 """pytest tests/core/models/test_apart.py — base and adapter give the policy that was trained, to the bit, wherever they meet."""
 
 import copy
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from opsd_core.records.apart import RECORD, REST, Apart
 from tests.core.models.test_stored import CONFIG, KINDS, QUIET, adapter, llama, logits, plain, stirred
 from tests.core.small import small_tokenizer
 
+ROOT = Path(__file__).resolve().parents[3]
 SERVING = Serving(chat_template=None, dtype="float32", base="org/base")
 APART = ("llama-linear", "llama-head", "llama-embedding", "llama-rslora", "gpt2-conv1d", "moe-linear")
 WHOLE = ("llama-dora", "llama-modules", "llama-tokens", "moe-experts")
@@ -70,6 +74,18 @@ def test_the_whole_folder_is_the_same_to_the_bit_however_often_and_on_however_ma
         torch.set_num_threads(before)
     assert torch.allclose(logits(load_policy(tmp_path / "whole", CONFIG).model), logits(policy.model), atol=2e-4, rtol=1e-4)
     assert record == Apart.read(tmp_path / "apart") and record.base == base.address and record.digest == base.digest
+
+
+@QUIET
+@pytest.mark.slow
+@pytest.mark.parametrize("instructions", ["default", "avx2"])
+def test_the_whole_folder_is_the_same_to_the_bit_on_a_machine_with_other_instructions(tmp_path, instructions):
+    base, _, _ = kept(tmp_path)
+    code = "import sys, pathlib; from opsd_core.models.storage import apart; apart.put_together(*map(pathlib.Path, sys.argv[1:]))"
+    parts = [str(tmp_path / "apart"), str(base.folder), str(tmp_path / "again")]
+    environ = {**os.environ, "ATEN_CPU_CAPABILITY": instructions, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *parts], check=True, env=environ, cwd=ROOT)
+    assert bytes_of(tmp_path / "again") == bytes_of(tmp_path / "whole")
 
 
 @QUIET
