@@ -24,18 +24,18 @@ _READ = (".json", ".safetensors", ".jinja", ".py", ".model", ".txt")
 _TYPES = {int: "long", float: "double"}
 
 
-def write_mlmodel(folder: Path) -> None:
+def write_mlmodel(folder: Path, loader: str = LOADER_MODULE, judged: str = "generation_config.json") -> None:
     """Write `MLmodel` into a folder with config.json, tokenizer and safetensors, as its last file; the same bytes every time.
 
-    The default length of an answer is that of generation_config.json where it names one.
+    The default length of an answer is that of the file `judged` where it names one. `loader` is the module that MLflow calls.
     """
-    defaults = DEFAULTS | _judged_length(folder / "generation_config.json")
+    defaults = DEFAULTS | _judged_length(folder / judged)
     params = [
         {"name": name, "type": _TYPES[type(value)], "default": value, "shape": None} for name, value in defaults.items()
     ]
     record: dict[str, Any] = {
         "metadata": {"opsd": {"files": _files(folder)}},
-        "flavors": {"python_function": {"loader_module": LOADER_MODULE}},
+        "flavors": {"python_function": {"loader_module": loader}},
         "signature": {
             "inputs": json.dumps([{"type": "string", "required": True}]),  # unnamed: lists and one-column tables
             "outputs": json.dumps([{"type": "string", "required": True}]),
@@ -48,17 +48,9 @@ def write_mlmodel(folder: Path) -> None:
 
 def verify_mlmodel(folder: Path) -> None:
     """IntegrityError naming the first file that is missing, changed or not the model's; folders without a list pass."""
-    path = folder / MLMODEL_NAME
-    try:
-        record = yaml.safe_load(path.read_bytes()) if path.is_file() else {}
-        listed = record.get("metadata", {}).get("opsd")
-        if listed is None:
-            return
-        checksum, files = listed.pop("checksum"), dict(listed["files"])
-    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it cannot be read ({type(error).__name__})") from error
-    if any(record.get(name) is None for name in ("flavors", "signature")) or digest(_plain(record)) != checksum:
-        raise _damaged(path, "it does not match its own checksum")
+    files = listed_files(folder)
+    if files is None:
+        return
     present = _files(folder)
     for name, marks in sorted(files.items()):
         if name not in present:
@@ -68,6 +60,22 @@ def verify_mlmodel(folder: Path) -> None:
     strange = sorted(name for name in present.keys() - files.keys() if name.endswith(_READ))
     if strange:
         raise _damaged(folder / strange[0], "it is no file of this model, yet would be read with it")
+
+
+def listed_files(folder: Path) -> dict[str, list[Any]] | None:
+    """Name -> [length in bytes, sha256] of what MLmodel lists; None without a list. IntegrityError when it is damaged."""
+    path = folder / MLMODEL_NAME
+    try:
+        record = yaml.safe_load(path.read_bytes()) if path.is_file() else {}
+        listed = record.get("metadata", {}).get("opsd")
+        if listed is None:
+            return None
+        checksum, files = listed.pop("checksum"), dict(listed["files"])
+    except (yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise _damaged(path, f"it cannot be read ({type(error).__name__})") from error
+    if any(record.get(name) is None for name in ("flavors", "signature")) or digest(_plain(record)) != checksum:
+        raise _damaged(path, "it does not match its own checksum")
+    return files
 
 
 def _plain(record: dict[str, Any]) -> dict[str, Any]:

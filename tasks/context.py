@@ -19,7 +19,8 @@ from tasks.refs import Ref
 from tasks.runtime.folders import local_disk, make_folder
 from tasks.runtime.peak_memory import measured_peak
 from tasks.runtime.settings import Settings, load_settings
-from tasks.storage.artifacts import Artifact, fetch, find, prune_cache, publish
+from tasks.storage.apart import whole_folder
+from tasks.storage.artifacts import Artifact, find, prune_cache, publish
 from tasks.storage.manifest import artifact_key
 from tasks.storage.process_mark import process_tag
 from tasks.storage.s3 import Store, open_store
@@ -122,8 +123,8 @@ def tidy_cache() -> int:
 
 
 def local(ref: Ref | str) -> Path:
-    """A verified local copy of the artifact at `ref`, or at this address."""
-    return fetch(store(), ref if isinstance(ref, str) else ref.uri, settings().cache)
+    """A verified local copy of the artifact at `ref`, or at this address; of a model always the whole folder."""
+    return whole_folder(store(), ref if isinstance(ref, str) else ref.uri, settings().cache)
 
 
 def stored_verdict(uri: str) -> Verdict:

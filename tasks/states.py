@@ -26,6 +26,7 @@ from opsd_core.errors import DataError, ModelError
 from opsd_core.models import tiny
 from opsd_core.models.storage.adapter_folders import local_base
 from opsd_core.prompts.limits import check_context
+from opsd_core.records.apart import REST
 from tasks.context import scratch, store
 from tasks.sources import (
     data_sources,
@@ -78,7 +79,8 @@ def _declared_context(address: str, field: str) -> int | None:
     """What config.json at the address says of the model's context, without its weights; None where that is not known yet."""
     found = None
     if address.startswith(store().root + "/"):
-        found = store().read(f"{store().key_of(address)}/config.json", _MOST_BYTES)
+        key = store().key_of(address)
+        found = store().read(f"{key}/config.json", _MOST_BYTES) or store().read(f"{key}/{REST}/config.json", _MOST_BYTES)
     elif address.startswith("s3://") and any(info.key.endswith("/config.json") for info in model_objects(address, field)):
         with scratch() as folder:
             found = (download_file(f"{address.rstrip('/')}/config.json", folder, field).read_bytes(), "")

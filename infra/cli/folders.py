@@ -15,7 +15,8 @@ from infra.cli.names import Named, number_of, registry
 from opsd_core.digest import file_digest
 from opsd_core.errors import ConfigError, IntegrityError, OpsdError, ServiceError
 from tasks.runtime.settings import load_settings
-from tasks.storage.artifacts import describe, fetch
+from tasks.storage.apart import whole_folder
+from tasks.storage.artifacts import describe
 from tasks.storage.s3 import open_store
 from tasks.tracking import Tracker, Version
 
@@ -35,21 +36,18 @@ def kept(asked: Named) -> Kept:
     tracker = registry()
     number = number_of(asked, "champion")
     version, settings = tracker.get_version(asked.name, number or 0), load_settings()
-    return Kept(version, fetch(open_store(settings.store, settings), version.source, settings.cache))
+    return Kept(version, whole_folder(open_store(settings.store, settings), version.source, settings.cache))
 
 
 def copied(found: Kept, target: Path) -> list[str]:
     """Copy the folder to `target`, which must not exist or be empty, and verify the copy; the names of its files."""
-    settings = load_settings()
-    wanted = {
-        file["name"]: file for file in describe(open_store(settings.store, settings), found.version.source).manifest["files"]
-    }
+    names = sorted(path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*") if path.is_file())
     with new_folder(target, "--to") as folder:
         shutil.copytree(found.folder, folder, dirs_exist_ok=True)
-        for name, file in wanted.items():
-            if file_digest(folder / name) != file["sha256"]:
+        for name in names:
+            if file_digest(folder / name) != file_digest(found.folder / name):
                 raise IntegrityError(f"{folder / name} is not what the store promises. Is the disk sound? Export again.")
-    return sorted(wanted)
+    return names
 
 
 @contextmanager

@@ -21,7 +21,8 @@ _port = click.option("--port", type=click.IntRange(1, 65535), default=8000, show
 def export(name: str, to: Path, version: str | None, adapters: bool, as_gguf: bool) -> int:
     """Copy a version to a folder, every byte verified.
 
-    The folder holds weights, tokenizer and chat template as the version was judged with, for transformers, vLLM and others.
+    The folder holds weights, tokenizer and chat template as the version was judged with, for transformers, vLLM and others. Of a
+    version that is stored as an adapter it is the whole model: adapter and base are merged.
 
     \b
     Examples:

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from opsd_core.config import LoraConfig
 from opsd_core.errors import ConfigError
 from opsd_core.models.adapter_targets import unfit
+from opsd_core.models.merging import merged_weight
 from opsd_core.models.whole import whole
 
 
@@ -60,27 +61,32 @@ def _check_names(model: PreTrainedModel, modules: list[str]) -> None:
 
 
 @torch.no_grad()
-def effective_weights(model: PreTrainedModel | PeftModel) -> Iterator[tuple[str, Tensor]]:
+def effective_weights(model: PreTrainedModel | PeftModel, exact: bool = False) -> Iterator[tuple[str, Tensor]]:
     """Names and values of the plain model's weights, with the active adapters' share in them.
 
     W' = W + scale * B @ A for a plain adapter. Averages and checkpoints use these, because an average of factors is not the
-    factor of an average. A tied matrix of which one use is adapted comes out as two different ones.
+    factor of an average. A tied matrix of which one use is adapted comes out as two different ones. `exact`: with the same bits
+    on every machine, as `merging` has them, which takes longer; other kinds of adapters as peft merges them.
     """
     if not isinstance(model, PeftModel):
         yield from model.state_dict().items()
         return
-    yield from _effective(model.get_base_model(), "")
+    yield from _effective(model.get_base_model(), "", exact)
 
 
-def _effective(module: nn.Module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _effective(module: nn.Module, prefix: str, exact: bool) -> Iterator[tuple[str, Tensor]]:
     if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-        yield from _plain(module).state_dict(prefix=prefix).items()
+        weight = merged_weight(module) if exact else None
+        if weight is None:
+            yield from _plain(module).state_dict(prefix=prefix).items()
+        else:
+            yield from (module.get_base_layer().state_dict(prefix=prefix) | {f"{prefix}weight": weight}).items()
         return
     own: dict[str, Tensor] = {}
     module._save_to_state_dict(own, prefix, keep_vars=False)  # what state_dict() writes of a module without its children
     yield from own.items()
     for name, child in module.named_children():
-        yield from _effective(child, f"{prefix}{name}.")
+        yield from _effective(child, f"{prefix}{name}.", exact)
 
 
 def _plain(module: BaseTunerLayer | AuxiliaryTrainingWrapper) -> nn.Module:

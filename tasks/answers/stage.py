@@ -25,6 +25,7 @@ from tasks.refs import AnswersRef, Iteration, Outcome
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.teacher import grades_for_context, prompts_of, stops_of, teacher_parts
+from tasks.stages.training.candidate import base_below, beside_in_words
 from tasks.storage.artifacts import describe
 
 _VERSION = 1
@@ -67,7 +68,7 @@ def _description(iteration: Iteration, outcome: Outcome, slices: list[dict[str, 
         f"- {decision_in_words(iteration, verdict)}",
         decided_by(tags),
         f"- Made from version {iteration.policy.version or '(none)'} in iteration {iteration.number} of campaign "
-        f"{iteration.campaign.id}; every other parent is in the lineage",
+        f"{iteration.campaign.id}; every other parent is in the lineage.{beside_in_words(base_below(made))}",
     ]
     files = {"answers": address, "lineage": registry.artifact_url(run_id, "lineage.json")}
     if iteration.config.promotion.alpha_per == "model":

@@ -2,11 +2,12 @@
 
 from opsd_core.errors import ConfigError, IntegrityError
 from tasks.context import settings, store, tracker
+from tasks.storage.apart import bases_of
 from tasks.storage.artifacts import verify
 
 
 def check_version(name: str, version: int) -> None:
-    """Read weights, what is served of them and trainer state of a version, length and sha256 of every object.
+    """Read weights, what is served of them, bases and trainer state of a version, length and sha256 of every object.
 
     IntegrityError naming the object, the version and what to do; ConfigError for a version that opsd did not register.
     """
@@ -22,6 +23,8 @@ def check_version(name: str, version: int) -> None:
     for uri in dict.fromkeys((weights, served, tags.get("opsd.state_uri"))):
         if uri:
             _check(name, version, tags, uri)
+    for uri in bases_of(store(), weights):
+        _check(name, version, tags, uri)
 
 
 def _campaign(tags: dict[str, str]) -> str:

@@ -26,6 +26,7 @@ from tasks.runtime.environment import git_revision
 from tasks.runtime.retries import STAGE
 from tasks.runtime.stage import task
 from tasks.stages.teacher import teacher_ref
+from tasks.stages.training.candidate import base_below, beside_in_words
 from tasks.stages.weights import PRETRAINED_FROM
 from tasks.storage.artifacts import describe
 
@@ -46,8 +47,9 @@ def register(
     `before` is the champion's evaluation, `after` the candidate's.
     """
     policy, name, registry = trained.policy, iteration.name, tracker()
-    description = f"Campaign {iteration.campaign.id}, iteration {iteration.number}."
-    known = _lineage(iteration, sampled, policy) | {
+    beside = base_below(policy)
+    description = f"Campaign {iteration.campaign.id}, iteration {iteration.number}.{beside_in_words(beside)}"
+    known = _lineage(iteration, sampled, policy) | beside | {
         "evaluation": after.uri,
         "champion_evaluation": before.uri,
         "champion_version": iteration.champion.version,
@@ -59,7 +61,7 @@ def register(
     identity = {"campaign": iteration.campaign.id, "iteration": iteration.number, "model": policy.digest}
     stored, _ = produce("lineage", identity, partial(_write_lineage, known))  # as it was when the version was registered
     registry.log_text(iteration.run_id, (local(stored.uri) / LINEAGE).read_text(), LINEAGE)
-    tags = _searched(iteration, policy) | {"opsd.lineage": stored.uri}
+    tags = _searched(iteration, policy) | {f"opsd.{name}": text for name, text in beside.items()} | {"opsd.lineage": stored.uri}
     version = registry.register(name, policy.uri, iteration.run_id, tags, description)
     registry.set_alias(name, "candidate", version)
     return policy.model_copy(update={"version": version})

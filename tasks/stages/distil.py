@@ -11,15 +11,7 @@ from opsd_core.config import ModelConfig
 from opsd_core.digest import derive_seed
 from opsd_core.models.checkpointing import checkpoint_gradients
 from opsd_core.models.memory import estimate_of_training, wants_checkpointing
-from opsd_core.models.policy import (
-    Policy,
-    Serving,
-    add_lora,
-    dtype_identity,
-    save_policy,
-    training_dtype,
-    verify_stored,
-)
+from opsd_core.models.policy import Policy, add_lora, dtype_identity, training_dtype
 from opsd_core.models.storage.serving import served_settings
 from opsd_core.records.examples import Example
 from opsd_core.teacher.kinds import teacher_in_training
@@ -41,6 +33,7 @@ from tasks.stages.anchors import anchors_identity, load_anchors
 from tasks.stages.journal import Journal, read_probes, send_all, sound_found, step_alarms
 from tasks.stages.rollout import computed
 from tasks.stages.teacher import grades_for_context, prompts_of, teacher_parts, teacher_ref
+from tasks.stages.training.candidate import write_candidate
 from tasks.stages.training.together import Settings, distil_together, job_of, student_outline
 
 _PROBE_ITEMS = 32
@@ -195,13 +188,10 @@ def _probed(
 
 
 def _export(iteration: Iteration, state: Ref, trained: list[Policy], folder: Path) -> dict[str, Any]:
-    """The trained weights as a plain model folder, adapters merged: those in memory, or read from the stored state."""
+    """The trained weights as a stored model: those in memory, or read from the stored state."""
     if trained:
         student = trained.pop()
     else:
         student = _student(iteration)
         load_trainable(local(state), student)
-    save_policy(student, folder, Serving.of(student, iteration.config))
-    verify_stored(student, folder)
-    tracker().write_mlmodel(folder)
-    return {"parameters": sum(p.numel() for p in student.causal_lm.parameters())}
+    return write_candidate(iteration, student, folder)

@@ -2,8 +2,9 @@
 
 A version needs what its tags and its stored lineage name (weights, trainer state, rollouts, grades, targets, evaluation, data,
 configuration, the page of its answers) and what those name in turn (prompts, teacher, starting weights), but not its ancestors'
-rollouts: a trainer state is complete in itself. Configurations, verdicts and other small records stay, and so do studies with all
-that their arms made. What was deleted is made again when a campaign needs it, because a stage whose manifest is gone runs.
+rollouts: a trainer state is complete in itself. A model that is stored as an adapter needs its base. Configurations, verdicts and
+other small records stay, and so do studies with all that their arms made. What was deleted is made again when a campaign needs
+it, because a stage whose manifest is gone runs.
 """
 
 import re
@@ -67,6 +68,8 @@ class Stored:
     identity: Mapping[str, Any] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     """Every way in which another artifact may name it: digest, address, identity digest, files digest."""
+    base: str = ""
+    """Key of the model that it is an adapter of."""
 
     @property
     def kind(self) -> str:
@@ -121,6 +124,7 @@ def survey(store: Store) -> dict[str, Stored]:
         if manifest is not None:
             folder = data_key(key, manifest)
             entry.identity = manifest["identity"]
+            entry.base = "/".join(str(manifest["summary"].get("base", "")).split("/")[:2])
             entry.names = (content_digest(manifest), store.uri(folder), key.split("/")[1], folder.rsplit("/", 1)[1])
     return found
 
@@ -163,6 +167,8 @@ def needed_by(store: Store, stored: Mapping[str, Stored], versions: Iterable[Ver
         if key in needed:
             continue
         needed.add(key)
+        if stored[key].base in stored:
+            waiting.append(stored[key].base)
         if stored[key].kind in _NAMES_IN and stored[key].names:
             text = store.get(f"{store.key_of(stored[key].names[1])}/{_NAMES_IN[stored[key].kind]}").decode()
             waiting += [found for found in address.findall(text) if found in stored]

@@ -1,5 +1,6 @@
 """Folders of peft adapters: read as base + adapter, written beside a candidate for those who serve adapters."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,9 +70,8 @@ def _hub_adapter(source: str, revision: str | None) -> bool:
         return False
 
 
-@torch.no_grad()
-def merge_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) -> PreTrainedModel:
-    """The base with the adapter's share in its weights. ModelError when adapter and base do not belong together."""
+def with_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) -> PeftModel:
+    """The base with the adapter beside its weights. ModelError when adapter and base do not belong together."""
     if Path(source).is_dir():
         _check_ranks(source, read_header(Path(source) / _WEIGHTS))
         _check_adapter_finite(Path(source) / _WEIGHTS)
@@ -94,6 +94,13 @@ def merge_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) 
                 f"{source}: adapter tensor {min(names)!r} {what} ({len(names)} in all). Adapter and base "
                 "(base_model_name_or_path) do not belong together, or the file was written by an incompatible version of peft."
             )
+    return wrapped
+
+
+@torch.no_grad()
+def merge_adapter(model: PreTrainedModel, source: str, options: dict[str, Any]) -> PreTrainedModel:
+    """The base with the adapter's share in its weights. ModelError as `with_adapter`."""
+    wrapped = with_adapter(model, source, options)
     weights = dict(effective_weights(wrapped))
     plain = wrapped.unload()
     one, other = model.get_input_embeddings(), model.get_output_embeddings()
@@ -129,10 +136,18 @@ def _check_adapter_finite(path: Path) -> None:
 
 def save_adapter(policy: Policy, folder: Path, base: str) -> None:
     """Write the policy's adapters as a peft folder on the model named `base`. ModelError when it has none."""
+    save_factors(policy, folder, base)
+    policy.tokenizer.save_pretrained(folder)
+
+
+def save_factors(policy: Policy, folder: Path, base: str) -> None:
+    """`save_adapter` without a tokenizer; the same adapters give the same bytes in every process."""
     if not isinstance(policy.model, PeftModel):
         raise ModelError("the policy has no adapters to write; it was trained in full (model.lora.rank=0).")
     folder.mkdir(parents=True, exist_ok=True)
     for config in policy.model.peft_config.values():
         config.base_model_name_or_path = base
     policy.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-    policy.tokenizer.save_pretrained(folder)
+    written = read_object(folder / _CONFIG)
+    ordered = {name: sorted(value) if isinstance(value, list) else value for name, value in written.items()}  # peft has sets
+    (folder / _CONFIG).write_text(json.dumps(ordered, indent=2, sort_keys=True) + "\n")

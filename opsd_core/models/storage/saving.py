@@ -8,6 +8,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 
+from peft import PeftModel
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
@@ -28,10 +29,8 @@ def save_policy(
     the policy is judged with, written into the folder's own files. `max_bytes` of a file of weights: `storage.shards`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    tied = save_weights(policy.model, folder, max_bytes=max_bytes)
     model = policy.causal_lm
-    tied = _tied_names(policy)
-    save_shards(_stored(policy, tied), folder, "model", max_bytes=max_bytes, metadata={"format": "pt"})
     _config(model, bool(tied)).save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
@@ -39,23 +38,34 @@ def save_policy(
         write_serving(serving, policy, folder)
 
 
-def _stored(policy: Policy, tied: set[str]) -> Iterator[tuple[str, Tensor]]:
+def save_weights(model: PreTrainedModel | PeftModel, folder: Path, *, max_bytes: int = MAX_BYTES) -> set[str]:
+    """Write the weights alone, as `save_policy` does; names whose tensor is another name's, which are not written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tied = _tied_names(model)
+    save_shards(_stored(model, tied), folder, "model", max_bytes=max_bytes, metadata={"format": "pt"})
+    return tied
+
+
+def _stored(model: PreTrainedModel | PeftModel, tied: set[str]) -> Iterator[tuple[str, Tensor]]:
     """Names and values as public checkpoints have them; all at once only where these have other tensors than the model."""
-    model = policy.causal_lm
-    weights = ((name, tensor) for name, tensor in effective_weights(policy.model) if name not in tied)
-    if _is_converted(model):
-        weights = iter(revert_weight_conversion(model, dict(weights)).items())
+    weights = ((name, tensor) for name, tensor in effective_weights(model, exact=True) if name not in tied)
+    if _is_converted(plain := _without_wrapper(model)):
+        weights = iter(revert_weight_conversion(plain, dict(weights)).items())
     for name, tensor in weights:
         yield name, tensor.contiguous()
 
 
-def _tied_names(policy: Policy) -> set[str]:
+def _tied_names(model: PreTrainedModel | PeftModel) -> set[str]:
     """Names whose tensor is another name's, so that the model finds it there; with adapters on one of the two it is not."""
-    pairs = dict(getattr(policy.causal_lm, "all_tied_weights_keys", None) or {})
+    pairs = dict(getattr(_without_wrapper(model), "all_tied_weights_keys", None) or {})
     wanted = {*pairs.keys(), *pairs.values()}
-    held = {name: tensor for name, tensor in effective_weights(policy.model) if name in wanted} if pairs else {}
+    held = {name: tensor for name, tensor in effective_weights(model) if name in wanted} if pairs else {}
     both = {name: source for name, source in pairs.items() if name in held and source in held}
     return {name for name, source in both.items() if held[name].data_ptr() == held[source].data_ptr()}
+
+
+def _without_wrapper(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def _is_converted(model: PreTrainedModel) -> bool:
