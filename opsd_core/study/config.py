@@ -133,6 +133,15 @@ STUDIES: dict[str, dict[str, Any]] = {
         "seeds": (0, 1, 2),
         "test_samples": 0,
     },
+    # Does self-distillation improve reasoning? For a GPU; benchmarks/claim asks the same of a smaller model on a CPU.
+    "opsd_gsm8k": {
+        "name": "study-gsm8k",
+        "recipe": "opsd_gsm8k",
+        "arms": ("base", "sft", "rft", "opsd", "opsd_answer", "majority", "shuffled", "null"),
+        "seeds": (0, 1, 2),
+        "rates": {"sft": (5e-6, 5e-5), "opsd": (5e-6, 5e-5)},
+        "sets": ("family_chain_sum", "family_products", "instructions", "english"),
+    },
     "smollm2": SMOLLM2,
     # The same with adapters: less is won and less is forgotten.
     "smollm2_lora": SMOLLM2

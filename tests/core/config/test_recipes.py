@@ -48,6 +48,14 @@ def test_label_free_recipes_need_no_labels_but_a_person_who_promotes(name):
     assert resolve(name, unlabelled, {"promotion": {"mode": "manual"}}).data.columns.answer == ""
 
 
+def test_the_claims_recipe_names_model_and_data_and_takes_others():
+    config = resolve("opsd_gsm8k")
+    assert (config.model.source, config.data.source, config.data.columns.preset) == ("Qwen/Qwen3-1.7B", "openai/gsm8k", "gsm8k")
+    assert config.teacher.reference == "solution" and "boxed" in config.prompts.student
+    other = resolve("opsd_gsm8k", {"model": {"source": "some/model"}})
+    assert other.data == config.data and other.prompts == config.prompts
+
+
 def rollouts(config, policy, builder, pool):
     """Four completions per prompt: two that agree and are right, two that are neither."""
     made, correct = [], {}
@@ -60,7 +68,7 @@ def rollouts(config, policy, builder, pool):
     return made, correct
 
 
-@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"demo", "base"}))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"demo", "base", "opsd_gsm8k"}))
 def test_a_recipe_takes_two_steps(name):
     config = resolve(name, SHORT)
     initial, pool = small_policy(0), addition_examples(20)
