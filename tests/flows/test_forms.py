@@ -112,8 +112,10 @@ def test_every_setting_of_a_study_has_a_field():
 
 def test_descriptions_say_what_stands_where_nobody_touches_a_field():
     said = {name: field["description"] for name, field in iterate.parameters.properties.items()}
-    assert said["num_prompts"].endswith("Untouched: default 64, base 800, demo 384, opsd_gsm8k 800, tiny 1600, published methods their own.")
-    assert "Untouched: demo smollm2, opsd_gsm8k Qwen/Qwen3-1.7B, tiny tiny." in said["model"] and "relative to the project folder" in said["model"]
+    prompts = "Untouched: default 64, base 800, demo 384, opsd_gsm8k 800, tiny 1600, published methods their own."
+    assert said["num_prompts"].endswith(prompts)
+    assert "Untouched: demo smollm2, opsd_gsm8k Qwen/Qwen3-1.7B, tiny tiny." in said["model"]
+    assert "relative to the project folder" in said["model"]
 
 
 def test_knobs_become_nested_settings():
