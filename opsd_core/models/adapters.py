@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from opsd_core.config import LoraConfig
 from opsd_core.errors import ConfigError
 from opsd_core.models.adapter_targets import unfit
+from opsd_core.models.cut import duplicate
 from opsd_core.models.whole import whole
 
 
@@ -162,7 +163,7 @@ def untie(model: PreTrainedModel) -> None:
     output = model.get_output_embeddings()
     if output.weight is not model.get_input_embeddings().weight:
         return
-    output.weight = nn.Parameter(output.weight.detach().clone(), requires_grad=output.weight.requires_grad)
+    output.weight = duplicate(output.weight)
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         config.tie_word_embeddings = False
     names = {name for name, module in model.named_modules() if module is output}

@@ -24,6 +24,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from opsd_core.errors import ConfigError
 from opsd_core.models.adapters import splits_tie, untie
+from opsd_core.models.cut import laid_out
 from opsd_core.models.forward import microbatches
 from opsd_core.models.paths import Paths
 from opsd_core.models.policy import Policy
@@ -127,9 +128,10 @@ class FullySharded(DataParallel):
             model.requires_grad_(False)
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         inner = {id(child) for layer in layers for child in layer.modules() if child is not layer}
-        for layer in [layer for layer in layers if id(layer) not in inner]:
-            fully_shard(layer, mesh=self.mesh)
-        fully_shard(model, mesh=self.mesh, reshard_after_forward=None if trains else True)
+        with laid_out(model, self.device):
+            for layer in [layer for layer in layers if id(layer) not in inner]:
+                fully_shard(layer, mesh=self.mesh)
+            fully_shard(model, mesh=self.mesh, reshard_after_forward=None if trains else True)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # the loss is divided by the batch's weight already

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from opsd_core.acceptance import Acceptance, with_paths
 from opsd_core.models.checkpointing import checkpoint_gradients
+from opsd_core.models.cut import Cut
 from opsd_core.models.policy import Policy, add_lora, load_policy, resolve_device, training_dtype
 from opsd_core.selection.monitors import Metrics
 from opsd_core.teacher.kinds import teacher_in_training
@@ -52,7 +53,9 @@ def _join(job: Job) -> None:
 
 
 def _load(dtype: torch.dtype | None, job: Job, stored: StoredPolicy) -> Policy:
-    policy = load_policy(stored.folder, job.config.model, dtype)
+    """The policy, or this process' part of it."""
+    cut = Cut(dist.get_rank(), dist.get_world_size()) if job.parallel == "fsdp" else None
+    policy = load_policy(stored.folder, job.config.model, dtype, cut)
     return with_paths(policy, Acceptance.from_json(json.loads(stored.acceptance))) if stored.acceptance else policy
 
 
