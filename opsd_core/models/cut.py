@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from opsd_core.models.heap import without_gaps
+
 _ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"
 """transformers' switch: weights are read as they are asked for, not ahead by several threads."""
 _RANDOM = 1_000_003
@@ -49,7 +51,8 @@ def cutting(cut: Cut | None) -> Iterator[None]:
     os.environ[_ONE_BY_ONE] = "1"
     hook = register_module_parameter_registration_hook(keep)
     try:
-        yield
+        with without_gaps():
+            yield
     finally:
         hook.remove()
         os.environ.pop(_ONE_BY_ONE)

@@ -26,6 +26,7 @@ from opsd_core.errors import ConfigError
 from opsd_core.models.adapters import splits_tie, untie
 from opsd_core.models.cut import laid_out
 from opsd_core.models.forward import microbatches
+from opsd_core.models.heap import without_gaps
 from opsd_core.models.paths import Paths
 from opsd_core.models.policy import Policy
 from opsd_core.objective import ObjectiveResult
@@ -111,9 +112,10 @@ class FullySharded(DataParallel):
         if splits_tie(student.model):
             for policy in others.values():
                 untie(policy.causal_lm)  # an average gets two matrices with the first step
-        self._shard(student, trains=True)
-        for policy in others.values():
-            self._shard(policy, trains=False)
+        with without_gaps():
+            self._shard(student, trains=True)
+            for policy in others.values():
+                self._shard(policy, trains=False)
         self._scorers = [policy.causal_lm for policy in others.values()]
 
     def _shard(self, policy: Policy, trains: bool) -> None:
