@@ -95,7 +95,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         print(f"{write(Path(folder)):,} parameters")
-        print("| read | process | own memory while it is read, MB | with pages of files | until it is laid out | held afterwards | seconds |\n|---|---|---|---|---|---|---|")
+        titles = ("read", "process", "own memory while it is read, MB", "with files' pages", "until it is laid out", "held", "s")
+        print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|", flush=True)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={given.processes}"]
         command += ["-m", "benchmarks.scale.parts", "--folder", folder, *(["--whole"] if given.whole else [])]
         quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}

@@ -22,7 +22,7 @@ from opsd_core.config import LoraConfig
 from opsd_core.errors import ConfigError
 from opsd_core.models.adapter_targets import unfit
 from opsd_core.models.cut import duplicate
-from opsd_core.models.whole import whole
+from opsd_core.models.whole import here, whole
 
 
 def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
@@ -110,7 +110,7 @@ def _copy(module: nn.Module) -> nn.Module:
     def own(parameter: nn.Parameter) -> nn.Parameter:
         values = whole(parameter.detach())
         values = values.to(finest) if values.is_floating_point() else values
-        return nn.Parameter(values.clone() if values.data_ptr() == parameter.data_ptr() else values, parameter.requires_grad)
+        return nn.Parameter(values.clone() if values.data_ptr() == here(parameter).data_ptr() else values, parameter.requires_grad)
 
     return copy.deepcopy(module, {id(parameter): own(parameter) for parameter in module.parameters()})
 

@@ -2,7 +2,7 @@
 
 A weight is cut along its first axis into as many parts as there are processes, as FSDP2 does it. While a model is read under
 `cutting`, each of its weights is whole for a moment, alone; what stays is this process' part, and a stand-in of the weight's
-shape, dtype and device that takes no memory. Its values are NaN, so that nobody computes with it unnoticed. Adapters fit on stand-ins.
+shape, dtype and device that takes no memory. Its values are NaN, so that nobody computes with it unnoticed. Adapters fit on it.
 `laid_out` puts the parts where FSDP2 expects them. Buffers are whole in every process.
 """
 
@@ -123,7 +123,7 @@ def _filled(modules: Iterable[nn.Module]) -> _Filled:
                 continue
             if id(weight) not in made:
                 values = random.repeat(-(-weight.numel() // _RANDOM))[: weight.numel()].view(weight.shape)
-                values = values.to(weight).div_(weight.shape[-1] ** 0.5) if weight.is_floating_point() else torch.zeros_like(values)
+                values.mul_(weight.shape[-1] ** -0.5 if weight.is_floating_point() else 0.0)
                 made[id(weight)] = nn.Parameter(values.to(weight), requires_grad=weight.requires_grad)
             replaced.append((module, name, weight))
     for module, name, weight in replaced:
@@ -155,8 +155,9 @@ def laid_out(model: nn.Module, device: torch.device) -> Iterator[None]:
     for key, weight in held.items():
         (module, name), *_ = places[key]
         empty, part = getattr(module, name), own_part(weight).to(device)
-        layout = {"device_mesh": empty.device_mesh, "placements": empty.placements, "shape": empty.shape, "stride": empty.stride()}
-        _put(nn.Parameter(DTensor.from_local(part, **layout, run_check=False), requires_grad=weight.requires_grad), places[key])
+        layout = {"shape": empty.shape, "stride": empty.stride(), "run_check": False}
+        whole = DTensor.from_local(part, empty.device_mesh, empty.placements, **layout)
+        _put(nn.Parameter(whole, requires_grad=weight.requires_grad), places[key])
         del weight.own_part
 
 

@@ -11,6 +11,7 @@ layer, n = processes that train together
       activations       4 T L (10 H + 4 I), with gradient checkpointing 4 T (L H + 10 H + 4 I)
     ddp                 each process holds it all, and one more copy of the gradients while they are added up
     fsdp                held / n, and what is whole for a moment: embeddings, head and two layers, with their gradients
+    offload             nothing held, and what is whole for a moment: the rest is in the host's memory
 
 b = bytes of a weight in the dtype of sampling. The factors 10 and 4 count what a decoder layer keeps for its backward pass.
 Checked against counted bytes in tests/core/models/test_training_memory.py; figures for common sizes in docs/LOG.md.
@@ -117,8 +118,9 @@ def plan_training(
     ranks: int = 1,
     parallel: str = "ddp",
     checkpointing: bool = False,
+    offload: bool = False,
 ) -> TrainingMemory:
-    """Bytes of each of `ranks` processes at the peak of training, with `tokens` in the largest forward pass."""
+    """Bytes of the device of each of `ranks` processes at the peak of training, with `tokens` in the largest forward pass."""
     adapters = shape.adapters(config.model.lora.rank) if config.model.lora.rank else 0
     trained = adapters or shape.parameters
     wide = training_dtype(config.model).itemsize
@@ -128,12 +130,12 @@ def plan_training(
     moving = 0
     if ranks > 1 and parallel == "ddp":
         moving = 4 * trained
-    elif ranks > 1:
-        student, learning, teachers = (part // ranks for part in (student, learning, teachers))
+    elif ranks > 1 or offload:
+        student, learning, teachers = (0 if offload else part // ranks for part in (student, learning, teachers))
         moving = wide * (shape.ends + 2 * layer) + 4 * (shape.ends + layer if not adapters else 2 * adapters // shape.layers)
     layers = shape.layers * (shape.hidden if checkpointing else shape.kept) + (shape.kept if checkpointing else 0)
-    copies = 4 * (max(shape.ends, layer) if not adapters else adapters // shape.layers)
-    return TrainingMemory(student, learning, teachers, moving, max(4 * tokens * layers, copies // (ranks if moving else 1)))
+    copies = 4 * (max(shape.ends, layer) if not adapters else adapters // shape.layers) // (ranks if moving else 1)
+    return TrainingMemory(student, learning, teachers, moving, max(4 * tokens * layers, 0 if offload else copies))
 
 
 def _teachers(config: CampaignConfig, width: int) -> int:
@@ -156,12 +158,17 @@ def _copies(teacher: TeacherConfig, config: CampaignConfig, width: int) -> int:
 
 
 def estimate_of_training(
-    policy: Policy, config: CampaignConfig, *, tokens: int, checkpointing: bool = False, parallel: str = "ddp"
+    policy: Policy,
+    config: CampaignConfig,
+    *,
+    tokens: int,
+    checkpointing: bool = False,
+    parallel: str = "ddp",
+    offload: bool = False,
 ) -> TrainingMemory:
     """`plan_training` of a policy in as many processes as are configured."""
-    ranks = config.execution.ranks
-    shape = Shape.of(policy)
-    return plan_training(shape, config, tokens=tokens, ranks=ranks, parallel=parallel, checkpointing=checkpointing)
+    how = {"ranks": config.execution.ranks, "parallel": parallel, "checkpointing": checkpointing, "offload": offload}
+    return plan_training(Shape.of(policy), config, tokens=tokens, **how)
 
 
 def memory_estimate(
@@ -177,8 +184,9 @@ def memory_estimate(
     sampled = config.execution.rollout_batch_size * longest * shape.cache * width
     asked = config.execution.evaluation_batch_size * (config.prompts.max_prompt_length + evaluation.max_completion_length)
     tokens = tokens or max(config.execution.microbatch_tokens, config.rollout.max_completion_length)
+    parallel, offload = _parallel(config), bool(config.execution.offload)
     training = estimate_of_training(
-        policy, config, tokens=tokens, checkpointing=checkpointing, parallel=_parallel(config)
+        policy, config, tokens=tokens, checkpointing=checkpointing, parallel=parallel, offload=offload
     )
     return {
         "rollout": _OVERHEAD + weights * (2 if ENGINE_KINDS[config.execution.engine].made_by else 1) + sampled,
@@ -192,14 +200,25 @@ def _parallel(config: CampaignConfig) -> str:
     return "fsdp" if config.execution.parallel == "fsdp" else "ddp"
 
 
-def wants_checkpointing(policy: Policy, config: CampaignConfig, tokens: int, parallel: str = "ddp") -> bool:
+def wants_checkpointing(
+    policy: Policy, config: CampaignConfig, tokens: int, parallel: str = "ddp", offload: bool = False
+) -> bool:
     """Whether activations are computed again in the backward pass: as configured, else where they would not fit.
 
     `tokens` of the largest forward pass.
     """
     if config.execution.gradient_checkpointing is not None:
         return config.execution.gradient_checkpointing
-    return not _fits(estimate_of_training(policy, config, tokens=tokens, parallel=parallel), config)
+    return not _fits(estimate_of_training(policy, config, tokens=tokens, parallel=parallel, offload=offload), config)
+
+
+def wants_offload(policy: Policy, config: CampaignConfig) -> bool:
+    """Whether what is trained lives in the host's memory: as configured, else where a GPU has no room for it in any other way."""
+    asked, again = config.execution.offload, config.execution.gradient_checkpointing is not False
+    if asked is not None or resolve_device(config.model).type != "cuda" or config.execution.parallel == "ddp":
+        return bool(asked)
+    tokens = max(config.execution.microbatch_tokens, config.rollout.max_completion_length)
+    return not _fits(estimate_of_training(policy, config, tokens=tokens, checkpointing=again, parallel="fsdp"), config)
 
 
 def wants_sharding(policy: Policy, config: CampaignConfig, tokens: int) -> bool:

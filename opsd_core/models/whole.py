@@ -10,7 +10,7 @@ from opsd_core.models.cut import Cut
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of the tensor; every process that holds a part has to ask."""
+    """All of the tensor; every process that holds a part has to ask. It shares memory with a part that is all of it."""
     gather = getattr(tensor, "full_tensor", None)
     return gather() if gather else tensor
 

@@ -36,7 +36,7 @@ def load_policy(
     """Load a safetensors folder, an adapter folder or a hub id for inference (eval mode, no dropout).
 
     `dtype` overrides the configured one (training keeps float32 weights). An adapter is merged into its base. The tokenizer gets
-    model.chat_template where that is set. With `cut` the policy has this process' part of its weights, for FullySharded to lay out;
+    model.chat_template where that is set. With `cut` it has this process' part of its weights, for FullySharded to lay out;
     where an adapter is merged, all of them. ModelError when anything is missing, unexpected, of another shape or not finite.
     """
     source = str(folder)

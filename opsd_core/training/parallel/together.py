@@ -19,7 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from opsd_core.errors import ConfigError
@@ -33,7 +39,7 @@ from opsd_core.objective import ObjectiveResult
 from opsd_core.teacher.kinds import TEACHERS
 from opsd_core.teacher.log_linear import LogLinearTeacher
 from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
-from opsd_core.training.ranks import Ranks, Round
+from opsd_core.training.ranks import DoesNotFit, Ranks, Round
 from opsd_core.training.scored import Scored
 
 Result = TypeVar("Result")
@@ -47,7 +53,7 @@ class DataParallel(Ranks):
     def __init__(self) -> None:
         super().__init__()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        cuda = dist.get_backend() == "nccl"
+        cuda = "nccl" in dist.get_backend_config()
         self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
 
     def mine(self, lengths: Sequence[int], max_tokens: int) -> list[Round]:
@@ -90,10 +96,13 @@ class DataParallel(Ranks):
 
 
 class FullySharded(DataParallel):
-    """fsdp: weights, gradients and moments in parts; frozen and averaged teachers too."""
+    """fsdp: weights, gradients and moments in parts; frozen and averaged teachers too. `offload`: in the host's memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, offload: bool = False) -> None:
         super().__init__()
+        self.home = torch.device("cpu") if offload else self.device
+        """Where the parts are while nothing computes with them."""
+        self._policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if offload else OffloadPolicy()
         self.mesh = init_device_mesh(self.device.type, (self.size,))
         self._student: nn.Module | None = None
         self._scorers: list[nn.Module] = []
@@ -130,10 +139,11 @@ class FullySharded(DataParallel):
             model.requires_grad_(False)
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         inner = {id(child) for layer in layers for child in layer.modules() if child is not layer}
-        with laid_out(model, self.device):
+        shared = {"mesh": self.mesh, "offload_policy": self._policy}
+        with laid_out(model, self.home):
             for layer in [layer for layer in layers if id(layer) not in inner]:
-                fully_shard(layer, mesh=self.mesh)
-            fully_shard(model, mesh=self.mesh, reshard_after_forward=None if trains else True)
+                fully_shard(layer, **shared)
+            fully_shard(model, **shared, reshard_after_forward=None if trains else True)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # the loss is divided by the batch's weight already
@@ -173,7 +183,9 @@ class FullySharded(DataParallel):
 
     def lower(self, lengths: Iterable[int], max_tokens: int) -> None:
         """Out of memory in one process leaves the others waiting: all begin again, with smaller microbatches."""
-        raise torch.OutOfMemoryError(f"a microbatch of at most {self.limit(max_tokens)} padded tokens does not fit")
+        tokens = self.limit(max_tokens)
+        super().lower(lengths, max_tokens)
+        raise DoesNotFit(tokens, fewer=self.limit(max_tokens))
 
 
 def shares(lengths: Sequence[int], size: int) -> list[list[int]]:

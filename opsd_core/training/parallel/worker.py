@@ -24,7 +24,7 @@ from opsd_core.training.parallel.items_file import StoredItems
 from opsd_core.training.parallel.job import Job, StoredPolicy, read_anchors, tell
 from opsd_core.training.parallel.together import DataParallel, FullySharded
 from opsd_core.training.probes import run_probes
-from opsd_core.training.ranks import out_of_memory
+from opsd_core.training.ranks import DoesNotFit, out_of_memory
 from opsd_core.training.trainer import distil
 
 
@@ -33,9 +33,10 @@ def main(folder: Path) -> None:
     try:
         job = Job.read(folder)
         _join(job)
-        _train(job, folder, FullySharded() if job.parallel == "fsdp" else DataParallel())
+        _train(job, folder, FullySharded(job.offload) if job.parallel == "fsdp" else DataParallel())
     except Exception as error:
         known = {"error": type(error).__name__, "message": str(error), "out_of_memory": out_of_memory(error)}
+        known |= {"microbatch_tokens": error.fewer} if isinstance(error, DoesNotFit) else {}
         path = folder / f"failed-{os.environ.get('RANK', 0)}.json"
         path.with_suffix(".part").write_text(json.dumps(known))
         path.with_suffix(".part").replace(path)
@@ -44,10 +45,10 @@ def main(folder: Path) -> None:
 
 
 def _join(job: Job) -> None:
-    """The process group: NCCL with a device for each process, else gloo."""
+    """The process group: NCCL with a device for each process, and gloo for what is offloaded from it or where there is none."""
     if resolve_device(job.config.model).type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if job.offload else "nccl")
     else:
         dist.init_process_group("gloo")
 
@@ -72,7 +73,7 @@ def _train(job: Job, folder: Path, ranks: DataParallel) -> None:
     if job.initial_anchor:
         initial = AdapterOffTeacher(student) if lora.rank else FixedTeacher(_load(None, job, job.models.initial))
         anchors = replace(anchors, initial=initial)
-    first = ranks.rank == 0
+    first, ranks.most_tokens = ranks.rank == 0, job.most_tokens
 
     def on_step(step: int, metrics: Metrics) -> None:
         if first:

@@ -1,4 +1,4 @@
-"""Policies read in parts and laid out by two processes, by `torch.distributed.run -m tests.core.parallel.laid_out FOLDER FAMILY ...`.
+"""Policies read in parts and laid out, by `torch.distributed.run -m tests.core.parallel.laid_out FOLDER FAMILY ...`.
 
 What differs from the policies read whole is written to FOLDER/different-<rank>.json.
 """
