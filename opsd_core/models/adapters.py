@@ -110,7 +110,8 @@ def _copy(module: nn.Module) -> nn.Module:
     def own(parameter: nn.Parameter) -> nn.Parameter:
         values = whole(parameter.detach())
         values = values.to(finest) if values.is_floating_point() else values
-        return nn.Parameter(values.clone() if values.data_ptr() == here(parameter).data_ptr() else values, parameter.requires_grad)
+        shared = values.data_ptr() == here(parameter).data_ptr()
+        return nn.Parameter(values.clone() if shared else values, parameter.requires_grad)
 
     return copy.deepcopy(module, {id(parameter): own(parameter) for parameter in module.parameters()})
 

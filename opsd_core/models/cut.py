@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from opsd_core.models.heap import without_gaps
+from opsd_core.heap import without_gaps
 
 _ONE_BY_ONE = "HF_DEACTIVATE_ASYNC_LOAD"
 """transformers' switch: weights are read as they are asked for, not ahead by several threads."""

@@ -118,16 +118,18 @@ def plan_training(
     ranks: int = 1,
     parallel: str = "ddp",
     checkpointing: bool = False,
-    offload: bool = False,
 ) -> TrainingMemory:
-    """Bytes of the device of each of `ranks` processes at the peak of training, with `tokens` in the largest forward pass."""
+    """Bytes of the device of each of `ranks` processes at the peak of training, with `tokens` in the largest forward pass.
+
+    `parallel`: ddp, fsdp, or offload.
+    """
     adapters = shape.adapters(config.model.lora.rank) if config.model.lora.rank else 0
     trained = adapters or shape.parameters
     wide = training_dtype(config.model).itemsize
     student, learning = wide * shape.parameters + 4 * adapters, 12 * trained
     teachers = _teachers(config, resolve_dtype(config.model).itemsize) * shape.parameters
     layer = (shape.parameters - shape.ends) // shape.layers
-    moving = 0
+    moving, offload = 0, parallel == "offload"
     if ranks > 1 and parallel == "ddp":
         moving = 4 * trained
     elif ranks > 1 or offload:
@@ -158,17 +160,12 @@ def _copies(teacher: TeacherConfig, config: CampaignConfig, width: int) -> int:
 
 
 def estimate_of_training(
-    policy: Policy,
-    config: CampaignConfig,
-    *,
-    tokens: int,
-    checkpointing: bool = False,
-    parallel: str = "ddp",
-    offload: bool = False,
+    policy: Policy, config: CampaignConfig, *, tokens: int, checkpointing: bool = False, parallel: str = "ddp"
 ) -> TrainingMemory:
     """`plan_training` of a policy in as many processes as are configured."""
-    how = {"ranks": config.execution.ranks, "parallel": parallel, "checkpointing": checkpointing, "offload": offload}
-    return plan_training(Shape.of(policy), config, tokens=tokens, **how)
+    ranks = config.execution.ranks
+    shape = Shape.of(policy)
+    return plan_training(shape, config, tokens=tokens, ranks=ranks, parallel=parallel, checkpointing=checkpointing)
 
 
 def memory_estimate(
@@ -184,9 +181,8 @@ def memory_estimate(
     sampled = config.execution.rollout_batch_size * longest * shape.cache * width
     asked = config.execution.evaluation_batch_size * (config.prompts.max_prompt_length + evaluation.max_completion_length)
     tokens = tokens or max(config.execution.microbatch_tokens, config.rollout.max_completion_length)
-    parallel, offload = _parallel(config), bool(config.execution.offload)
     training = estimate_of_training(
-        policy, config, tokens=tokens, checkpointing=checkpointing, parallel=parallel, offload=offload
+        policy, config, tokens=tokens, checkpointing=checkpointing, parallel=_parallel(config)
     )
     return {
         "rollout": _OVERHEAD + weights * (2 if ENGINE_KINDS[config.execution.engine].made_by else 1) + sampled,
@@ -197,19 +193,19 @@ def memory_estimate(
 
 
 def _parallel(config: CampaignConfig) -> str:
+    if config.execution.offload:
+        return "offload"
     return "fsdp" if config.execution.parallel == "fsdp" else "ddp"
 
 
-def wants_checkpointing(
-    policy: Policy, config: CampaignConfig, tokens: int, parallel: str = "ddp", offload: bool = False
-) -> bool:
+def wants_checkpointing(policy: Policy, config: CampaignConfig, tokens: int, parallel: str = "ddp") -> bool:
     """Whether activations are computed again in the backward pass: as configured, else where they would not fit.
 
     `tokens` of the largest forward pass.
     """
     if config.execution.gradient_checkpointing is not None:
         return config.execution.gradient_checkpointing
-    return not _fits(estimate_of_training(policy, config, tokens=tokens, parallel=parallel, offload=offload), config)
+    return not _fits(estimate_of_training(policy, config, tokens=tokens, parallel=parallel), config)
 
 
 def wants_offload(policy: Policy, config: CampaignConfig) -> bool:

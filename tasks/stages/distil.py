@@ -142,8 +142,8 @@ def _distil(
             trained.append(student)
             how = {}
     journal.write(folder)
-    parallel, offload = how.get("parallel", "ddp"), how.get("offload", False)
-    expected = estimate_of_training(student, config, tokens=largest, parallel=parallel, offload=offload).peak
+    laid_out = "offload" if "offload" in how else how.get("parallel", "ddp")
+    expected = estimate_of_training(student, config, tokens=largest, parallel=laid_out).peak
     how |= computed(config, config.execution.microbatch_tokens, expected)
     return {"num_steps": len(journal.steps), "num_items": len(items), "computed": how}
 

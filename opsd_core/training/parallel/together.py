@@ -29,10 +29,10 @@ from torch.distributed.fsdp import (
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from opsd_core.errors import ConfigError
+from opsd_core.heap import without_gaps
 from opsd_core.models.adapters import splits_tie, untie
 from opsd_core.models.cut import laid_out
 from opsd_core.models.forward import microbatches
-from opsd_core.models.heap import without_gaps
 from opsd_core.models.paths import Paths
 from opsd_core.models.policy import Policy
 from opsd_core.objective import ObjectiveResult
@@ -44,17 +44,17 @@ from opsd_core.training.scored import Scored
 
 Result = TypeVar("Result")
 
+_CPU = torch.device("cpu")
 _COLUMNS = [field.name for field in fields(ObjectiveResult) if field.name.endswith("_N")]
 
 
 class DataParallel(Ranks):
-    """ddp, and what both have in common. The process group exists."""
+    """ddp, and what both have in common. The process group exists; `device` is this process' own."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = _CPU) -> None:
         super().__init__()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        cuda = "nccl" in dist.get_backend_config()
-        self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        self.device = device
 
     def mine(self, lengths: Sequence[int], max_tokens: int) -> list[Round]:
         return [Round(rows) for rows in self._rows_of(self.rank, lengths, max_tokens)]
@@ -98,8 +98,8 @@ class DataParallel(Ranks):
 class FullySharded(DataParallel):
     """fsdp: weights, gradients and moments in parts; frozen and averaged teachers too. `offload`: in the host's memory."""
 
-    def __init__(self, offload: bool = False) -> None:
-        super().__init__()
+    def __init__(self, device: torch.device = _CPU, offload: bool = False) -> None:
+        super().__init__(device)
         self.home = torch.device("cpu") if offload else self.device
         """Where the parts are while nothing computes with them."""
         self._policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if offload else OffloadPolicy()

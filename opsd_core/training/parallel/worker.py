@@ -32,8 +32,8 @@ def main(folder: Path) -> None:
     """Train what the job in `folder` says; what ends this process early is written there."""
     try:
         job = Job.read(folder)
-        _join(job)
-        _train(job, folder, FullySharded(job.offload) if job.parallel == "fsdp" else DataParallel())
+        device = _join(job)
+        _train(job, folder, FullySharded(device, job.offload) if job.parallel == "fsdp" else DataParallel(device))
     except Exception as error:
         known = {"error": type(error).__name__, "message": str(error), "out_of_memory": out_of_memory(error)}
         known |= {"microbatch_tokens": error.fewer} if isinstance(error, DoesNotFit) else {}
@@ -44,13 +44,15 @@ def main(folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def _join(job: Job) -> None:
+def _join(job: Job) -> torch.device:
     """The process group: NCCL with a device for each process, and gloo for what is offloaded from it or where there is none."""
-    if resolve_device(job.config.model).type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("cpu:gloo,cuda:nccl" if job.offload else "nccl")
-    else:
+    if resolve_device(job.config.model).type != "cuda":
         dist.init_process_group("gloo")
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if job.offload else "nccl")
+    return device
 
 
 def _load(dtype: torch.dtype | None, job: Job, stored: StoredPolicy) -> Policy:

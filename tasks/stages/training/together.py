@@ -104,7 +104,7 @@ def job_of(iteration: Iteration, student: Policy, given: Settings, probed: list[
         schedule=Schedule(iteration.number * steps, config.iterations * steps),
         seed=given.seed,
         parallel=parallel,
-        checkpointing=wants_checkpointing(student, config, tokens, parallel, offload),
+        checkpointing=wants_checkpointing(student, config, tokens, "offload" if offload else parallel),
         offload=offload,
         initial_anchor=config.distillation.initial_kl > 0,
         start_from=str(local(state)) if state else None,

@@ -71,16 +71,16 @@ def test_the_estimate_asks_for_it_on_a_gpu_alone(monkeypatch):
 def test_the_plan_holds_nothing_and_moves_layers():
     shape = Shape.of(small_policy(hidden_size=64, intermediate_size=256, num_hidden_layers=24))
     config = resolve("tiny", {"model": {"dtype": "float32", "device": "cpu"}})
-    near, far = (plan_training(shape, config, tokens=64, offload=offload) for offload in (False, True))
+    near, far = (plan_training(shape, config, tokens=64, parallel=how) for how in ("ddp", "offload"))
     assert (far.student, far.learning, far.teachers) == (0, 0, 0) and near.moving == 0
     assert 0 < far.moving < 4 * (shape.parameters + shape.ends) and far.tensors < near.tensors / 2
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_holds_less_and_learns_the_same(tmp_path):
+def test_a_gpu_holds_less_and_learns_the_same():
     from benchmarks.gpu.sharded import trained
 
-    near, far = (trained("cuda", offload, tmp_path) for offload in (False, True))
+    near, far = (trained("cuda", where) for where in ("near", "far"))
     assert far.peak < near.peak / 2
     assert far.losses == pytest.approx(near.losses, rel=1e-4)
