@@ -12,6 +12,7 @@ import pytest
 from benchmarks.gpu.__main__ import page, table
 from benchmarks.gpu.kit import PACKAGES, pack, pinned
 from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.sharded import ARMS, STEPS, trained
 from benchmarks.gpu.sizes import CPU
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -83,6 +84,20 @@ def test_a_gpu_that_is_not_there_is_said_at_once():
     command = [sys.executable, "-m", "benchmarks.gpu", "--device", "cuda"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 2 and "there is no CUDA device here; --device cpu" in done.stderr
+
+
+def test_two_processes_on_one_device_share_the_weights():
+    made = trained("cpu", "near", processes=2)
+    assert len(made.losses) == STEPS and all(math.isfinite(loss) and loss > 0 for loss in made.losses)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_processes_that_shard_learn_what_one_learns():
+    rows = PARTS["sharded"].rows(CPU)
+    assert [row["arm"] for row in rows] == list(ARMS) and not any(row["not possible"] for row in rows)
+    losses = [row["last loss"] for row in rows]
+    assert losses == pytest.approx([losses[0]] * len(ARMS), rel=1e-4) and losses[0] > 0
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from benchmarks.gpu.parts import Rows
 from benchmarks.gpu.sizes import Size
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = ("tests/core/models/test_device.py", "tests/core/objective/test_kernels.py")
+FILES = ("tests/core/models/test_device.py", "tests/core/objective/test_kernels.py", "tests/core/parallel/test_offload.py")
 
 
 def rows(size: Size) -> Rows:

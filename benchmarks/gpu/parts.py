@@ -32,5 +32,6 @@ PARTS = {
     "objective": Part("objective", "The objective, forward and backward, a trained head", 120),
     "step": Part("step", "A distillation step at the full vocabulary, beside cross-entropy", 90),
     "rollouts": Part("rollouts", "Rollouts that record the top 32, beside plain generate", 90),
+    "sharded": Part("sharded", "A distillation's steps under FSDP2 on one device, parts on it or in the host's memory", 120),
     "learning": Part("learning", "One campaign's iteration on the tiny model, on this device and on the CPU", 60),
 }

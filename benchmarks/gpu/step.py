@@ -28,7 +28,7 @@ def rows(size: Size) -> Rows:
     }
     config = resolve("tiny", settings)
     student, teacher = random_policy(size, torch.float32), FixedTeacher(random_policy(size, size.dtype))
-    items = _items(size, student)
+    items = items_of(size, student)
     optimizer = build_optimizer(list(student.model.parameters()), config.optimizer)
 
     def distil() -> None:
@@ -40,7 +40,8 @@ def rows(size: Size) -> Rows:
     return [_timed(size, name, step) for name, step in {"opsd, forward KL, online": distil, "cross-entropy": plain}.items()]
 
 
-def _items(size: Size, policy: Policy) -> list[TrainingItem]:
+def items_of(size: Size, policy: Policy) -> list[TrainingItem]:
+    """A batch of completions of random tokens."""
     prompts, shown = random_prompts(size, policy), random_prompts(size, policy, 1)
     completions, ones = random_prompts(size, policy, 2), np.ones(size.length, np.float32)
     return [TrainingItem(*ids, 0 * ones, ones) for ids in zip(prompts, shown, completions, strict=True)]

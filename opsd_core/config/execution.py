@@ -80,6 +80,12 @@ class ExecutionConfig(Section):
         description="How the processes of execution.ranks share the work. ddp = each has all weights; fsdp = each has a part of "
         "weights, gradients, moments and teachers (FSDP2); auto = ddp where the estimate says that it fits, else fsdp.",
     )
+    offload: bool | None = Field(
+        None,
+        description="Keep weights, gradients, moments and teachers of a distillation in the host's memory, from where "
+        "layers come to the GPU to be computed (FSDP2's offloading), and step on the CPU: least memory, more time. null = "
+        "where the estimate says that nothing else fits. Only with a CUDA device, and not with execution.parallel=ddp.",
+    )
     overlap: bool = Field(
         False,
         description="Sample the next iteration's completions while this one trains, with the policy it began with: they are one "
@@ -92,6 +98,15 @@ class ExecutionConfig(Section):
         """The settings that decide the record of a rollout, where they are not the defaults."""
         read = {"engine", *{"checked_share"} & {*ENGINE_KINDS[self.engine].reads}}
         return self.model_dump(include=read, exclude_defaults=True)
+
+    @model_validator(mode="after")
+    def _copies_are_not_offloaded(self) -> "ExecutionConfig":
+        if self.offload and self.parallel == "ddp" and self.ranks > 1:
+            raise ValueError(
+                "execution.offload=true needs weights in parts, and execution.parallel=ddp gives each process all of them. Set "
+                "execution.parallel=fsdp or auto, or execution.offload=false."
+            )
+        return self
 
     @model_validator(mode="after")
     def _runners_have_a_pool(self) -> "ExecutionConfig":

@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+
+from opsd_core.models.cut import tried_out
 
 _STATE_SPACES = re.compile("mamba|falcon_?h1|nemotron_?h")
 """peft refuses the projections of state spaces by name: fused kernels read their weights past the adapter."""
@@ -38,6 +41,11 @@ def _is_linear(module: nn.Linear) -> bool:
     """Whether a layer whose class has another forward pass gives x W^T + b all the same."""
     if type(module).forward is nn.Linear.forward:
         return True
+    with tried_out(module):
+        return _gives_the_product(module)
+
+
+def _gives_the_product(module: nn.Linear) -> bool:
     weight_OI = module.weight
     input_BI = torch.linspace(-1.0, 1.0, 2 * weight_OI.shape[1], device=weight_OI.device).view(2, -1).to(weight_OI.dtype)
     try:
@@ -58,18 +66,26 @@ def _read_directly(model: PreTrainedModel) -> list[str]:
     def note(module: nn.Module, *_: Any) -> None:
         called.add(id(module))
 
-    with torch.no_grad():
+    with torch.no_grad(), tried_out(model):
         _hooked(model, list(layers.values()), note)
     silent = {name: module for name, module in layers.items() if id(module) not in called}
     if not silent:
         return []
+    with ExitStack() as stack:
+        for module in (*silent.values(), model):
+            stack.enter_context(tried_out(module))
+        return _asked_for(model, silent)
+
+
+def _asked_for(model: PreTrainedModel, silent: dict[str, nn.Linear]) -> list[str]:
+    """Names of those on whose weights the logits depend."""
     wanted = {id(module.weight) for module in silent.values()}
     kept = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in kept:
             parameter.requires_grad_(id(parameter) in wanted)
         with torch.enable_grad():
-            logits = _hooked(model, [], note)
+            logits = _hooked(model, [], lambda *_: None)
             weights = [module.weight for module in silent.values()]
             found = torch.autograd.grad(logits.square().sum(), weights, allow_unused=True) if logits.requires_grad else ()
     finally:

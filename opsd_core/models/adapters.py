@@ -21,8 +21,9 @@ from transformers.pytorch_utils import Conv1D
 from opsd_core.config import LoraConfig
 from opsd_core.errors import ConfigError
 from opsd_core.models.adapter_targets import unfit
+from opsd_core.models.cut import duplicate
 from opsd_core.models.merging import merged_weight
-from opsd_core.models.whole import whole
+from opsd_core.models.whole import here, whole
 
 
 def adapted(model: PreTrainedModel, config: LoraConfig, seed: int) -> PeftModel:
@@ -115,7 +116,8 @@ def _copy(module: nn.Module) -> nn.Module:
     def own(parameter: nn.Parameter) -> nn.Parameter:
         values = whole(parameter.detach())
         values = values.to(finest) if values.is_floating_point() else values
-        return nn.Parameter(values.clone() if values.data_ptr() == parameter.data_ptr() else values, parameter.requires_grad)
+        shared = values.data_ptr() == here(parameter).data_ptr()
+        return nn.Parameter(values.clone() if shared else values, parameter.requires_grad)
 
     return copy.deepcopy(module, {id(parameter): own(parameter) for parameter in module.parameters()})
 
@@ -168,7 +170,7 @@ def untie(model: PreTrainedModel) -> None:
     output = model.get_output_embeddings()
     if output.weight is not model.get_input_embeddings().weight:
         return
-    output.weight = nn.Parameter(output.weight.detach().clone(), requires_grad=output.weight.requires_grad)
+    output.weight = duplicate(output.weight)
     for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
         config.tie_word_embeddings = False
     names = {name for name, module in model.named_modules() if module is output}

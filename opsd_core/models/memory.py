@@ -11,6 +11,7 @@ layer, n = processes that train together
       activations       4 T L (10 H + 4 I), with gradient checkpointing 4 T (L H + 10 H + 4 I)
     ddp                 each process holds it all, and one more copy of the gradients while they are added up
     fsdp                held / n, and what is whole for a moment: embeddings, head and two layers, with their gradients
+    offload             nothing held, and what is whole for a moment: the rest is in the host's memory
 
 b = bytes of a weight in the dtype of sampling. The factors 10 and 4 count what a decoder layer keeps for its backward pass.
 Checked against counted bytes in tests/core/models/test_training_memory.py; figures for common sizes in docs/LOG.md.
@@ -118,22 +119,25 @@ def plan_training(
     parallel: str = "ddp",
     checkpointing: bool = False,
 ) -> TrainingMemory:
-    """Bytes of each of `ranks` processes at the peak of training, with `tokens` in the largest forward pass."""
+    """Bytes of the device of each of `ranks` processes at the peak of training, with `tokens` in the largest forward pass.
+
+    `parallel`: ddp, fsdp, or offload.
+    """
     adapters = shape.adapters(config.model.lora.rank) if config.model.lora.rank else 0
     trained = adapters or shape.parameters
     wide = training_dtype(config.model).itemsize
     student, learning = wide * shape.parameters + 4 * adapters, 12 * trained
     teachers = _teachers(config, resolve_dtype(config.model).itemsize) * shape.parameters
     layer = (shape.parameters - shape.ends) // shape.layers
-    moving = 0
+    moving, offload = 0, parallel == "offload"
     if ranks > 1 and parallel == "ddp":
         moving = 4 * trained
-    elif ranks > 1:
-        student, learning, teachers = (part // ranks for part in (student, learning, teachers))
+    elif ranks > 1 or offload:
+        student, learning, teachers = (0 if offload else part // ranks for part in (student, learning, teachers))
         moving = wide * (shape.ends + 2 * layer) + 4 * (shape.ends + layer if not adapters else 2 * adapters // shape.layers)
     layers = shape.layers * (shape.hidden if checkpointing else shape.kept) + (shape.kept if checkpointing else 0)
-    copies = 4 * (max(shape.ends, layer) if not adapters else adapters // shape.layers)
-    return TrainingMemory(student, learning, teachers, moving, max(4 * tokens * layers, copies // (ranks if moving else 1)))
+    copies = 4 * (max(shape.ends, layer) if not adapters else adapters // shape.layers) // (ranks if moving else 1)
+    return TrainingMemory(student, learning, teachers, moving, max(4 * tokens * layers, 0 if offload else copies))
 
 
 def _teachers(config: CampaignConfig, width: int) -> int:
@@ -189,6 +193,8 @@ def memory_estimate(
 
 
 def _parallel(config: CampaignConfig) -> str:
+    if config.execution.offload:
+        return "offload"
     return "fsdp" if config.execution.parallel == "fsdp" else "ddp"
 
 
@@ -200,6 +206,15 @@ def wants_checkpointing(policy: Policy, config: CampaignConfig, tokens: int, par
     if config.execution.gradient_checkpointing is not None:
         return config.execution.gradient_checkpointing
     return not _fits(estimate_of_training(policy, config, tokens=tokens, parallel=parallel), config)
+
+
+def wants_offload(policy: Policy, config: CampaignConfig) -> bool:
+    """Whether what is trained lives in the host's memory: as configured, else where a GPU has no room for it in any other way."""
+    asked, again = config.execution.offload, config.execution.gradient_checkpointing is not False
+    if asked is not None or resolve_device(config.model).type != "cuda" or config.execution.parallel == "ddp":
+        return bool(asked)
+    tokens = max(config.execution.microbatch_tokens, config.rollout.max_completion_length)
+    return not _fits(estimate_of_training(policy, config, tokens=tokens, checkpointing=again, parallel="fsdp"), config)
 
 
 def wants_sharding(policy: Policy, config: CampaignConfig, tokens: int) -> bool:

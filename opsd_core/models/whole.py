@@ -6,9 +6,11 @@ Parts are DTensors (torch.distributed.tensor), known by what they can do: one pr
 import torch
 from torch import Tensor
 
+from opsd_core.models.cut import Cut
+
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of the tensor; every process that holds a part has to ask."""
+    """All of the tensor; every process that holds a part has to ask. It shares memory with a part that is all of it."""
     gather = getattr(tensor, "full_tensor", None)
     return gather() if gather else tensor
 
@@ -25,10 +27,11 @@ def part_of(values: Tensor, like: Tensor) -> Tensor:
         return values
     if not hasattr(like, "full_tensor"):
         return values.to(like.device)
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor
 
-    values = values.to(device=here(like).device)
-    return distribute_tensor(values, like.device_mesh, like.placements, src_data_rank=None)
+    mine = like.device_mesh.get_local_rank(), like.device_mesh.size()
+    part = Cut(*mine).part(values).to(here(like).device)
+    return DTensor.from_local(part, like.device_mesh, like.placements, run_check=False, shape=like.shape, stride=like.stride())
 
 
 @torch.no_grad()

@@ -44,6 +44,11 @@ class Held:
     """The configuration under which they are compared with what they hold the student to."""
     items: tuple[TrainingItem, ...]
 
+    @property
+    def total_weight(self) -> float:
+        """What the mean divides by, of all items."""
+        return float(sum(item.weights_T.sum() for item in self.items))
+
 
 @dataclass(frozen=True)
 class Anchors:

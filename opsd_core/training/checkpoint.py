@@ -23,7 +23,7 @@ from torch import Tensor
 from opsd_core.errors import IntegrityError
 from opsd_core.models.policy import Policy
 from opsd_core.models.storage.shards import load_shards, save_shards
-from opsd_core.models.whole import fill, part_of, whole
+from opsd_core.models.whole import fill, here, part_of, whole
 from opsd_core.teacher.teachers import TeacherWeights
 
 SCHEMA_VERSION = 1
@@ -66,7 +66,7 @@ def _to_store(tensors: Iterable[tuple[str, Tensor]], copied: bool = False) -> It
     """Whole tensors; copies of their own where two names may share one."""
     for name, tensor in tensors:
         value = whole(tensor.detach())
-        yield name, value.clone() if copied and value.data_ptr() == tensor.data_ptr() else value.contiguous()
+        yield name, value.clone() if copied and value.data_ptr() == here(tensor).data_ptr() else value.contiguous()
 
 
 def load_checkpoint(folder: Path, student: Policy, optimizer: torch.optim.Optimizer, teacher: TeacherWeights) -> int:

@@ -74,6 +74,15 @@ class Ranks:
         self.most_tokens = max(shared) // 2  # less than a completion that stands alone anyway may be long
 
 
+class DoesNotFit(torch.OutOfMemoryError):
+    """A microbatch did not fit, and all processes have to begin again with fewer tokens in each."""
+
+    def __init__(self, tokens: int, fewer: int) -> None:
+        super().__init__(f"a microbatch of at most {tokens} padded tokens does not fit the memory")
+        self.fewer = fewer
+        """Padded tokens of a microbatch, of which the largest that held several completions is cut in halves."""
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory could not be had: torch's own on a device, on a CPU the allocator's words."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):

@@ -154,7 +154,8 @@ def train_step(
         )
     compute = partial(_gradients, student, teacher, batch, config, step, anchors, ranks, total_weight)
     lengths = [item.num_tokens for item in (*batch, *(item for held in anchors.held for item in held.items))]
-    scored, beside = _that_fits(compute, optimizer, ranks, lengths, config)
+    scored, apart = _that_fits(compute, optimizer, ranks, lengths, config)
+    beside = {held.metric: ranks.sum(total) / held.total_weight for held, total in zip(anchors.held, apart, strict=True)}
     scored = ranks.gather(scored, [item.num_tokens for item in batch], batch)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     ranks.sync(parameters)
@@ -184,12 +185,12 @@ def train_step(
 
 
 def _that_fits(
-    compute: Callable[[], tuple[list[Scored], Metrics]],
+    compute: Callable[[], tuple[list[Scored], list[float]]],
     optimizer: torch.optim.Optimizer,
     ranks: Ranks,
     lengths: Sequence[int],
     config: CampaignConfig,
-) -> tuple[list[Scored], Metrics]:
+) -> tuple[list[Scored], list[float]]:
     """The gradients of a step, in smaller microbatches where memory does not suffice: no weight has moved until then."""
     while True:
         optimizer.zero_grad(set_to_none=True)
@@ -212,8 +213,11 @@ def _gradients(
     anchors: Anchors,
     ranks: Ranks,
     total_weight: float,
-) -> tuple[list[Scored], Metrics]:
-    """Forward and backward of this process' part of a step; what it scored, and the means over the anchors' tokens."""
+) -> tuple[list[Scored], list[float]]:
+    """Forward and backward of this process' part of a step; what it scored, and its sums over the anchors' tokens.
+
+    Nothing is added up over processes here: one that does this again, for want of memory, would do so alone.
+    """
     scored: list[Scored] = []
     for part in ranks.mine([item.num_tokens for item in batch], config.execution.microbatch_tokens):
         rows = _rows(batch, part)
@@ -221,7 +225,7 @@ def _gradients(
         (found.loss_sum / total_weight).backward()
         if part.counts:
             scored.append(found)
-    return scored, {held.metric: _train_on_held(student, held, step, ranks) for held in anchors.held}
+    return scored, [_train_on_held(student, held, step, ranks) for held in anchors.held]
 
 
 def _rows(batch: Sequence[TrainingItem], part: Round) -> list[TrainingItem]:
@@ -231,10 +235,10 @@ def _rows(batch: Sequence[TrainingItem], part: Round) -> list[TrainingItem]:
 
 
 def _train_on_held(student: Policy, held: Held, step: int, ranks: Ranks) -> float:
-    """Backward of  c sum_m w_m D_m / sum_m w_m  over the tokens of `held`; its mean without c."""
-    total_weight, total = float(sum(item.weights_T.sum() for item in held.items)), 0.0
+    """Backward of  c sum_m w_m D_m / sum_m w_m  over the tokens of `held`; this process' part of  sum_m w_m D_m."""
+    total_weight, total = held.total_weight, 0.0
     for part in ranks.mine([item.num_tokens for item in held.items], held.config.execution.microbatch_tokens):
         found = ranks.call(partial(score, student, NoTeacher(), _rows(held.items, part), held.config, step))
         (held.coefficient * found.loss_sum / total_weight).backward()
         total += float(found.result.loss_sum.detach().double())
-    return ranks.sum(total) / total_weight
+    return total

@@ -98,8 +98,8 @@ def _distil(
 ) -> dict[str, Any]:
     config, state = iteration.config, iteration.policy.state
     release()  # what sampled and scored
-    together = config.execution.ranks > 1
-    student = student_outline(iteration) if together else _student(iteration)
+    apart = student_outline(iteration)
+    together, student = apart is not None, apart or _student(iteration)
     teacher = NoTeacher() if together else _teacher(iteration, student)
     seed = derive_seed("distil", config.seed, iteration.number)
     items, longest = _items(iteration, sampled, student, seed)
@@ -135,7 +135,8 @@ def _distil(
             trained.append(student)
             how = {}
     journal.write(folder)
-    expected = estimate_of_training(student, config, tokens=largest, parallel=how.get("parallel", "ddp")).peak
+    laid_out = "offload" if "offload" in how else how.get("parallel", "ddp")
+    expected = estimate_of_training(student, config, tokens=largest, parallel=laid_out).peak
     how |= computed(config, config.execution.microbatch_tokens, expected)
     return {"num_steps": len(journal.steps), "num_items": len(items), "computed": how}
 

@@ -16,6 +16,7 @@ from opsd_core.disk import hub_advice
 from opsd_core.errors import ModelError, OpsdError
 from opsd_core.models.attention import use_cpu_attention
 from opsd_core.models.chat import chat_template
+from opsd_core.models.cut import Cut, cutting, own_part, to_device
 from opsd_core.models.devices import resolve_device, resolve_dtype
 from opsd_core.models.storage.adapter_folders import base_of, merge_adapter
 from opsd_core.models.storage.files import check_folder, check_not_quantised
@@ -29,11 +30,14 @@ _BUFFERS = re.compile(
 """Constants that older versions of transformers wrote beside the weights; the model computes them itself."""
 
 
-def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | None = None) -> Policy:
+def load_policy(
+    folder: Path | str, config: ModelConfig, dtype: torch.dtype | None = None, cut: Cut | None = None
+) -> Policy:
     """Load a safetensors folder, an adapter folder or a hub id for inference (eval mode, no dropout).
 
     `dtype` overrides the configured one (training keeps float32 weights). An adapter is merged into its base. The tokenizer gets
-    model.chat_template where that is set. ModelError when anything is missing, unexpected, of another shape or not finite.
+    model.chat_template where that is set. With `cut` it has this process' part of its weights, for FullySharded to lay out;
+    where an adapter is merged, all of them. ModelError when anything is missing, unexpected, of another shape or not finite.
     """
     source = str(folder)
     options = {
@@ -42,7 +46,8 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
     }
     base = base_of(source, options)
     kept = dtype or resolve_dtype(config)
-    model = load_model(base.source, base.options, kept) if base else load_model(source, options, kept)
+    with cutting(None if base else cut):
+        model = load_model(base.source, base.options, kept) if base else load_model(source, options, kept)
     tokenizer = _tokenizer(source, options, base)
     if base:
         model = merge_adapter(model, source, options)
@@ -50,7 +55,7 @@ def load_policy(folder: Path | str, config: ModelConfig, dtype: torch.dtype | No
     check_finite(model, source)
     if config.chat_template:
         tokenizer.chat_template = chat_template(tokenizer, config.chat_template)
-    model = model.to(resolve_device(config)).eval()
+    to_device(model.eval(), resolve_device(config))
     use_cpu_attention(model)
     return Policy(model, tokenizer)
 
@@ -141,8 +146,9 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 @torch.no_grad()
 def check_finite(model: PreTrainedModel, source: str) -> None:
-    """ModelError naming the first tensor that holds a NaN or an infinity."""
-    for name, tensor in model.state_dict().items():
+    """ModelError naming the first tensor, of which this process has the part or the whole, that holds a NaN or an infinity."""
+    for name, stored in model.state_dict(keep_vars=True).items():
+        tensor = stored if (part := own_part(stored)) is None else part
         if tensor.is_floating_point() and tensor.numel():
             low, high = torch.aminmax(tensor)
             if not (torch.isfinite(low) and torch.isfinite(high)):

@@ -53,11 +53,15 @@ class Job:
     parallel: str
     """ddp or fsdp."""
     checkpointing: bool = False
+    offload: bool = False
+    """With fsdp: what is trained lives in the host's memory."""
     initial_anchor: bool = False
     """The initial policy holds the student (distillation.initial_kl above 0)."""
     start_from: str | None = None
     resume_from: str | None = None
     probes: Probes | None = None
+    most_tokens: int | None = None
+    """Padded tokens of a microbatch that the memory allows; None until it did not suffice."""
 
     def write(self, folder: Path) -> None:
         """Without items and anchors, which `write_work` writes."""
@@ -69,7 +73,7 @@ class Job:
             "schedule": asdict(self.schedule),
             "probes": asdict(self.probes) if self.probes else None,
         }
-        plain = ("seed", "parallel", "checkpointing", "initial_anchor", "start_from", "resume_from")
+        plain = ("seed", "parallel", "checkpointing", "offload", "initial_anchor", "start_from", "resume_from", "most_tokens")
         (folder / "job.json").write_text(json.dumps(facts | {name: getattr(self, name) for name in plain}))
 
     @classmethod

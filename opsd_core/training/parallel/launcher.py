@@ -24,13 +24,17 @@ from opsd_core.training.parallel.job import Job, heard
 _PAUSE_S = 0.05
 _KEPT_OUT = ("PREFECT_", "MLFLOW_", "AWS_", "OPSD_")
 """Environment that training has no use for: addresses and credentials of servers."""
-_FACTOR = 2
 
 Listener = Callable[[dict[str, Any]], None]
 
 
-def check_ranks(ranks: int, config: ModelConfig) -> None:
-    """ConfigError when this machine has fewer CUDA devices than processes."""
+def check_ranks(ranks: int, config: ModelConfig, offload: bool = False) -> None:
+    """ConfigError when this machine has fewer CUDA devices than processes, or none to offload from."""
+    if offload and resolve_device(config).type != "cuda":
+        raise ConfigError(
+            f"execution.offload=true takes what is trained from a GPU into the host's memory, but with "
+            f"model.device={config.device} it is there already. Set execution.offload=null."
+        )
     if resolve_device(config).type == "cuda" and ranks > torch.cuda.device_count():
         raise ConfigError(
             f"execution.ranks={ranks}, but this machine has {torch.cuda.device_count()} CUDA devices and each process needs one "
@@ -42,11 +46,10 @@ def train_together(job: Job, folder: Path, ranks: int, listener: Listener) -> No
     """Train `job`, whose items lie in `folder`, in as many processes; the final state is in `folder/state`.
 
     `listener(event)` gets steps, probes and checkpoints as they come; what it raises ends the processes. Where memory does not
-    suffice they begin again at the last checkpoint with half the microbatch, which is told as `again`; the loss is the same.
-    Raises what ended a process,
-    TrainingError where that is none of opsd's errors.
+    suffice they begin again at the last checkpoint with smaller microbatches, which is told as `again`; the loss is the same.
+    Raises what ended a process, TrainingError where that is none of opsd's errors.
     """
-    check_ranks(ranks, job.config.model)
+    check_ranks(ranks, job.config.model, job.offload)
     steps = 0
 
     def hear(event: dict[str, Any]) -> None:
@@ -61,24 +64,10 @@ def train_together(job: Job, folder: Path, ranks: int, listener: Listener) -> No
         listener(event)
 
     while failure := _once(job, folder, ranks, hear):
-        if not failure["out_of_memory"]:
+        if "microbatch_tokens" not in failure:
             raise _as_error(failure, folder)
-        job = _with_smaller_microbatches(job, failure)
-        listener({"kind": "again", "microbatch_tokens": job.config.execution.microbatch_tokens})
-
-
-def _with_smaller_microbatches(job: Job, failure: dict[str, Any]) -> Job:
-    """TrainingError when they hold one completion already."""
-    execution = job.config.execution
-    tokens = execution.microbatch_tokens // _FACTOR
-    if tokens < job.config.rollout.max_completion_length:
-        raise TrainingError(
-            f"out of memory with execution.microbatch_tokens={execution.microbatch_tokens} ({failure['message']:.200}): fewer "
-            "would not hold a completion. Set execution.gradient_checkpointing=true, execution.parallel=fsdp, more "
-            "execution.ranks, or train adapters (model.lora.rank)."
-        )
-    smaller = execution.model_copy(update={"microbatch_tokens": tokens})
-    return replace(job, config=job.config.model_copy(update={"execution": smaller}))
+        job = replace(job, most_tokens=failure["microbatch_tokens"])
+        listener({"kind": "again", "microbatch_tokens": job.most_tokens})
 
 
 def _once(job: Job, folder: Path, ranks: int, hear: Listener) -> dict[str, Any] | None:
@@ -105,6 +94,7 @@ def _once(job: Job, folder: Path, ranks: int, hear: Listener) -> dict[str, Any] 
 def _failure(folder: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("failed-*.json"))]
     said = [failure for failure in found if failure["out_of_memory"] or failure["error"] in vars(opsd_core.errors)]
+    said = [failure for failure in said if "microbatch_tokens" in failure] or said  # the others are what comes of it
     if said or found:
         return (said or found)[0]
     code = process.poll()
@@ -115,6 +105,12 @@ def _as_error(failure: dict[str, Any], folder: Path) -> OpsdError:
     kind = vars(opsd_core.errors).get(failure["error"])
     if isinstance(kind, type) and issubclass(kind, OpsdError):
         return kind(failure["message"])
+    if failure["out_of_memory"]:
+        return TrainingError(
+            f"out of memory before the first step, or in what smaller microbatches do not help: {failure['message']:.300} Set "
+            "execution.gradient_checkpointing=true, execution.parallel=fsdp, more execution.ranks, or train adapters "
+            "(model.lora.rank)."
+        )
     log = (folder / "log.txt").read_text(errors="replace")[-2000:]
     return TrainingError(
         f"distillation in several processes ended: {failure['error']}: {failure['message']}. The end of what they said: {log}"

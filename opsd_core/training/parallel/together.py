@@ -19,11 +19,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from opsd_core.errors import ConfigError
+from opsd_core.heap import without_gaps
 from opsd_core.models.adapters import splits_tie, untie
+from opsd_core.models.cut import laid_out
 from opsd_core.models.forward import microbatches
 from opsd_core.models.paths import Paths
 from opsd_core.models.policy import Policy
@@ -31,22 +39,22 @@ from opsd_core.objective import ObjectiveResult
 from opsd_core.teacher.kinds import TEACHERS
 from opsd_core.teacher.log_linear import LogLinearTeacher
 from opsd_core.teacher.teachers import NoTeacher, TeacherWeights
-from opsd_core.training.ranks import Ranks, Round
+from opsd_core.training.ranks import DoesNotFit, Ranks, Round
 from opsd_core.training.scored import Scored
 
 Result = TypeVar("Result")
 
+_CPU = torch.device("cpu")
 _COLUMNS = [field.name for field in fields(ObjectiveResult) if field.name.endswith("_N")]
 
 
 class DataParallel(Ranks):
-    """ddp, and what both have in common. The process group exists."""
+    """ddp, and what both have in common. The process group exists; `device` is this process' own."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device = _CPU) -> None:
         super().__init__()
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        cuda = dist.get_backend() == "nccl"
-        self.device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        self.device = device
 
     def mine(self, lengths: Sequence[int], max_tokens: int) -> list[Round]:
         return [Round(rows) for rows in self._rows_of(self.rank, lengths, max_tokens)]
@@ -88,10 +96,13 @@ class DataParallel(Ranks):
 
 
 class FullySharded(DataParallel):
-    """fsdp: weights, gradients and moments in parts; frozen and averaged teachers too."""
+    """fsdp: weights, gradients and moments in parts; frozen and averaged teachers too. `offload`: in the host's memory."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, device: torch.device = _CPU, offload: bool = False) -> None:
+        super().__init__(device)
+        self.home = torch.device("cpu") if offload else self.device
+        """Where the parts are while nothing computes with them."""
+        self._policy = CPUOffloadPolicy(pin_memory=self.device.type == "cuda") if offload else OffloadPolicy()
         self.mesh = init_device_mesh(self.device.type, (self.size,))
         self._student: nn.Module | None = None
         self._scorers: list[nn.Module] = []
@@ -110,9 +121,10 @@ class FullySharded(DataParallel):
         if splits_tie(student.model):
             for policy in others.values():
                 untie(policy.causal_lm)  # an average gets two matrices with the first step
-        self._shard(student, trains=True)
-        for policy in others.values():
-            self._shard(policy, trains=False)
+        with without_gaps():
+            self._shard(student, trains=True)
+            for policy in others.values():
+                self._shard(policy, trains=False)
         self._scorers = [policy.causal_lm for policy in others.values()]
 
     def _shard(self, policy: Policy, trains: bool) -> None:
@@ -127,9 +139,11 @@ class FullySharded(DataParallel):
             model.requires_grad_(False)
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
         inner = {id(child) for layer in layers for child in layer.modules() if child is not layer}
-        for layer in [layer for layer in layers if id(layer) not in inner]:
-            fully_shard(layer, mesh=self.mesh)
-        fully_shard(model, mesh=self.mesh, reshard_after_forward=None if trains else True)
+        shared = {"mesh": self.mesh, "offload_policy": self._policy}
+        with laid_out(model, self.home):
+            for layer in [layer for layer in layers if id(layer) not in inner]:
+                fully_shard(layer, **shared)
+            fully_shard(model, **shared, reshard_after_forward=None if trains else True)
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # the loss is divided by the batch's weight already
@@ -169,7 +183,9 @@ class FullySharded(DataParallel):
 
     def lower(self, lengths: Iterable[int], max_tokens: int) -> None:
         """Out of memory in one process leaves the others waiting: all begin again, with smaller microbatches."""
-        raise torch.OutOfMemoryError(f"a microbatch of at most {self.limit(max_tokens)} padded tokens does not fit")
+        tokens = self.limit(max_tokens)
+        super().lower(lengths, max_tokens)
+        raise DoesNotFit(tokens, fewer=self.limit(max_tokens))
 
 
 def shares(lengths: Sequence[int], size: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from opsd_core.acceptance import Acceptance, with_paths
 from opsd_core.models.checkpointing import checkpoint_gradients
+from opsd_core.models.cut import Cut
 from opsd_core.models.policy import Policy, add_lora, load_policy, resolve_device, training_dtype
 from opsd_core.selection.monitors import Metrics
 from opsd_core.teacher.kinds import teacher_in_training
@@ -23,7 +24,7 @@ from opsd_core.training.parallel.items_file import StoredItems
 from opsd_core.training.parallel.job import Job, StoredPolicy, read_anchors, tell
 from opsd_core.training.parallel.together import DataParallel, FullySharded
 from opsd_core.training.probes import run_probes
-from opsd_core.training.ranks import out_of_memory
+from opsd_core.training.ranks import DoesNotFit, out_of_memory
 from opsd_core.training.trainer import distil
 
 
@@ -31,10 +32,11 @@ def main(folder: Path) -> None:
     """Train what the job in `folder` says; what ends this process early is written there."""
     try:
         job = Job.read(folder)
-        _join(job)
-        _train(job, folder, FullySharded() if job.parallel == "fsdp" else DataParallel())
+        device = _join(job)
+        _train(job, folder, FullySharded(device, job.offload) if job.parallel == "fsdp" else DataParallel(device))
     except Exception as error:
         known = {"error": type(error).__name__, "message": str(error), "out_of_memory": out_of_memory(error)}
+        known |= {"microbatch_tokens": error.fewer} if isinstance(error, DoesNotFit) else {}
         path = folder / f"failed-{os.environ.get('RANK', 0)}.json"
         path.with_suffix(".part").write_text(json.dumps(known))
         path.with_suffix(".part").replace(path)
@@ -42,17 +44,21 @@ def main(folder: Path) -> None:
     dist.destroy_process_group()
 
 
-def _join(job: Job) -> None:
-    """The process group: NCCL with a device for each process, else gloo."""
-    if resolve_device(job.config.model).type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl")
-    else:
+def _join(job: Job) -> torch.device:
+    """The process group: NCCL with a device for each process, and gloo for what is offloaded from it or where there is none."""
+    if resolve_device(job.config.model).type != "cuda":
         dist.init_process_group("gloo")
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if job.offload else "nccl")
+    return device
 
 
 def _load(dtype: torch.dtype | None, job: Job, stored: StoredPolicy) -> Policy:
-    policy = load_policy(stored.folder, job.config.model, dtype)
+    """The policy, or this process' part of it."""
+    cut = Cut(dist.get_rank(), dist.get_world_size()) if job.parallel == "fsdp" else None
+    policy = load_policy(stored.folder, job.config.model, dtype, cut)
     return with_paths(policy, Acceptance.from_json(json.loads(stored.acceptance))) if stored.acceptance else policy
 
 
@@ -69,7 +75,7 @@ def _train(job: Job, folder: Path, ranks: DataParallel) -> None:
     if job.initial_anchor:
         initial = AdapterOffTeacher(student) if lora.rank else FixedTeacher(_load(None, job, job.models.initial))
         anchors = replace(anchors, initial=initial)
-    first = ranks.rank == 0
+    first, ranks.most_tokens = ranks.rank == 0, job.most_tokens
 
     def on_step(step: int, metrics: Metrics) -> None:
         if first:

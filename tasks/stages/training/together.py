@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefect.logging import get_run_logger
 
-from opsd_core.models.memory import wants_checkpointing, wants_sharding
-from opsd_core.models.policy import Policy
+from opsd_core.errors import ModelError
+from opsd_core.models.memory import wants_checkpointing, wants_offload, wants_sharding
+from opsd_core.models.policy import Policy, resolve_device
 from opsd_core.models.storage.skeleton import outline
 from opsd_core.teacher.parts import Models, models_that_teach
 from opsd_core.training.anchors import Anchors
@@ -21,10 +23,20 @@ from tasks.refs import Iteration, PolicyRef
 from tasks.stages.journal import Journal
 
 
-def student_outline(iteration: Iteration) -> Policy:
-    """The student without its weights, which the processes load. ConfigError when there are not enough devices for them."""
-    check_ranks(iteration.config.execution.ranks, iteration.config.model)
-    return outline(local(iteration.campaign.initial), iteration.config.model)
+def student_outline(iteration: Iteration) -> Policy | None:
+    """The student without its weights, which the processes load; None where this process trains it alone.
+
+    They are for several ranks, and for what is offloaded. ConfigError when there are not enough devices.
+    """
+    execution, model = iteration.config.execution, iteration.config.model
+    check_ranks(execution.ranks, model, bool(execution.offload))
+    if execution.ranks > 1 or execution.offload:
+        return outline(local(iteration.campaign.initial), model)
+    if execution.offload is None and resolve_device(model).type == "cuda":
+        with suppress(ModelError):  # an architecture that has no outline is trained here
+            made = outline(local(iteration.campaign.initial), model)
+            return made if wants_offload(made, iteration.config) else None
+    return None
 
 
 class Settings(NamedTuple):
@@ -42,7 +54,7 @@ def distil_together(
 ) -> dict[str, Any]:
     """Run the steps of `job`; the final state lies in `folder` afterwards. Returns how it was computed."""
     logger, ranks, peak = get_run_logger(), iteration.config.execution.ranks, 0
-    logger.info("distilling in %d processes (%s)", ranks, job.parallel)
+    logger.info("distilling in %d processes (%s%s)", ranks, job.parallel, ", offloaded" if job.offload else "")
     with scratch() as work:
         write_work(work, items, anchors, job)
 
@@ -57,13 +69,15 @@ def distil_together(
                 case "checkpoint":
                     journal.on_checkpoint(event["done"], _copying(work / str(event["done"])))
                 case "again":
-                    logger.warning("out of memory: again with execution.microbatch_tokens=%d", event["microbatch_tokens"])
+                    tokens = event["microbatch_tokens"]
+                    logger.warning("out of memory: again from the last checkpoint, microbatches of %d tokens", tokens)
                 case "done":
                     peak = event["peak_bytes"]
 
         train_together(job, work, ranks, hear)
         _copying(work / "state")(folder)
-    return {"ranks": ranks, "parallel": job.parallel, "peak_bytes_of_a_rank": peak}
+    how = {"ranks": ranks, "parallel": job.parallel, "peak_bytes_of_a_rank": peak}
+    return how | ({"offload": True} if job.offload else {})
 
 
 def _copying(stored: Path) -> Callable[[Path], None]:
@@ -79,8 +93,10 @@ def job_of(iteration: Iteration, student: Policy, given: Settings, probed: list[
     """What the processes are given; `probed`: rows of the items that the probes look at."""
     config, state = iteration.config, iteration.policy.state
     steps, tokens = config.optimizer.num_steps, given.tokens
-    parallel = config.execution.parallel
-    if parallel == "auto":
+    parallel, offload = config.execution.parallel, wants_offload(student, config)
+    if offload:
+        parallel = "fsdp"
+    elif parallel == "auto":
         parallel = "fsdp" if wants_sharding(student, config, tokens) else "ddp"
     return Job(
         config=config,
@@ -88,7 +104,8 @@ def job_of(iteration: Iteration, student: Policy, given: Settings, probed: list[
         schedule=Schedule(iteration.number * steps, config.iterations * steps),
         seed=given.seed,
         parallel=parallel,
-        checkpointing=wants_checkpointing(student, config, tokens, parallel),
+        checkpointing=wants_checkpointing(student, config, tokens, "offload" if offload else parallel),
+        offload=offload,
         initial_anchor=config.distillation.initial_kl > 0,
         start_from=str(local(state)) if state else None,
         resume_from=str(resume_from) if resume_from else None,
