@@ -70,6 +70,7 @@ def test_adapters_go_where_they_go_on_the_whole_model(family, tmp_path):
     assert all(own_part(weight) is not None for weight in part.parameters()), "stand-ins are back in their places"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_two_processes_hold_a_part_each_and_together_the_model(tmp_path):
     """After FSDP2 took them over: students, teachers, adapters."""

@@ -102,6 +102,7 @@ def test_a_process_with_all_weights_makes_its_own_microbatches_smaller(stored, s
     assert len(fell()) == 1 and not [event for event in heard if event["kind"] == "again"]
 
 
+@pytest.mark.slow
 def test_what_smaller_microbatches_do_not_help_is_said_at_once(stored, small_memory, tmp_path):
     fell = small_memory(rank=0, tokens=4, steps=0)
     job = job_of(stored, "fsdp")
