@@ -15,6 +15,7 @@ from opsd_core.records.outcomes import ItemOutcome, read_outcomes
 from opsd_core.records.sums import means_along
 from opsd_core.study.arms import find_arm
 from opsd_core.study.bites import changed_settings
+from opsd_core.study.items import items_text
 from opsd_core.study.report import render
 from opsd_core.study.sets import SETS
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
@@ -30,12 +31,12 @@ from tasks.runtime.stage import task
 from tasks.stages.evaluate import evaluate
 from tasks.study.refs import Checkpoint, Measured, Study, Training
 
-PAGE, NUMBERS = "study.html", "study.json"
+PAGE, NUMBERS, ITEMS = "study.html", "study.json", "items.jsonl"
 
 
 @task(name="report-study", **STAGE)
 def report_study(study: Study, trained: Sequence[Training], measured: Sequence[Measured]) -> str:
-    """`study.html` and `study.json` at the MLflow parent run, a link in Prefect; returns the sentences."""
+    """`study.html`, `study.json` and `items.jsonl` at the MLflow parent run, a link in Prefect; returns the sentences."""
     data = _gather(study, trained, measured)
     numbers = study_numbers(data) | {"study": study.config.model_dump(mode="json"), "study_id": study.id}
     subtitle = (
@@ -57,6 +58,7 @@ def report_study(study: Study, trained: Sequence[Training], measured: Sequence[M
     experiment.log_text(study.run_id, html, PAGE)
     experiment.log_text(study.run_id, _answers(study, data, lines), ANSWERS_PAGE)
     experiment.log_text(study.run_id, text, NUMBERS)
+    experiment.log_text(study.run_id, items_text(data), ITEMS)
     experiment.log_metrics(study.run_id, [(0, _headline(numbers))])
     experiment.end_run(study.run_id, "FINISHED")
     link, answers = (experiment.artifact_url(study.run_id, page) for page in (PAGE, ANSWERS_PAGE))
@@ -68,7 +70,7 @@ def report_study(study: Study, trained: Sequence[Training], measured: Sequence[M
         + f"\n\n[The whole report]({link}) · [what every arm answers]({answers})\n",
         key=f"{key}-words",
     )
-    where = [f"The whole report: {link} (its numbers: {NUMBERS})", f"What every arm answers: {answers}"]
+    where = [f"The whole report: {link} (its numbers: {NUMBERS}; item by item: {ITEMS})", f"What every arm answers: {answers}"]
     return "\n".join([*lines, *where])
 
 

@@ -19,6 +19,7 @@ from opsd_core.plots import COLOURS
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.study import ARMS, STUDIES, figures, resolve_arm, resolve_study
 from opsd_core.study.arms import find_arm
+from opsd_core.study.items import items_text
 from opsd_core.study.report import render, shares_by_set
 from opsd_core.study.steps import reasoning_steps
 from opsd_core.study.tables import ArmData, StudyData, study_numbers
@@ -116,6 +117,19 @@ def test_a_study_of_ones_own_asks_for_model_and_data_and_compares_what_the_teach
     config = resolve_study("base", own | {"teacher": {"reference": "solution"}}, {"arms": ["opsd", "opsd_answer"]})
     shown = [resolve_arm(config, arm, 0).teacher for arm in config.trained_arms]
     assert [(teacher.context, teacher.reference) for teacher in shown] == [("reference", "solution"), ("reference", "answer")]
+
+
+def test_items_are_told_one_by_one_with_the_share_of_their_samples():
+    greedy, *sampled = outcome(ITEMS[1], "1"), outcome(ITEMS[1], "1"), outcome(ITEMS[1], "0"), outcome(ITEMS[1], "7")
+    rows = [greedy, *(replace(row, mode="sampled", sample_index=i) for i, row in enumerate(sampled)), outcome(ITEMS[2], "9")]
+    one = replace(arm("opsd", lambda e, seed: "0"), outcomes={4: rows}, sets={4: {"english": [-1.5, -2.0]}})
+    told = [json.loads(line) for line in items_text(StudyData({"opsd": one}, ITEMS)).splitlines()]
+    shared = {"arm": "opsd", "seed": 4}
+    assert told == [
+        shared | {"item": ITEMS[1].id, "greedy": True, "sampled": 1 / 3, "tokens": 3, "truncated": False},
+        shared | {"item": ITEMS[2].id, "greedy": False, "sampled": None, "tokens": 3, "truncated": False},
+        shared | {"set": "english", "values": [-1.5, -2.0]},
+    ]
 
 
 def test_steps_of_an_item():
