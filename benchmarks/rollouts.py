@@ -23,7 +23,7 @@ from opsd_core.config import DataConfig, ModelConfig, PromptConfig, TeacherConfi
 from opsd_core.data import load_examples
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import Policy, load_gguf, load_policy, save_policy
-from opsd_core.models.smollm2 import smollm2_gguf
+from opsd_core.models.storage.smollm2 import smollm2_gguf
 from opsd_core.prompts.builder import PromptBuilder
 from opsd_core.rollout.generation import generate
 from opsd_core.rollout.sampling import Sampling

@@ -18,7 +18,7 @@ import opsd_core as opsd
 from opsd_core.config import CampaignConfig
 from opsd_core.data.examples import make_example
 from opsd_core.models.policy import Policy, load_gguf, load_policy, save_policy
-from opsd_core.models.smollm2 import smollm2_gguf
+from opsd_core.models.storage.smollm2 import smollm2_gguf
 from opsd_core.records.examples import Example
 from opsd_core.records.outcomes import ItemOutcome
 from opsd_core.rollout.environments.calculator import calculator

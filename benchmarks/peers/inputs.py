@@ -11,7 +11,7 @@ from benchmarks.rollouts import mixed_prompts
 from opsd_core.config import DataConfig, PromptConfig, TeacherConfig
 from opsd_core.data import load_examples
 from opsd_core.models.policy import Policy, load_gguf, save_policy
-from opsd_core.models.smollm2 import smollm2_gguf
+from opsd_core.models.storage.smollm2 import smollm2_gguf
 from opsd_core.prompts.builder import PromptBuilder
 
 TASKS = ("chain_sum", "letter_counting", "family_relationships")

@@ -20,7 +20,7 @@ from benchmarks.rollouts import mixed_prompts
 from opsd_core.config import CampaignConfig, resolve
 from opsd_core.models.packing import packed
 from opsd_core.models.policy import load_gguf, load_policy, save_policy
-from opsd_core.models.smollm2 import smollm2_gguf
+from opsd_core.models.storage.smollm2 import smollm2_gguf
 from opsd_core.records.rollouts import Rollout
 from opsd_core.rollout.engines.interface import Weights
 from opsd_core.rollout.engines.kinds import engines_of, start_engine

@@ -20,8 +20,8 @@ from opsd_core.models.policy import (
     resolve_dtype,
     save_policy,
 )
-from opsd_core.models.smollm2 import smollm2_gguf
 from opsd_core.models.storage.skeleton import check_targets, stored_config
+from opsd_core.models.storage.smollm2 import smollm2_gguf
 from opsd_core.models.types import context_length
 from tasks.context import local, produce, scratch, settings, tracker
 from tasks.refs import PolicyRef

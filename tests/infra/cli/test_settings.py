@@ -218,5 +218,5 @@ def test_a_study_is_a_name_or_a_file_with_the_command_lines_settings_over_it(tmp
     assert asked_study(str(tmp_path / "tiny.yaml"), []) == ("tiny", {}) == asked_study("tiny", [])
     with pytest.raises(ConfigError, match=r"'tinny' is neither a recipe nor a settings file .* Did you mean 'tiny'"):
         asked_study("tinny", [])
-    with pytest.raises(ConfigError, match=r"recipe='demo' does not exist\. Available: base, smollm2"):
+    with pytest.raises(ConfigError, match=r"recipe='demo' does not exist\. Available: base, opsd_gsm8k, smollm2"):
         asked_study("tiny", ["recipe=demo"])
