@@ -1,6 +1,6 @@
 """How a step grows with its tokens and rollouts with their prompts: CPU seconds and memory, as a table and a plot.
 
-    python -m benchmarks.growth [--output FOLDER]      a quarter of an hour on two cores
+    python -m benchmarks.growth [--output FOLDER]      five minutes on two quiet cores
 
 SmolLM2-135M-Instruct in bfloat16; completions of 128 tokens in a step, of at most 32 in rollouts. Every size runs in a process
 of its own (`benchmarks.peers`). `tests/test_growth.py` holds the same to counts of work, which no other program disturbs.
