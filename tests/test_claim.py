@@ -1,11 +1,13 @@
 """The claim's data and tables: problems are turned into rows as they are meant, runs of one study add up."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.claim.merged import table
-from benchmarks.claim.tasks import gsm8k, svamp
+from benchmarks.claim.tasks import SPLITS, gsm8k, svamp
 
 PROBLEMS = [
     ("Dan had $ 3 left.", "How much was it?", "( 4.0 - 3.0 )", 1.0, "Dan had $ 3 left. How much was it?", "4 - 3 = 1"),
@@ -27,6 +29,12 @@ def test_gsm8k_is_read_without_the_calculators_marks(tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps({"question": "How many?", "answer": answer}) + "\n")
     (row,) = gsm8k(tmp_path / "train.jsonl")
     assert row == {"question": "How many?", "solution": "She sold 48/2 = 24 clips.", "answer": "1024"}
+
+
+def test_what_is_probed_is_never_tested():
+    """Items are drawn into splits by their content, so equal shares keep the probe's among those that the study trains on."""
+    study = yaml.safe_load((Path(__file__).parents[1] / "benchmarks/claim/svamp.yaml").read_text())
+    assert {name: study["data"][name] for name in SPLITS} == SPLITS
 
 
 def lines(arm, seed, right):

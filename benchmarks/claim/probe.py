@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import opsd_core as opsd
-from benchmarks.claim.tasks import TASKS, write
+from benchmarks.claim.tasks import SPLITS, TASKS, write
 from opsd_core.config import ModelConfig
 from opsd_core.judgement.statistics import wilson
 from opsd_core.models.policy import Policy, load_gguf, save_policy
@@ -26,7 +26,7 @@ from opsd_core.teacher.teachers import FixedTeacher
 def measured(policy: Policy, name: str, file: Path, items: int) -> list[str]:
     """The table's row of a task."""
     task, cells = TASKS[name], [name]
-    begin = {"data": {"source": str(file), "columns": {"solution": "solution"}}, "prompts": {"student": task.student}}
+    begin = {"data": {"source": str(file), "columns": {"solution": "solution"}} | SPLITS, "prompts": {"student": task.student}}
     config = opsd.resolve("base", {"model": {"source": "tiny"}}, begin)
     examples = opsd.load_examples(config.data).train[:items]
     grade = opsd.get_grader(config.data)

@@ -30,6 +30,9 @@ _LINES = (
 )
 _STEPS = "{{ question }}\n\nThink step by step in a few short sentences. The last line is: The answer is 7."
 
+SPLITS = {"validation_fraction": 0.1, "test_fraction": 0.3}
+"""Of a study (svamp.yaml): what is probed stands in its training split."""
+
 TASKS = {
     "svamp_line": Task("svamp", _LINE, 40),
     "svamp_steps": Task("svamp", _STEPS, 200),

@@ -46,7 +46,7 @@ def copied(found: Kept, target: Path) -> list[str]:
         shutil.copytree(found.folder, folder, dirs_exist_ok=True)
         for name in names:
             if file_digest(folder / name) != file_digest(found.folder / name):
-                raise IntegrityError(f"{folder / name} is not what the store promises. Is the disk sound? Export again.")
+                raise IntegrityError(f"{folder / name} differs from {found.folder / name}. Is the disk sound? Export again.")
     return names
 
 

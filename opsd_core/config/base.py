@@ -11,7 +11,6 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
-
     @property
     def silent(self) -> set[str]:
         """Younger settings that change nothing at their present values: what was stored before there were any is found again."""

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from opsd_core.config.checked import CampaignConfig
 from opsd_core.config.kinds.contexts import CONTEXT_KINDS
-from opsd_core.config.recipes_papers import OPSD_TEACHER_TEMPLATE, PAPERS, STUDENT_TEMPLATE
+from opsd_core.config.recipes_papers import PAPERS
 from opsd_core.config.refusals import as_settings, explained, known_name
 from opsd_core.config.rules.effects import unread
 from opsd_core.errors import ConfigError
@@ -92,22 +92,6 @@ BASE: dict[str, Any] = {
 }
 
 
-# The study's own question on a GPU: `opsd study opsd_gsm8k` has the arms, docs/recipes.md the figures to compare with.
-GSM8K: dict[str, Any] = {
-    "name": "opsd-gsm8k",
-    "iterations": 4,
-    "model": {"source": "Qwen/Qwen3-1.7B", "lora": {"rank": 64, "alpha": 128.0, "base_dtype": "bfloat16"}},
-    "data": {"source": "openai/gsm8k", "subset": "main", "columns": {"preset": "gsm8k"}},
-    "prompts": {"student": STUDENT_TEMPLATE, "max_prompt_length": 1024, "max_teacher_prompt_length": 2048},
-    "teacher": {"reference": "solution", "template": OPSD_TEACHER_TEMPLATE},
-    "rollout": {"num_prompts": 800, "max_completion_length": 1024},
-    "optimizer": {"learning_rate": 5e-6, "max_grad_norm": 0.1, "num_steps": 25, "batch_size": 32},
-    "evaluation": {"num_items": 500, "num_samples": 4, "max_completion_length": 1024},
-    "promotion": {"test": "bootstrap"},
-    "execution": {"num_shards": 8, "microbatch_tokens": 16_384, "checkpoint_every": 25},
-}
-
-
 def inside(tree: dict[str, Any], path: str) -> tuple[dict[str, Any], str]:
     """Where the setting of a dotted path stands: its object, made in `tree` where there is none, and its name in it."""
     *sections, name = path.split(".")
@@ -141,6 +125,17 @@ def _on_the_tiny_task(name: str) -> dict[str, Any]:
 
 # At this size every training forgets all else (benchmarks/tiny_*.md), so the guard is on the form of answers (docs/gate.md).
 GUARDED_TINY = deep_merge(TINY, {"promotion": {"guards": ["tiny_form"]}})
+# Does self-distillation improve reasoning? `opsd study opsd_gsm8k` has the arms, docs/recipes.md the figures to compare with.
+GSM8K: dict[str, Any] = deep_merge(
+    deep_merge(PAPERS["opsd_paper_v3"].full, PAPERS["opsd_paper_v3"].method),
+    {
+        "name": "opsd-gsm8k",
+        "model": {"source": "Qwen/Qwen3-1.7B", "lora": {"base_dtype": "bfloat16"}},
+        "data": {"source": "openai/gsm8k", "subset": "main", "columns": {"preset": "gsm8k"}},
+        "distillation": {"bound": "token_reweight", "bound_threshold": 1.0},
+        "evaluation": {"num_items": 500},
+    },
+)
 RECIPES: dict[str, dict[str, Any]] = {"base": BASE, "demo": DEMO, "tiny": GUARDED_TINY, "opsd_gsm8k": GSM8K}
 RECIPES |= {name: _on_the_tiny_task(name) for name in PAPERS}
 

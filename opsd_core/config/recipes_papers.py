@@ -72,7 +72,6 @@ def _purified(context_only: str) -> Values:
     return _members((1.0, "none", ""), (1.0, "reference", ""), (-1.0, "reference", context_only))
 
 
-
 PAPERS: dict[str, PaperRecipe] = {
     "opsd_paper_v2": PaperRecipe(
         method=_ON_SAMPLES

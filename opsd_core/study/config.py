@@ -76,6 +76,9 @@ class StudyConfig(Section):
 TEACHERS = tuple(f"{weights}.{context}" for weights in TEACHER_KINDS for context in CONTEXT_KINDS)
 _NOT_TINY = ("base", "opsd_answer", "opsd_mixed", "thinking", "top_tokens", "random_tokens")
 
+_BESIDE = ("family_chain_sum", "family_products", "instructions", "english")
+"""What a language model may forget while it learns something else."""
+
 # The demo's task with more of everything, on problems of its own: the demo's choices were made on other ones.
 SMOLLM2: dict[str, Any] = {
     "name": "study-smollm2",
@@ -92,7 +95,7 @@ SMOLLM2: dict[str, Any] = {
     "rates": {"sft": (1e-4, 3e-5), "opsd": (1e-4, 2e-4)},
     "test_items": 250,
     "test_samples": 0,
-    "sets": ("shifted_number_format", "family_chain_sum", "family_products", "instructions", "english"),
+    "sets": ("shifted_number_format", *_BESIDE),
     "set_items": 250,
 }
 
@@ -103,7 +106,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "recipe": "base",
         "arms": ("base", "sft", "rft", "opsd", "shuffled", "null"),
         "seeds": (0, 1, 2),
-        "sets": ("family_chain_sum", "family_products", "instructions", "english"),
+        "sets": _BESIDE,
     },
     "tiny": {
         "name": "study-tiny",
@@ -140,7 +143,7 @@ STUDIES: dict[str, dict[str, Any]] = {
         "arms": ("base", "sft", "rft", "opsd", "opsd_answer", "majority", "shuffled", "null"),
         "seeds": (0, 1, 2),
         "rates": {"sft": (5e-6, 5e-5), "opsd": (5e-6, 5e-5)},
-        "sets": ("family_chain_sum", "family_products", "instructions", "english"),
+        "sets": _BESIDE,
     },
     "smollm2": SMOLLM2,
     # The same with adapters: less is won and less is forgotten.

@@ -127,7 +127,7 @@ def _judge_alignment(metrics: Metrics, dtype: torch.dtype) -> None:
         raise TrainingError(
             f"alignment probe: a completion scored alone and in a batch differs by {found:.3g} nats per token, where rounding in "
             f"{str(dtype).removeprefix('torch.')} explains {limit:g}. Rows of prompt and completion are shifted, or the model is "
-            "not causal. Set execution.microbatch_tokens so low that each is scored alone, and report the model."
+            "not causal. Report the model; with a bfloat16 base set model.lora.base_dtype=float32 to see which it is."
         )
 
 

@@ -21,7 +21,7 @@ PARAMETERS = ("name", "iterations", "seed")
 
 @dataclass(frozen=True)
 class Request:
-    """A campaign as somebody asks for it."""
+    """A campaign, or a study, as somebody asks for it."""
 
     recipe: str
     layers: tuple[tuple[str, dict[str, Any]], ...]
@@ -72,18 +72,16 @@ def request_of(what: str | Mapping[str, Any], over: dict[str, Any], origin: str)
 
     Paths in settings and in `over` are relative to the present folder. ConfigError when it is none of these.
     """
-    return Request(*_asked(what, RECIPES, over, origin))
+    return _asked(what, RECIPES, over, origin)
 
 
 def asked_study(what: str, settings: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """(study, settings over it) behind a study's name or a file, with `key=value` over it. ConfigError when it is neither."""
-    request = Request(*_asked(what, STUDIES, assignments(settings), "command line"))
+    request = _asked(what, STUDIES, assignments(settings), "command line")
     return request.recipe, request.overrides
 
 
-def _asked(
-    what: str | Mapping[str, Any], known: Collection[str], over: dict[str, Any], origin: str
-) -> tuple[str, tuple[tuple[str, dict[str, Any]], ...]]:
+def _asked(what: str | Mapping[str, Any], known: Collection[str], over: dict[str, Any], origin: str) -> Request:
     given, layers = placed(as_settings(over, "settings"), Path.cwd()), []
     recipe: Any = what
     if isinstance(what, Mapping):
@@ -94,7 +92,7 @@ def _asked(
     for _, values in layers:
         recipe = values.pop("recipe", DEFAULT_RECIPE)
     recipe = known_name(given.pop("recipe", recipe), known, "recipe", "does not exist")
-    return recipe, (*layers, (origin, given))
+    return Request(recipe, (*layers, (origin, given)))
 
 
 def _file(what: str, path: Path, known: Collection[str]) -> dict[str, Any]:

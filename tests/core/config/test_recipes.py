@@ -51,7 +51,11 @@ def test_label_free_recipes_need_no_labels_but_a_person_who_promotes(name):
 def test_the_claims_recipe_names_model_and_data_and_takes_others():
     config = resolve("opsd_gsm8k")
     assert (config.model.source, config.data.source, config.data.columns.preset) == ("Qwen/Qwen3-1.7B", "openai/gsm8k", "gsm8k")
-    assert config.teacher.reference == "solution" and "boxed" in config.prompts.student
+    paper = resolve("opsd_paper_v3", {"model": {"source": "Qwen/Qwen3-1.7B"}, "data": config.data.model_dump()})
+    for section in ("prompts", "rollout", "teacher", "optimizer"):
+        assert getattr(config, section) == getattr(paper, section), section
+    bound = {"bound": "token_reweight", "bound_threshold": 1.0}
+    assert config.distillation == paper.distillation.model_copy(update=bound) != paper.distillation
     other = resolve("opsd_gsm8k", {"model": {"source": "some/model"}})
     assert other.data == config.data and other.prompts == config.prompts
 

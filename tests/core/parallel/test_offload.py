@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from opsd_core.config import ModelConfig, resolve
 from opsd_core.errors import ConfigError
+from opsd_core.models import memory
 from opsd_core.models.memory import Shape, plan_training, wants_offload
 from opsd_core.training.parallel.launcher import check_ranks
 from opsd_core.training.parallel.together import FullySharded
@@ -60,12 +61,16 @@ def test_it_is_refused_where_there_is_nothing_to_offload_from():
         resolve("tiny", {"execution": {"offload": True, "parallel": "ddp", "ranks": 2}})
 
 
-def test_the_estimate_asks_for_it_on_a_gpu_alone(monkeypatch):
-    policy = small_policy()
-    config = resolve("tiny", {"model": {"device": "cpu"}})
-    assert not wants_offload(policy, config)
-    asked = resolve("tiny", {"execution": {"offload": True}})
-    assert wants_offload(policy, asked)
+def test_the_estimate_asks_for_it_on_a_gpu_that_has_no_room_otherwise(monkeypatch):
+    policy, config = small_policy(), resolve("tiny", {"model": {"device": "cpu"}})
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 1)
+    assert not wants_offload(policy, config), "a CPU has nowhere to take it"
+    monkeypatch.setattr(memory, "resolve_device", lambda _: torch.device("cuda"))
+    assert wants_offload(policy, config)
+    for execution in ({"offload": False}, {"parallel": "ddp"}):
+        assert not wants_offload(policy, resolve("tiny", {"execution": execution}))
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 2**50)
+    assert not wants_offload(policy, config) and wants_offload(policy, resolve("tiny", {"execution": {"offload": True}}))
 
 
 def test_the_plan_holds_nothing_and_moves_layers():
